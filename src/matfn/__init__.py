@@ -1,0 +1,1 @@
+"""matfn: matrix functions by matrix products, and the optimizers built on them."""
