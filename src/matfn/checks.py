@@ -1,0 +1,80 @@
+"""Checks of the arguments of the public functions: what was given, what was wanted, what to do."""
+
+import torch
+from torch import Tensor
+
+from .method import Evaluation, Iteration, Method, Scheduled
+from .target import Domain, Target
+
+__all__ = ["check_finite", "check_matrix", "check_method", "symmetric_part"]
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def check_matrix(A: Tensor, target: Target) -> None:
+    """Refuse what is no matrix of a supported dtype and shape; looks at metadata alone, never at values.
+
+    Raises:
+        TypeError: If A is no tensor, or of an integer, complex or quantized dtype.
+        ValueError: If A has fewer than two dimensions, or is not square where the function needs it.
+    """
+    if not isinstance(A, Tensor):
+        raise TypeError(f"{target.name} takes a torch.Tensor of shape (..., m, n), got {type(A).__name__}")
+    if A.dtype not in DTYPES:
+        names = ", ".join(str(d).removeprefix("torch.") for d in DTYPES)
+        raise TypeError(f"{target.name} takes {names}, got {A.dtype}: convert with A.to(torch.float32)")
+    if A.layout != torch.strided:
+        raise TypeError(f"{target.name} takes dense tensors, got layout {A.layout}: convert with A.to_dense()")
+    if A.ndim < 2:
+        raise ValueError(f"{target.name} takes matrices of shape (..., m, n), got shape {tuple(A.shape)}")
+    if target.domain is not Domain.RECTANGULAR and A.shape[-2] != A.shape[-1]:
+        raise ValueError(f"{target.name} takes square matrices (..., n, n), got shape {tuple(A.shape)}")
+
+
+def check_finite(A: Tensor, target: Target) -> None:
+    """Refuse NaN and infinity. It reads one flag from the device.
+
+    Raises:
+        ValueError: Naming how many entries are not finite, and where the first is.
+    """
+    finite = torch.isfinite(A)
+    if not bool(finite.all()):
+        bad = (~finite).nonzero()
+        raise ValueError(
+            f"{target.name} takes finite matrices, but {len(bad)} of {A.numel()} entries of the argument are NaN or "
+            f"infinite, the first at index {tuple(bad[0].tolist())}"
+        )
+
+
+def check_method(method: object, target: Target) -> Method:
+    """The method, if it is one and can do this target.
+
+    Raises:
+        TypeError: If it is a class or a string instead of a value, or has neither protocol.
+    """
+    if isinstance(method, str):
+        raise TypeError(f"method must be a method object, got the text {method!r}: write matfn.method({method!r})")
+    if isinstance(method, type):
+        raise TypeError(f"method must be a value, got the class {method.__name__}: write {method.__name__}()")
+    if not isinstance(method, Scheduled | Iteration | Evaluation):
+        raise TypeError(
+            f"{method!r} cannot compute {target}: a method has schedule(p), step(k, residual) or evaluate(target, A)"
+        )
+    return method
+
+
+def symmetric_part(A: Tensor, target: Target) -> Tensor:
+    """(A + A^T)/2, for a matrix that is symmetric up to rounding.
+
+    Raises:
+        ValueError: If A differs from its transpose by more than 4 n eps of its largest entry.
+    """
+    asymmetry = (A - A.mT).abs().amax((-2, -1))
+    allowed = 4 * A.shape[-1] * torch.finfo(A.dtype).eps * A.abs().amax((-2, -1))
+    if bool((asymmetry > allowed).any()):
+        worst = (asymmetry / A.abs().amax((-2, -1))).max().item()
+        raise ValueError(
+            f"{target.name} takes symmetric matrices, but A and A.mT differ by {worst:.2g} of the largest entry: "
+            "pass (A + A.mT) / 2 if that is what you mean"
+        )
+    return (A + A.mT) / 2

@@ -1,0 +1,41 @@
+"""Coupled: the root and the inverse root of a given symmetric positive definite matrix, side by side."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..kernels import Products
+from ..method import Iteration
+from ..residual import Residual
+from ..target import Target
+from .engine import shifted, times_power
+
+__all__ = ["Coupled"]
+
+
+@dataclass(frozen=True)
+class Coupled:
+    """(Y, Z) <- (Y q(M)^(p-1), q(M) Z) with M = Z Y, from (A, I) to (A^(1/p), A^(-1/p)).
+
+    M is rebuilt from the pair, so an error in one is answered by the other: the Jacobian of the map at its fixed point
+    is idempotent for every p (for p = 2 this is the classical coupled Newton-Schulz iteration). The order of the
+    factors matters: with Z q(M) in place of q(M) Z the same iteration is unstable. For p = 1, Y stays A.
+    """
+
+    @property
+    def targets(self) -> frozenset[str]:
+        """Square root, p-th root, and their inverses."""
+        return frozenset({"sqrt", "inv_sqrt", "root", "inv_root"})
+
+    def run(self, target: Target, A: Tensor, method: Iteration, products: Products) -> Tensor:
+        """See `Engine.run`."""
+        Y, Z = A, None
+        for k in range(method.steps):
+            M = Y if Z is None else products.sym_mm(Z, Y)
+            c, B = method.step(k, Residual(M, target.p)).split(M, products)
+            q = shifted(c, B)
+            Y = times_power(Y, q, target.p - 1, products)
+            Z = q if Z is None else products.sym_mm(q, Z)
+        if target.name in ("sqrt", "root"):
+            return Y
+        return Z if Z is not None else A

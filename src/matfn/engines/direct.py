@@ -1,0 +1,52 @@
+"""Direct: apply q to the iterate and rebuild M from it. Self-correcting, and the reference for the other engines."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..kernels import Products
+from ..method import Iteration
+from ..residual import Residual
+from ..target import Target
+
+__all__ = ["Direct"]
+
+
+@dataclass(frozen=True)
+class Direct:
+    """X <- q(M) X with M rebuilt from X at each step.
+
+    | target | X_0 | M     | limit of X |
+    |--------|-----|-------|------------|
+    | polar  | A   | X X^T | U          |
+    | sign   | A   | X X   | sign(A)    |
+    | inv    | A^T | X A   | A^-1       |
+
+    A step with q of degree k costs one product for M, `Polynomial.products` for q(M) and one to apply it. Rounding
+    errors of one step are seen by the next, which is why this form is stable in bfloat16.
+    """
+
+    @property
+    def targets(self) -> frozenset[str]:
+        """Polar factor, sign, inverse."""
+        return frozenset({"polar", "sign", "inv"})
+
+    def run(self, target: Target, A: Tensor, method: Iteration, products: Products) -> Tensor:
+        """See `Engine.run`."""
+        X = A.mT if target.name == "inv" else A
+        for k in range(method.steps):
+            M = _rebuilt(target, X, A, products)
+            c, B = method.step(k, Residual(M, target.p)).split(M, products)
+            X = products.addmm(X, B, X, alpha=1.0, beta=c)
+        return X
+
+
+def _rebuilt(target: Target, X: Tensor, A: Tensor, products: Products) -> Tensor:
+    match target.name:
+        case "polar":
+            return products.syrk(X)
+        case "sign":
+            return products.mm(X, X)
+        case "inv":
+            return products.mm(X, A)
+    raise ValueError(f"the direct engine cannot compute {target}")

@@ -1,0 +1,52 @@
+"""The protocol of an engine, and the two small pieces that engines share."""
+
+from typing import Protocol
+
+from torch import Tensor
+
+from ..kernels import Products
+from ..method import Iteration
+from ..target import Target
+
+__all__ = ["Engine", "shifted", "times_power"]
+
+
+class Engine(Protocol):
+    """Runs an iteration for the targets it can carry. A frozen value, like a method."""
+
+    @property
+    def targets(self) -> frozenset[str]:
+        """Names of the targets this engine computes."""
+        ...
+
+    def run(self, target: Target, A: Tensor, method: Iteration, products: Products) -> Tensor:
+        """The function `target` of each matrix of A.
+
+        Args:
+            target: One of `targets`.
+            A: (b, m, n) with spectral norm at most 1; for the polar factor m <= n (the short side first).
+            method: Says which step comes next.
+            products: The matrix products to use.
+
+        Returns:
+            (b, m, n), in the dtype of A.
+        """
+        ...
+
+
+def shifted(c: float | Tensor, B: Tensor) -> Tensor:
+    """C I + B, for a fresh B that nobody else holds (it is overwritten)."""
+    diagonal = B.diagonal(dim1=-2, dim2=-1)
+    diagonal.add_(c.squeeze(-1) if isinstance(c, Tensor) else c)
+    return B
+
+
+def times_power(M: Tensor, Z: Tensor, p: int, products: Products) -> Tensor:
+    """M Z^p for commuting symmetric M, Z, by repeated squaring: floor(log2 p) + popcount(p) symmetric products."""
+    while True:
+        if p % 2:
+            M = products.sym_mm(M, Z)
+        p //= 2
+        if p == 0:
+            return M
+        Z = products.sym_mm(Z, Z)

@@ -1,0 +1,53 @@
+"""Gram: build M = X X^T once, carry (M, Q) with n x n products alone, multiply X by Q at the end or at a restart."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..kernels import Products
+from ..method import Iteration
+from ..residual import Residual
+from ..target import Target
+from .engine import shifted, times_power
+from .restarts import restarts_for
+
+__all__ = ["Gram"]
+
+
+@dataclass(frozen=True)
+class Gram:
+    """The polar factor as (X X^T)^(-1/2) X: cheaper than `Direct` when the matrix is clearly rectangular.
+
+    Q tends to an inverse square root, so it grows as the condition number of X does and its rounding errors with it;
+    and rounding makes the smallest eigenvalues of M slightly negative, which no polynomial repairs. A restart
+    (X <- Q X, M rebuilt, Q = I) cures both.
+
+    Attributes:
+        restarts: After which steps to restart, e.g. (2,). None computes them from the schedule and the unit roundoff of
+            the dtype (`best_restarts`); a method without a schedule then restarts after every second step.
+
+    References:
+        Polar Express, Algorithm 3; the restart rule of Gram Newton-Schulz (specification 3.3).
+    """
+
+    restarts: tuple[int, ...] | None = None
+
+    @property
+    def targets(self) -> frozenset[str]:
+        """The polar factor."""
+        return frozenset({"polar"})
+
+    def run(self, target: Target, A: Tensor, method: Iteration, products: Products) -> Tensor:
+        """See `Engine.run`."""
+        restarts = restarts_for(method, A.dtype) if self.restarts is None else self.restarts
+        X, Q, M = A, None, None
+        for k in range(method.steps):
+            if Q is not None and k in restarts:
+                X, Q, M = products.mm(Q, X), None, None
+            M = products.syrk(X) if M is None else M
+            c, B = method.step(k, Residual(M, target.p)).split(M, products)
+            Z = shifted(c, B)
+            Q = Z if Q is None else products.sym_mm(Q, Z)
+            if k + 1 < method.steps and k + 1 not in restarts:
+                M = times_power(M, Z, target.p, products)
+        return X if Q is None else products.mm(Q, X)

@@ -1,0 +1,50 @@
+"""Prescale: divide each matrix by its Frobenius norm, the same way for entries of 1e-30 and of 1e30."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Scale", "prescale"]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What a batch was divided by: peak * norm, kept apart so that neither overflows.
+
+    Attributes:
+        peak: Largest |entry| of each matrix, (b, 1, 1); 1 for a zero matrix.
+        norm: Frobenius norm after division by `peak`, (b, 1, 1), between 1 and sqrt(mn); 1 for a zero matrix.
+    """
+
+    peak: Tensor
+    norm: Tensor
+
+    def undo(self, result: Tensor, homogeneity: float) -> Tensor:
+        """f(A) from f(A / c), where f(cA) = c^homogeneity f(A)."""
+        if homogeneity == 0:
+            return result
+        return result * self.norm**homogeneity * self.peak**homogeneity
+
+
+def prescale(A: Tensor) -> tuple[Tensor, Scale]:
+    """A / ||A||_F for each matrix, and the scale.
+
+    Division by the largest entry first makes the squares of the norm safe from overflow and underflow. No epsilon is
+    added anywhere, so the result is the same for every scaling of A, bit for bit for powers of two; a zero matrix stays
+    zero. A NaN or an infinity anywhere in a matrix makes that matrix NaN and leaves the others alone.
+
+    Args:
+        A: (b, m, n), m and n at least 1.
+
+    Returns:
+        The scaled matrices, in float32 for half-precision input (so that a cast to half precision comes after the
+        norm), and the `Scale`.
+    """
+    A = A.to(torch.promote_types(A.dtype, torch.float32))
+    peak = torch.linalg.vector_norm(A, ord=float("inf"), dim=(-2, -1), keepdim=True)
+    peak = torch.where(peak == 0, 1.0, peak)
+    A = A / peak
+    norm = torch.linalg.vector_norm(A, dim=(-2, -1), keepdim=True)
+    norm = torch.where(norm == 0, 1.0, norm)
+    return A / norm, Scale(peak, norm)

@@ -1,0 +1,36 @@
+"""Products: the seam between algorithm and kernel. An engine calls these five and nothing else on large matrices."""
+
+from typing import Protocol
+
+from torch import Tensor
+
+__all__ = ["Products", "Weight"]
+
+Weight = float | Tensor  # a number, or one per matrix of the batch, shaped (b, 1, 1)
+
+
+class Products(Protocol):
+    """Batched matrix products; every argument is (b, rows, columns), nothing is written in place.
+
+    The three symmetric ones promise a symmetric result, of which a kernel may compute one half.
+    """
+
+    def syrk(self, X: Tensor) -> Tensor:
+        """X X^T, (b, n, m) -> (b, n, n)."""
+        ...
+
+    def sym_mm(self, A: Tensor, B: Tensor) -> Tensor:
+        """A B for commuting symmetric A, B, so that the product is symmetric."""
+        ...
+
+    def sym_addmm(self, C: Tensor, A: Tensor, B: Tensor, *, alpha: Weight, beta: Weight) -> Tensor:
+        """Alpha A B + beta C for symmetric C and commuting symmetric A, B."""
+        ...
+
+    def mm(self, A: Tensor, B: Tensor) -> Tensor:
+        """A B, any matrices."""
+        ...
+
+    def addmm(self, C: Tensor, A: Tensor, B: Tensor, *, alpha: Weight, beta: Weight) -> Tensor:
+        """Alpha A B + beta C, any matrices."""
+        ...

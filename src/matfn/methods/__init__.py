@@ -1,0 +1,33 @@
+"""Methods: one value object a file. A new method is one file and one line in `METHODS`."""
+
+from .exact import Exact
+from .newton_schulz import NewtonSchulz
+from .parse import method_from, spec_of
+from .polar_express import PolarExpress
+from .tuned import Tuned
+
+__all__ = ["METHODS", "Exact", "NewtonSchulz", "PolarExpress", "Tuned", "method", "spec"]
+
+METHODS: dict[str, type] = {
+    "polar-express": PolarExpress,
+    "newton-schulz": NewtonSchulz,
+    "tuned": Tuned,
+    "exact": Exact,
+}
+
+
+def method(text: str) -> object:
+    """The method written as "name:key=value,...", the form of the command line and of recipes.
+
+    Args:
+        text: For example "polar-express:steps=6,lower=1e-4", "polar-express:degree=(9,9,5)", "tuned:name=jordan".
+
+    Raises:
+        ValueError: If the name or a key is unknown, or a value is refused by the method.
+    """
+    return method_from(text, METHODS)
+
+
+def spec(value: object) -> str:
+    """The text that `method` turns back into `value`; fields at their defaults are left out."""
+    return spec_of(value, METHODS)

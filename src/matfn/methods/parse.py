@@ -1,0 +1,56 @@
+"""Methods as text: "name:key=value,..." and back."""
+
+import ast
+import difflib
+import re
+from dataclasses import MISSING, fields
+from typing import Any
+
+__all__ = ["method_from", "spec_of"]
+
+_COMMA = re.compile(r",(?![^()]*\))")  # a comma outside parentheses
+
+
+def method_from(text: str, known: dict[str, type]) -> Any:
+    """The instance that `text` describes."""
+    name, _, arguments = text.strip().partition(":")
+    if name not in known:
+        raise ValueError(f"unknown method {name!r}: {_nearest(name, known)}")
+    keywords = dict(_pair(part, text) for part in _COMMA.split(arguments) if part.strip())
+    allowed = [f.name for f in fields(known[name])]
+    for key in keywords:
+        if key not in allowed:
+            raise ValueError(f"unknown argument {key!r} of {name} in {text!r}: {_nearest(key, allowed)}")
+    missing = [
+        f.name
+        for f in fields(known[name])
+        if f.default is MISSING and f.default_factory is MISSING and f.name not in keywords
+    ]
+    if missing:
+        raise ValueError(f"{name} in {text!r} needs {', '.join(f'{m}=...' for m in missing)}")
+    return known[name](**keywords)
+
+
+def spec_of(value: object, known: dict[str, type]) -> str:
+    """The shortest text that `method_from` turns back into `value`."""
+    for name, kind in known.items():
+        if type(value) is kind:
+            changed = {f.name: getattr(value, f.name) for f in fields(kind) if getattr(value, f.name) != f.default}
+            body = ",".join(f"{k}={str(v).replace(' ', '')}" for k, v in changed.items())
+            return f"{name}:{body}" if body else name
+    raise ValueError(f"{value!r} is not one of the methods {', '.join(known)}; it has no text form")
+
+
+def _pair(part: str, text: str) -> tuple[str, Any]:
+    key, equals, value = part.partition("=")
+    if not equals or not value.strip():
+        raise ValueError(f"expected key=value, got {part.strip()!r} in {text!r}")
+    try:
+        return key.strip(), ast.literal_eval(value.strip())
+    except (ValueError, SyntaxError):
+        return key.strip(), value.strip()  # a bare word, such as jordan
+
+
+def _nearest(word: str, known: Any) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return (f"did you mean {close[0]!r}? " if close else "") + f"known are {', '.join(known)}"

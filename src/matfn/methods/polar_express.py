@@ -1,0 +1,75 @@
+"""Polar Express: the composition of minimax polynomials that is optimal in the worst case."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from ..minimax import Request, cached_rows
+from ..schedule import Schedule
+from ..step import Polynomial
+from .checks import check_degree, check_number, check_steps
+
+__all__ = ["PolarExpress"]
+
+
+@dataclass(frozen=True)
+class PolarExpress:
+    """At each step the polynomial that is best, in the worst case, on the interval the step before has left.
+
+    The paper's method for p = 2, here for every p: the coefficients are computed by a Remez exchange in extended
+    precision and cached. A wrong `lower` costs steps, never convergence.
+
+    Attributes:
+        degree: Odd, at least 3, or one degree per step, e.g. (9, 9, 5). 5 is the paper's choice.
+        steps: The number of steps; by default 5, or as many as `degree` lists.
+        lower: Assumed lower bound of s = m^(1/p) after division by the Frobenius norm; for the polar factor the least
+            singular value, for a p-th root the p-th root of the least eigenvalue. 1e-3 suits bfloat16.
+        cushion: Each step is designed on [max(l, cushion * u), u], so that large values are not flattened before
+            small ones are lifted. None takes the ratio whose image has ratio ten (0.0240732... for the quintic, which
+            is the constant of the published table); 0 turns it off.
+        safety: Every row but a converged one is evaluated at s / safety, so that rounding above the upper end does not
+            diverge. 1.01 is the paper's; 1 turns it off.
+
+    References:
+        Amsel, Persson, Musco, Gower, "The Polar Express", arXiv 2505.16932: Theorem 3.1, Algorithms 1 and 2.
+    """
+
+    degree: int | tuple[int, ...] = 5
+    steps: int | None = None
+    lower: float = 1e-3
+    cushion: float | None = None
+    safety: float = 1.01
+
+    def __post_init__(self) -> None:
+        """Refuse nonsense, and settle the number of steps."""
+        degrees = self.degree if isinstance(self.degree, tuple) else (self.degree,)
+        for degree in degrees or (None,):
+            check_degree(degree)
+        settled = (len(degrees) if isinstance(self.degree, tuple) else 5) if self.steps is None else self.steps
+        check_steps(settled)
+        if isinstance(self.degree, tuple) and settled != len(degrees):
+            raise ValueError(f"degree={self.degree} lists {len(degrees)} steps, but steps={self.steps}: leave out one")
+        check_number("lower", self.lower, 5e-324, 1, "it bounds s from below where 1 is the upper bound")
+        if self.cushion is not None:
+            check_number("cushion", self.cushion, 0, 1, "it is the least ratio lower/upper a step is designed for")
+        check_number("safety", self.safety, 1, 2, "the argument is divided by it; 1.01 guards bfloat16, 1 is none")
+        object.__setattr__(self, "steps", settled)
+
+    def schedule(self, p: int = 2) -> Schedule:
+        """All steps for exponent p."""
+        return _schedule(self, p)
+
+
+@lru_cache(maxsize=256)
+def _schedule(method: PolarExpress, p: int) -> Schedule:
+    if isinstance(p, bool) or not isinstance(p, int) or p < 1:
+        raise ValueError(f"p must be a positive integer, got {p!r}")
+    assert method.steps is not None
+    degrees = method.degree if isinstance(method.degree, tuple) else (method.degree,) * method.steps
+    rows = cached_rows(Request(p, degrees, float(method.lower), method.cushion, float(method.safety)))
+    return Schedule(
+        tuple(Polynomial(row.coefficients) for row in rows),
+        p,
+        float(method.lower),
+        f"minimax composition, {method!r}",
+        tuple(row.interval for row in rows),
+    )

@@ -1,0 +1,91 @@
+"""Tuned: coefficients that others found by search, for comparison; the only literal tables in the library."""
+
+from dataclasses import dataclass
+
+from ..schedule import Schedule
+from ..step import Polynomial
+from .checks import check_steps
+
+__all__ = ["TUNINGS", "Tuned"]
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """One published set.
+
+    Attributes:
+        rows: (a, b, c) of a x + b x^3 + c x^5, per step.
+        source: Author and place.
+        repeats: Whether the one row is meant to be repeated any number of times.
+    """
+
+    rows: tuple[tuple[float, float, float], ...]
+    source: str
+    repeats: bool = False
+
+
+_YOU6 = (
+    (3955, -8306, 5008),
+    (3735, -6681, 3463),
+    (3799, -6499, 3211),
+    (4019, -6385, 2906),
+    (2677, -3029, 1162),
+    (2172, -1833, 682),
+)
+
+TUNINGS: dict[str, Tuning] = {
+    "jordan": Tuning(
+        ((3.4445, -4.7750, 2.0315),), "Jordan et al., Muon (2024), kellerjordan.github.io/posts/muon", True
+    ),
+    "you": Tuning(
+        (
+            (4.0848, -6.8946, 2.9270),
+            (3.9505, -6.3029, 2.6377),
+            (3.7418, -5.5913, 2.3037),
+            (2.8769, -3.1427, 1.2046),
+            (2.8366, -3.0525, 1.2012),
+        ),
+        "You Jiacheng, five-step set, NanoGPT speedrun (2025)",
+    ),
+    "you6": Tuning(
+        tuple((a / 1024, b / 1024, c / 1024) for a, b, c in _YOU6), "You Jiacheng, six-step set, Muon discussion (2024)"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A published quintic tuning for the polar factor (p = 2).
+
+    None of them converges: Jordan's leaves singular values in about [0.68, 1.13] however many steps are taken.
+
+    Attributes:
+        name: "jordan" (one triple, repeated), "you" (five steps) or "you6" (six steps).
+        steps: Jordan's may be repeated any number of times, by default 5; the others have as many as were found.
+    """
+
+    name: str = "jordan"
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse unknown names, and lengths that a set was not made for."""
+        if self.name not in TUNINGS:
+            raise ValueError(f"unknown tuning {self.name!r}: known are {', '.join(TUNINGS)}")
+        tuning = TUNINGS[self.name]
+        settled = (5 if tuning.repeats else len(tuning.rows)) if self.steps is None else self.steps
+        check_steps(settled)
+        if not tuning.repeats and settled != len(tuning.rows):
+            raise ValueError(f"the tuning {self.name!r} is a set of {len(tuning.rows)} steps, got steps={self.steps}")
+        object.__setattr__(self, "steps", settled)
+
+    def schedule(self, p: int = 2) -> Schedule:
+        """The published rows; only p = 2 has any."""
+        if p != 2:
+            raise ValueError(
+                f"Tuned({self.name!r}) has rows for p = 2 alone (polar factor, sign, square roots), not p = {p}: "
+                "use PolarExpress or NewtonSchulz"
+            )
+        tuning = TUNINGS[self.name]
+        assert self.steps is not None
+        rows = tuple(Polynomial(row) for row in tuning.rows) * (self.steps if tuning.repeats else 1)
+        return Schedule(rows, 2, 1e-3, tuning.source)

@@ -1,0 +1,73 @@
+"""Finished compositions on disk: safe against concurrent processes, corruption and unwritable directories."""
+
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from .compose import Request, Row, compose
+
+__all__ = ["cached_rows", "directory"]
+
+# Part of every key: raise it when compose() changes, and old files are ignored.
+_VERSION = 1
+
+
+def directory() -> Path:
+    """Where the files lie: $MATFN_CACHE_DIR, else $XDG_CACHE_HOME/matfn, else ~/.cache/matfn."""
+    if named := os.environ.get("MATFN_CACHE_DIR"):
+        return Path(named)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path("~/.cache").expanduser()) / "matfn"
+
+
+@lru_cache(maxsize=256)
+def cached_rows(request: Request) -> tuple[Row, ...]:
+    """The rows of `compose(request)`, from memory, from disk, or computed now and stored.
+
+    A file that is missing, damaged or of another version counts as absent and is written anew. A directory that cannot
+    be written costs a recomputation in the next process, nothing else.
+    """
+    key = {"version": _VERSION, **asdict(request), "degrees": list(request.degrees)}
+    path = directory() / f"minimax-{hashlib.sha256(_canonical(key).encode()).hexdigest()[:32]}.json"
+    rows = _read(path, key)
+    if rows is None:
+        rows = compose(request)
+        _write(path, key, rows)
+    return rows
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _read(path: Path, key: dict[str, Any]) -> tuple[Row, ...] | None:
+    try:
+        content = json.loads(path.read_text())
+        body = content["body"]
+        if content["sha256"] != hashlib.sha256(_canonical(body).encode()).hexdigest() or body["key"] != key:
+            return None
+        return tuple(Row(tuple(r["q"]), (r["interval"][0], r["interval"][1]), r["converged"]) for r in body["rows"])
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return None
+
+
+def _write(path: Path, key: dict[str, Any], rows: tuple[Row, ...]) -> None:
+    body = {"key": key, "rows": [{"q": r.coefficients, "interval": r.interval, "converged": r.converged} for r in rows]}
+    # json writes a double with as many digits as it takes to read the same double back.
+    text = json.dumps({"sha256": hashlib.sha256(_canonical(body).encode()).hexdigest(), "body": body}, indent=1)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    except OSError:
+        return
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+        os.replace(temporary, path)  # atomic: another process sees the old file, the new one, or none
+    except OSError:
+        Path(temporary).unlink(missing_ok=True)

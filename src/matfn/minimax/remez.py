@@ -1,0 +1,132 @@
+"""The best odd polynomial on one interval: Remez exchange in extended precision.
+
+For an exponent p and an interval [lower, upper] of s = m^(1/p) we look for
+
+    f(s) = s q(s^p) = c_0 s + c_1 s^(1+p) + ... + c_k s^(1+kp)
+
+that minimises max |1 - f(s)|. The functions s, s^(1+p), ... are a Haar system on (0, inf), so the best f is the
+one whose error reaches its extreme value E at k + 2 points with alternating signs; f' has only k positive roots, so
+those points are both ends of the interval and the k roots. The exchange solves for (c, E) on trial points, replaces the
+interior ones by the roots of f', and repeats; it converges quadratically from any start.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import mpmath
+
+__all__ = ["CONTEXT", "Minimax", "best_odd", "taylor"]
+
+# An own context: mpmath's global precision is neither read nor changed. Sixty digits leave at least thirty correct ones
+# where the linear system is worst, at the switch to Taylor (condition about (1 - lower/upper)^-(k+1) <= 1e18).
+CONTEXT: Any = mpmath.MPContext()
+CONTEXT.dps = 60
+
+_SWEEPS = 100  # the exchange needs 4 to 8; the cap only turns a defect into an error instead of an endless loop
+_LEVEL = CONTEXT.mpf(10) ** -25  # relative difference between the largest error and the levelled one at which to stop
+_TAYLOR = CONTEXT.mpf(10) ** -17  # below double rounding: minimax and Taylor polynomials give the same numbers
+
+
+@dataclass(frozen=True)
+class Minimax:
+    """The best approximation of 1 on an interval.
+
+    Attributes:
+        coefficients: c_0 .. c_k of s, s^(1+p), ..., s^(1+kp), in extended precision.
+        error: E = max |1 - f| over the interval.
+        points: where 1 - f is +E, -E, +E, ... (empty for the Taylor polynomial).
+        sweeps: exchange sweeps used (0 for the Taylor polynomial).
+    """
+
+    coefficients: tuple[Any, ...]
+    error: Any
+    points: tuple[Any, ...]
+    sweeps: int
+
+    @property
+    def converged(self) -> bool:
+        """Whether the interval was so short that the Taylor polynomial is the best one to double precision."""
+        return self.sweeps == 0
+
+
+def taylor(p: int, k: int) -> tuple[Any, ...]:
+    """Coefficients, in ascending powers of m, of the degree-k Taylor polynomial of m^(-1/p) about m = 1.
+
+    Args:
+        p: Exponent, at least 1.
+        k: Degree in m, at least 1.
+
+    Returns:
+        k + 1 extended-precision numbers. p = 2, k = 2 gives (15/8, -10/8, 3/8), the quintic Newton-Schulz step.
+    """
+    ctx = CONTEXT
+    series = [ctx.binomial(-ctx.mpf(1) / p, j) for j in range(k + 1)]  # in powers of m - 1
+    return tuple(
+        ctx.fsum(series[j] * ctx.binomial(j, i) * (-1) ** (j - i) for j in range(i, k + 1)) for i in range(k + 1)
+    )
+
+
+def best_odd(p: int, k: int, lower: Any, upper: Any) -> Minimax:
+    """The best f(s) = s q(s^p), q of degree k, approximating 1 on [lower, upper].
+
+    Args:
+        p: Exponent of m = s^p, at least 1.
+        k: Degree of q, at least 1; the odd polynomial (p = 2) has degree 2k + 1.
+        lower: Left end, > 0, in s.
+        upper: Right end, > lower, in s.
+
+    Returns:
+        The minimax polynomial; where the interval is so short that double precision cannot tell them apart, the Taylor
+        polynomial scaled to `upper`.
+
+    References:
+        Polar Express, Theorem 3.1 and Algorithm 2 (p = 2, k = 1 and 2); every other case is the same argument.
+    """
+    ctx = CONTEXT
+    lower, upper = ctx.mpf(lower), ctx.mpf(upper)
+    ratio = lower / upper  # only the ratio matters: solve on [ratio, 1], then rescale
+    if 2 * (1 - ratio) ** (k + 1) <= _TAYLOR:
+        scaled, error, points, sweeps = taylor(p, k), 2 * (1 - ratio) ** (k + 1), (), 0
+    else:
+        scaled, error, points, sweeps = _exchange(p, k, ratio)
+    return Minimax(
+        tuple(c / upper ** (1 + j * p) for j, c in enumerate(scaled)), error, tuple(upper * x for x in points), sweeps
+    )
+
+
+def _exchange(p: int, k: int, ratio: Any) -> tuple[tuple[Any, ...], Any, tuple[Any, ...], int]:
+    ctx = CONTEXT
+    # Extrema of the Chebyshev polynomial: equal for every p, and exact when the interval is short.
+    points = [(1 + ratio) / 2 - (1 - ratio) / 2 * ctx.cospi(ctx.mpf(i) / (k + 1)) for i in range(k + 2)]
+    for sweep in range(1, _SWEEPS + 1):
+        coefficients, error = _levelled(p, k, points)
+        points = [ratio, *_critical(p, coefficients, ratio), ctx.mpf(1)]
+        if len(points) != k + 2:
+            raise ArithmeticError(f"exchange lost a critical point (p={p}, k={k}, lower/upper={ctx.nstr(ratio, 8)})")
+        largest = max(abs(1 - _value(p, coefficients, x)) for x in points)
+        if largest - abs(error) <= _LEVEL * largest:
+            return coefficients, error, tuple(points), sweep
+    raise ArithmeticError(f"exchange did not level after {_SWEEPS} sweeps (p={p}, k={k}, lower/upper={ratio})")
+
+
+def _levelled(p: int, k: int, points: list[Any]) -> tuple[tuple[Any, ...], Any]:
+    """Solve sum_j c_j x_i^(1+jp) + (-1)^i E = 1 at the k + 2 points."""
+    ctx = CONTEXT
+    rows = [[x ** (1 + j * p) for j in range(k + 1)] + [(-1) ** i] for i, x in enumerate(points)]
+    solution = ctx.lu_solve(ctx.matrix(rows), ctx.ones(k + 2, 1))
+    return tuple(solution[j] for j in range(k + 1)), solution[k + 1]
+
+
+def _value(p: int, coefficients: tuple[Any, ...], s: Any) -> Any:
+    return s * CONTEXT.polyval(list(reversed(coefficients)), s**p)
+
+
+def _critical(p: int, coefficients: tuple[Any, ...], ratio: Any) -> list[Any]:
+    """The roots of f' in (ratio, 1): f'(s) = sum_j (1 + jp) c_j m^j is a polynomial in m = s^p."""
+    ctx = CONTEXT
+    derivative = [(1 + j * p) * c for j, c in enumerate(coefficients)]
+    # Relative to its leading coefficient a derivative with all roots in (0, 1] is well scaled for the root finder.
+    roots = ctx.polyroots(list(reversed(derivative)), maxsteps=400, extraprec=ctx.prec)
+    tiny = ctx.mpf(10) ** (-ctx.dps // 2)
+    inside = [ctx.re(m) for m in roots if abs(ctx.im(m)) <= tiny * abs(m) and ratio**p < ctx.re(m) < 1]
+    return sorted(ctx.root(m, p) for m in inside)

@@ -1,0 +1,107 @@
+"""Schedule: a finished list of steps with its exponent, interval and source; it is itself a method."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from torch import Tensor
+
+from .residual import Residual
+from .step import Polynomial
+
+__all__ = ["Schedule"]
+
+Scalar = TypeVar("Scalar", float, np.ndarray, Tensor)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Polynomial steps q_1, ..., q_T for one exponent p.
+
+    On s = m^(1/p) (the singular value, for the polar factor) the steps act as s <- s q_t(s^p). Calling the schedule
+    applies that map to numbers, arrays or tensors; a method argument takes it as it takes any method.
+
+    Attributes:
+        rows: The steps.
+        p: The exponent they were made for.
+        lower: The assumed lower bound of s; the upper bound is 1.
+        source: Where the numbers come from.
+        intervals: For each step, the interval of s it was made for (empty if it was made for none).
+    """
+
+    rows: tuple[Polynomial, ...]
+    p: int
+    lower: float
+    source: str
+    intervals: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def steps(self) -> int:
+        """The number of steps T."""
+        return len(self.rows)
+
+    @property
+    def coefficients(self) -> tuple[tuple[float, ...], ...]:
+        """Per step, the coefficients of q in ascending powers of m, as they are applied (after safety)."""
+        return tuple(tuple(float(c) for c in row.coefficients) for row in self.rows)
+
+    @property
+    def degrees(self) -> tuple[int, ...]:
+        """Per step, the degree of the odd polynomial in x (p = 2): 2k + 1 for q of degree k."""
+        return tuple(2 * len(row.coefficients) - 1 for row in self.rows)
+
+    def schedule(self, p: int = 2) -> "Schedule":
+        """This schedule, if it was made for p.
+
+        Raises:
+            ValueError: If it was made for another exponent.
+        """
+        if p != self.p:
+            raise ValueError(
+                f"this schedule ({self.source}) was made for p = {self.p}, and this function needs p = {p}: "
+                f"ask the method for it, for example PolarExpress(...).schedule(p={p})"
+            )
+        return self
+
+    def step(self, k: int, residual: Residual) -> Polynomial:
+        """The k-th step, whatever the residual."""
+        return self.schedule(residual.p).rows[k]
+
+    def __call__(self, s: Scalar) -> Scalar:
+        """The scalar map on s = m^(1/p) after all steps; elementwise."""
+        *_, last = self.trace(s)
+        return last
+
+    def trace(self, s: Scalar) -> Iterator[Scalar]:
+        """S after the first step, after the second, ..."""
+        for row in self.rows:
+            s = s * row(s**self.p)
+            yield s
+
+    def images(self) -> tuple[tuple[float, float], ...]:
+        """After each step, the exact image [least, greatest] of [lower, 1] in s.
+
+        One step maps an interval onto an interval whose ends are values at its own ends or at critical points inside,
+        so the composition needs no sampling.
+        """
+        low, high = self.lower, 1.0
+        images = []
+        for row, coefficients in zip(self.rows, self.coefficients, strict=True):
+            derivative = [(1 + j * self.p) * c for j, c in enumerate(coefficients)]
+            roots = np.roots(derivative[::-1])
+            m = roots[np.abs(roots.imag) <= 1e-7 * np.abs(roots)].real
+            inside = m[(m > low**self.p) & (m < high**self.p)] ** (1 / self.p)
+            s = np.concatenate([[low, high], inside])
+            values = s * row(s**self.p)
+            low, high = float(values.min()), float(values.max())
+            images.append((low, high))
+        return tuple(images)
+
+    def errors(self) -> tuple[float, ...]:
+        """Worst |1 - s| over [lower, 1] after each step."""
+        return tuple(max(abs(1 - low), abs(1 - high)) for low, high in self.images())
+
+    def error(self) -> float:
+        """Worst |1 - s| over [lower, 1] after all steps: for p = 2 the worst spectral error of the polar factor."""
+        return self.errors()[-1]

@@ -1,0 +1,101 @@
+"""Step: one scalar map q(m), and how it is evaluated at a symmetric matrix with few products."""
+
+from dataclasses import dataclass
+from math import ceil
+from typing import Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .kernels import Products
+
+__all__ = ["Polynomial", "Step"]
+
+Scalar = TypeVar("Scalar", float, np.ndarray, Tensor)
+
+
+class Step(Protocol):
+    """A scalar map q that multiplies the iterate: M <- M q(M)^p.
+
+    A step knows how to evaluate itself, so that no engine has to ask which kind it is.
+    """
+
+    def __call__(self, m: Scalar) -> Scalar:
+        """Q at scalars, elementwise."""
+        ...
+
+    def split(self, M: Tensor, products: Products) -> tuple[float | Tensor, Tensor]:
+        """q(M) = c I + B as the pair (c, B): the engine adds c I where that costs nothing.
+
+        Args:
+            M: Symmetric (or a product of commuting matrices), (b, n, n).
+            products: The matrix products to use.
+
+        Returns:
+            c, a float or a tensor that broadcasts against (b, n, n), and B of shape (b, n, n).
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Polynomial:
+    """q(m) = c_0 + c_1 m + ... + c_k m^k; for p = 2 the odd polynomial x q(x^2) of degree 2k + 1.
+
+    Attributes:
+        coefficients: c_0 .. c_k, floats, or tensors of shape (b, 1, 1) that give every matrix of a batch its own.
+    """
+
+    coefficients: tuple[float | Tensor, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse what is no polynomial in m."""
+        if len(self.coefficients) < 2:
+            raise ValueError(f"q needs at least the coefficients c_0 and c_1, got {self.coefficients}")
+
+    def __call__(self, m: Scalar) -> Scalar:
+        """Q at scalars, by Horner's rule."""
+        value = 0.0 * m + self.coefficients[-1]
+        for c in reversed(self.coefficients[:-1]):
+            value = value * m + c
+        return value  # pyright: ignore[reportReturnType] -- the type of m, since it starts from m
+
+    @property
+    def products(self) -> int:
+        """Symmetric products that `split` spends: 0, 1, 2, 2, 3, 3, 4 for k = 1 .. 7 (degree 3, 5, ..., 15)."""
+        k = len(self.coefficients) - 1
+        stride = _stride(k)
+        return (stride - 1) + (ceil(k / stride) - 1)
+
+    def split(self, M: Tensor, products: Products) -> tuple[float | Tensor, Tensor]:
+        """q(M) - c_0 I by the Paterson-Stockmeyer scheme: blocks of powers, Horner's rule over the blocks.
+
+        Degree 9 so costs the same two products (M^2, then M^2 times a quadratic) as degree 7.
+        """
+        c0, *rest = self.coefficients
+        k = len(rest)
+        if k == 1:
+            return c0, rest[0] * M
+        if k == 2:
+            return c0, products.sym_addmm(M, M, M, alpha=rest[1], beta=rest[0])
+        stride = _stride(k)
+        powers = [M]
+        for _ in range(stride - 1):
+            powers.append(products.sym_mm(powers[-1], M))
+        blocks = [rest[i : i + stride] for i in range(0, k, stride)]
+        B = _combination(blocks[-1], powers)
+        for block in reversed(blocks[:-1]):
+            B = products.sym_addmm(_combination(block, powers), powers[-1], B, alpha=1.0, beta=1.0)
+        return c0, B
+
+
+def _stride(k: int) -> int:
+    """The block length with the fewest products for k powers; the shortest of them keeps the fewest matrices alive."""
+    return min(range(1, k + 1), key=lambda s: ((s - 1) + (ceil(k / s) - 1), s))
+
+
+def _combination(coefficients: list[float | Tensor], powers: list[Tensor]) -> Tensor:
+    total = coefficients[0] * powers[0]
+    for c, P in zip(coefficients[1:], powers[1:], strict=False):
+        total = torch.add(total, P, alpha=c) if isinstance(c, float) else total + c * P
+    return total
