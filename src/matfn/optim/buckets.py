@@ -1,0 +1,103 @@
+"""Buckets: all matrix blocks of one shape, dtype and device, from any parameter and group, as one (b, m, n) stack.
+
+A model has hundreds of small matrices of a handful of shapes. Orthogonalizing them one by one is bound by launches; one
+batched call per shape is not. The plan is pure bookkeeping: it holds no data, only who sits where in which stack.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from matfn.optim.layout import Layout
+
+
+@dataclass(frozen=True, eq=False)
+class Slot:
+    """One row block of one parameter, and its place in the stack of its bucket.
+
+    Attributes:
+        param: the parameter.
+        group: index of its parameter group.
+        layout: how the parameter is read as matrices.
+        piece: which row block of the layout.
+        start: first index in the stack.
+        count: so many matrices.
+    """
+
+    param: Tensor
+    group: int
+    layout: Layout
+    piece: int
+    start: int
+    count: int
+
+    def read(self, x: Tensor) -> Tensor:
+        """The block's view of `x`, a tensor of the parameter's shape (gradient, momentum, the parameter itself)."""
+        return self.layout.pieces(x)[self.piece]
+
+    def gradient(self) -> Tensor:
+        """The block's view of the gradient. To be read only.
+
+        Raises:
+            RuntimeError: the parameter has none (it had when the buckets were filled).
+        """
+        if self.param.grad is None:
+            raise RuntimeError(f"a parameter of shape {tuple(self.param.shape)} lost its gradient during the step.")
+        return self.read(self.param.grad)
+
+    def place(self, stack: Tensor) -> Tensor:
+        """The block's view of the stack ``(b, m, n)``, with the axes that `read` returns."""
+        return self.layout.slot(stack[self.start : self.start + self.count], self.piece)
+
+
+@dataclass(frozen=True, eq=False)
+class Bucket:
+    """Blocks of equal shape.
+
+    Attributes:
+        slots: who sits where.
+        shape: ``(b, m, n)`` of the stack.
+        dtype: in which momentum and direction are computed: float32, or float64 for float64 parameters.
+        device: of the parameters.
+    """
+
+    slots: tuple[Slot, ...]
+    shape: tuple[int, int, int]
+    dtype: torch.dtype
+    device: torch.device
+
+    def by_group(self) -> dict[int, list[Slot]]:
+        """The slots of each parameter group, by group index: hyperparameters are constant within one list."""
+        found: dict[int, list[Slot]] = {}
+        for slot in self.slots:
+            found.setdefault(slot.group, []).append(slot)
+        return found
+
+
+def working_dtype(param: Tensor) -> torch.dtype:
+    """The dtype of momentum and direction: float32, or the parameter's own where that is wider."""
+    return torch.promote_types(param.dtype, torch.float32)
+
+
+def fill_buckets(members: Iterable[tuple[int, Tensor, Layout]]) -> tuple[Bucket, ...]:
+    """Sort the blocks of `members` into buckets.
+
+    Args:
+        members: (group index, parameter, layout), in a fixed order: it becomes the order inside the stacks.
+
+    Returns:
+        Buckets in order of first appearance. Blocks without entries are left out.
+    """
+    slots: dict[tuple[int, int, torch.dtype, torch.device], list[Slot]] = {}
+    sizes: dict[tuple[int, int, torch.dtype, torch.device], int] = {}
+    for group, param, layout in members:
+        for piece, (b, m, n) in enumerate(layout.matrices):
+            if b * m * n == 0:
+                continue
+            key = (m, n, working_dtype(param), param.device)
+            start = sizes.get(key, 0)
+            slots.setdefault(key, []).append(Slot(param, group, layout, piece, start, b))
+            sizes[key] = start + b
+    return tuple(Bucket(tuple(found), (sizes[key], key[0], key[1]), key[2], key[3]) for key, found in slots.items())

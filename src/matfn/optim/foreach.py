@@ -1,0 +1,28 @@
+"""Elementwise operations on lists of tensors, in place, by torch's foreach kernels (few launches on a GPU).
+
+They are what torch's own optimizers run on, but torch does not export them by name; this file is the one place that
+reaches for them.
+"""
+
+import torch
+from torch import Tensor
+
+
+def copy_(targets: list[Tensor], sources: list[Tensor]) -> None:
+    """``targets <- sources``, converted to the targets' dtype."""
+    torch._foreach_copy_(targets, sources)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def lerp_(targets: list[Tensor], ends: list[Tensor], weight: float) -> None:
+    """``targets <- targets + weight (ends - targets)``."""
+    torch._foreach_lerp_(targets, ends, weight)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def mul_(targets: list[Tensor], factor: float) -> None:
+    """``targets <- factor targets``."""
+    torch._foreach_mul_(targets, factor)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def add_(targets: list[Tensor], others: list[Tensor], factor: float) -> None:
+    """``targets <- targets + factor others``."""
+    torch._foreach_add_(targets, others, alpha=factor)  # pyright: ignore[reportPrivateImportUsage]

@@ -1,0 +1,171 @@
+"""Parameter groups: what a user may pass as `params`, brought to one form, with every option checked by name.
+
+The form is torch's: dicts with "params" and options, plus "rule" ("matrix", or "adamw" for torch's AdamW). Layouts are
+returned beside the group, not in it: whatever is in a group ends in the state dict, where only plain values may be.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from matfn.optim.layout import Layout, linear
+
+RULES = ("matrix", "adamw")
+# Wrappers of a module add these to the names of its parameters; a checkpoint must not depend on who wrapped the model.
+_WRAPPERS = re.compile(r"(^|(?<=\.))(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+
+
+def clean_name(name: str) -> str:
+    """A parameter's name without what torch.compile ("_orig_mod."), DDP (a leading "module.") and FSDP add."""
+    stripped = _WRAPPERS.sub("", name)
+    while stripped.startswith("module."):
+        stripped = _WRAPPERS.sub("", stripped.removeprefix("module."))
+    return stripped
+
+
+def as_groups(params: Any, optimizer: str) -> list[dict[str, Any]]:
+    """Bring `params` to a list of torch-style groups (shallow copies: the caller's dicts are not changed).
+
+    Args:
+        params: a Plan, an iterable of tensors, of (name, tensor) pairs, or of dicts.
+        optimizer: the optimizer's name, for messages.
+
+    Raises:
+        TypeError: a module or a single tensor was given, or entries of different kinds.
+        ValueError: there is nothing to optimize.
+    """
+    if isinstance(params, torch.nn.Module):
+        raise TypeError(f"{optimizer} was given a module. Pass plan(model), or groups of its parameters.")
+    if isinstance(params, Tensor | Mapping | str):
+        raise TypeError(
+            f"{optimizer} expects plan(model) or an iterable of tensors, (name, tensor) pairs or dicts; "
+            f"got a single {type(params).__name__}. Put it into a list."
+        )
+    groups = params.groups() if hasattr(params, "groups") else list(params)
+    if not groups:
+        raise ValueError(f"{optimizer} got an empty parameter list.")
+    dicts = [isinstance(entry, Mapping) for entry in groups]
+    if not any(dicts):
+        return [{"params": groups}]
+    if not all(dicts):
+        raise TypeError(
+            f"{optimizer} got dict groups and tensors in one list; put the tensors into a group of their own."
+        )
+    return [dict(group) for group in groups]
+
+
+def named(params: Any, index: int) -> tuple[list[str], list[Tensor]]:
+    """Names and tensors of a group's "params"; tensors without a name are called "group{index}.{position}".
+
+    Raises:
+        TypeError: something is not a tensor, the collection has no order, or only some tensors are named.
+    """
+    if isinstance(params, set | frozenset):
+        raise TypeError("parameters came as a set, whose order changes between runs; pass a list.")
+    entries = [params] if isinstance(params, Tensor) else list(params)
+    pairs = [entry if isinstance(entry, tuple) else (None, entry) for entry in entries]
+    for _, tensor in pairs:
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"parameters must be tensors or (name, tensor) pairs; got a {type(tensor).__name__}.")
+    unnamed = [name is None for name, _ in pairs]
+    if any(unnamed) and not all(unnamed):
+        raise TypeError(f"group {index} has {sum(unnamed)} tensors without a name among named ones; name all or none.")
+    names = [f"group{index}.{j}" if name is None else clean_name(name) for j, (name, _) in enumerate(pairs)]
+    return names, [tensor for _, tensor in pairs]
+
+
+def check_options(group: Mapping[str, Any], own: Iterable[str], other: Iterable[str], where: str) -> None:
+    """Refuse options of the other rule and misspelt ones; keys of the user's own are kept, as torch keeps them.
+
+    Args:
+        group: the options given.
+        own: names of the options of the group's rule.
+        other: names of the options of the other rule.
+        where: what the options belong to, for the message.
+
+    Raises:
+        ValueError: naming the key and what it may have meant.
+    """
+    own = set(own) | {"params", "rule", "layout", "param_names"}
+    for key in set(group) - own:
+        if key in set(other):
+            raise ValueError(f"{where} has option {key!r}, which its rule does not know; it knows {sorted(own)}.")
+        close = difflib.get_close_matches(key, own, n=1, cutoff=0.85)
+        if close:
+            raise ValueError(f"{where} has an unknown option {key!r}; did you mean {close[0]!r}?")
+
+
+def layouts_for(given: Any, names: Sequence[str], params: Sequence[Tensor]) -> list[Layout]:
+    """The layout of each parameter of a matrix group.
+
+    Args:
+        given: None (each parameter is one 2-D matrix), a function of the shape such as `layout.stack`, or one Layout
+            per parameter.
+        names: of the parameters.
+        params: the parameters.
+
+    Raises:
+        ValueError: a parameter is not 2-D and nothing says how it is a matrix, or the layouts do not fit.
+    """
+    if given is None:
+        for name, param in zip(names, params, strict=True):
+            if param.ndim != 2:
+                raise ValueError(
+                    f"parameter {name!r} of shape {tuple(param.shape)} is not a matrix. Use plan(model), which decides "
+                    f'for every parameter; or give its group "rule": "adamw", or a "layout" (matfn.optim.layout).'
+                )
+        given = linear
+    if not isinstance(given, Sequence):
+        return [given(tuple(param.shape)) for param in params]
+    layouts: list[Layout] = list(given)
+    if len(layouts) != len(params):
+        raise ValueError(f'"layout" has {len(layouts)} entries for {len(params)} parameters; one each is needed.')
+    for name, param, layout in zip(names, params, layouts, strict=True):
+        if layout.shape != tuple(param.shape):
+            raise ValueError(f"parameter {name!r} has shape {tuple(param.shape)}, its layout is for {layout.shape}.")
+    return layouts
+
+
+def check_parameters(names: Sequence[str], params: Sequence[Tensor], taken: set[str], rule: str) -> None:
+    """Refuse names or tensors used twice, and matrix parameters that are not real floating point.
+
+    Raises:
+        ValueError: a name or a tensor appears twice.
+        TypeError: a matrix parameter is complex or integer.
+    """
+    seen: dict[int, str] = {}
+    for name, param in zip(names, params, strict=True):
+        if name in taken:
+            raise ValueError(
+                f"two parameters are called {name!r}; the state dict is keyed by name, so names must differ."
+            )
+        if id(param) in seen:
+            raise ValueError(f"parameters {seen[id(param)]!r} and {name!r} are the same tensor; pass it once.")
+        if rule == "matrix" and not param.is_floating_point():
+            raise TypeError(f"parameter {name!r} is {param.dtype}; the matrix rule needs a real floating-point dtype.")
+        taken = taken | {name}
+        seen[id(param)] = name
+
+
+def check_values(group: Mapping[str, Any], where: str, scales: Mapping[str, Any]) -> None:
+    """Refuse option values out of range.
+
+    Raises:
+        ValueError: naming the option, its value and its range.
+    """
+    for key in ("lr", "weight_decay"):
+        if not float(group[key]) >= 0:
+            raise ValueError(f"{where}: {key} must be >= 0, got {group[key]}.")
+    if group["rule"] != "matrix":
+        return
+    if not 0 <= float(group["momentum"]) < 1:
+        raise ValueError(f"{where}: momentum must be in [0, 1), got {group['momentum']}.")
+    if not isinstance(group["scale"], str) or group["scale"] not in scales:
+        raise ValueError(
+            f"{where}: scale must be one of {sorted(scales)}, got {group['scale']!r}. "
+            "A function (m, n) -> float goes to the optimizer's own scale=, not into a group."
+        )

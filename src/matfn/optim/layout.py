@@ -1,0 +1,165 @@
+"""Layout: which axes of a parameter number its matrices, which is their output, which are their inputs.
+
+A linear weight is one matrix; a grouped convolution, a stack of experts or a fused QKV weight is several, and they must
+be orthogonalized apart. A `Layout` says so with axis numbers only: axes are cut into factors (never merged) and named.
+Hence every piece is a *view* of the parameter for any strides (channels-last too), and one loop gathers gradients from
+such views and writes updates through them; no second copy of the rule "how to put it back" exists.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a parameter of one shape is read as matrices.
+
+    Attributes:
+        shape: the parameter's shape.
+        split: `shape` with axes cut into factors, e.g. ``(out, in, k)`` into ``(groups, out / groups, in, k)``.
+        batch: axes of `split` that number the matrices.
+        rows: the axis of `split` that is the output; m is its length.
+        columns: axes of `split` that are the input; n is the product of their lengths.
+        cuts: lengths of consecutive row blocks that are matrices of their own (q, k and v of a fused projection);
+            their sum is m. The default is one block.
+
+    Raises:
+        ValueError: the axes do not use each axis of `split` once, `split` does not refine `shape`, or the cuts do
+            not add up to the rows.
+    """
+
+    shape: tuple[int, ...]
+    split: tuple[int, ...]
+    batch: tuple[int, ...]
+    rows: int
+    columns: tuple[int, ...]
+    cuts: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if sorted((*self.batch, self.rows, *self.columns)) != list(range(len(self.split))):
+            raise ValueError(
+                f"Layout: batch={self.batch}, rows={self.rows}, columns={self.columns} must name each axis of "
+                f"split={self.split} exactly once."
+            )
+        if not _refines(self.shape, self.split):
+            raise ValueError(
+                f"Layout: split={self.split} must cut axes of shape={self.shape} into factors, never merge."
+            )
+        if not self.cuts:
+            object.__setattr__(self, "cuts", (self.split[self.rows],))
+        if sum(self.cuts) != self.split[self.rows] or min(self.cuts) < 0:
+            raise ValueError(
+                f"Layout: the row blocks {self.cuts} add up to {sum(self.cuts)}, but the matrix has "
+                f"{self.split[self.rows]} rows (shape {self.shape})."
+            )
+
+    @property
+    def matrices(self) -> tuple[tuple[int, int, int], ...]:
+        """One ``(b, m, n)`` per row block: so many matrices of that size."""
+        b = math.prod(self.split[axis] for axis in self.batch)
+        n = math.prod(self.split[axis] for axis in self.columns)
+        return tuple((b, m, n) for m in self.cuts)
+
+    def pieces(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Views of `x`, one per row block, with axes in the order (batch..., rows, columns...).
+
+        Args:
+            x: a tensor of shape `shape`, any strides.
+
+        Raises:
+            ValueError: `x` has another shape.
+        """
+        if tuple(x.shape) != self.shape:
+            raise ValueError(f"Layout of shape {self.shape} was given a tensor of shape {tuple(x.shape)}.")
+        opened = x.view(self.split).permute(*self.batch, self.rows, *self.columns)
+        return opened.split(self.cuts, dim=len(self.batch))
+
+    def slot(self, stack: Tensor, piece: int) -> Tensor:
+        """A contiguous ``(b, m, n)`` stack, seen with the axes of ``pieces(x)[piece]``.
+
+        Args:
+            stack: shape ``(b, m, n)``, contiguous.
+            piece: which row block.
+        """
+        sizes = [self.split[axis] for axis in self.batch]
+        return stack.view(*sizes, self.cuts[piece], *(self.split[axis] for axis in self.columns))
+
+    def cut(self, blocks: int | Sequence[int]) -> Self:
+        """The same layout with the rows cut into blocks.
+
+        Args:
+            blocks: the length of each block, or into how many equal blocks.
+
+        Raises:
+            ValueError: the rows cannot be cut so.
+        """
+        m = self.split[self.rows]
+        if isinstance(blocks, int):
+            if blocks < 1 or m % blocks:
+                raise ValueError(f"{m} rows cannot be cut into {blocks} equal blocks (shape {self.shape}).")
+            blocks = (m // blocks,) * blocks
+        return type(self)(self.shape, self.split, self.batch, self.rows, self.columns, tuple(blocks))
+
+
+def _refines(shape: tuple[int, ...], split: tuple[int, ...]) -> bool:
+    """Whether `split` is `shape` with some axes replaced by factors of theirs."""
+    factors = list(split)
+    for size in shape:
+        product = factors.pop(0) if factors else -1
+        while product != size and factors:
+            product *= factors.pop(0)
+        if product != size:
+            return False
+    return all(factor == 1 for factor in factors)
+
+
+def linear(shape: Sequence[int]) -> Layout:
+    """``(out, in, ...)``: one matrix, everything after the first axis is input (linear layers, convolutions)."""
+    shape = tuple(shape)
+    return Layout(shape, shape, (), 0, tuple(range(1, len(shape))))
+
+
+def transposed(shape: Sequence[int]) -> Layout:
+    """``(in, out)``: one matrix stored transposed, as in the Conv1D of transformers."""
+    shape = tuple(shape)
+    return Layout(shape, shape, (), len(shape) - 1, tuple(range(len(shape) - 1)))
+
+
+def stack(shape: Sequence[int]) -> Layout:
+    """``(number, out, in, ...)``: a stack of matrices, such as the experts of a mixture."""
+    shape = tuple(shape)
+    return Layout(shape, shape, (0,), 1, tuple(range(2, len(shape))))
+
+
+def transposed_stack(shape: Sequence[int]) -> Layout:
+    """``(number, in, out)``: a stack of matrices stored transposed."""
+    shape = tuple(shape)
+    return Layout(shape, shape, (0,), len(shape) - 1, tuple(range(1, len(shape) - 1)))
+
+
+def convolution(shape: Sequence[int], groups: int = 1) -> Layout:
+    """``(out, in / groups, kernel...)``: one matrix per group, the kernel counted among the inputs.
+
+    Args:
+        shape: of the weight.
+        groups: of the convolution; divides ``shape[0]``.
+    """
+    shape = tuple(shape)
+    split = (groups, shape[0] // groups, *shape[1:])
+    return Layout(shape, split, (0,), 1, tuple(range(2, len(split))))
+
+
+def transposed_convolution(shape: Sequence[int], groups: int = 1) -> Layout:
+    """``(in, out / groups, kernel...)``: one matrix per group, the kernel counted among the inputs.
+
+    Args:
+        shape: of the weight.
+        groups: of the convolution; divides ``shape[0]``.
+    """
+    shape = tuple(shape)
+    split = (groups, shape[0] // groups, *shape[1:])
+    return Layout(shape, split, (0,), 2, (1, *range(3, len(split))))

@@ -1,0 +1,93 @@
+"""Muon: momentum, orthogonalized. The update of a matrix is the polar factor of its momentum.
+
+Steepest descent under the spectral norm: of all updates with singular values at most 1, the polar factor U of the
+momentum is the one most aligned with it. The rest of the model follows torch's AdamW (base.py, rest.py).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from matfn.functions import orthogonalize
+from matfn.optim.base import MatrixOptimizer
+from matfn.optim.buckets import Bucket
+from matfn.optim.scale import Scale
+
+
+class Muon(MatrixOptimizer):
+    r"""Muon for the matrices, torch's AdamW for the rest, in one torch optimizer.
+
+    For the gradient G of a matrix W of m outputs and n inputs, with momentum mu and decay wd::
+
+        B <- mu B + (1 - mu) G                      float32 (float64 for float64 weights), never in .grad
+        N  = mu B + (1 - mu) G  if nesterov else B
+        U  = polar factor of N, by `method`
+        W <- (1 - lr wd) W - lr scale(m, n) U
+
+    No epsilon enters: the update is the same for gradients of norm 1e-30 and 1e30, and zero for a zero gradient. NaN
+    and infinite gradients pass through (a check would cost a synchronisation); use a GradScaler or test the loss.
+
+    Args:
+        params: ``plan(model)``, or an iterable of 2-D tensors, of (name, tensor) pairs, or of dict groups. A group
+            may set any option below that is not an object, ``"rule": "adamw"``, or ``"layout"``
+            (`matfn.optim.layout`) for tensors that are not 2-D.
+        lr: learning rate, >= 0, with respect to the exact polar factor times the scale. 0.02 suits hidden matrices
+            under the "jordan" scale; with "moonlight" take the one tuned for AdamW.
+        momentum: in [0, 1). 0.95 is the field's default.
+        nesterov: look one step ahead: mix the gradient into the momentum once more.
+        weight_decay: decoupled, >= 0. 0 by default; 0.01 to 0.1 is usual in long runs.
+        cautious: decay only entries on which update and weight agree in sign (there both shrink the weight).
+        scale: "jordan" sqrt(max(1, m/n)), "spectral" sqrt(m/n), "moonlight" 0.2 sqrt(max(m, n)), or a function of (m,
+            n). Of each block where a parameter is cut.
+        method: how the polar factor is computed, a value of `matfn.METHODS`; None is `PolarExpress()`.
+        precision: dtype in which the iteration runs; None is that of the momentum. torch.bfloat16 is fast on GPUs.
+        rest: options of torch.optim.AdamW for the rest, e.g. ``dict(lr=3e-4, weight_decay=0.1)``; None takes AdamW's
+            own defaults (lr 1e-3, weight_decay 1e-2). Under a plan, norms, biases and other vectors are not decayed.
+
+    Raises:
+        ValueError: an option out of range, misspelt or unused; a matrix parameter that is no matrix.
+        TypeError: `params` is a module or one tensor; `method` is not a method object.
+
+    References:
+        Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024.
+        Amsel et al., "The Polar Express", arXiv:2505.16932.
+        Chen et al., "Cautious weight decay", arXiv:2510.12402 (`cautious`).
+    """
+
+    kept = (*MatrixOptimizer.kept, "method", "precision")
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 0.02,
+        *,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        weight_decay: float = 0.0,
+        cautious: bool = False,
+        scale: str | Scale = "jordan",
+        method: Any = None,
+        precision: torch.dtype | None = None,
+        rest: Mapping[str, Any] | None = None,
+    ) -> None:
+        if isinstance(method, str | type):
+            raise TypeError(
+                f"Muon: method must be an object such as PolarExpress(); got {method!r}. See matfn.method()."
+            )
+        self.method = method
+        self.precision = precision
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "nesterov": nesterov,
+            "weight_decay": weight_decay,
+            "cautious": cautious,
+            "scale": scale,
+        }
+        super().__init__(params, defaults, rest=rest)
+
+    def direction(self, bucket: Bucket, stack: Tensor) -> Tensor:
+        """The polar factor of each matrix of the stack ``(b, m, n)``."""
+        return orthogonalize(stack, method=self.method, precision=self.precision)

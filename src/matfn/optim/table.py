@@ -1,0 +1,115 @@
+"""The printed plan: aligned plain text that fits 120 columns, repeated blocks of a network folded into one line."""
+
+import re
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matfn.optim.plan import Entry
+
+WIDTH = 120
+_HEADER = ("parameter", "shape", "role", "rule", "matrices", "why")
+_NAME, _SHAPE, _MATRICES = 38, 16, 18
+Row = tuple[str, str, str, str, str, str]
+
+
+def render(entries: Sequence["Entry"]) -> str:
+    """The table of a plan and, below it, how many parameters each rule moves."""
+    rows = [_row(name, entry) for name, entry in _folded(entries)]
+    caps = (_NAME, _SHAPE, 12, 16, _MATRICES, WIDTH)
+    widths = [min(cap, max(len(row[i]) for row in [_HEADER, *rows])) for i, cap in enumerate(caps)]
+    widths[-1] = WIDTH - sum(widths[:-1]) - 2 * (len(widths) - 1)
+    lines = [line for row in [_HEADER, tuple("─" * width for width in widths), *rows] for line in _wrapped(row, widths)]
+    return "\n".join([*lines, "", _summary(entries)])
+
+
+def _row(name: str, entry: "Entry") -> Row:
+    rule = entry.rule if entry.rule != "adamw" or entry.decays else "adamw, no decay"
+    matrices = entry.layout.matrices if entry.layout and entry.rule == "matrix" else ()
+    return (name, _by(entry.parameter.shape), entry.role, rule, _sizes(matrices), entry.reason)
+
+
+def _sizes(matrices: Sequence[tuple[int, int, int]]) -> str:
+    """Matrices as "3 x 768 x 768", blocks of equal size added up, different ones joined by "+"."""
+    counts: dict[tuple[int, int], int] = {}
+    for b, m, n in matrices:
+        counts[m, n] = counts.get((m, n), 0) + b
+    return " + ".join(_by((b, m, n)) for (m, n), b in counts.items())
+
+
+def _by(sizes: Sequence[int]) -> str:
+    return " x ".join(str(size) for size in sizes) or "scalar"
+
+
+def _wrapped(row: Sequence[str], widths: Sequence[int]) -> list[str]:
+    """A row as text lines: every cell is wrapped into its width, long names broken at dots."""
+    cells = [_cell(text, width) for text, width in zip(row, widths, strict=True)]
+    height = max(len(cell) for cell in cells)
+    columns = [cell + [""] * (height - len(cell)) for cell in cells]
+    return [
+        "  ".join(part.ljust(w) for part, w in zip(parts, widths, strict=True)).rstrip()
+        for parts in zip(*columns, strict=True)
+    ]
+
+
+def _cell(text: str, width: int) -> list[str]:
+    if len(text) > width and " " not in text:  # a name: break it before a dot
+        pieces, lines = re.split(r"(?=\.)", text), [""]
+        for piece in pieces:
+            if len(lines[-1]) + len(piece) > width:
+                lines.append(" ")
+            lines[-1] += piece
+        return [part for line in lines for part in (textwrap.wrap(line, width, drop_whitespace=False) or [""])]
+    return textwrap.wrap(text, width) or [""]
+
+
+def _folded(entries: Sequence["Entry"]) -> list[tuple[str, "Entry"]]:
+    """Entries that differ only in the numbers of their names, as one: "h.0-11.attn.weight"."""
+    alike: dict[tuple[object, ...], list[Entry]] = {}
+    for entry in entries:
+        masked = re.sub(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)", "#", entry.name)
+        kind = (masked, tuple(entry.parameter.shape), entry.role, entry.rule, entry.layout, entry.reason)
+        alike.setdefault(kind, []).append(entry)
+    folded: list[tuple[str, Entry]] = []
+    for kind, group in alike.items():
+        name = _fold_name(str(kind[0]), [entry.name for entry in group])
+        folded += [(name, group[0])] if name else [(entry.name, entry) for entry in group]
+    return folded
+
+
+def _fold_name(masked: str, names: Sequence[str]) -> str | None:
+    """One name for many, or None if their numbers are not a full grid of ranges."""
+    pattern = re.compile(re.escape(masked).replace(r"\#", r"(\d+)"))
+    numbers = [tuple(int(x) for x in match.groups()) for name in names if (match := pattern.fullmatch(name))]
+    if len(names) == 1:
+        return names[0]
+    values = [sorted(set(column)) for column in zip(*numbers, strict=True)]
+    grid = 1
+    for column in values:
+        if column != list(range(column[0], column[-1] + 1)):
+            return None
+        grid *= len(column)
+    if grid != len(names):
+        return None
+    shown = iter(f"{v[0]}-{v[-1]}" if len(v) > 1 else str(v[0]) for v in values)
+    return re.sub("#", lambda _: next(shown), masked)
+
+
+def _summary(entries: Sequence["Entry"]) -> str:
+    """One line per rule: parameters, tensors, share, and how many matrices."""
+    total = sum(entry.parameter.numel() for entry in entries) or 1
+    count = sum(b for entry in entries if entry.rule == "matrix" and entry.layout for b, _, _ in entry.layout.matrices)
+    kinds = [
+        ("matrix", [e for e in entries if e.rule == "matrix"], f"{count} matrices in "),
+        ("adamw", [e for e in entries if e.rule == "adamw" and e.decays], ""),
+        ("adamw, no decay", [e for e in entries if e.rule == "adamw" and not e.decays], ""),
+        ("frozen", [e for e in entries if e.rule == "frozen"], ""),
+    ]
+    lines = []
+    for label, found, extra in kinds:
+        numel = sum(entry.parameter.numel() for entry in found)
+        if found or label == "matrix":
+            tensors = f"{len(found)} tensor{'s' * (len(found) != 1)}"
+            lines.append(f"{label:<16}{numel:>14,} parameters  {numel / total:>6.1%}  {extra}{tensors}")
+    return "\n".join(lines)
