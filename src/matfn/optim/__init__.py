@@ -1,10 +1,10 @@
 """Optimizers of matrices: the matrices by a matrix function, the rest by torch's AdamW, in one torch optimizer."""
 
-from matfn.optim.base import MatrixOptimizer
-from matfn.optim.layout import Layout
-from matfn.optim.muon import Muon
-from matfn.optim.plan import Entry, Plan, PlanError, plan
-from matfn.optim.scale import SCALES, jordan, moonlight, spectral
+from .base import MatrixOptimizer
+from .layout import Layout
+from .muon import Muon
+from .plan import Entry, Plan, PlanError, plan
+from .scale import SCALES, jordan, moonlight, spectral
 
 __all__ = [
     "SCALES",

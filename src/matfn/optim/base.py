@@ -17,13 +17,15 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from matfn.optim import checkpoint, foreach
-from matfn.optim.buckets import Bucket, fill_buckets, working_dtype
-from matfn.optim.groups import RULES, as_groups, check_options, check_parameters, check_values, layouts_for, named
-from matfn.optim.layout import Layout
-from matfn.optim.rest import OPTIONS as REST_OPTIONS
-from matfn.optim.rest import RestRule, StateLike
-from matfn.optim.scale import SCALES, Scale
+from . import checkpoint, foreach
+from .buckets import Bucket, fill_buckets, working_dtype
+from .groups import RULES, as_groups, check_options, check_parameters, check_values, layouts_for, named
+from .layout import Layout
+from .rest import OPTIONS as REST_OPTIONS
+from .rest import RestRule, StateLike
+from .scale import SCALES, Scale
+
+__all__ = ["MatrixOptimizer"]
 
 MOMENTUM = "momentum_buffer"
 

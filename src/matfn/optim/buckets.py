@@ -10,7 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from matfn.optim.layout import Layout
+from .layout import Layout
+
+__all__ = ["Bucket", "Slot", "fill_buckets", "working_dtype"]
 
 
 @dataclass(frozen=True, eq=False)

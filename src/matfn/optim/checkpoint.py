@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from matfn.optim.groups import clean_name
-from matfn.optim.rest import StateLike
+from .groups import clean_name
+from .rest import StateLike
+
+__all__ = ["dump", "load"]
 
 Groups = list[dict[str, Any]]
 Expected = Callable[[Tensor, Mapping[str, Any]], StateLike]

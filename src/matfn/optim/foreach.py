@@ -7,6 +7,8 @@ reaches for them.
 import torch
 from torch import Tensor
 
+__all__ = ["add_", "copy_", "lerp_", "mul_"]
+
 
 def copy_(targets: list[Tensor], sources: list[Tensor]) -> None:
     """``targets <- sources``, converted to the targets' dtype."""

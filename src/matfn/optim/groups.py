@@ -12,7 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from matfn.optim.layout import Layout, linear
+from .layout import Layout, linear
+
+__all__ = [
+    "RULES",
+    "as_groups",
+    "check_options",
+    "check_parameters",
+    "check_values",
+    "clean_name",
+    "layouts_for",
+    "named",
+]
 
 RULES = ("matrix", "adamw")
 # Wrappers of a module add these to the names of its parameters; a checkpoint must not depend on who wrapped the model.

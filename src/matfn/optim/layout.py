@@ -13,6 +13,8 @@ from typing import Self
 
 from torch import Tensor
 
+__all__ = ["Layout", "convolution", "linear", "stack", "transposed", "transposed_convolution", "transposed_stack"]
+
 
 @dataclass(frozen=True)
 class Layout:

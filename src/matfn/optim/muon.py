@@ -10,10 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from matfn.functions import orthogonalize
-from matfn.optim.base import MatrixOptimizer
-from matfn.optim.buckets import Bucket
-from matfn.optim.scale import Scale
+from ..functions import orthogonalize
+from ..method import Evaluation, Iteration, Method, Scheduled
+from .base import MatrixOptimizer
+from .buckets import Bucket
+from .scale import Scale
+
+__all__ = ["Muon"]
 
 
 class Muon(MatrixOptimizer):
@@ -68,14 +71,13 @@ class Muon(MatrixOptimizer):
         weight_decay: float = 0.0,
         cautious: bool = False,
         scale: str | Scale = "jordan",
-        method: Any = None,
+        method: Method | None = None,
         precision: torch.dtype | None = None,
         rest: Mapping[str, Any] | None = None,
     ) -> None:
-        if isinstance(method, str | type):
-            raise TypeError(
-                f"Muon: method must be an object such as PolarExpress(); got {method!r}. See matfn.method()."
-            )
+        known = method is None or isinstance(method, Scheduled | Iteration | Evaluation)
+        if not known or isinstance(method, type):
+            raise TypeError(f"Muon: method must be a value such as PolarExpress(), got {method!r}; see matfn.method.")
         self.method = method
         self.precision = precision
         defaults = {

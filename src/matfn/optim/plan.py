@@ -13,10 +13,12 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from matfn.optim.groups import clean_name
-from matfn.optim.layout import Layout, linear, stack
-from matfn.optim.recognise import Candidate, Decision, Model, Owner, is_linear, recognise
-from matfn.optim.table import render
+from .groups import clean_name
+from .layout import Layout, linear, stack
+from .recognise import Candidate, Decision, Model, Owner, is_linear, recognise
+from .table import render
+
+__all__ = ["Entry", "Plan", "PlanError", "plan"]
 
 Pattern = str | re.Pattern[str]
 Override = str | Layout | Callable[[tuple[int, ...]], Layout]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from matfn.optim.layout import (
+from .layout import (
     Layout,
     convolution,
     linear,
@@ -20,6 +20,8 @@ from matfn.optim.layout import (
     transposed_convolution,
     transposed_stack,
 )
+
+__all__ = ["RULES", "Candidate", "Decision", "Model", "Owner", "is_linear", "recognise"]
 
 
 @dataclass(frozen=True)
@@ -211,7 +213,7 @@ def recognise(candidate: Candidate) -> Decision | None:
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether a module is a linear layer: a class (or a base of it) called ...Linear or ...Router, with a 2-D weight."""
+    """Whether a module is a linear layer: a class (or base) called ...Linear or ...Router, with a 2-D weight."""
     weight: object = getattr(module, "weight", None)
     return _named(module, r"\w*(Linear|Router)") and isinstance(weight, Tensor) and weight.ndim == 2
 

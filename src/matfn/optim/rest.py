@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from matfn.optim.groups import check_options
+from .groups import check_options
+
+__all__ = ["OPTIONS", "RestRule", "StateLike"]
 
 StateLike = dict[str, tuple[tuple[int, ...], torch.dtype | None]]
 OPTIONS = tuple(

@@ -10,6 +10,8 @@ inputs.
 import math
 from collections.abc import Callable
 
+__all__ = ["SCALES", "Scale", "jordan", "moonlight", "spectral"]
+
 Scale = Callable[[int, int], float]
 
 

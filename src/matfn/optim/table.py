@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from matfn.optim.plan import Entry
+    from .plan import Entry
+
+__all__ = ["render"]
 
 WIDTH = 120
 _HEADER = ("parameter", "shape", "role", "rule", "matrices", "why")
-_NAME, _SHAPE, _MATRICES = 38, 16, 18
+_NAME, _SHAPE, _MATRICES = 42, 16, 18
 Row = tuple[str, str, str, str, str, str]
 
 
@@ -25,7 +27,7 @@ def render(entries: Sequence["Entry"]) -> str:
 
 
 def _row(name: str, entry: "Entry") -> Row:
-    rule = entry.rule if entry.rule != "adamw" or entry.decays else "adamw, no decay"
+    rule = entry.rule if entry.rule != "adamw" or entry.decays else "adamw, no wd"
     matrices = entry.layout.matrices if entry.layout and entry.rule == "matrix" else ()
     return (name, _by(entry.parameter.shape), entry.role, rule, _sizes(matrices), entry.reason)
 
@@ -103,7 +105,7 @@ def _summary(entries: Sequence["Entry"]) -> str:
     kinds = [
         ("matrix", [e for e in entries if e.rule == "matrix"], f"{count} matrices in "),
         ("adamw", [e for e in entries if e.rule == "adamw" and e.decays], ""),
-        ("adamw, no decay", [e for e in entries if e.rule == "adamw" and not e.decays], ""),
+        ("adamw, no wd", [e for e in entries if e.rule == "adamw" and not e.decays], ""),
         ("frozen", [e for e in entries if e.rule == "frozen"], ""),
     ]
     lines = []
