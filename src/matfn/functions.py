@@ -172,23 +172,20 @@ def _accurate(target: Target, A: Tensor, method: Method | None, ridge: float) ->
 
 
 def _compute(target: Target, A: Tensor, method: Method, engine: Engine | None, precision: torch.dtype) -> Tensor:
-    """The function of each matrix: flatten the batch, put the short side first, evaluate or iterate."""
+    """The function of each matrix: flatten the batch, evaluate or iterate."""
     check_matrix(A, target)
     method = check_method(method, target)
     if A.numel() == 0:
         return A.clone()
     m, n = A.shape[-2:]
-    tall = target.domain is Domain.RECTANGULAR and m > n
     flat = A.reshape(-1, m, n)
-    flat = flat.mT.contiguous() if tall else flat
     if isinstance(method, Evaluation):
         if engine is not None:
             raise ValueError(f"{method!r} evaluates {target.name} outright and takes no engine, got {engine!r}")
         result = method.evaluate(target, flat.to(torch.promote_types(A.dtype, torch.float32)))
     else:
         result = _iterate(target, flat, method, engine, precision)
-    result = result.to(A.dtype)
-    return (result.mT if tall else result).reshape(A.shape).contiguous()
+    return result.to(A.dtype).reshape(A.shape).contiguous()
 
 
 def _iterate(

@@ -8,13 +8,14 @@ from ..kernels import Products
 from ..method import Iteration
 from ..residual import Residual
 from ..target import Target
+from .engine import gram_matrix, multiplied
 
 __all__ = ["Direct"]
 
 
 @dataclass(frozen=True)
 class Direct:
-    """X <- q(M) X with M rebuilt from X at each step.
+    """X <- q(M) X with M rebuilt from X at each step; for a tall X, X <- X q(X^T X).
 
     | target | X_0 | M     | limit of X |
     |--------|-----|-------|------------|
@@ -37,14 +38,14 @@ class Direct:
         for k in range(method.steps):
             M = _rebuilt(target, X, A, products)
             c, B = method.step(k, Residual(M, target.p)).split(M, products)
-            X = products.addmm(X, B, X, alpha=1.0, beta=c)
+            X = multiplied(c, B, X, products)
         return X
 
 
 def _rebuilt(target: Target, X: Tensor, A: Tensor, products: Products) -> Tensor:
     match target.name:
         case "polar":
-            return products.syrk(X)
+            return gram_matrix(X, products)
         case "sign":
             return products.mm(X, X)
         case "inv":

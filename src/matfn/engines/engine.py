@@ -8,7 +8,7 @@ from ..kernels import Products
 from ..method import Iteration
 from ..target import Target
 
-__all__ = ["Engine", "shifted", "times_power"]
+__all__ = ["Engine", "gram_matrix", "multiplied", "shifted", "times_power"]
 
 
 class Engine(Protocol):
@@ -24,7 +24,7 @@ class Engine(Protocol):
 
         Args:
             target: One of `targets`.
-            A: (b, m, n) with spectral norm at most 1; for the polar factor m <= n (the short side first).
+            A: (b, m, n) with spectral norm at most 1.
             method: Says which step comes next.
             products: The matrix products to use.
 
@@ -32,6 +32,17 @@ class Engine(Protocol):
             (b, m, n), in the dtype of A.
         """
         ...
+
+
+def gram_matrix(X: Tensor, products: Products) -> Tensor:
+    """X X^T or X^T X, whichever is smaller. No copy is made to turn a tall X into a wide one."""
+    return products.syrk(X if X.shape[-2] <= X.shape[-1] else X.mT)
+
+
+def multiplied(c: float | Tensor, B: Tensor, X: Tensor, products: Products) -> Tensor:
+    """(c I + B) X or X (c I + B), on the side that `gram_matrix` took, for B a polynomial in that Gram matrix."""
+    left, right = (B, X) if X.shape[-2] <= X.shape[-1] else (X, B)
+    return products.addmm(X, left, right, alpha=1.0, beta=c)
 
 
 def shifted(c: float | Tensor, B: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from ..kernels import Products
 from ..method import Iteration
 from ..residual import Residual
 from ..target import Target
-from .engine import shifted, times_power
+from .engine import gram_matrix, shifted, times_power
 from .restarts import restarts_for
 
 __all__ = ["Gram"]
@@ -43,11 +43,15 @@ class Gram:
         X, Q, M = A, None, None
         for k in range(method.steps):
             if Q is not None and k in restarts:
-                X, Q, M = products.mm(Q, X), None, None
-            M = products.syrk(X) if M is None else M
+                X, Q, M = _applied(Q, X, products), None, None
+            M = gram_matrix(X, products) if M is None else M
             c, B = method.step(k, Residual(M, target.p)).split(M, products)
             Z = shifted(c, B)
             Q = Z if Q is None else products.sym_mm(Q, Z)
             if k + 1 < method.steps and k + 1 not in restarts:
                 M = times_power(M, Z, target.p, products)
-        return X if Q is None else products.mm(Q, X)
+        return X if Q is None else _applied(Q, X, products)
+
+
+def _applied(Q: Tensor, X: Tensor, products: Products) -> Tensor:
+    return products.mm(Q, X) if X.shape[-2] <= X.shape[-1] else products.mm(X, Q)

@@ -42,7 +42,8 @@ def prescale(A: Tensor) -> tuple[Tensor, Scale]:
         norm), and the `Scale`.
     """
     A = A.to(torch.promote_types(A.dtype, torch.float32))
-    peak = torch.linalg.vector_norm(A, ord=float("inf"), dim=(-2, -1), keepdim=True)
+    # vector_norm of order infinity is 20 times slower on a CPU, and abs() would copy A.
+    peak = torch.maximum(A.amax((-2, -1), keepdim=True), -A.amin((-2, -1), keepdim=True))
     peak = torch.where(peak == 0, 1.0, peak)
     A = A / peak
     norm = torch.linalg.vector_norm(A, dim=(-2, -1), keepdim=True)

@@ -16,11 +16,11 @@ class Eager:
 
     def syrk(self, X: Tensor) -> Tensor:
         """X X^T."""
-        return X @ X.mT
+        return self.mm(X, X.mT)
 
     def sym_mm(self, A: Tensor, B: Tensor) -> Tensor:
         """A B."""
-        return A @ B
+        return self.mm(A, B)
 
     def sym_addmm(self, C: Tensor, A: Tensor, B: Tensor, *, alpha: Weight, beta: Weight) -> Tensor:
         """Alpha A B + beta C."""
@@ -28,15 +28,18 @@ class Eager:
 
     def mm(self, A: Tensor, B: Tensor) -> Tensor:
         """A B."""
+        if A.shape[0] == 1:
+            # A batched product of one bfloat16 matrix costs up to 1.4 times the plain one on a CPU (768 x 3072).
+            return (A[0] @ B[0]).unsqueeze(0)
         return A @ B
 
     def addmm(self, C: Tensor, A: Tensor, B: Tensor, *, alpha: Weight, beta: Weight) -> Tensor:
         """Alpha A B + beta C."""
         if isinstance(alpha, Tensor) or isinstance(beta, Tensor):
-            return alpha * (A @ B) + beta * C
+            return alpha * self.mm(A, B) + beta * C
         if C.dtype == torch.float16 and C.device.type == "cpu":
             # torch 2.13's CPU addmm in float16 has no fast path: 2.4 s instead of 0.06 s for 768 x 768 x 3072.
-            return torch.add(beta * C, A @ B, alpha=alpha)
+            return torch.add(beta * C, self.mm(A, B), alpha=alpha)
         return torch.baddbmm(C, A, B, beta=beta, alpha=alpha)
 
 
