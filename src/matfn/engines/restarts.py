@@ -1,7 +1,8 @@
 """Restarts: after which steps the Gram engine must rebuild, from a scalar model of its rounding errors."""
 
+from collections.abc import Iterator
 from functools import lru_cache
-from itertools import combinations
+from itertools import islice, pairwise
 
 import numpy as np
 import torch
@@ -29,8 +30,7 @@ def restarts_for(method: Iteration, dtype: torch.dtype) -> tuple[int, ...]:
 
 @lru_cache(maxsize=256)
 def _cached(schedule: Schedule, unit_roundoff: float) -> tuple[int, ...]:
-    for count in range(schedule.steps):
-        restarts, worst = best_restarts(schedule, count, unit_roundoff)
+    for restarts, worst in _best_of_each_count(schedule, unit_roundoff):
         if worst * unit_roundoff <= _TOLERATED:
             return restarts
     return tuple(range(1, schedule.steps))
@@ -44,11 +44,15 @@ def best_restarts(schedule: Schedule, count: int, delta: float) -> tuple[tuple[i
         count: How many restarts, from 0 to steps - 1.
         delta: By how much rounding lowers the eigenvalues of the Gram matrix, relative to the largest (> 0).
 
+    Raises:
+        ValueError: If there is no room for `count` restarts.
+
     References:
         Polar Express specification 3.3 (the chooser of Gram Newton-Schulz, with delta = 4e-4).
     """
-    positions = combinations(range(1, schedule.steps), count)
-    return min(((r, amplification(schedule, r, delta)) for r in positions), key=lambda pair: pair[1])
+    if not 0 <= count < schedule.steps:
+        raise ValueError(f"{schedule.steps} steps have room for 0 to {schedule.steps - 1} restarts, got count={count}")
+    return next(islice(_best_of_each_count(schedule, delta), count, None))
 
 
 def amplification(schedule: Schedule, restarts: tuple[int, ...], delta: float) -> float:
@@ -57,15 +61,45 @@ def amplification(schedule: Schedule, restarts: tuple[int, ...], delta: float) -
     Negative eigenvalues grow without bound under any polynomial made for positive ones, so a missing restart shows as a
     huge or infinite number.
     """
-    x = np.logspace(0, -10, 1001)
-    m, Q, worst = x**2 - delta, np.ones_like(x), 1.0
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        for k, row in enumerate(schedule.rows):
-            if k in restarts:
-                x = x * Q
-                m, Q = x**2 - delta, np.ones_like(x)
+    x, worst = _singular_values(), 1.0
+    for start, end in pairwise((0, *sorted(restarts), schedule.steps)):
+        ratios, images = zip(*_run(schedule, start, end, x, delta), strict=True)
+        x, worst = images[-1], max(worst, *ratios)
+    return worst
+
+
+def _best_of_each_count(schedule: Schedule, delta: float) -> Iterator[tuple[tuple[int, ...], float]]:
+    """The best positions of 0, 1, 2, ... restarts, in steps^3 / 6 simulated steps where all subsets would be 2^steps.
+
+    For each place of the last restart only the best way to get there is kept. That is exact for one restart; beyond, it
+    neglects that the singular values at a restart depend a little on where the earlier ones were.
+    """
+    ways = {0: (1.0, (), _singular_values())}
+    for _ in range(schedule.steps):
+        longer: dict[int, tuple[float, tuple[int, ...], np.ndarray]] = {}
+        for start, (worst, restarts, x) in ways.items():
+            for end, (ratio, image) in enumerate(_run(schedule, start, schedule.steps, x, delta), start + 1):
+                worst = max(worst, ratio)
+                if end not in longer or worst < longer[end][0]:
+                    longer[end] = (worst, (*restarts, end), image)
+        worst, restarts, _ = longer.pop(schedule.steps)
+        yield restarts[:-1], worst
+        ways = longer
+
+
+def _run(schedule: Schedule, start: int, end: int, x: np.ndarray, delta: float) -> Iterator[tuple[float, np.ndarray]]:
+    """From a restart before step `start` on: after each step, max|Q| / min|Q| and what a restart would make of x."""
+    Q = np.ones_like(x)
+    with np.errstate(over="ignore", invalid="ignore"):
+        m = x**2 - delta
+    for row in schedule.rows[start:end]:
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             z = row(m)
             m, Q = m * z**2, Q * z
-            ratio = np.abs(Q).max() / np.abs(Q).min()
-            worst = max(worst, float(ratio) if np.isfinite(ratio) else float("inf"))
-    return worst
+            ratio, image = float(np.abs(Q).max() / np.abs(Q).min()), x * Q
+        yield (ratio if np.isfinite(ratio) else float("inf")), image
+
+
+def _singular_values() -> np.ndarray:
+    # The extremes of |Q| are sharp: with a thousand points they are missed by 2 %.
+    return np.logspace(0, -10, 10001)

@@ -11,6 +11,7 @@ interior ones by the roots of f', and repeats; it converges quadratically from a
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import mpmath
@@ -100,8 +101,8 @@ def _exchange(p: int, k: int, ratio: Any) -> tuple[tuple[Any, ...], Any, tuple[A
     points = [(1 + ratio) / 2 - (1 - ratio) / 2 * ctx.cospi(ctx.mpf(i) / (k + 1)) for i in range(k + 2)]
     for sweep in range(1, _SWEEPS + 1):
         coefficients, error = _levelled(p, k, points)
-        points = [ratio, *_critical(p, coefficients, ratio), ctx.mpf(1)]
-        if len(points) != k + 2:
+        points = [ratio, *_critical(p, coefficients, points[1:-1]), ctx.mpf(1)]
+        if not all(a < b for a, b in pairwise(points)):
             raise ArithmeticError(f"exchange lost a critical point (p={p}, k={k}, lower/upper={ctx.nstr(ratio, 8)})")
         largest = max(abs(1 - _value(p, coefficients, x)) for x in points)
         if largest - abs(error) <= _LEVEL * largest:
@@ -121,12 +122,23 @@ def _value(p: int, coefficients: tuple[Any, ...], s: Any) -> Any:
     return s * CONTEXT.polyval(list(reversed(coefficients)), s**p)
 
 
-def _critical(p: int, coefficients: tuple[Any, ...], ratio: Any) -> list[Any]:
-    """The roots of f' in (ratio, 1): f'(s) = sum_j (1 + jp) c_j m^j is a polynomial in m = s^p."""
+def _critical(p: int, coefficients: tuple[Any, ...], interior: list[Any]) -> list[Any]:
+    """The roots of f', ascending: f'(s) = sum_j (1 + jp) c_j m^j is a polynomial in m = s^p.
+
+    The levelled f alternates at k + 2 points, so f' has k simple positive roots; each trial point lies near one. All
+    are improved at once by Ehrlich-Aberth corrections (Newton's, with a term that keeps two from meeting at one root),
+    in real arithmetic, to half the working precision; the correction after the last one is then far below it.
+    """
     ctx = CONTEXT
-    derivative = [(1 + j * p) * c for j, c in enumerate(coefficients)]
-    # Relative to its leading coefficient a derivative with all roots in (0, 1] is well scaled for the root finder.
-    roots = ctx.polyroots(list(reversed(derivative)), maxsteps=400, extraprec=ctx.prec)
-    tiny = ctx.mpf(10) ** (-ctx.dps // 2)
-    inside = [ctx.re(m) for m in roots if abs(ctx.im(m)) <= tiny * abs(m) and ratio**p < ctx.re(m) < 1]
-    return sorted(ctx.root(m, p) for m in inside)
+    derivative = [(1 + j * p) * c for j, c in enumerate(coefficients)][::-1]
+    m, tiny = [x**p for x in interior], ctx.mpf(10) ** (-ctx.dps // 2)
+    for _ in range(_SWEEPS):
+        moved = ctx.zero
+        for i, x in enumerate(m):
+            value, slope = ctx.polyval(derivative, x, derivative=True)
+            newton = value / slope
+            m[i] = x - newton / (1 - newton * ctx.fsum(1 / (x - y) for j, y in enumerate(m) if j != i))
+            moved = max(moved, abs(m[i] - x) / abs(x))
+        if moved <= tiny:
+            return sorted(ctx.root(x, p) if x > 0 else x for x in m)
+    raise ArithmeticError(f"no {len(m)} real critical points after {_SWEEPS} corrections (p={p})")
