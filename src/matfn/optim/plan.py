@@ -181,8 +181,8 @@ def _refuse_mistakes(entries: Sequence[Entry], allow: Collection[str]) -> None:
         asked = _ASKED.get(entry.role)
         if entry.rule == "matrix" and asked and asked not in allow:
             raise PlanError(
-                f"{entry.name} is a {entry.role} and would be orthogonalized by override or hint. That makes rare and "
-                f'frequent tokens move alike and is rarely meant; pass allow=("{asked}",) if it is.'
+                f"{entry.name} has the role {entry.role!r} and would be orthogonalized by override or hint. That makes "
+                f'rare and frequent tokens move alike and is rarely meant; pass allow=("{asked}",) if it is.'
             )
     if "empty" not in allow and not any(entry.rule == "matrix" for entry in entries):
         raise PlanError(

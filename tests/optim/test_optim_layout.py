@@ -1,0 +1,111 @@
+"""Layouts: views for any strides, every entry in exactly one block, the documented matrices."""
+
+import math
+
+import pytest
+import torch
+
+from matfn.optim import SCALES, Layout, jordan, moonlight, spectral
+from matfn.optim.buckets import fill_buckets
+from matfn.optim.layout import (
+    convolution,
+    linear,
+    stack,
+    transposed,
+    transposed_convolution,
+    transposed_stack,
+)
+
+CASES = [
+    (linear((6, 4)), ((1, 6, 4),)),
+    (linear((6, 4)).cut(3), ((1, 2, 4),) * 3),
+    (linear((8, 4)).cut((4, 2, 2)), ((1, 4, 4), (1, 2, 4), (1, 2, 4))),
+    (transposed((4, 6)), ((1, 6, 4),)),
+    (transposed((4, 6)).cut(3), ((1, 2, 4),) * 3),
+    (stack((5, 6, 4)), ((5, 6, 4),)),
+    (transposed_stack((5, 4, 6)), ((5, 6, 4),)),
+    (transposed_stack((5, 4, 6)).cut(2), ((5, 3, 4),) * 2),
+    (convolution((6, 4, 3)), ((1, 6, 12),)),
+    (convolution((6, 4, 3, 2), groups=2), ((2, 3, 24),)),
+    (convolution((6, 4, 3, 2, 1), groups=3), ((3, 2, 24),)),
+    (transposed_convolution((6, 4, 3, 3)), ((1, 4, 54),)),
+    (transposed_convolution((6, 4, 3, 3), groups=2), ((2, 4, 27),)),
+    (linear((1, 7)), ((1, 1, 7),)),
+    (linear((0, 7)), ((1, 0, 7),)),
+]
+
+
+@pytest.mark.parametrize(("layout", "matrices"), CASES)
+def test_the_matrices_are_as_documented_and_cover_every_entry_once(layout, matrices):
+    assert layout.matrices == matrices
+    x = torch.arange(math.prod(layout.shape), dtype=torch.float64).view(layout.shape)
+    assert sorted(torch.cat([piece.reshape(-1) for piece in layout.pieces(x)]).tolist()) == list(range(x.numel()))
+
+
+@pytest.mark.parametrize(("layout", "matrices"), CASES)
+def test_writing_through_the_pieces_writes_the_tensor_for_any_strides(layout, matrices):
+    dense = torch.randn(layout.shape)
+    strided = torch.empty([2 * size for size in reversed(layout.shape)])[tuple([slice(None, None, 2)] * dense.ndim)]
+    strided = strided.permute(*reversed(range(dense.ndim)))
+    for target in (torch.zeros(layout.shape), strided):
+        for i, (view, (b, m, n)) in enumerate(zip(layout.pieces(target), matrices, strict=True)):
+            packed = torch.empty(b, m, n)
+            layout.slot(packed, i).copy_(layout.pieces(dense)[i])
+            view.copy_(layout.slot(packed, i))
+        assert torch.equal(target, dense)
+
+
+def test_a_convolution_matches_flattening_and_a_transposed_one_its_adjoint():
+    weight = torch.randn(6, 4, 3, 3)
+    layout = convolution(weight.shape)
+    packed = torch.empty(1, 6, 36)
+    layout.slot(packed, 0).copy_(layout.pieces(weight)[0])
+    assert torch.equal(packed[0], weight.flatten(1))
+    layout = transposed_convolution(weight.shape)
+    packed = torch.empty(1, 4, 54)
+    layout.slot(packed, 0).copy_(layout.pieces(weight)[0])
+    assert torch.equal(packed[0], weight.transpose(0, 1).flatten(1))
+
+
+def test_channels_last_weights_are_views_too():
+    weight = torch.randn(8, 4, 3, 3).to(memory_format=torch.channels_last)
+    for piece in convolution(weight.shape, groups=2).pieces(weight):
+        assert piece.untyped_storage().data_ptr() == weight.untyped_storage().data_ptr()
+
+
+def test_impossible_layouts_are_refused():
+    with pytest.raises(ValueError, match="exactly once"):
+        Layout((4, 4), (4, 4), (0,), 0, (1,))
+    with pytest.raises(ValueError, match="never merge"):
+        Layout((4, 6), (24,), (), 0, ())
+    with pytest.raises(ValueError, match="never merge"):
+        Layout((4, 6), (6, 4), (), 0, (1,))
+    with pytest.raises(ValueError, match="add up to 5"):
+        linear((6, 4)).cut((2, 3))
+    with pytest.raises(ValueError, match="4 equal blocks"):
+        linear((6, 4)).cut(4)
+    with pytest.raises(ValueError, match=r"\(6, 4\).*\(4, 6\)"):
+        linear((6, 4)).pieces(torch.zeros(4, 6))
+
+
+def test_blocks_of_equal_shape_share_a_bucket_across_parameters_and_dtypes():
+    a, b, c, d = (torch.zeros(6, 4), torch.zeros(2, 4), torch.zeros(2, 4).bfloat16(), torch.zeros(2, 4).double())
+    empty = torch.zeros(0, 4)
+    buckets = fill_buckets(
+        [(0, a, linear((6, 4)).cut(3)), (1, b, linear((2, 4))), (1, c, linear((2, 4)))]
+        + [(2, d, linear((2, 4))), (2, empty, linear((0, 4)))]
+    )
+    assert [(bucket.shape, bucket.dtype) for bucket in buckets] == [
+        ((5, 2, 4), torch.float32),
+        ((1, 2, 4), torch.float64),
+    ]
+    assert [slot.start for slot in buckets[0].slots] == [0, 1, 2, 3, 4]
+    assert {index: len(slots) for index, slots in buckets[0].by_group().items()} == {0: 3, 1: 2}
+
+
+def test_scales():
+    assert jordan(256, 144) == pytest.approx(4 / 3)
+    assert jordan(16, 64) == 1
+    assert spectral(16, 64) == 0.5
+    assert moonlight(16, 64) == pytest.approx(1.6)
+    assert SCALES == {"jordan": jordan, "spectral": spectral, "moonlight": moonlight}
