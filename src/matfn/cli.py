@@ -1,0 +1,237 @@
+"""The command line: `matfn train | compare | coeffs | methods`. It only parses, calls `lab` and prints."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+try:
+    import typer
+    from rich.console import Console
+    from rich.table import Table
+except ImportError as missing:
+    raise SystemExit(f'the command line needs {missing.name}: pip install "matfn[lab]"') from None
+
+from matfn.lab.errors import LabError
+
+if TYPE_CHECKING:
+    from matfn.lab.compare import Comparison
+    from matfn.lab.recipe import Recipe
+
+F = TypeVar("F", bound=Callable[..., None])
+app = typer.Typer(
+    help="Matrix functions by matrix products, and the optimizers built on them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+RecipePath = Annotated[Path | None, typer.Argument(help="TOML recipe; see the recipes/ folder.", show_default=False)]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. optimizer.lr=0.02.")
+]
+Out = Annotated[Path | None, typer.Option("--out", help="Folder to write to; a dated one under runs/ by default.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Resume = Annotated[Path | None, typer.Option("--resume", help="Go on with the run in this folder.")]
+
+
+def user_errors(command: F) -> F:
+    """Show a user's mistake in a line and exit with status 2; anything else keeps its traceback."""
+
+    @functools.wraps(command)
+    def wrapped(*arguments: Any, **options: Any) -> None:
+        try:
+            command(*arguments, **options)
+        except LabError as error:
+            Console(stderr=True).print(f"[bold red]error:[/] {_safe(str(error))}", highlight=False, soft_wrap=True)
+            raise typer.Exit(2) from None
+
+    return wrapped  # type: ignore[return-value]
+
+
+def _safe(text: str) -> str:
+    """Square brackets in messages are text, not rich's markup."""
+    return text.replace("[", r"\[")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"matfn {version('matfn')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Matrix functions by matrix products, and the optimizers built on them."""
+
+
+@app.command()
+@user_errors
+def train(
+    recipe: RecipePath = None,
+    arm: Annotated[
+        str | None, typer.Option(help="Which of the recipe's \\[\\[arms]] to train.", show_default=False)
+    ] = None,
+    set_: Set = None,
+    out: Out = None,
+    resume: Resume = None,
+    json_: Json = False,
+) -> None:
+    """Train one model with one optimizer, with checkpoints (Ctrl-C writes one) and metrics as JSONL."""
+    from matfn.lab import recipe as recipes
+    from matfn.lab import single
+
+    if resume and (recipe or arm or set_ or out):
+        raise LabError("--resume takes all from the run's folder: give no recipe, --arm, --set or --out beside it")
+    checked = single.recorded(resume) if resume else recipes.load(recipe, set_ or [])
+    console = _console(checked, json_)
+    folder = resume or out or _dated(recipe)
+    summary = single.run(checked, folder, console, arm=arm)
+    if json_:
+        typer.echo(json.dumps(summary))
+
+
+@app.command()
+@user_errors
+def compare(
+    recipe: RecipePath = None, set_: Set = None, out: Out = None, resume: Resume = None, json_: Json = False
+) -> None:
+    """Train the recipe's arms on the same text, weights and batches; print a table, write an HTML report."""
+    from matfn.lab import compare as comparing
+    from matfn.lab import recipe as recipes
+    from matfn.lab import report
+    from matfn.lab.interrupt import Interrupt
+    from matfn.lab.progress import Progressing
+
+    if (recipe is None) == (resume is None) or (resume and (set_ or out)):
+        raise LabError("give a recipe (with --set, --out), or --resume with the folder of an interrupted comparison")
+    checked = recipes.load(resume / "recipe.toml" if resume else recipe, set_ or [])
+    console = _console(checked, json_)
+    folder = resume or out or _dated(recipe)
+    with (
+        Progressing(console, len(checked.arms) * len(checked.compare.seeds) * checked.train.steps) as watcher,
+        Interrupt() as ctrl_c,
+    ):
+        try:
+            result = comparing.run(checked, folder, watcher, stop=lambda: ctrl_c.wanted)
+        except comparing.Stopped:
+            raise LabError(f"stopped; go on with: matfn compare --resume {folder}") from None
+    path = report.write(result, folder)
+    if json_:
+        typer.echo(json.dumps({**result.table(), "report": str(path)}))
+        return
+    _print_comparison(console, result)
+    console.print(f"\nreport  {path}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+@user_errors
+def coeffs(
+    spec: Annotated[str, typer.Argument(help='A method, e.g. "polar-express:steps=6,lower=1e-4".')] = "polar-express",
+    p: Annotated[int, typer.Option("--p", min=1, help="p of the p-th root; 2 for the polar factor.")] = 2,
+    plot: Annotated[Path | None, typer.Option(help="Write the map and the error as a PNG.")] = None,
+    json_: Json = False,
+) -> None:
+    """Print a method's schedule: interval, coefficients and worst error of every step."""
+    from matfn.lab.schedules import schedule_table
+
+    table = schedule_table(spec, p)
+    if plot:
+        from matfn.lab import plots
+
+        if not plot.parent.is_dir():
+            raise LabError(f"--plot: there is no folder {str(plot.parent)!r}")
+        plots.png(plots.schedule_map(table), plot)
+    if json_:
+        typer.echo(json.dumps(table.plain()))
+        return
+    shown = _table("step", "interval of s", "coefficients of q(m), ascending", "worst |1 − s| after")
+    for step in table.steps:
+        low, high = step.interval
+        values = "\n".join(f"{c:+.17g}" for c in step.coefficients)
+        shown.add_row(str(step.number), rf"\[{low:.6g}, {high:.6g}]", values, f"{step.error:.3e}")
+    console = _screen()
+    console.print(f"[bold]{_safe(table.spec)}[/]   p = {table.p}, lower = {table.lower:g}", highlight=False)
+    console.print(f"[dim]{_safe(table.source)}[/]", highlight=False)
+    console.print(shown)
+    if plot:
+        console.print(f"plot  {plot}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+@user_errors
+def methods(json_: Json = False) -> None:
+    """List the methods, the way to write them in recipes, and what each one is."""
+    from matfn.lab.schedules import method_lines
+
+    lines = method_lines()
+    if json_:
+        typer.echo(json.dumps([dict(zip(("name", "defaults", "summary"), line, strict=True)) for line in lines]))
+        return
+    shown = _table("method", "what it is", right=())
+    for name, defaults, summary in lines:
+        shown.add_row(f"[bold]{name}[/]\n[dim]{_safe(defaults)}[/]", _safe(summary))
+    _screen().print(shown)
+
+
+def _console(recipe: Recipe, quiet: bool) -> Console:
+    """Where progress goes: stderr where stdout is for JSON. Also sets the threads the recipe asks for."""
+    if recipe.train.threads:
+        import torch
+
+        torch.set_num_threads(recipe.train.threads)
+    return _screen(stderr=quiet)
+
+
+def _screen(*, stderr: bool = False) -> Console:
+    """The terminal as it is; a file or a pipe gets 110 columns, so that tables are not folded to rich's 80."""
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=110)
+
+
+def _dated(recipe: Path | None) -> Path:
+    return Path("runs") / (recipe.stem if recipe else "default") / datetime.now().strftime("%Y-%m-%d_%H%M%S")
+
+
+def _table(*heads: str, right: tuple[int, ...] = (0, 1, 3)) -> Table:
+    table = Table(box=None, padding=(0, 3, 0, 0), header_style="bold", pad_edge=False)
+    for index, head in enumerate(heads):
+        table.add_column(head, justify="right" if index in right else "left", overflow="fold")
+    return table
+
+
+def _print_comparison(console: Console, result: Comparison) -> None:
+    from matfn.lab import report
+
+    shown = _table(*report.headings(result.unit), right=(1, 2, 3, 4, 5))
+    for row in result.rows:
+        style = "bold" if row.arm == report.best(result) else ""
+        shown.add_row(*report.cells(row, report.tokens_per_step(result)), style=style)
+    console.print()
+    console.print(report.lead(result), highlight=False)
+    console.print()
+    console.print(shown)
+    console.print()
+    for line in report.difference_lines(result):
+        console.print(f"  {_safe(line)}", highlight=False)
+    console.print(f"[dim]{_safe(result.note)}[/]", highlight=False)
+
+
+def main() -> None:
+    """The entry point of the `matfn` script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

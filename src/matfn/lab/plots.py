@@ -1,0 +1,141 @@
+"""The figures: loss curves of a comparison, and the scalar map of a schedule. The only file that imports matplotlib."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from matfn.lab.compare import Comparison
+from matfn.lab.outcome import Outcome
+from matfn.lab.schedules import ScheduleTable
+
+# Okabe and Ito's colours: told apart with any colour vision, and, by the markers, in print.
+COLOURS = ("#555555", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+MARKERS = ("s", "^", "o", "D", "v", "P", "X")
+STYLE: Any = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "axes.edgecolor": "#888888",
+    "axes.labelcolor": "#333333",
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "xtick.color": "#555555",
+    "ytick.color": "#555555",
+    "legend.frameon": False,
+    "lines.markersize": 5.5,
+    "svg.fonttype": "path",  # letters as outlines: the report looks the same on every machine
+    "svg.hashsalt": "matfn",
+}
+
+
+def png(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG, whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(partial, dpi=150, format="png")
+    os.replace(partial, path)
+
+
+def svg(figure: Figure) -> str:
+    """A figure as an `<svg>` element to put inside a page: no prolog, no metadata, no outside reference."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def loss_curves(comparison: Comparison) -> Figure:
+    """Validation loss against steps and against training time, the training loss faint behind it."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10, 4.4), layout="constrained")
+        by_step, by_time = figure.subplots(1, 2, sharey=True, width_ratios=(1.15, 1))
+        arms = list(dict.fromkeys(run.arm for run in comparison.runs))
+        for arm, colour, marker in zip(arms, _cycle(COLOURS), _cycle(MARKERS), strict=False):
+            runs = [run for run in comparison.runs if run.arm == arm]
+            _arm(by_step, by_time, runs, look={"color": colour, "marker": marker})
+        unit = comparison.unit
+        by_step.set(xlabel="optimizer step", ylabel=f"loss (nats per {unit})", title="Equal steps")
+        by_time.set(xlabel="training time (s): steps × median step", title="Equal time on this machine")
+        by_step.set_xlim(0, comparison.recipe.train.steps * 1.02)
+        by_time.set_xlim(left=0)
+        low, high = _range(comparison.runs)
+        by_step.set_ylim(low, high)
+        by_step.legend(loc="upper right")
+        return figure
+
+
+def _cycle(values: Sequence[str]) -> list[str]:
+    return list(values) * 20
+
+
+def _arm(by_step: Axes, by_time: Axes, runs: list[Outcome], *, look: dict[str, Any]) -> None:
+    for index, run in enumerate(runs):
+        thin = 1.0 if len(runs) == 1 else 0.6
+        label = run.arm if index == 0 else None
+        if run.train:
+            steps, losses = zip(*run.train, strict=True)
+            by_step.plot(steps, _smooth(losses), color=look["color"], alpha=0.3, linewidth=1.0)
+        if run.val:
+            steps, losses, _ = zip(*run.val, strict=True)
+            # Not the clock: one busy spell of the machine would shift the rest of a curve.
+            seconds = [step * run.step_seconds for step in steps]
+            for axes, x in ((by_step, steps), (by_time, seconds)):
+                axes.plot(
+                    x, losses, **look, label=label, alpha=thin, linewidth=2, markersize=5, markeredgecolor="white"
+                )
+
+
+def _smooth(values: Sequence[float], horizon: int = 10) -> list[float]:
+    """An exponential mean over about `horizon` steps, corrected for its start."""
+    keep, mean, weight, smooth = 1 - 1 / horizon, 0.0, 0.0, []
+    for value in values:
+        mean, weight = keep * mean + (1 - keep) * value, keep * weight + (1 - keep)
+        smooth.append(mean / weight)
+    return smooth
+
+
+def _range(runs: Sequence[Outcome]) -> tuple[float, float]:
+    """From a little below the best loss to a little above the first evaluation: the start's cliff says nothing."""
+    values = [loss for run in runs for _, loss, _ in run.val]
+    if not values:
+        return 0.0, 6.0
+    low, high = min(values), max(values)
+    return low - 0.08 * (high - low) - 0.01, high + 0.15 * (high - low) + 0.01
+
+
+def schedule_map(table: ScheduleTable) -> Figure:
+    """What each step does to s in [1e-6, 1], and the worst error on [lower, 1] after it."""
+    s = np.logspace(-6, 0, 2000)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10, 4.4), layout="constrained")
+        values, errors = figure.subplots(1, 2, width_ratios=(1.7, 1))
+        shades = matplotlib.colormaps["viridis_r"](np.linspace(0.12, 0.95, len(table.steps)))
+        for step, shade in zip(table.steps, shades, strict=True):
+            s_after = table.after(s, step.number)
+            values.plot(s, s_after, color=shade, linewidth=1.8, label=f"{step.number}")
+        values.axhline(1.0, color="#333333", linewidth=0.8, linestyle=(0, (4, 3)))
+        values.axvspan(table.lower, 1.0, color="#0072B2", alpha=0.06, linewidth=0)
+        values.set(xscale="log", xlim=(1e-6, 1), xlabel="s before the first step", ylabel="s after each step")
+        values.set_ylim(0, max(1.2, 1.05 * max(table.after(s, step.number).max() for step in table.steps)))
+        values.set_title(f"{table.spec}, p = {table.p}   (shaded: [lower, 1])")
+        values.legend(title="steps", ncols=1 + (len(table.steps) > 8), loc="upper left")
+        numbers = [step.number for step in table.steps]
+        errors.plot(numbers, [max(step.error, 1e-16) for step in table.steps], color="#0072B2", marker="o", linewidth=2)
+        errors.set(yscale="log", xlabel="steps done", ylabel="worst |1 − s| on [lower, 1]", title="Error")
+        errors.set_xticks(numbers[:: 1 + len(numbers) // 12])
+        return figure

@@ -1,0 +1,201 @@
+"""What a recipe may say: one frozen dataclass per TOML table, with types, ranges and defaults."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from matfn.lab.errors import LabError
+from matfn.lab.settings import build, override, plain, setting, to_toml
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelTable:
+    """The network: the compact GPT of `lab/model.py`, or transformers' GPT-2 from its config."""
+
+    name: str = setting("gpt", choices=("gpt", "gpt2"))
+    layers: int = setting(4, low=1, high=1000)
+    width: int = setting(128, low=8, high=65536)
+    heads: int = setting(4, low=1, high=1024)
+    positions: str = setting("learned", choices=("learned", "rotary"))
+    tied: bool = False
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads or (self.positions == "rotary" and (self.width // self.heads) % 2):
+            even = " and, for rotary positions, leave an even width per head" if self.positions == "rotary" else ""
+            raise LabError(f"model.heads must divide model.width{even}; got {self.heads} and {self.width}")
+        if self.name == "gpt2" and (self.positions != "learned" or not self.tied):
+            raise LabError(
+                'model.name = "gpt2" has learned positions and a tied head: set both so, or take name = "gpt"'
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataTable:
+    """The text and how it is split. `path` and `extensions` are for "text", `path` (a glob or folder) for "shards"."""
+
+    source: str = setting("stdlib", choices=("stdlib", "text", "shards"))
+    path: str = ""
+    extensions: tuple[str, ...] = (".txt", ".md", ".py")
+    context: int = setting(128, low=1, high=1 << 20)
+    val_fraction: float = setting(0.05, low=1e-6, high=0.9)
+    split: str = setting("document", choices=("document", "shard"))
+    end_of_text: int = setting(50256, low=0, high=65535)
+    vocabulary: int = setting(50304, low=1, high=65536)
+
+    def __post_init__(self) -> None:
+        if self.source != "stdlib" and not self.path:
+            raise LabError(f'data.source = "{self.source}" needs data.path: a file, a folder or, for shards, a glob')
+        if self.split == "shard" and self.source != "shards":
+            raise LabError(f'data.split = "shard" needs data.source = "shards", got {self.source!r}')
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainTable:
+    """The loop: length, batch, schedule (warm-up steps, constant, last `cooldown` share linear to 0), evaluation."""
+
+    steps: int = setting(300, low=1, high=10**9)
+    batch: int = setting(16, low=1, high=10**6)
+    accumulate: int = setting(1, low=1, high=10**6)
+    warmup: int = setting(30, low=0, high=10**9)
+    cooldown: float = setting(0.4, low=0.0, high=1.0)
+    clip: float = setting(0.0, low=0.0)
+    autocast: str = setting("off", choices=("off", "bfloat16"))
+    compile: bool = False
+    device: str = setting("auto", choices=("auto", "cpu", "cuda"))
+    threads: int = setting(0, low=0, high=1024)
+    seed: int = setting(0, low=0, high=2**31)
+    eval_every: int = setting(50, low=1, high=10**9)
+    eval_windows: int = setting(256, low=1, high=10**7)
+    checkpoint_every: int = setting(0, low=0, high=10**9)
+
+    def __post_init__(self) -> None:
+        if self.warmup + round(self.cooldown * self.steps) > self.steps:
+            raise LabError(
+                f"train.warmup ({self.warmup}) and train.cooldown ({self.cooldown:g} of {self.steps} steps) do not fit "
+                "into train.steps: shorten one or train longer"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestTable:
+    """AdamW for what is not orthogonalized: embeddings, head, norms, biases (the last two without decay)."""
+
+    lr: float = setting(4e-3, low=0.0, high=1e3)
+    weight_decay: float = setting(0.1, low=0.0, high=1e3)
+    beta1: float = setting(0.9, low=0.0, high=0.999999)
+    beta2: float = setting(0.95, low=0.0, high=0.999999)
+    eps: float = setting(1e-8, low=0.0, high=1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerTable:
+    """One optimizer. For "adamw", lr and weight_decay hold for all parameters and `rest` gives only betas and eps."""
+
+    kind: str = setting("muon", choices=("adamw", "torch-muon", "muon"))
+    name: str = ""
+    lr: float = setting(0.03, low=0.0, high=1e3)
+    weight_decay: float = setting(0.01, low=0.0, high=1e3)
+    momentum: float = setting(0.95, low=0.0, high=0.999999)
+    nesterov: bool = True
+    method: str | None = None
+    scale: str = setting("jordan", choices=("jordan", "spectral", "moonlight"))
+    precision: str | None = setting(None, choices=("float32", "bfloat16", "float16"))
+    rest: RestTable = field(default_factory=RestTable)
+
+    def __post_init__(self) -> None:
+        if self.kind != "muon" and (self.method or self.precision):
+            raise LabError(f'method and precision belong to kind = "muon"; {self.kind!r} has neither: drop them')
+        if self.kind == "torch-muon" and self.scale == "spectral":
+            raise LabError('torch.optim.Muon has no "spectral" scale: choose "jordan" or "moonlight"')
+
+    @property
+    def label(self) -> str:
+        """The name shown in tables and plots."""
+        return self.name or self.kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareTable:
+    """Which seeds, and whether the arms take turns (so that a busy machine hits all of them) or run one by one."""
+
+    seeds: tuple[int, ...] = setting((0,), low=0, high=2**31)
+    order: str = setting("interleaved", choices=("interleaved", "sequential"))
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise LabError(f"compare.seeds must be distinct and not empty, got {list(self.seeds)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A whole experiment: `[optimizer]` is what `matfn train` uses, `[[arms]]` what `matfn compare` compares."""
+
+    title: str = "untitled"
+    model: ModelTable = field(default_factory=ModelTable)
+    data: DataTable = field(default_factory=DataTable)
+    train: TrainTable = field(default_factory=TrainTable)
+    optimizer: OptimizerTable | None = None
+    arms: tuple[OptimizerTable, ...] = ()
+    compare: CompareTable = field(default_factory=CompareTable)
+
+    def __post_init__(self) -> None:
+        labels = [arm.label for arm in self.arms]
+        if len(set(labels)) < len(labels):
+            raise LabError(f"two arms share a name, give each its own: {', '.join(labels)}")
+
+    def arm(self, name: str | None) -> OptimizerTable:
+        """The optimizer to train with: the arm of that name, `[optimizer]`, or the only arm.
+
+        Raises:
+            LabError: There is no such arm, or `name` is None and the choice is open.
+        """
+        candidates = {arm.label: arm for arm in self.arms}
+        if name is not None:
+            if name not in candidates:
+                raise LabError(f"no arm {name!r} in this recipe; it has: {', '.join(candidates) or 'none'}")
+            return candidates[name]
+        if self.optimizer is not None:
+            return self.optimizer
+        if len(self.arms) == 1:
+            return self.arms[0]
+        if not self.arms:
+            return OptimizerTable()
+        raise LabError(f"which optimizer? pass --arm with one of: {', '.join(map(repr, candidates))}")
+
+
+def load(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a TOML recipe (or the defaults, for None), apply `key=value` overrides in order, and check everything.
+
+    Raises:
+        LabError: The file is missing or no TOML, or a key, type or value is wrong.
+    """
+    table: dict[str, Any] = {}
+    if path is not None:
+        try:
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise LabError(f"cannot read the recipe {str(path)!r}: {error.strerror}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise LabError(f"{path} is no valid TOML: {error}") from None
+    for assignment in overrides:
+        table = override(table, assignment)
+    return from_table(table)
+
+
+def from_table(table: dict[str, Any]) -> Recipe:
+    """A checked recipe from plain tables, as recorded in a run folder or a checkpoint."""
+    return build(Recipe, table)
+
+
+def to_table(recipe: Recipe) -> dict[str, Any]:
+    """The recipe with every default filled in, as plain tables for JSON, TOML and checkpoints."""
+    return plain(recipe)
+
+
+def text(recipe: Recipe) -> str:
+    """The recipe with every default filled in, as TOML."""
+    return to_toml(to_table(recipe))

@@ -1,0 +1,80 @@
+"""A schedule laid out for reading: per step its interval, its coefficients and the error after it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+import matfn
+from matfn.lab.errors import LabError
+
+
+@dataclass(frozen=True)
+class StepLine:
+    """One step: s in `interval` goes to s q(s^p), q's coefficients in ascending powers; `error`: the worst |1 - s|."""
+
+    number: int
+    interval: tuple[float, float]
+    coefficients: tuple[float, ...]
+    error: float
+
+
+@dataclass(frozen=True)
+class ScheduleTable:
+    """A method's schedule for one p, as plain numbers."""
+
+    spec: str
+    p: int
+    lower: float
+    source: str
+    steps: tuple[StepLine, ...]
+
+    def after(self, s: np.ndarray, count: int) -> np.ndarray:
+        """The image of s after the first `count` steps; same shape."""
+        for step in self.steps[:count]:
+            s = s * np.polynomial.polynomial.polyval(s**self.p, step.coefficients)
+        return s
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def schedule_table(spec: str, p: int = 2) -> ScheduleTable:
+    """Parse `spec`, such as "polar-express:steps=6,lower=1e-4", and compute its schedule for p-th roots.
+
+    Raises:
+        LabError: No such method or argument, or a method without a schedule.
+    """
+    try:
+        method = matfn.method(spec)
+        plan = getattr(method, "schedule", None)
+        if plan is None:
+            raise LabError(f"{spec!r} has no schedule: it takes no polynomial steps; see `matfn methods`")
+        schedule = plan(p)
+    except (ValueError, TypeError) as error:
+        raise LabError(str(error)) from None
+    steps = zip(schedule.intervals, schedule.coefficients, schedule.errors(), strict=True)
+    lines = tuple(
+        StepLine(number, (float(low), float(high)), tuple(map(float, coefficients)), float(error))
+        for number, ((low, high), coefficients, error) in enumerate(steps, start=1)
+    )
+    return ScheduleTable(matfn.spec(method), schedule.p, float(schedule.lower), schedule.source, lines)
+
+
+def method_lines() -> list[tuple[str, str, str]]:
+    """Name, the spec of its defaults, and what it is in a line, of every method."""
+    lines = []
+    for name, cls in matfn.METHODS.items():
+        summary = (cls.__doc__ or "").strip().splitlines()
+        lines.append((name, _defaults(cls), summary[0] if summary else ""))
+    return lines
+
+
+def _defaults(cls: type) -> str:
+    try:
+        return matfn.spec(cls())
+    except TypeError:  # a method with a required argument has no default form
+        return "(needs an argument)"
