@@ -269,8 +269,8 @@ def test_nan_gradients_pass_through_into_their_own_matrix_only():
 
 
 def test_converges_on_a_convex_quadratic_as_the_learning_rate_decays():
-    # With the exact polar factor and no momentum each singular value of the error goes s -> |s - lr|: once it is below the
-    # learning rate it stays below (or below the decrement), so the final error is at most the last learning rate.
+    # With the exact polar factor and no momentum each singular value of the error goes s -> |s - lr|: once it is below
+    # the learning rate it stays below (or below the decrement), so the final error is at most the last learning rate.
     target = gaussian(12, 12, seed=3, dtype=torch.float64)
     p = nn.Parameter(torch.zeros(12, 12, dtype=torch.float64))
     steps, start = 200, 0.1

@@ -227,9 +227,9 @@ def test_nothing_orthogonalized_is_an_error_unless_asked_for():
 
 def test_an_orthogonalized_embedding_or_head_is_an_error_unless_asked_for():
     model = Named(e=nn.Embedding(9, 4), mlp=nn.Linear(4, 4), lm_head=nn.Linear(4, 9))
-    with pytest.raises(PlanError, match="e.weight has the role 'embedding'"):
+    with pytest.raises(PlanError, match=r"e\.weight has the role 'embedding'"):
         plan(model, overrides={"e.weight": "matrix"})
-    with pytest.raises(PlanError, match="lm_head.weight has the role 'head'"):
+    with pytest.raises(PlanError, match=r"lm_head\.weight has the role 'head'"):
         plan(model, overrides={"lm_head.weight": "matrix"})
     decided = plan(model, overrides={"lm_head.weight": "matrix", "e.weight": "matrix"}, allow=("embedding", "head"))
     assert decided["e.weight"].rule == decided["lm_head.weight"].rule == "matrix"

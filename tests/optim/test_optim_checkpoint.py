@@ -1,0 +1,277 @@
+"""The state dict: by name, plain, bit-identical on resume, portable between wrappers, and refused with reasons."""
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from matfn import Exact
+from matfn.optim import Muon, plan
+from matfn.optim.groups import clean_name
+
+
+def model(dtype=torch.float32):
+    torch.manual_seed(0)
+    parts = [nn.Embedding(11, 8), nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 8), nn.LayerNorm(8), nn.Linear(8, 11)]
+    return nn.Sequential(*parts).to(dtype)
+
+
+def train(net, optimizer, steps, start=0):
+    for i in range(start, start + steps):
+        x = torch.randint(0, 11, (32,), generator=torch.Generator().manual_seed(i))
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(x).float(), (3 * x + 1) % 11).backward()
+        optimizer.step()
+
+
+def saved(state):
+    """Through a file, with nothing but tensors and plain values allowed."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)
+
+
+def same(a, b):
+    return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+
+
+OPTIONS = {"lr": 0.01, "weight_decay": 0.1, "rest": {"lr": 3e-3, "weight_decay": 0.1}}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_resuming_is_bit_identical(dtype):
+    through, first = model(dtype), model(dtype)
+    train(through, Muon(plan(through), **OPTIONS), 6)
+    optimizer = Muon(plan(first), **OPTIONS)
+    train(first, optimizer, 3)
+    weights, state = saved(first.state_dict()), saved(optimizer.state_dict())
+    second = model(dtype)
+    second.load_state_dict(weights)
+    resumed = Muon(plan(second), **{**OPTIONS, "lr": 0.5})
+    resumed.load_state_dict(state)
+    train(second, resumed, 3, start=3)
+    assert same(through, second)
+
+
+def test_the_schedule_resumes_too():
+    def build():
+        net = model()
+        optimizer = Muon(plan(net), **OPTIONS)
+        return net, optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 6)
+
+    def run(net, optimizer, scheduler, steps, start):
+        for i in range(start, start + steps):
+            train(net, optimizer, 1, start=i)
+            scheduler.step()
+
+    through = build()
+    run(*through, 6, 0)
+    first, second = build(), build()
+    run(*first, 3, 0)
+    for new, old in zip(second, first, strict=True):
+        new.load_state_dict(saved(old.state_dict()))
+    run(*second, 3, 3)
+    assert same(through[0], second[0])
+
+
+def test_momentum_of_half_precision_weights_stays_float32():
+    net, other = model(torch.bfloat16), model(torch.bfloat16)
+    optimizer, loaded = Muon(plan(net)), Muon(plan(other))
+    train(net, optimizer, 3)
+    loaded.load_state_dict(saved(optimizer.state_dict()))
+    for p, q in zip((net[1].weight, net[3].weight), (other[1].weight, other[3].weight), strict=True):
+        momentum = loaded.state[q]["momentum_buffer"]
+        assert momentum.dtype == torch.float32
+        assert torch.equal(momentum, optimizer.state[p]["momentum_buffer"])
+        assert not torch.equal(momentum, momentum.bfloat16().float())
+
+
+def test_float32_state_loads_into_a_bfloat16_model_and_back():
+    wide, narrow = model(), model(torch.bfloat16)
+    first, second = Muon(plan(wide)), Muon(plan(narrow))
+    train(wide, first, 2)
+    second.load_state_dict(saved(first.state_dict()))
+    assert torch.equal(
+        second.state[narrow[1].weight]["momentum_buffer"], first.state[wide[1].weight]["momentum_buffer"]
+    )
+    # AdamW's own moments have the parameter's dtype, as torch makes them
+    assert second.state[narrow[0].weight]["exp_avg"].dtype == torch.bfloat16
+    train(narrow, second, 1)
+    first.load_state_dict(saved(second.state_dict()))
+    assert first.state[wide[0].weight]["exp_avg"].dtype == torch.float32
+    train(wide, first, 1)
+
+
+def test_the_state_dict_is_keyed_by_name_and_holds_plain_values():
+    net = model()
+    optimizer = Muon(plan(net), scale="moonlight", method=Exact(), precision=torch.float32)
+    train(net, optimizer, 1)
+    state = saved(optimizer.state_dict())
+    assert set(state) == {"state", "param_groups"}
+    assert set(state["state"]) == {name for name, _ in net.named_parameters()}
+    assert set(state["state"]["1.weight"]) == {"momentum_buffer"}
+    assert [group["params"] for group in state["param_groups"]] == [
+        group["param_names"] for group in optimizer.param_groups
+    ]
+    assert state["param_groups"][0]["scale"] == "moonlight"
+
+
+def test_unnamed_tensors_are_named_by_group_and_position():
+    p, q, r = (nn.Parameter(torch.randn(4, 6)) for _ in range(3))
+    optimizer = Muon([{"params": [p, q]}, {"params": [r], "rule": "adamw"}])
+    assert list(optimizer.state_dict()["state"]) == ["group0.0", "group0.1", "group1.0"]
+
+
+@pytest.mark.parametrize(
+    ("name", "clean"),
+    [
+        ("_orig_mod.a.weight", "a.weight"),
+        ("module.a.weight", "a.weight"),
+        ("module._orig_mod.a.weight", "a.weight"),
+        ("_orig_mod.module.a.weight", "a.weight"),
+        ("layers.0._orig_mod.fc.weight", "layers.0.fc.weight"),
+        ("a._checkpoint_wrapped_module.w", "a.w"),
+        ("a.module.weight", "a.module.weight"),
+        ("my_orig_mod.weight", "my_orig_mod.weight"),
+    ],
+)
+def test_wrapper_prefixes_are_stripped(name, clean):
+    assert clean_name(name) == clean
+
+
+def test_compiled_and_plain_models_exchange_their_state():
+    plain, inner = model(), model()
+    compiled = torch.compile(inner, backend="eager")
+    first, second = Muon(plan(plain)), Muon(plan(compiled))
+    train(plain, first, 2)
+    inner.load_state_dict(plain.state_dict())
+    second.load_state_dict(saved(first.state_dict()))
+    train(plain, first, 1, start=2)
+    train(compiled, second, 1, start=2)
+    assert same(plain, inner)
+    first.load_state_dict(saved(second.state_dict()))
+
+
+def test_a_state_dict_with_prefixes_loads():
+    net = model()
+    optimizer = Muon(plan(net))
+    train(net, optimizer, 1)
+    state = saved(optimizer.state_dict())
+    state["state"] = {f"module.{name}": entry for name, entry in state["state"].items()}
+    for group in state["param_groups"]:
+        group["params"] = [f"module.{name}" for name in group["params"]]
+    Muon(plan(model())).load_state_dict(state)
+
+
+def test_loading_shares_no_tensor_and_changes_no_argument():
+    net, other = model(), model()
+    optimizer, loaded = Muon(plan(net)), Muon(plan(other))
+    train(net, optimizer, 2)
+    state = optimizer.state_dict()
+    before = copy.deepcopy(state)
+    loaded.load_state_dict(state)
+    train(other, loaded, 2)
+    for name, entry in before["state"].items():
+        for key, value in entry.items():
+            assert torch.equal(state["state"][name][key], value)
+    assert state["param_groups"] == before["param_groups"]
+
+
+def broken(change):
+    net = model()
+    optimizer = Muon(plan(net))
+    train(net, optimizer, 1)
+    state = saved(optimizer.state_dict())
+    change(state)
+    return state
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s["param_groups"][0]["params"].remove("3.weight"), r"3\.weight: missing from the state dict"),
+        (lambda s: s["param_groups"][0]["params"].append("9.weight"), r"9\.weight: unexpected"),
+        (lambda s: s["state"].pop("3.weight"), r"3\.weight: its state is missing"),
+        (lambda s: s["state"].update({"9.weight": {}}), r"9\.weight: state of a parameter in no group"),
+        (lambda s: s["state"]["0.weight"].pop("exp_avg"), r"0\.weight: state 'exp_avg' is missing"),
+        (lambda s: s["state"]["1.weight"].update(other=torch.zeros(1)), r"1\.weight: state 'other' is unexpected"),
+        (
+            lambda s: s["state"]["1.weight"].update(momentum_buffer=torch.zeros(8, 16)),
+            r"1\.weight: state 'momentum_buffer' has shape \(8, 16\), wanted \(16, 8\)",
+        ),
+        (
+            lambda s: s["param_groups"][1]["params"].append(s["param_groups"][0]["params"].pop()),
+            r"3\.weight: in group 1 of the state dict, in group 0 here",
+        ),
+        (
+            lambda s: s["param_groups"][0].update(rule="adamw"),
+            r"1\.weight: group 0 has rule 'adamw' there, 'matrix' here",
+        ),
+        (lambda s: s["param_groups"][0].update(scale="custom"), "group 0 of the state dict: scale must be one of"),
+        (lambda s: s.pop("state"), "has the keys"),
+    ],
+)
+def test_what_does_not_fit_is_named_and_nothing_is_changed(change, message):
+    net = model()
+    optimizer = Muon(plan(net), lr=0.77)
+    with pytest.raises(ValueError, match=message):
+        optimizer.load_state_dict(broken(change))
+    assert optimizer.param_groups[0]["lr"] == 0.77
+    assert not optimizer.state
+
+
+def test_a_state_dict_of_a_torch_optimizer_is_refused():
+    net = model()
+    with pytest.raises(ValueError, match="numbers its parameters"):
+        Muon(plan(net)).load_state_dict(torch.optim.AdamW(net.parameters()).state_dict())
+
+
+def test_a_parameter_that_never_had_a_gradient_round_trips():
+    p, q = (nn.Parameter(torch.randn(4, 6)) for _ in range(2))
+    optimizer = Muon([("p", p), ("q", q)])
+    p.grad = torch.randn(4, 6)
+    optimizer.step()
+    state = saved(optimizer.state_dict())
+    assert state["state"]["q"] == {}
+    optimizer.load_state_dict(state)
+    assert q not in optimizer.state
+    q.grad = torch.randn(4, 6)
+    optimizer.step()
+
+
+@pytest.mark.parametrize(
+    "copier", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))], ids=["copy", "pickle"]
+)
+def test_copies_continue_alike_and_apart(copier):
+    net = model()
+    optimizer = Muon(plan(net), method=Exact(), scale="spectral", **OPTIONS)
+    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer)  # schedulers wrap optimizer.step on the instance
+    train(net, optimizer, 2)
+    twin, other = copier((net, optimizer))
+    assert other.method == Exact()
+    before = copy.deepcopy(net)
+    train(twin, other, 2, start=2)
+    assert same(net, before)
+    train(net, optimizer, 2, start=2)
+    assert same(net, twin)
+    assert scheduler.get_last_lr()[0] == optimizer.param_groups[0]["lr"]
+    other.add_param_group({"params": [("new", nn.Parameter(torch.zeros(2, 3)))]})
+    assert set(other.param_groups[-1]) == set(optimizer.param_groups[0]) - {"initial_lr"}
+
+
+def test_state_dict_hooks_run():
+    net = model()
+    optimizer = Muon(plan(net))
+    calls = []
+    optimizer.register_state_dict_pre_hook(lambda o: calls.append("save"))
+    optimizer.register_state_dict_post_hook(lambda o, s: {**s, "extra": 1})
+    optimizer.register_load_state_dict_pre_hook(lambda o, s: {key: s[key] for key in ("state", "param_groups")})
+    optimizer.register_load_state_dict_post_hook(lambda o: calls.append("loaded"))
+    state = optimizer.state_dict()
+    assert state["extra"] == 1
+    optimizer.load_state_dict(state)
+    assert calls == ["save", "loaded"]

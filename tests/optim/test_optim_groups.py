@@ -1,0 +1,155 @@
+"""What Muon takes as params, and the errors for what it does not."""
+
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from matfn import PolarExpress
+from matfn.optim import Muon, plan
+from matfn.optim.layout import linear, stack
+
+
+def matrix(*shape):
+    return nn.Parameter(torch.randn(*(shape or (4, 6))))
+
+
+def stepped(optimizer):
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            p.grad = torch.randn_like(p)
+    optimizer.step()
+    return optimizer
+
+
+def test_tensors_pairs_groups_and_plans_are_taken():
+    net = nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, 4))
+    weights = [net[0].weight, net[2].weight]
+    stepped(Muon(weights))
+    stepped(Muon(iter(weights)))
+    named = stepped(Muon([(n, p) for n, p in net.named_parameters() if p.ndim == 2]))
+    assert named.param_groups[0]["param_names"] == ["0.weight", "2.weight"]
+    vectors = [p for p in net.parameters() if p.ndim < 2]
+    groups = [{"params": weights}, {"params": vectors, "rule": "adamw", "lr": 1e-4, "betas": (0.5, 0.9)}]
+    optimizer = stepped(Muon(groups, rest={"weight_decay": 0.0}))
+    assert optimizer.param_groups[1]["lr"] == 1e-4
+    assert optimizer.param_groups[1]["betas"] == (0.5, 0.9)
+    assert optimizer.param_groups[1]["weight_decay"] == 0.0
+    assert "betas" not in optimizer.param_groups[0]
+    assert "momentum" not in optimizer.param_groups[1]
+    stepped(Muon(plan(net)))
+
+
+def test_the_callers_dicts_are_not_changed():
+    group = {"params": [matrix()], "lr": 0.1}
+    rest = {"lr": 1e-3}
+    Muon([group, {"params": [matrix(3)], "rule": "adamw"}], rest=rest)
+    assert set(group) == {"params", "lr"}
+    assert rest == {"lr": 1e-3}
+
+
+def test_a_parameter_that_is_no_matrix_needs_a_layout_a_rule_or_a_plan():
+    for shape in [(6,), (2, 4, 6), (4, 3, 3, 3), ()]:
+        with pytest.raises(ValueError, match=rf"'w'.*{re.escape(str(tuple(shape)))}.*plan\(model\).*adamw"):
+            Muon([("w", nn.Parameter(torch.zeros(shape)))])
+    stepped(Muon([{"params": [matrix(2, 4, 6), matrix(3, 5, 2)], "layout": stack}]))
+    stepped(Muon([{"params": [matrix(2, 4, 6)], "layout": [stack((2, 4, 6)).cut(2)]}]))
+    with pytest.raises(ValueError, match="one each is needed"):
+        Muon([{"params": [matrix(), matrix()], "layout": [linear((4, 6))]}])
+    with pytest.raises(ValueError, match=r"\(4, 6\), its layout is for \(6, 4\)"):
+        Muon([{"params": [matrix()], "layout": [linear((6, 4))]}])
+
+
+@pytest.mark.parametrize(
+    ("params", "error", "message"),
+    [
+        (nn.Linear(3, 3), TypeError, r"plan\(model\)"),
+        (torch.zeros(3, 3), TypeError, "single Tensor"),
+        ({"params": []}, TypeError, "single dict"),
+        ([], ValueError, "empty"),
+        ([torch.zeros(3, 3), {"params": []}], TypeError, "in one list"),
+        ([{"params": {torch.zeros(3, 3)}}], TypeError, "set"),
+        (["weight"], TypeError, "got a str"),
+        ([("a", torch.zeros(3, 3)), torch.zeros(3, 3)], TypeError, "name all or none"),
+        ([("a", torch.zeros(3, 3)), ("module.a", torch.zeros(3, 3))], ValueError, "called 'a'"),
+        ([torch.zeros(3, 3, dtype=torch.complex64)], TypeError, "complex64"),
+        ([torch.zeros(3, 3, dtype=torch.int32)], TypeError, "int32"),
+        ([{"params": [torch.zeros(3, 3)], "rule": "muon"}], ValueError, "'muon'"),
+    ],
+)
+def test_wrong_params_are_refused(params, error, message):
+    with pytest.raises(error, match=message):
+        Muon(params)
+
+
+def test_the_same_tensor_twice_is_refused():
+    p = matrix()
+    with pytest.raises(ValueError, match="'a' and 'b' are the same tensor"):
+        Muon([("a", p), ("b", p)])
+    with pytest.raises(ValueError, match="more than one parameter group"):
+        Muon([{"params": [p]}, {"params": [p]}])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lr": -1.0}, "lr must be >= 0, got -1.0"),
+        ({"lr": float("nan")}, "lr must be >= 0"),
+        ({"momentum": 1.0}, r"momentum must be in \[0, 1\)"),
+        ({"weight_decay": -0.1}, "weight_decay"),
+        ({"scale": "jordon"}, "'jordon'"),
+    ],
+)
+def test_values_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Muon([matrix()], **options)
+    with pytest.raises(ValueError, match=message):
+        Muon([{"params": [matrix()], **options}])
+
+
+def test_misspelt_and_misplaced_group_options_are_refused():
+    with pytest.raises(ValueError, match="'weight_deacy'; did you mean 'weight_decay'"):
+        Muon([{"params": [matrix()], "weight_deacy": 0.1}])
+    with pytest.raises(ValueError, match="'betas', which its rule does not know"):
+        Muon([{"params": [matrix()], "betas": (0.9, 0.99)}])
+    with pytest.raises(ValueError, match="'momentum', which its rule does not know"):
+        Muon([{"params": [matrix(3)], "rule": "adamw", "momentum": 0.9}])
+    kept = Muon([{"params": [matrix()], "lr_scale": 0.5}])
+    assert kept.param_groups[0]["lr_scale"] == 0.5
+
+
+def test_rest_options_are_checked_and_must_be_of_use():
+    groups = [{"params": [matrix(3)], "rule": "adamw"}]
+    with pytest.raises(ValueError, match=r"\['momentum'\] which torch.optim.AdamW lacks"):
+        Muon(groups, rest={"momentum": 0.9})
+    with pytest.raises(ValueError, match="did you mean 'betas'"):
+        Muon(groups, rest={"beta": (0.9, 0.9)})
+    with pytest.raises(ValueError, match="-1"):
+        Muon(groups, rest={"lr": -1.0})
+    with pytest.raises(ValueError, match="no parameter would use it"):
+        Muon([matrix()], rest={"lr": 1e-3})
+    Muon(plan(nn.Linear(4, 6, bias=False)), rest={"lr": 1e-3})
+
+
+@pytest.mark.parametrize("method", ["polar-express", PolarExpress, 5, object()])
+def test_a_method_is_an_object(method):
+    with pytest.raises(TypeError, match="method must be a value"):
+        Muon([matrix()], method=method)
+
+
+def test_sparse_and_complex_gradients_are_refused_by_name():
+    p = matrix()
+    optimizer = Muon([("table", p)])
+    p.grad = torch.zeros(4, 6).to_sparse()
+    before = p.detach().clone()
+    with pytest.raises(RuntimeError, match="'table' has a sparse gradient"):
+        optimizer.step()
+    assert torch.equal(p, before)
+
+
+def test_method_objects_stay_out_of_the_groups():
+    optimizer = Muon([matrix()], method=PolarExpress(steps=3), precision=torch.bfloat16, scale=lambda m, n: 1.0)
+    for value in optimizer.param_groups[0].values():
+        assert isinstance(value, int | float | str | bool | list)
+    assert optimizer.param_groups[0]["scale"] == "custom"
