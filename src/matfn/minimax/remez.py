@@ -77,8 +77,8 @@ def best_odd(p: int, k: int, lower: Any, upper: Any) -> Minimax:
         upper: Right end, > lower, in s.
 
     Returns:
-        The minimax polynomial; where the interval is so short that double precision cannot tell them apart, the Taylor
-        polynomial scaled to `upper`.
+        The minimax polynomial; where the interval is so short that its error is below 1e-17, the Taylor polynomial
+        about the middle of the interval, which double precision cannot tell from it.
 
     References:
         Polar Express, Theorem 3.1 and Algorithm 2 (p = 2, k = 1 and 2); every other case is the same argument.
@@ -86,10 +86,12 @@ def best_odd(p: int, k: int, lower: Any, upper: Any) -> Minimax:
     ctx = CONTEXT
     lower, upper = ctx.mpf(lower), ctx.mpf(upper)
     ratio = lower / upper  # only the ratio matters: solve on [ratio, 1], then rescale
-    if 2 * (1 - ratio) ** (k + 1) <= _TAYLOR:
-        scaled, error, points, sweeps = taylor(p, k), 2 * (1 - ratio) ** (k + 1), (), 0
-    else:
-        scaled, error, points, sweeps = _exchange(p, k, ratio)
+    # First omitted term of the Taylor series, at half the interval's length from its middle, where m - 1 = p (s - 1).
+    omitted = abs(ctx.binomial(-ctx.mpf(1) / p, k + 1)) * (p * (1 - ratio) / 2) ** (k + 1)
+    if omitted <= _TAYLOR:
+        middle = (lower + upper) / 2
+        return Minimax(tuple(c / middle ** (1 + j * p) for j, c in enumerate(taylor(p, k))), omitted, (), 0)
+    scaled, error, points, sweeps = _exchange(p, k, ratio)
     return Minimax(
         tuple(c / upper ** (1 + j * p) for j, c in enumerate(scaled)), error, tuple(upper * x for x in points), sweeps
     )
