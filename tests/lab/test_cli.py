@@ -1,5 +1,6 @@
 """The command line: what it prints, and that a user's mistake is a line and status 2, not a traceback."""
 
+import itertools
 import json
 import re
 import subprocess
@@ -58,6 +59,15 @@ def test_coeffs_prints_what_the_schedule_holds(cli, tmp_path):
     table = json.loads(cli("coeffs", "polar-express:steps=3,lower=1e-2", "--json").output)
     assert [tuple(step["coefficients"]) for step in table["steps"]] == [tuple(row) for row in schedule.coefficients]
     assert table["steps"][-1]["error"] == float(schedule.error())
+
+
+@pytest.mark.parametrize("name", ["newton-schulz", "tuned"])
+def test_coeffs_of_schedules_made_for_no_interval(cli, name):
+    steps = json.loads(cli("coeffs", name, "--json").output)["steps"]
+    assert steps[0]["interval"][1] == 1.0
+    for before, after in itertools.pairwise(steps):
+        low, high = after["interval"]
+        assert max(abs(1 - low), abs(1 - high)) == before["error"]
 
 
 @pytest.mark.parametrize("p", [1, 3])

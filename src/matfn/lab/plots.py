@@ -120,22 +120,40 @@ def _range(runs: Sequence[Outcome]) -> tuple[float, float]:
 
 def schedule_map(table: ScheduleTable) -> Figure:
     """What each step does to s in [1e-6, 1], and the worst error on [lower, 1] after it."""
-    s = np.logspace(-6, 0, 2000)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10, 4.4), layout="constrained")
         values, errors = figure.subplots(1, 2, width_ratios=(1.7, 1))
-        shades = matplotlib.colormaps["viridis_r"](np.linspace(0.12, 0.95, len(table.steps)))
-        for step, shade in zip(table.steps, shades, strict=True):
-            s_after = table.after(s, step.number)
-            values.plot(s, s_after, color=shade, linewidth=1.8, label=f"{step.number}")
+        top = _map_curves(values, table)
         values.axhline(1.0, color="#333333", linewidth=0.8, linestyle=(0, (4, 3)))
-        values.axvspan(table.lower, 1.0, color="#0072B2", alpha=0.06, linewidth=0)
+        values.axvline(table.lower, color="#333333", linewidth=0.8, linestyle=(0, (1, 2)))
+        values.annotate("lower", (table.lower, 1.0), (3, -4), **_BESIDE, va="top", color="#333333", fontsize=9)
         values.set(xscale="log", xlim=(1e-6, 1), xlabel="s before the first step", ylabel="s after each step")
-        values.set_ylim(0, max(1.2, 1.05 * max(table.after(s, step.number).max() for step in table.steps)))
-        values.set_title(f"{table.spec}, p = {table.p}   (shaded: [lower, 1])")
+        values.set_ylim(0, 1.05 * top)
+        values.set_title(f"{table.spec}, p = {table.p}")
         values.legend(title="steps", ncols=1 + (len(table.steps) > 8), loc="upper left")
         numbers = [step.number for step in table.steps]
         errors.plot(numbers, [max(step.error, 1e-16) for step in table.steps], color="#0072B2", marker="o", linewidth=2)
         errors.set(yscale="log", xlabel="steps done", ylabel="worst |1 − s| on [lower, 1]", title="Error")
         errors.set_xticks(numbers[:: 1 + len(numbers) // 12])
         return figure
+
+
+_BESIDE: Any = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+
+
+def _map_curves(axes: Axes, table: ScheduleTable, *, bins: int = 900, inside: int = 50) -> float:
+    """Draw s after each step; where it swings faster than a pixel, the band between its extremes. Returns the top."""
+    s = np.logspace(-6, 0, bins * inside)
+    middle, top = s.reshape(bins, inside).mean(axis=1), 1.2
+    shades = matplotlib.colormaps["viridis_r"](np.linspace(0.15, 0.95, len(table.steps)))
+    for step, shade in zip(table.steps, shades, strict=True):
+        after = table.after(s, step.number).reshape(bins, inside)
+        low, high = after.min(axis=1), after.max(axis=1)
+        last = step is table.steps[-1]
+        axes.fill_between(middle, low, high, color=shade, alpha=0.55 if last else 0.15, linewidth=0)
+        # One line along the curve while it is smooth; the band's two edges once it is not.
+        smooth = np.minimum.accumulate(high - low < 0.15)
+        width = 2.2 if last else 1.4
+        axes.plot(middle[smooth], after.mean(axis=1)[smooth], color=shade, linewidth=width, label=f"{step.number}")
+        top = max(top, float(high.max()))
+    return top

@@ -56,7 +56,9 @@ def schedule_table(spec: str, p: int = 2) -> ScheduleTable:
         schedule = plan(p)
     except (ValueError, TypeError) as error:
         raise LabError(str(error)) from None
-    steps = zip(schedule.intervals, schedule.coefficients, schedule.errors(), strict=True)
+    # A schedule made for no interval (Taylor, tuned) is shown with the intervals that [lower, 1] becomes.
+    intervals = schedule.intervals or ((schedule.lower, 1.0), *schedule.images()[:-1])
+    steps = zip(intervals, schedule.coefficients, schedule.errors(), strict=True)
     lines = tuple(
         StepLine(number, (float(low), float(high)), tuple(map(float, coefficients)), float(error))
         for number, ((low, high), coefficients, error) in enumerate(steps, start=1)
