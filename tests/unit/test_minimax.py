@@ -169,7 +169,8 @@ def test_order_of_convergence(p, degree):
 
 
 # Steps from eigenvalues in [1e-6, 1], minimax / Taylor, for p = 1, 2, 3, 4, 8 (THEORY section 2.2). Its table,
-# said to be for 1e-6, holds for a worst error of s of 1e-5, but for the 19 of p = 8 (18); 1e-6 takes at most one step more.
+# said to be for 1e-6, holds for a worst error of s of 1e-5, but for the 19 of p = 8 (18); 1e-6 takes at most one
+# step more.
 STEPS = {
     (3, 1e-5): ((13, 24), (10, 21), (9, 20), (9, 19), (8, 18)),
     (3, 1e-6): ((13, 24), (11, 21), (10, 20), (9, 19), (8, 18)),
