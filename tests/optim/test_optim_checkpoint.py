@@ -241,6 +241,9 @@ def test_a_parameter_that_never_had_a_gradient_round_trips():
     assert q not in optimizer.state
     q.grad = torch.randn(4, 6)
     optimizer.step()
+    assert optimizer.state[q]
+    optimizer.load_state_dict(state)
+    assert not optimizer.state.get(q)
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,6 @@ class MatrixOptimizer(torch.optim.Optimizer):
         for key in set(self.defaults) - set(own) - set(param_group):
             del group[key]  # torch gave every group the matrix defaults
         self.layouts.update(zip(params, layouts, strict=False))
-        self._drop_buckets()
 
     def state_dict(self) -> dict[str, Any]:
         """State by parameter name, plain values and tensors only: see `matfn.optim.checkpoint`."""

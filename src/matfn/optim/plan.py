@@ -116,12 +116,7 @@ def plan(
     if isinstance(allow, str) or not set(allow) <= set(_ALLOW):
         raise PlanError(f"allow must be a collection of {_ALLOW}, got {allow!r}.")
     candidates = _candidates(model)
-    names = [name for c in candidates.values() for name in _aliases(c)]
-    for pattern in [*(overrides or {}), *(qkv or {})]:
-        if not any(_matches(pattern, name) for name in names):
-            raise PlanError(
-                f"pattern {_text(pattern)!r} matches no parameter; there are {len(names)}, such as {names[:3]}."
-            )
+    _refuse_idle_patterns([*(overrides or {}), *(qkv or {})], candidates)
     entries, unknown = [], []
     for name, c in candidates.items():
         decided = _decide(name, c, _first(overrides, c), _first(qkv, c))
@@ -173,6 +168,15 @@ def _layout(c: Candidate, override: Override | None, found: Decision | None) -> 
     if len(shape) < 2:
         raise ValueError(f"shape {shape} has fewer than two axes and is no matrix.")
     return stack(shape) if len(shape) == 3 else linear(shape)
+
+
+def _refuse_idle_patterns(patterns: Sequence[Pattern], candidates: Mapping[str, Candidate]) -> None:
+    """Raise for a pattern that matches nothing: a typing error there would silently change what is optimized."""
+    names = [name for c in candidates.values() for name in _aliases(c)]
+    for pattern in patterns:
+        if not any(_matches(pattern, name) for name in names):
+            text = pattern if isinstance(pattern, str) else pattern.pattern
+            raise PlanError(f"pattern {text!r} matches no parameter; there are {len(names)}, such as {names[:3]}.")
 
 
 def _refuse_mistakes(entries: Sequence[Entry], allow: Collection[str]) -> None:
@@ -234,10 +238,6 @@ def _first(decisions: Mapping[Pattern, Any] | None, c: Candidate) -> Any:
 
 def _matches(pattern: Pattern, name: str) -> bool:
     return fnmatchcase(name, pattern) if isinstance(pattern, str) else pattern.fullmatch(name) is not None
-
-
-def _text(pattern: Pattern) -> str:
-    return pattern if isinstance(pattern, str) else pattern.pattern
 
 
 def _pairs(entries: Sequence[Entry]) -> list[tuple[str, Tensor]]:
