@@ -1,0 +1,38 @@
+"""Matrices of known singular values, eigenvalues and vectors, in float64."""
+
+import torch
+from torch import Tensor
+
+
+def generator(seed: int) -> torch.Generator:
+    """A generator of its own: tests neither read nor change the global one."""
+    return torch.Generator().manual_seed(seed)
+
+
+def gaussian(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Independent standard normal entries."""
+    return torch.randn(*shape, generator=generator(seed), dtype=torch.float64).to(dtype)
+
+
+def orthogonal(n: int, k: int | None = None, seed: int = 0) -> Tensor:
+    """k orthonormal columns of length n (k = n by default)."""
+    Q, R = torch.linalg.qr(gaussian(n, n if k is None else k, seed=seed))
+    return Q * R.diagonal().sign()
+
+
+def of_singular_values(sigma: Tensor, m: int, n: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """A = U diag(sigma) V^T, with U (m, r) and V (n, r): the triple (A, U, V)."""
+    U, V = orthogonal(m, len(sigma), seed), orthogonal(n, len(sigma), seed + 1000)
+    return (U * sigma) @ V.mT, U, V
+
+
+def of_eigenvalues(values: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """A = V diag(values) V^T, symmetric to the last bit: the pair (A, V)."""
+    V = orthogonal(len(values), seed=seed)
+    A = (V * values) @ V.mT
+    return (A + A.mT) / 2, V
+
+
+def spectrum(n: int, condition: float) -> Tensor:
+    """n values from 1 to 1/condition, equally spaced in the logarithm."""
+    return torch.logspace(0, -torch.log10(torch.tensor(condition)).item(), n, dtype=torch.float64)
