@@ -59,7 +59,11 @@ def taylor(p: int, k: int) -> tuple[Any, ...]:
 
     Returns:
         k + 1 extended-precision numbers. p = 2, k = 2 gives (15/8, -10/8, 3/8), the quintic Newton-Schulz step.
+
+    Raises:
+        ValueError: If p or k is not a positive integer.
     """
+    _check(p, k)
     ctx = CONTEXT
     series = [ctx.binomial(-ctx.mpf(1) / p, j) for j in range(k + 1)]  # in powers of m - 1
     return tuple(
@@ -74,17 +78,23 @@ def best_odd(p: int, k: int, lower: Any, upper: Any) -> Minimax:
         p: Exponent of m = s^p, at least 1.
         k: Degree of q, at least 1; the odd polynomial (p = 2) has degree 2k + 1.
         lower: Left end, > 0, in s.
-        upper: Right end, > lower, in s.
+        upper: Right end, at least lower, in s.
 
     Returns:
         The minimax polynomial; where the interval is so short that its error is below 1e-17, the Taylor polynomial
         about the middle of the interval, which double precision cannot tell from it.
 
+    Raises:
+        ValueError: If p or k is not a positive integer, or not 0 < lower <= upper.
+
     References:
         Polar Express, Theorem 3.1 and Algorithm 2 (p = 2, k = 1 and 2); every other case is the same argument.
     """
+    _check(p, k)
     ctx = CONTEXT
     lower, upper = ctx.mpf(lower), ctx.mpf(upper)
+    if not 0 < lower <= upper < ctx.inf:
+        raise ValueError(f"the interval of s needs 0 < lower <= upper, got [{ctx.nstr(lower)}, {ctx.nstr(upper)}]")
     ratio = lower / upper  # only the ratio matters: solve on [ratio, 1], then rescale
     # First omitted term of the Taylor series, at half the interval's length from its middle, where m - 1 = p (s - 1).
     omitted = abs(ctx.binomial(-ctx.mpf(1) / p, k + 1)) * (p * (1 - ratio) / 2) ** (k + 1)
@@ -95,6 +105,12 @@ def best_odd(p: int, k: int, lower: Any, upper: Any) -> Minimax:
     return Minimax(
         tuple(c / upper ** (1 + j * p) for j, c in enumerate(scaled)), error, tuple(upper * x for x in points), sweeps
     )
+
+
+def _check(p: int, k: int) -> None:
+    for name, value in (("p", p), ("k", k)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a positive integer, got {value!r}")
 
 
 def _exchange(p: int, k: int, ratio: Any) -> tuple[tuple[Any, ...], Any, tuple[Any, ...], int]:
