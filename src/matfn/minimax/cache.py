@@ -17,23 +17,28 @@ __all__ = ["cached_rows", "directory"]
 _VERSION = 2
 
 
-def directory() -> Path:
-    """Where the files lie: $MATFN_CACHE_DIR, else $XDG_CACHE_HOME/matfn, else ~/.cache/matfn."""
+def directory() -> Path | None:
+    """Where the files lie: $MATFN_CACHE_DIR, else $XDG_CACHE_HOME/matfn, else ~/.cache/matfn; None without a home."""
     if named := os.environ.get("MATFN_CACHE_DIR"):
         return Path(named)
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path("~/.cache").expanduser()) / "matfn"
+    try:
+        return (Path(base) if base else Path("~/.cache").expanduser()) / "matfn"
+    except RuntimeError:  # a user that the system does not know, as in many containers
+        return None
 
 
 @lru_cache(maxsize=256)
 def cached_rows(request: Request) -> tuple[Row, ...]:
     """The rows of `compose(request)`, from memory, from disk, or computed now and stored.
 
-    A file that is missing, damaged or of another version counts as absent and is written anew. A directory that cannot
-    be written costs a recomputation in the next process, nothing else.
+    A file that is missing, damaged or of another version counts as absent and is written anew. A directory that does
+    not exist and cannot be made, or cannot be written, costs a recomputation in the next process, nothing else.
     """
     key = {"version": _VERSION, **asdict(request), "degrees": list(request.degrees)}
-    path = directory() / f"minimax-{hashlib.sha256(_canonical(key).encode()).hexdigest()[:32]}.json"
+    if (folder := directory()) is None:
+        return compose(request)
+    path = folder / f"minimax-{hashlib.sha256(_canonical(key).encode()).hexdigest()[:32]}.json"
     rows = _read(path, key)
     if rows is None:
         rows = compose(request)
@@ -52,7 +57,7 @@ def _read(path: Path, key: dict[str, Any]) -> tuple[Row, ...] | None:
         if content["sha256"] != hashlib.sha256(_canonical(body).encode()).hexdigest() or body["key"] != key:
             return None
         return tuple(Row(tuple(r["q"]), (r["interval"][0], r["interval"][1]), r["converged"]) for r in body["rows"])
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
+    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError):
         return None
 
 
@@ -70,4 +75,6 @@ def _write(path: Path, key: dict[str, Any], rows: tuple[Row, ...]) -> None:
             file.write(text)
         os.replace(temporary, path)  # atomic: another process sees the old file, the new one, or none
     except OSError:
-        Path(temporary).unlink(missing_ok=True)
+        pass  # not stored: the next process computes it again
+    finally:
+        Path(temporary).unlink(missing_ok=True)  # still there only if it was not renamed, whatever the reason
