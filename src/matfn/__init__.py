@@ -1,7 +1,5 @@
 """matfn: matrix functions by matrix products, and the optimizers built on them."""
 
-from importlib.metadata import version as _version
-
 from .certify import Certificate, certify
 from .engines import ENGINES, Coupled, Direct, Gram
 from .errors import SpectrumError
@@ -10,7 +8,7 @@ from .methods import METHODS, Exact, NewtonSchulz, PolarExpress, Tuned, method, 
 from .schedule import Schedule
 from .step import Polynomial
 
-__version__ = _version("matfn")
+__version__ = "0.1.0"
 
 __all__ = [
     "ENGINES",
