@@ -5,6 +5,8 @@ from itertools import pairwise
 import mpmath
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from matfn import NewtonSchulz, PolarExpress
 from matfn.minimax import Request, best_odd, compose, cushion, taylor
@@ -197,3 +199,33 @@ def test_half_the_steps_of_taylor_for_every_p(p, degree, tolerance):
 def test_cushion_image_has_ratio_ten(p, k):
     error = best_odd(p, k, cushion(p, k), 1).error
     assert abs(float((1 + error) / (1 - error)) - 10) <= 1e-14
+
+
+@given(
+    p=st.integers(1, 16),
+    k=st.integers(1, 7),
+    log_ratio=st.floats(-15, -1e-8, exclude_max=True),
+    upper=st.floats(1e-3, 1e3),
+)
+def test_the_exchange_converges_from_anywhere(p, k, log_ratio, upper):
+    lower = mp.mpf(upper) * mp.mpf(10) ** mp.mpf(log_ratio)
+    best = best_odd(p, k, lower, upper)
+    assert best.sweeps <= 12
+    ends = [1 - f(p, best.coefficients, x) for x in (lower, upper)]
+    if not best.converged:
+        assert abs(ends[0] / mp.mpf(best.error) - 1) <= 1e-20
+        assert abs(ends[1] / ((-1) ** (k + 1) * mp.mpf(best.error)) - 1) <= 1e-20
+        assert all(a < b for a, b in pairwise(best.points))
+
+
+@pytest.mark.parametrize("method", [PolarExpress, NewtonSchulz])
+@pytest.mark.parametrize("degree", [3, 5, 9, 13])
+@pytest.mark.parametrize("p", EXPONENTS)
+def test_images_are_the_exact_range(p, degree, method):
+    schedule = method(degree=degree, steps=4).schedule(p)
+    s = np.geomspace(schedule.lower, 1, 20001)
+    for (low, high), y in zip(schedule.images(), schedule.trace(s), strict=True):
+        # No sample lies outside; and the range is attained, but for what 20001 samples of a steep map leave out.
+        assert low - 1e-9 <= y.min() <= low + 1e-3
+        assert high - 1e-3 <= y.max() <= high + 1e-9
+    assert schedule.error() == max(1 - low, high - 1)
