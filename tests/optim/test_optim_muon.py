@@ -313,3 +313,12 @@ def test_a_subclass_supplies_only_the_direction():
     assert torch.allclose(take(optimizer, [p], [g])[0], g.sign(), rtol=0, atol=8 * EPS32)
     with pytest.raises(NotImplementedError, match="direction"):
         take(MatrixOptimizer([p], {**options, "scale": "jordan"}), [p], [g])
+
+
+def test_precision_is_that_of_the_iteration_alone():
+    p, g = nn.Parameter(torch.zeros(16, 24)), gaussian(16, 24, seed=1)
+    optimizer = Muon([p], lr=1.0, momentum=0.0, precision=torch.bfloat16)
+    [moved] = take(optimizer, [p], [g])
+    assert torch.equal(moved, orthogonalize(g, precision=torch.bfloat16))
+    assert not torch.equal(moved, orthogonalize(g))
+    assert optimizer.state[p]["momentum_buffer"].dtype == torch.float32
