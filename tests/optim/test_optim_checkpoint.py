@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from matfn import Exact
+from matfn import Exact, PolarExpress
 from matfn.optim import Muon, plan
 from matfn.optim.groups import clean_name
 
@@ -108,7 +108,7 @@ def test_float32_state_loads_into_a_bfloat16_model_and_back():
 
 def test_the_state_dict_is_keyed_by_name_and_holds_plain_values():
     net = model()
-    optimizer = Muon(plan(net), scale="moonlight", method=Exact(), precision=torch.float32)
+    optimizer = Muon(plan(net), scale="moonlight", method=PolarExpress(steps=3), precision=torch.bfloat16)
     train(net, optimizer, 1)
     state = saved(optimizer.state_dict())
     assert set(state) == {"state", "param_groups"}

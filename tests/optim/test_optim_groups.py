@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from matfn import PolarExpress
+from matfn import Exact, PolarExpress
 from matfn.optim import Muon, plan
 from matfn.optim.layout import linear, stack
 
@@ -136,6 +136,11 @@ def test_rest_options_are_checked_and_must_be_of_use():
 def test_a_method_is_an_object(method):
     with pytest.raises(TypeError, match="method must be a value"):
         Muon([matrix()], method=method)
+
+
+def test_precision_without_an_iteration_is_refused():
+    with pytest.raises(ValueError, match=r"Exact\(\) does not iterate"):
+        Muon([matrix()], method=Exact(), precision=torch.bfloat16)
 
 
 def test_sparse_and_complex_gradients_are_refused_by_name():

@@ -50,7 +50,8 @@ class Muon(MatrixOptimizer):
             own defaults (lr 1e-3, weight_decay 1e-2). Under a plan, norms, biases and other vectors are not decayed.
 
     Raises:
-        ValueError: an option out of range, misspelt or unused; a matrix parameter that is no matrix.
+        ValueError: an option out of range, misspelt or unused (`precision` under `Exact()` too); a matrix parameter
+            that is no matrix.
         TypeError: `params` is a module or one tensor; `method` is not a method object.
 
     References:
@@ -78,6 +79,8 @@ class Muon(MatrixOptimizer):
         known = method is None or isinstance(method, Scheduled | Iteration | Evaluation)
         if not known or isinstance(method, type):
             raise TypeError(f"Muon: method must be a value such as PolarExpress(), got {method!r}; see matfn.method.")
+        if isinstance(method, Evaluation) and precision is not None:
+            raise ValueError(f"Muon: {method!r} does not iterate, so precision={precision} has no use; leave it out.")
         self.method = method
         self.precision = precision
         defaults = {
