@@ -6,7 +6,7 @@ from torch import Tensor
 from .method import Evaluation, Iteration, Method, Scheduled
 from .target import Domain, Target
 
-__all__ = ["check_finite", "check_matrix", "check_method", "symmetric_part"]
+__all__ = ["check_finite", "check_matrix", "check_method", "check_precision", "symmetric_part"]
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -63,18 +63,34 @@ def check_method(method: object, target: Target) -> Method:
     return method
 
 
-def symmetric_part(A: Tensor, target: Target) -> Tensor:
+def check_precision(precision: object) -> None:
+    """Refuse anything but None or one of the supported dtypes.
+
+    Raises:
+        TypeError: For an integer, complex or quantized dtype, or no dtype at all.
+    """
+    if precision is not None and precision not in DTYPES:
+        names = ", ".join(str(d) for d in DTYPES)
+        raise TypeError(f"precision must be {names}, or None for that of the argument, got {precision!r}")
+
+
+def symmetric_part(A: Tensor, target: Target, eps: float) -> Tensor:
     """(A + A^T)/2, for a matrix that is symmetric up to rounding.
+
+    Args:
+        A: (..., n, n), in float32 at least: the sum overflows no sooner than its entries.
+        target: Named in the message.
+        eps: Of the dtype that A was given in.
 
     Raises:
         ValueError: If A differs from its transpose by more than 4 n eps of its largest entry.
     """
     asymmetry = (A - A.mT).abs().amax((-2, -1))
-    allowed = 4 * A.shape[-1] * torch.finfo(A.dtype).eps * A.abs().amax((-2, -1))
+    allowed = 4 * A.shape[-1] * eps * A.abs().amax((-2, -1))
     if bool((asymmetry > allowed).any()):
         worst = (asymmetry / A.abs().amax((-2, -1))).max().item()
         raise ValueError(
             f"{target.name} takes symmetric matrices, but A and A.mT differ by {worst:.2g} of the largest entry: "
             "pass (A + A.mT) / 2 if that is what you mean"
         )
-    return (A + A.mT) / 2
+    return A / 2 + A.mT / 2  # not (A + A.mT) / 2, which overflows for entries near the largest number

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .checks import check_finite, check_matrix, check_method, symmetric_part
+from .checks import check_finite, check_matrix, check_method, check_precision, symmetric_part
 from .engines import Engine, choose, prescale
 from .kernels import EAGER
 from .method import Evaluation, Iteration, Method, Scheduled
@@ -40,18 +40,19 @@ def orthogonalize(
             above 1e-3 of ||X||_F. See `certify` for what was reached.
         engine: `Direct()` (default) or `Gram()`, which needs fewer products where m and n differ much.
         precision: The dtype to iterate in; default that of X. bfloat16 is several times faster on most hardware.
+            `Exact` does not iterate: it works in float64 whatever is said here.
 
     Returns:
         (..., m, n), contiguous, in the dtype of X.
 
     Raises:
         TypeError: For a dtype, layout or method that is not supported.
-        ValueError: If X has fewer than two dimensions.
+        ValueError: If X has fewer than two dimensions, or an engine comes with a method that does not iterate.
 
     References:
         Polar Express, Section 3 of the specification.
     """
-    return _compute(POLAR, X, _FAST if method is None else method, engine, precision or X.dtype)
+    return _compute(POLAR, X, _FAST if method is None else method, engine, precision)
 
 
 def polar(A: Tensor, side: str = "right", *, method: Method | None = None) -> Polar:
@@ -74,7 +75,7 @@ def polar(A: Tensor, side: str = "right", *, method: Method | None = None) -> Po
     check_matrix(A, POLAR)
     check_finite(A, POLAR)
     work = torch.promote_types(A.dtype, torch.float32)
-    U = _compute(POLAR, A.to(work), _ACCURATE if method is None else method, None, work)
+    U = _compute(POLAR, A.to(work), _ACCURATE if method is None else method)
     n = A.shape[-1] if side == "right" else A.shape[-2]
     if A.numel() == 0:
         return Polar(U.to(A.dtype), A.new_zeros(*A.shape[:-2], n, n))
@@ -163,17 +164,20 @@ def _accurate(target: Target, A: Tensor, method: Method | None, ridge: float) ->
     check_finite(A, target)
     if not 0 <= ridge < float("inf"):
         raise ValueError(f"ridge must be a finite number of at least 0, got {ridge!r}: it is added to the diagonal")
-    if target.domain is Domain.SPD and A.numel():
-        A = symmetric_part(A, target)
     work = A.to(torch.promote_types(A.dtype, torch.float32))
+    if target.domain is Domain.SPD and A.numel():
+        work = symmetric_part(work, target, torch.finfo(A.dtype).eps)
     if ridge:
         work = work + ridge * torch.eye(A.shape[-1], dtype=work.dtype, device=work.device)
-    return _compute(target, work, _ACCURATE if method is None else method, None, work.dtype).to(A.dtype)
+    return _compute(target, work, _ACCURATE if method is None else method).to(A.dtype)
 
 
-def _compute(target: Target, A: Tensor, method: Method, engine: Engine | None, precision: torch.dtype) -> Tensor:
+def _compute(
+    target: Target, A: Tensor, method: Method, engine: Engine | None = None, precision: torch.dtype | None = None
+) -> Tensor:
     """The function of each matrix: flatten the batch, evaluate or iterate."""
     check_matrix(A, target)
+    check_precision(precision)
     method = check_method(method, target)
     if A.numel() == 0:
         return A.clone()
@@ -184,7 +188,7 @@ def _compute(target: Target, A: Tensor, method: Method, engine: Engine | None, p
             raise ValueError(f"{method!r} evaluates {target.name} outright and takes no engine, got {engine!r}")
         result = method.evaluate(target, flat.to(torch.promote_types(A.dtype, torch.float32)))
     else:
-        result = _iterate(target, flat, method, engine, precision)
+        result = _iterate(target, flat, method, engine, precision or A.dtype)
     return result.to(A.dtype).reshape(A.shape).contiguous()
 
 

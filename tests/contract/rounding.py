@@ -71,7 +71,7 @@ def product_of(rows, p: int):
 
 
 def of_direct(schedule: Schedule, values: Tensor) -> float:
-    """polar and sign: X -> X q(X^2) on the spectrum and its mirror image, and 0 for a rectangular matrix."""
+    """polar and sign: X -> X q(X^2) of singular values, or of eigenvalues of both signs."""
     s, fresh, total = values, 1.0, 0.0  # A itself is rounded
     for k, row in enumerate(schedule.rows):
         total += fresh * _slope(schedule.rows[k:], s)
@@ -106,8 +106,12 @@ def of_gram(schedule: Schedule, sigma: Tensor, restarts: tuple[int, ...]) -> flo
 
 
 def _slope(rows, x: Tensor) -> float:
-    """By how much an error of X grows: the odd function on the spectrum, its mirror image, and 0 (rectangular)."""
-    return largest(divided(compose(rows, 2), torch.cat([x, -x, x.new_zeros(1)])))
+    """By how much an error of X grows: the odd function on the singular values and their mirror image.
+
+    The pair (x, -x) gives F(x)/x, the multiplier of what leaves the row space of a rectangular matrix. The pair (0, 0)
+    occurs if 0 is one of the values, for a rank-deficient matrix alone.
+    """
+    return largest(divided(compose(rows, 2), torch.cat([x, -x])))
 
 
 def _segment(rows, x: Tensor) -> tuple[float, Tensor]:

@@ -11,44 +11,17 @@ from matfn.checks import check_method
 from matfn.engines import prescale
 from matfn.kernels import EAGER
 from matfn.method import Evaluation, Scheduled
-from matfn.target import POLAR, SIGN, Domain
-from matrices import of_eigenvalues, of_singular_values, orthogonal, spectrum
+from matfn.target import POLAR, SIGN
+from matrices import orthogonal, spectrum
 
 from . import cases
 from .oracle import expected, schedule_on
+from .problems import NORM, problem, verb
 from .rounding import amplification, of_direct
 
 EPS = torch.finfo(torch.float64).eps
-NORM = 3.7  # of the test matrices: not 1, so that a forgotten scaling shows
 LONG = [PolarExpress(steps=24), PolarExpress(degree=3, steps=30), NewtonSchulz(steps=30), NewtonSchulz(3, steps=40)]
 SHAPES = [(6, 9), (9, 6), (7, 7)]
-
-
-def problem(target, shape=(7, 7), condition=30.0):
-    """(A, values, function from the values of the result to the matrix it should be)."""
-    if target.domain is Domain.SPD or target.name == "sign":
-        values = spectrum(shape[0], condition)
-        values = NORM * values / torch.linalg.vector_norm(values)
-        if target.name == "sign":
-            values = values * torch.tensor([1, -1, -1, 1, 1, -1, 1])[: len(values)]
-        A, V = of_eigenvalues(values, seed=3)
-        return A, values, lambda f: (V * f) @ V.mT
-    values = spectrum(min(shape), condition)
-    values = NORM * values / torch.linalg.vector_norm(values)
-    A, U, V = of_singular_values(values, *shape, seed=5)
-    return A, values, (lambda f: (U * f) @ V.mT) if target.name == "polar" else (lambda f: (V * f) @ U.mT)
-
-
-def verb(target, A, method, engine=None):
-    """The public function that computes the target."""
-    match target.name:
-        case "polar":
-            return matfn.orthogonalize(A, method=method, engine=engine)
-        case "sign":
-            return matfn.signm(A, method=method)
-        case "root" | "inv_root":
-            return {"root": matfn.rootm, "inv_root": matfn.inv_rootm}[target.name](A, target.p, method=method)
-    return {"sqrt": matfn.sqrtm, "inv_sqrt": matfn.inv_sqrtm, "inv": matfn.inv}[target.name](A, method=method)
 
 
 def compare(got, target, method, engine, values, matrix):
