@@ -61,8 +61,8 @@ def matfn_muon(cut: int = 1, **options: object) -> Callable[[list[tuple[str, nn.
 COMPETITORS: dict[str, Callable[[list[tuple[str, nn.Parameter]]], torch.optim.Optimizer]] = {
     "torch.optim.Muon, bf16": torch_muon,
     "matfn Tuned('jordan'), bf16": matfn_muon(method=matfn.Tuned("jordan"), precision=torch.bfloat16),
-    "matfn PolarExpress(), bf16": matfn_muon(precision=torch.bfloat16),
-    "matfn PolarExpress(), bf16, q k v apart": matfn_muon(cut=3, precision=torch.bfloat16),
+    "matfn PolarExpress(), bf16": matfn_muon(),
+    "matfn PolarExpress(), bf16, q k v apart": matfn_muon(cut=3),
     "matfn PolarExpress(), float32": matfn_muon(precision=torch.float32),
 }
 

@@ -154,7 +154,7 @@ def test_momentum_of_bfloat16_weights_is_float32_and_not_renormalised():
 def test_half_precision_weights_are_moved_in_float32_and_rounded_once(dtype):
     p, g = parameter(16, 24, dtype=dtype), gaussian(16, 24, seed=1, dtype=dtype)
     start = p.detach().float()
-    take(Muon([p], lr=1e-2, momentum=0.0, weight_decay=0.1), [p], [g])
+    take(Muon([p], lr=1e-2, momentum=0.0, weight_decay=0.1, precision=torch.float32), [p], [g])
     moved = start * (1 - 1e-3) - 1e-2 * orthogonalize(g.float())
     assert p.dtype == dtype
     # float32 rounding before the last rounding may flip a tie: then they are one unit in the last place apart
@@ -322,3 +322,15 @@ def test_precision_is_that_of_the_iteration_alone():
     assert torch.equal(moved, orthogonalize(g, precision=torch.bfloat16))
     assert not torch.equal(moved, orthogonalize(g))
     assert optimizer.state[p]["momentum_buffer"].dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("dtype", "usual"),
+    [(torch.bfloat16, torch.bfloat16), (torch.float32, torch.bfloat16), (torch.float64, torch.float64)],
+)
+def test_iteration_is_in_bfloat16_unless_weights_are_float64(dtype, usual):
+    p, g = nn.Parameter(torch.zeros(16, 24, dtype=dtype)), gaussian(16, 24, seed=1, dtype=dtype)
+    [moved] = take(Muon([p], lr=1.0, momentum=0.0), [p], [g])
+    wide = torch.promote_types(dtype, torch.float32)
+    assert torch.equal(moved, orthogonalize(g.to(wide), precision=usual).to(dtype))
+    assert usual == wide or not torch.equal(moved, orthogonalize(g.to(wide)).to(dtype))
