@@ -119,10 +119,8 @@ def compare(
     checked = recipes.load(resume / "recipe.toml" if resume else recipe, set_ or [])
     console = _console(checked, json_)
     folder = resume or out or _dated(recipe)
-    with (
-        Progressing(console, len(checked.arms) * len(checked.compare.seeds) * checked.train.steps) as watcher,
-        Interrupt() as ctrl_c,
-    ):
+    runs = comparing.unfinished(checked, folder)
+    with Progressing(console, runs * checked.train.steps, runs=runs) as watcher, Interrupt() as ctrl_c:
         try:
             result = comparing.run(checked, folder, watcher, stop=lambda: ctrl_c.wanted)
         except comparing.Stopped:

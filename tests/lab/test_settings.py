@@ -19,11 +19,11 @@ def test_shipped_recipes_are_valid_and_survive_writing(path):
     assert len(recipe.arms) == 3
 
 
-def test_demo_is_the_reference_of_the_three_optimizers():
+def test_demo_is_the_small_model_and_three_optimizers():
     recipe = recipes.load(next(path for path in RECIPES if path.stem == "demo"))
     assert (recipe.model.layers, recipe.model.width, recipe.data.context, recipe.train.batch) == (4, 128, 128, 16)
     assert [(arm.kind, arm.lr, arm.weight_decay) for arm in recipe.arms] == [
-        ("adamw", 4e-3, 0.1),
+        ("adamw", 2e-3, 0.1),
         ("torch-muon", 0.03, 0.01),
         ("muon", 0.03, 0.01),
     ]

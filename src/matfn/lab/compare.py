@@ -95,6 +95,12 @@ def run_folder(arm: OptimizerTable, seed: int) -> str:
     return f"{safe}-seed{seed}"
 
 
+def unfinished(recipe: Recipe, directory: Path) -> int:
+    """How many runs of the comparison in `directory` are still to be made or to be finished."""
+    folders = (directory / run_folder(arm, seed) for arm in recipe.arms for seed in recipe.compare.seeds)
+    return sum(not _over(folder, recipe.train.steps) for folder in folders)
+
+
 def _together(
     recipe: Recipe,
     arms: list[OptimizerTable],

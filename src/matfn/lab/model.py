@@ -41,17 +41,14 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def reset(self, generator: torch.Generator) -> None:
-        """Draw all weights anew: N(0, 1/fan-in) for matrices, and 0.02 for embeddings and a head of small logits.
+        """Draw all weights anew, as GPT-2: N(0, 0.02^2), gains left at 1.
 
         Matrices that write to the residual stream are smaller by sqrt(2 layers): its variance must not grow with depth.
         """
         for name, parameter in self.named_parameters():
-            if parameter.ndim < 2:
-                continue
-            last = name.rpartition(".weight")[0].rpartition(".")[2]
-            scale = 0.02 if last in ("embed", "positions", "head") else parameter.shape[1] ** -0.5
-            depth = math.sqrt(2 * len(self.blocks)) if last in ("out", "down") else 1.0
-            parameter.normal_(0.0, scale / depth, generator=generator)
+            if parameter.ndim >= 2:
+                depth = math.sqrt(2 * len(self.blocks)) if name.endswith(("out.weight", "down.weight")) else 1.0
+                parameter.normal_(0.0, 0.02 / depth, generator=generator)
 
 
 class Block(nn.Module):

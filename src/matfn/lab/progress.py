@@ -16,10 +16,10 @@ PLAIN_EVERY = 10.0  # seconds between two plain lines of one run
 class Progressing:
     """A `Watcher` and context manager: loss, tokens/s and time left of every run, and of all together."""
 
-    def __init__(self, console: Console, total_steps: int) -> None:
-        """Args: where to print (a terminal gets bars, all else lines), the steps of all runs together."""
+    def __init__(self, console: Console, total_steps: int, *, runs: int = 1) -> None:
+        """Args: where to print (a terminal gets bars, all else lines), the steps of all runs together, their number."""
         self._console, self._total, self._done = console, total_steps, 0
-        self._start, self._printed = time.monotonic(), {}
+        self._start, self._printed, self._notes = time.monotonic(), {}, {}
         self._tasks: dict[tuple[str, int], TaskID] = {}
         # The width left over goes to the bar; every other column keeps its width, so that nothing jumps.
         self._bars = Progress(
@@ -31,7 +31,7 @@ class Progressing:
             disable=not console.is_terminal,
             expand=True,
         )
-        self._all: TaskID | None = None
+        self._all = self._bars.add_task("together", total=total_steps, note="") if runs > 1 else None
 
     def __enter__(self) -> Progressing:
         self._bars.start()
@@ -42,40 +42,44 @@ class Progressing:
     ) -> None:
         self._bars.stop()
 
-    def resumed(self, steps: int) -> None:
-        """Count steps that an earlier session already did."""
-        self._total -= steps
-
     def stepped(self, trainer: Trainer, line: dict[str, float]) -> None:
         """Show a step."""
+        task, key, now = self._task(trainer), self._key(trainer), time.monotonic()
         self._done += 1
-        rate = trainer.tokens_per_step / line["seconds"]
-        note = f"loss {line['loss']:6.4f}  {self._validation(trainer)}  {rate / 1e3:6.1f}k tok/s"
-        if self._console.is_terminal:
-            task = self._task(trainer)
-            self._bars.update(task, completed=trainer.step, note=note)
-            if self._all is not None:
-                self._bars.update(self._all, completed=self._done, note=f"{self._left()} left")
-            return
-        now, key = time.monotonic(), self._key(trainer)
-        if now - self._printed.get(key, -PLAIN_EVERY) >= PLAIN_EVERY or trainer.step == trainer.recipe.train.steps:
+        rate = f"{trainer.tokens_per_step / line['seconds'] / 1e3:6.1f}k {trainer.corpus.unit}s/s"
+        self._notes[key] = f"loss {line['loss']:6.4f}", rate
+        self._show(trainer, task)
+        if now - self._printed.get(key, -PLAIN_EVERY) >= PLAIN_EVERY and trainer.step < trainer.recipe.train.steps:
             self._printed[key] = now
-            steps = f"{trainer.step:>6}/{trainer.recipe.train.steps}"
-            self._console.print(
-                f"{self._name(trainer):<24}{steps}  {note}  {self._left()} left", highlight=False, soft_wrap=True
-            )
+            self._line(trainer)
 
     def evaluated(self, trainer: Trainer, line: dict[str, float]) -> None:
-        """The next step shows the new validation loss; the last one is shown at once."""
-        if self._console.is_terminal:
-            note = f"loss {trainer.history[-2]['loss']:6.4f}  {self._validation(trainer)}"
-            self._bars.update(self._task(trainer), note=note)
+        """Show the new validation loss; a finished run always has a plain line."""
+        self._show(trainer, self._task(trainer))
+        if trainer.step == trainer.recipe.train.steps:
+            self._line(trainer)
+
+    def _show(self, trainer: Trainer, task: TaskID) -> None:
+        alone = "" if self._all is not None else f"  {self._left()} left"
+        self._bars.update(task, completed=trainer.step, note=self._note(trainer) + alone)
+        if self._all is not None:
+            self._bars.update(self._all, total=self._total, completed=self._done, note=f"{self._left()} left")
+
+    def _line(self, trainer: Trainer) -> None:
+        if not self._console.is_terminal:
+            steps = f"{trainer.step:>6}/{trainer.recipe.train.steps}"
+            text = f"{self._name(trainer):<24}{steps}  {self._note(trainer)}  {self._left()} left"
+            self._console.print(text, highlight=False, soft_wrap=True)
+
+    def _note(self, trainer: Trainer) -> str:
+        values = [line["val_loss"] for line in trainer.history if "val_loss" in line]
+        loss, rate = self._notes[self._key(trainer)]
+        return f"{loss}  val {values[-1]:6.4f}  {rate}" if values else f"{loss}  val   -     {rate}"
 
     def _task(self, trainer: Trainer) -> TaskID:
         key = self._key(trainer)
         if key not in self._tasks:
-            if len(self._tasks) == 1 and self._all is None:
-                self._all = self._bars.add_task("together", total=self._total, note="")
+            self._total -= trainer.step - 1  # steps of an earlier session are not to be done again
             self._tasks[key] = self._bars.add_task(self._name(trainer), total=trainer.recipe.train.steps, note="")
         return self._tasks[key]
 
@@ -86,11 +90,6 @@ class Progressing:
     @staticmethod
     def _name(trainer: Trainer) -> str:
         return f"{trainer.table.label}, seed {trainer.seed}"
-
-    @staticmethod
-    def _validation(trainer: Trainer) -> str:
-        values = [line["val_loss"] for line in trainer.history if "val_loss" in line]
-        return f"val {values[-1]:6.4f}" if values else "val   -   "
 
     def _left(self) -> str:
         seconds = (time.monotonic() - self._start) / self._done * max(0, self._total - self._done)

@@ -51,7 +51,7 @@ def run(recipe: Recipe, folder: Path, console: Console, *, arm: str | None = Non
     chosen = replace(recipe, optimizer=recipe.arm(arm), arms=())
     _claim(folder, chosen)
     trainer = Trainer(chosen, chosen.arm(None), load_corpus(chosen.data), seed=chosen.train.seed, directory=folder)
-    with Progressing(console, chosen.train.steps - trainer.step) as watcher, Interrupt() as ctrl_c:
+    with Progressing(console, chosen.train.steps) as watcher, Interrupt() as ctrl_c:
         trainer.advance(chosen.train.steps, watcher, stop=lambda: ctrl_c.wanted)
     trainer.save()
     if trainer.step < chosen.train.steps:
