@@ -170,7 +170,7 @@ def test_order_of_convergence(p, degree):
     assert float(after / (constant * error ** (k + 1) / 2**k)) == pytest.approx(1, abs=5e-2)
 
 
-# Steps from eigenvalues in [1e-6, 1], minimax / Taylor, for p = 1, 2, 3, 4, 8 (THEORY section 2.2). Its table,
+# Steps from eigenvalues in [1e-6, 1], minimax / Taylor, for p = 1, 2, 3, 4, 8. The design table,
 # said to be for 1e-6, holds for a worst error of s of 1e-5, but for the 19 of p = 8 (18); 1e-6 takes at most one
 # step more.
 STEPS = {

@@ -145,7 +145,7 @@ def test_best_mix_of_a_budget(budget, expected, degrees):
 
 
 def test_high_degrees_are_for_high_precision():
-    # In bfloat16 (unit roundoff 2^-8) the first step of degree 9 is noise; in float32 it is fine (THEORY section 3).
+    # In bfloat16 (unit roundoff 2^-8) the first step of degree 9 is noise; in float32 it is fine.
     row = compose(Request(2, (9,), 1e-3, 0.0, 1.0))[0].coefficients
     amplified = sum(abs(c) for c in row)
     assert amplified == pytest.approx(1567, abs=1)

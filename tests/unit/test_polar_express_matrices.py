@@ -184,6 +184,6 @@ def test_c19_products_of_every_degree(generator, degree, inner):
 
 
 def test_half_products_of_one_square_step(generator):
-    # THEORY section 3, square matrices in half-products: 3, 4, 5 for degree 3, 5, 9.
+    # Square matrices, in half-products: 3, 4, 5 for degree 3, 5, 9.
     for degree, cost in ((3, 3), (5, 4), (9, 5)):
         assert spent(Direct(), PolarExpress(degree=degree, steps=1), 1, generator).halved * 2 == cost
