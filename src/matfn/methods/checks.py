@@ -2,7 +2,7 @@
 
 from numbers import Real
 
-__all__ = ["check_degree", "check_number", "check_steps"]
+__all__ = ["check_degree", "check_exponent", "check_number", "check_steps"]
 
 
 def check_degree(degree: object) -> None:
@@ -14,6 +14,12 @@ def check_degree(degree: object) -> None:
         )
 
 
+def check_exponent(p: object) -> None:
+    """Refuse anything but an integer of at least 1; before a cache sees it, to which 2.0 and True are 2 and 1."""
+    if isinstance(p, bool) or not isinstance(p, int) or p < 1:
+        raise ValueError(f"p must be a positive integer, got {p!r}")
+
+
 def check_steps(steps: object) -> None:
     """Refuse anything but an integer of at least 1."""
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
@@ -21,6 +27,6 @@ def check_steps(steps: object) -> None:
 
 
 def check_number(name: str, value: object, low: float, high: float, why: str) -> None:
-    """Refuse anything but a real number with low <= value < high (low excluded when it is 0 and `why` says so)."""
+    """Refuse anything but a real number with low <= value < high."""
     if isinstance(value, bool) or not isinstance(value, Real) or not low <= float(value) < high:
         raise ValueError(f"{name} must be a number in [{low:g}, {high:g}), got {value!r}: {why}")

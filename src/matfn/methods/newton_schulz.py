@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ..minimax import taylor
 from ..schedule import Schedule
 from ..step import Polynomial
-from .checks import check_degree, check_steps
+from .checks import check_degree, check_exponent, check_steps
 
 __all__ = ["NewtonSchulz"]
 
@@ -34,11 +33,14 @@ class NewtonSchulz:
 
     def schedule(self, p: int = 2) -> Schedule:
         """All steps for exponent p."""
+        check_exponent(p)
         return _schedule(self, p)
 
 
 @lru_cache(maxsize=256)
 def _schedule(method: NewtonSchulz, p: int) -> Schedule:
+    from ..minimax import taylor  # here and not above: mpmath, which it computes with, is a fifth of an `import matfn`
+
     row = Polynomial(tuple(float(c) for c in taylor(p, (method.degree - 1) // 2)))
     # It assumes no bound; errors are reported on the interval that Polar Express assumes by default.
     return Schedule((row,) * method.steps, p, 1e-3, f"Taylor polynomial of m^(-1/{p}) of degree {method.degree}")

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from numbers import Real
 
-from ..minimax import Request, cached_rows
 from ..schedule import Schedule
 from ..step import Polynomial
-from .checks import check_degree, check_number, check_steps
+from .checks import check_degree, check_exponent, check_number, check_steps
 
 __all__ = ["PolarExpress"]
 
@@ -42,13 +42,18 @@ class PolarExpress:
     def __post_init__(self) -> None:
         """Refuse nonsense, and settle the number of steps."""
         degrees = self.degree if isinstance(self.degree, tuple) else (self.degree,)
-        for degree in degrees or (None,):
+        if not degrees:
+            raise ValueError("degree=() lists no step: give one degree, or one for each step, e.g. (9, 9, 5)")
+        for degree in degrees:
             check_degree(degree)
         settled = (len(degrees) if isinstance(self.degree, tuple) else 5) if self.steps is None else self.steps
         check_steps(settled)
         if isinstance(self.degree, tuple) and settled != len(degrees):
             raise ValueError(f"degree={self.degree} lists {len(degrees)} steps, but steps={self.steps}: leave out one")
-        check_number("lower", self.lower, 5e-324, 1, "it bounds s from below where 1 is the upper bound")
+        if isinstance(self.lower, bool) or not isinstance(self.lower, Real) or not 0 < float(self.lower) < 1:
+            raise ValueError(
+                f"lower must be a number in (0, 1), got {self.lower!r}: it bounds s from below, 1 from above"
+            )
         if self.cushion is not None:
             check_number("cushion", self.cushion, 0, 1, "it is the least ratio lower/upper a step is designed for")
         check_number("safety", self.safety, 1, 2, "the argument is divided by it; 1.01 guards bfloat16, 1 is none")
@@ -56,13 +61,14 @@ class PolarExpress:
 
     def schedule(self, p: int = 2) -> Schedule:
         """All steps for exponent p."""
+        check_exponent(p)
         return _schedule(self, p)
 
 
 @lru_cache(maxsize=256)
 def _schedule(method: PolarExpress, p: int) -> Schedule:
-    if isinstance(p, bool) or not isinstance(p, int) or p < 1:
-        raise ValueError(f"p must be a positive integer, got {p!r}")
+    from ..minimax import Request, cached_rows  # here and not above: mpmath is a fifth of an `import matfn`
+
     assert method.steps is not None
     degrees = method.degree if isinstance(method.degree, tuple) else (method.degree,) * method.steps
     rows = cached_rows(Request(p, degrees, float(method.lower), method.cushion, float(method.safety)))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ..schedule import Schedule
 from ..step import Polynomial
-from .checks import check_steps
+from .checks import check_exponent, check_steps
 
 __all__ = ["TUNINGS", "Tuned"]
 
@@ -80,6 +80,7 @@ class Tuned:
 
     def schedule(self, p: int = 2) -> Schedule:
         """The published rows; only p = 2 has any."""
+        check_exponent(p)
         if p != 2:
             raise ValueError(
                 f"Tuned({self.name!r}) has rows for p = 2 alone (polar factor, sign, square roots), not p = {p}: "
