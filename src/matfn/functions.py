@@ -40,14 +40,14 @@ def orthogonalize(
             above 1e-3 of ||X||_F. See `certify` for what was reached.
         engine: `Direct()` (default) or `Gram()`, which needs fewer products where m and n differ much.
         precision: The dtype to iterate in; default that of X. bfloat16 is several times faster on most hardware.
-            `Exact` does not iterate: it works in float64 whatever is said here.
 
     Returns:
         (..., m, n), contiguous, in the dtype of X.
 
     Raises:
         TypeError: For a dtype, layout or method that is not supported.
-        ValueError: If X has fewer than two dimensions, or an engine comes with a method that does not iterate.
+        ValueError: If X has fewer than two dimensions, or `engine` or `precision` comes with a method that has no
+            use for it (`Exact`).
 
     References:
         Polar Express, Section 3 of the specification.
@@ -184,8 +184,11 @@ def _compute(
     m, n = A.shape[-2:]
     flat = A.reshape(-1, m, n)
     if isinstance(method, Evaluation):
-        if engine is not None:
-            raise ValueError(f"{method!r} evaluates {target.name} outright and takes no engine, got {engine!r}")
+        if engine is not None or precision is not None:
+            raise ValueError(
+                f"{method!r} evaluates {target.name} outright and has no use for {engine=}, {precision=}: leave them "
+                "out, or choose a method that iterates"
+            )
         result = method.evaluate(target, flat.to(torch.promote_types(A.dtype, torch.float32)))
     else:
         result = _iterate(target, flat, method, engine, precision or A.dtype)

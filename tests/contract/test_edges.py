@@ -195,10 +195,11 @@ def test_precision_is_the_dtype_of_the_iteration(method, precision):
     assert difference == 0 if precision == torch.float64 else difference >= torch.finfo(precision).eps / 10
 
 
-def test_an_evaluation_takes_no_engine():
-    """It would have to drop it in silence."""
-    with pytest.raises(ValueError, match="takes no engine"):
-        matfn.orthogonalize(torch.eye(3), method=matfn.Exact(), engine=matfn.Direct())
+@pytest.mark.parametrize("keyword", [{"engine": matfn.Direct()}, {"precision": torch.bfloat16}], ids=str)
+def test_an_evaluation_takes_no_engine_and_no_precision(keyword):
+    """It would have to drop them in silence."""
+    with pytest.raises(ValueError, match="has no use for"):
+        matfn.orthogonalize(torch.eye(3), method=matfn.Exact(), **keyword)
 
 
 @cases.every_iteration

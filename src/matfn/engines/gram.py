@@ -32,6 +32,15 @@ class Gram:
 
     restarts: tuple[int, ...] | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse what lists no restarts."""
+        r = self.restarts
+        if r is not None and not (isinstance(r, tuple) and all(type(k) is int and k >= 1 for k in r)):
+            raise ValueError(
+                f"restarts must be None or a tuple of step counts of at least 1, such as (2,) for a restart after the "
+                f"second step, got {r!r}"
+            )
+
     @property
     def targets(self) -> frozenset[str]:
         """The polar factor."""
@@ -40,6 +49,8 @@ class Gram:
     def run(self, target: Target, A: Tensor, method: Iteration, products: Products) -> Tensor:
         """See `Engine.run`."""
         restarts = restarts_for(method, A.dtype) if self.restarts is None else self.restarts
+        if max(restarts, default=0) >= method.steps:
+            raise ValueError(f"{self!r} restarts after step {max(restarts)}, but there are {method.steps} steps")
         X, Q, M = A, None, None
         for k in range(method.steps):
             if Q is not None and k in restarts:

@@ -7,10 +7,9 @@ from torch import Tensor
 
 from ..errors import SpectrumError
 from ..target import Target
+from .newton_sign import newton_sign, peak_of
 
 __all__ = ["Exact"]
-
-_NEWTON_STEPS = 100  # scaled Newton needs about 9 at any condition number short of 1/eps
 
 
 @dataclass(frozen=True)
@@ -74,12 +73,17 @@ def _power(A: Tensor, eps: float, target: Target) -> Tensor:
 
 
 def _inverse(A: Tensor) -> Tensor:
+    peak = peak_of(A)
+    A = A / peak
     inverse, info = torch.linalg.inv_ex(A)
-    if bool((info != 0).any()) or not bool(torch.isfinite(inverse).all()):
+    # LU of a singular matrix may end in a tiny pivot instead of a zero one, and an inverse of nothing but rounding.
+    condition = torch.linalg.matrix_norm(A) * torch.linalg.matrix_norm(inverse)
+    if bool((info != 0).any()) or not bool((condition * torch.finfo(A.dtype).eps < 1).all()):
         raise SpectrumError(
-            "inv needs an invertible matrix, and this one is singular: for a symmetric one add ridge=..."
+            "inv needs an invertible matrix, and this one is singular to working precision: for a symmetric one add "
+            "ridge=..."
         )
-    return inverse
+    return inverse / peak
 
 
 def _sign(A: Tensor, eps: float) -> Tensor:
@@ -89,20 +93,4 @@ def _sign(A: Tensor, eps: float) -> Tensor:
         if bool((values.abs() <= floor).any()):
             raise SpectrumError("signm needs a spectrum off zero, but the matrix is singular to working precision")
         return (V * values.sign().unsqueeze(-2)) @ V.mT
-    return _newton_sign(A)
-
-
-def _newton_sign(A: Tensor) -> Tensor:
-    """X <- (mu X + (mu X)^-1) / 2, quadratic once mu X is near the sign."""
-    X, eps = A, torch.finfo(A.dtype).eps
-    for _ in range(_NEWTON_STEPS):
-        Y, info = torch.linalg.inv_ex(X)
-        if bool((info != 0).any()):
-            raise SpectrumError("signm needs a spectrum off zero, but the matrix is singular to working precision")
-        mu = (torch.linalg.matrix_norm(Y) / torch.linalg.matrix_norm(X)).sqrt()[..., None, None]
-        new = (mu * X + Y / mu) / 2
-        change = torch.linalg.matrix_norm(new - X) / torch.linalg.matrix_norm(new)
-        X = new
-        if bool((change <= eps**0.5).all()):  # quadratic: the next step is exact to rounding
-            return (X + torch.linalg.inv(X)) / 2
-    raise SpectrumError("signm did not converge: the matrix has eigenvalues on or very near the imaginary axis")
+    return newton_sign(A)

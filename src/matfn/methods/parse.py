@@ -16,7 +16,11 @@ def method_from(text: str, known: dict[str, type]) -> Any:
     name, _, arguments = text.strip().partition(":")
     if name not in known:
         raise ValueError(f"unknown method {name!r}: {_nearest(name, known)}")
-    keywords = dict(_pair(part, text) for part in _COMMA.split(arguments) if part.strip())
+    keywords: dict[str, Any] = {}
+    for key, argument in (_pair(part, text) for part in _COMMA.split(arguments) if part.strip()):
+        if key in keywords:
+            raise ValueError(f"argument {key!r} is given twice in {text!r}: leave one out")
+        keywords[key] = argument
     allowed = [f.name for f in fields(known[name])]
     for key in keywords:
         if key not in allowed:
@@ -35,10 +39,20 @@ def spec_of(value: object, known: dict[str, type]) -> str:
     """The shortest text that `method_from` turns back into `value`."""
     for name, kind in known.items():
         if type(value) is kind:
-            changed = {f.name: getattr(value, f.name) for f in fields(kind) if getattr(value, f.name) != f.default}
+            changed = {f.name: getattr(value, f.name) for f in fields(kind)}
+            for key in list(changed):  # constructors settle some fields, so only they know what may be left out
+                rest = {k: v for k, v in changed.items() if k != key}
+                changed = rest if _builds(kind, rest, value) else changed
             body = ",".join(f"{k}={str(v).replace(' ', '')}" for k, v in changed.items())
             return f"{name}:{body}" if body else name
     raise ValueError(f"{value!r} is not one of the methods {', '.join(known)}; it has no text form")
+
+
+def _builds(kind: type, keywords: dict[str, Any], value: object) -> bool:
+    try:
+        return kind(**keywords) == value
+    except (TypeError, ValueError):
+        return False
 
 
 def _pair(part: str, text: str) -> tuple[str, Any]:
