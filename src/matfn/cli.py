@@ -211,10 +211,12 @@ def _table(*heads: str, right: tuple[int, ...] = (0, 1, 3)) -> Table:
 
 def _print_comparison(console: Console, result: Comparison) -> None:
     from matfn.lab import report
+    from matfn.lab.outcome import leaders
 
     shown = _table(*report.headings(result.unit), right=(1, 2, 3, 4, 5))
+    best = leaders(result.rows, result.differences)
     for row in result.rows:
-        style = "bold" if row.arm == report.best(result) else ""
+        style = "bold" if row.arm in best else ""
         shown.add_row(*report.cells(row, report.tokens_per_step(result)), style=style)
     console.print()
     console.print(report.lead(result), highlight=False)

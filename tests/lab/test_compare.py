@@ -12,7 +12,7 @@ from scipy import stats as reference
 from matfn.lab import compare, plots, report
 from matfn.lab import recipe as recipes
 from matfn.lab.errors import LabError
-from matfn.lab.outcome import differences, outcome, resolution, rows
+from matfn.lab.outcome import differences, leaders, outcome, resolution, rows
 from matfn.lab.recipe import CompareTable
 from matfn.lab.schedules import ScheduleTable, StepLine
 from matfn.lab.settings import override
@@ -143,6 +143,17 @@ def test_outcomes_are_paired_by_seed():
     assert pair.nats.resolved
     assert rows(runs)[0].val.half_width > 1
     assert "3 seeds" in resolution(runs, 8)
+
+
+def test_leaders_are_those_not_told_apart():
+    """One seed: 0.02 is no gap and 0.05 is one. Three seeds: the paired interval decides."""
+    runs = [outcome(_lines(loss), arm=arm, seed=0, lr=1.0) for arm, loss in (("A", 1.02), ("B", 1.0), ("C", 1.05))]
+    assert leaders(rows(runs), differences(runs)) == {"A", "B"}
+    runs = [outcome(_lines(2.0 + seed), arm="A", seed=seed, lr=1.0) for seed in range(3)]
+    runs += [outcome(_lines(1.98 + 1.001 * seed), arm="B", seed=seed, lr=1.0) for seed in range(3)]
+    runs += [outcome(_lines(1.9 + 1.2 * seed), arm="C", seed=seed, lr=1.0) for seed in range(3)]
+    assert leaders(rows(runs), differences(runs)) == {"B", "C"}
+    assert leaders([], []) == set()
 
 
 def test_unpaired_seeds_are_left_out():

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from matfn.lab.stats import Interval, interval
 
+UNTOLD = 0.03  # nats: three standard deviations between two single runs of the demo, whose seeds differ by 0.01
 WARM = 5  # the first steps allocate and compile; they are left out of timings where there are more
 
 
@@ -23,7 +24,7 @@ class Outcome:
         train: Training loss at every step.
         val: Validation loss at every evaluation, with the training seconds up to it as a third member.
         step_seconds: Median time of a step.
-        optimizer_share: Share of the step spent in the optimizer.
+        optimizer_share: Median share of the step spent in the optimizer.
         diverged: The step at which the loss was no longer finite, or None.
     """
 
@@ -47,7 +48,7 @@ def outcome(lines: Sequence[dict[str, float]], *, arm: str, seed: int, lr: float
     steps = [line for line in lines if "loss" in line]
     timed = steps[WARM:] or steps
     lost = [int(line["step"]) for line in lines if "diverged" in line]
-    total = sum(line["seconds"] for line in timed)
+    shares = [line["optimizer_seconds"] / line["seconds"] for line in timed]
     return Outcome(
         arm=arm,
         seed=seed,
@@ -55,7 +56,7 @@ def outcome(lines: Sequence[dict[str, float]], *, arm: str, seed: int, lr: float
         train=tuple((int(line["step"]), line["loss"]) for line in steps),
         val=tuple((int(line["step"]), line["val_loss"], line["elapsed"]) for line in lines if "val_loss" in line),
         step_seconds=statistics.median(line["seconds"] for line in timed) if timed else 0.0,
-        optimizer_share=sum(line["optimizer_seconds"] for line in timed) / total if total else 0.0,
+        optimizer_share=statistics.median(shares) if shares else 0.0,
         diverged=lost[0] if lost else None,
     )
 
@@ -109,11 +110,26 @@ def differences(outcomes: Sequence[Outcome]) -> list[Difference]:
     return pairs
 
 
+def leaders(table: Sequence[Row], pairs: Sequence[Difference]) -> set[str]:
+    """The arm of the lowest mean loss and every arm it cannot be told from: the ones a table may mark as best."""
+    alive = {row.arm: row.val.mean for row in table if row.val}
+    if not alive:
+        return set()
+    best = min(alive, key=lambda arm: alive[arm])
+    level = {best}
+    for pair in pairs:
+        gap = pair.nats
+        told_apart = gap.resolved if gap.half_width is not None else abs(gap.mean) > UNTOLD
+        if best in (pair.first, pair.second) and not told_apart:
+            level |= {pair.first, pair.second}
+    return level
+
+
 def resolution(outcomes: Sequence[Outcome], steps: int) -> str:
     """What these numbers can and cannot tell, in plain words, to print beside them."""
     seeds = len({o.seed for o in outcomes})
     if seeds == 1:
-        spread = "One seed has no error bar: on this task seeds differ by about 0.01, so take gaps under 0.03 for none."
+        spread = f"One seed has no error bar: seeds differ by about 0.01 here, so take gaps under {UNTOLD:g} for none."
     else:
         spread = f"Intervals are 95 % Student over {seeds} seeds; differences are paired by seed."
     return f"{spread} {steps} steps are a short run: short runs flatter optimizers that start fast."

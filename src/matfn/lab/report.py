@@ -10,7 +10,7 @@ from pathlib import Path
 from matfn.lab import checkpoint, plots
 from matfn.lab import recipe as recipes
 from matfn.lab.compare import Comparison
-from matfn.lab.outcome import Row
+from matfn.lab.outcome import Row, leaders
 
 CSS = """
 :root { --ink: #1d1f23; --soft: #5b616b; --line: #e3e5e9; --wash: #f6f7f9; --best: #eaf3fa; }
@@ -108,17 +108,11 @@ def tokens_per_step(comparison: Comparison) -> int:
     return comparison.recipe.train.batch * comparison.recipe.train.accumulate * comparison.recipe.data.context
 
 
-def best(comparison: Comparison) -> str | None:
-    """The arm of the lowest mean validation loss, or None where all diverged."""
-    alive = [row for row in comparison.rows if row.val]
-    return min(alive, key=lambda row: row.val.mean if row.val else 0.0).arm if alive else None
-
-
 def _results(comparison: Comparison) -> str:
     head = "".join(f"<th>{escape(text)}</th>" for text in headings(comparison.unit))
-    lines = []
+    lines, best = [], leaders(comparison.rows, comparison.differences)
     for row in comparison.rows:
-        mark = ' class="best"' if row.arm == best(comparison) else ""
+        mark = ' class="best"' if row.arm in best else ""
         data = "".join(f"<td>{escape(text)}</td>" for text in cells(row, tokens_per_step(comparison)))
         lines.append(f"<tr{mark}>{data}</tr>")
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
@@ -136,7 +130,8 @@ def difference_lines(comparison: Comparison) -> list[str]:
     lines = []
     for pair in comparison.differences:
         gap = pair.nats
-        text = f"{pair.second} minus {pair.first}: {gap.mean:+.4f}"
+        sign = "+" if gap.mean > 0 else "\N{MINUS SIGN}"
+        text = f"{pair.second} minus {pair.first}: {sign}{abs(gap.mean):.4f}"
         if gap.half_width is None:
             text += f" nats/{comparison.unit} (one seed: no interval)"
         else:
