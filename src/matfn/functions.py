@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from .checks import check_finite, check_matrix, check_method, check_precision, symmetric_part
 from .engines import Engine, choose, prescale
@@ -26,7 +26,12 @@ class Polar(NamedTuple):
 
 
 def orthogonalize(
-    X: Tensor, *, method: Method | None = None, engine: Engine | None = None, precision: torch.dtype | None = None
+    X: Tensor,
+    *,
+    method: Method | None = None,
+    engine: Engine | None = None,
+    precision: torch.dtype | None = None,
+    generator: Generator | None = None,
 ) -> Tensor:
     """The orthogonal polar factor U V^T of X = U S V^T; the hot path of an optimizer.
 
@@ -40,6 +45,8 @@ def orthogonalize(
             above 1e-3 of ||X||_F. See `certify` for what was reached.
         engine: `Direct()` (default) or `Gram()`, which needs fewer products where m and n differ much.
         precision: The dtype to iterate in; default that of X. bfloat16 is several times faster on most hardware.
+        generator: Draws the sketches of methods that use any; None is a fixed, counter-based sketch, the same on every
+            device and call, and usable under `torch.compile(fullgraph=True)`.
 
     Returns:
         (..., m, n), contiguous, in the dtype of X.
@@ -52,10 +59,10 @@ def orthogonalize(
     References:
         Polar Express, Section 3 of the specification.
     """
-    return _compute(POLAR, X, _FAST if method is None else method, engine, precision)
+    return _compute(POLAR, X, _FAST if method is None else method, engine, precision, generator)
 
 
-def polar(A: Tensor, side: str = "right", *, method: Method | None = None) -> Polar:
+def polar(A: Tensor, side: str = "right", *, method: Method | None = None, generator: Generator | None = None) -> Polar:
     """The polar decomposition: U with orthonormal rows or columns, H symmetric positive semidefinite.
 
     Args:
@@ -63,6 +70,7 @@ def polar(A: Tensor, side: str = "right", *, method: Method | None = None) -> Po
         side: "right" for A = U H with H = (A^T A)^(1/2), (..., n, n); "left" for A = H U with H = (A A^T)^(1/2),
             (..., m, m); as `scipy.linalg.polar`.
         method: Default `Exact()`, accurate to the dtype. Half precision is computed in float32.
+        generator: As in `orthogonalize`.
 
     Returns:
         The named tuple (U, H). For a rank-deficient A, `Exact` gives the factor on the range: ||U||_F^2 = rank.
@@ -75,7 +83,7 @@ def polar(A: Tensor, side: str = "right", *, method: Method | None = None) -> Po
     check_matrix(A, POLAR)
     check_finite(A, POLAR)
     work = torch.promote_types(A.dtype, torch.float32)
-    U = _compute(POLAR, A.to(work), _ACCURATE if method is None else method)
+    U = _compute(POLAR, A.to(work), _ACCURATE if method is None else method, generator=generator)
     n = A.shape[-1] if side == "right" else A.shape[-2]
     if A.numel() == 0:
         return Polar(U.to(A.dtype), A.new_zeros(*A.shape[:-2], n, n))
@@ -86,44 +94,50 @@ def polar(A: Tensor, side: str = "right", *, method: Method | None = None) -> Po
     return Polar(U.to(A.dtype), H.to(A.dtype))
 
 
-def signm(A: Tensor, *, method: Method | None = None) -> Tensor:
+def signm(A: Tensor, *, method: Method | None = None, generator: Generator | None = None) -> Tensor:
     """The matrix sign: the matrix with the eigenvectors of A and the signs (of the real parts) of its eigenvalues.
 
     Args:
         A: (..., n, n). `Exact` takes any spectrum off the imaginary axis; an iteration needs a real one off zero.
         method: Default `Exact()`.
+        generator: As in `orthogonalize`.
 
     Raises:
         SpectrumError: If an eigenvalue lies on the imaginary axis, to working precision (`Exact`).
     """
-    return _accurate(SIGN, A, method, 0.0)
+    return _accurate(SIGN, A, method, 0.0, generator)
 
 
-def sqrtm(A: Tensor, *, ridge: float = 0.0, method: Method | None = None) -> Tensor:
+def sqrtm(A: Tensor, *, ridge: float = 0.0, method: Method | None = None, generator: Generator | None = None) -> Tensor:
     """The symmetric positive semidefinite R with R R = A + ridge I.
 
     Args:
         A: (..., n, n), symmetric positive semidefinite (definite, for an iteration).
         ridge: Added to the diagonal first; an absolute number, at least 0.
         method: Default `Exact()`. The coupled engine computes it together with the inverse root.
+        generator: As in `orthogonalize`.
 
     Raises:
         SpectrumError: If A + ridge I has a negative eigenvalue (`Exact`).
         ValueError: If A is not symmetric, not finite, or ridge is negative.
     """
-    return _accurate(SQRT, A, method, ridge)
+    return _accurate(SQRT, A, method, ridge, generator)
 
 
-def inv_sqrtm(A: Tensor, *, ridge: float = 0.0, method: Method | None = None) -> Tensor:
+def inv_sqrtm(
+    A: Tensor, *, ridge: float = 0.0, method: Method | None = None, generator: Generator | None = None
+) -> Tensor:
     """The symmetric positive definite B with B (A + ridge I) B = I. Arguments and errors as `sqrtm`.
 
     Raises:
         SpectrumError: If A + ridge I is singular or indefinite (`Exact`).
     """
-    return _accurate(INV_SQRT, A, method, ridge)
+    return _accurate(INV_SQRT, A, method, ridge, generator)
 
 
-def inv_rootm(A: Tensor, p: int, *, ridge: float = 0.0, method: Method | None = None) -> Tensor:
+def inv_rootm(
+    A: Tensor, p: int, *, ridge: float = 0.0, method: Method | None = None, generator: Generator | None = None
+) -> Tensor:
     """The symmetric positive definite (A + ridge I)^(-1/p).
 
     Args:
@@ -131,34 +145,38 @@ def inv_rootm(A: Tensor, p: int, *, ridge: float = 0.0, method: Method | None = 
         p: An integer of at least 1; 1 is the inverse, 4 the root that Shampoo takes.
         ridge: As in `sqrtm`.
         method: Default `Exact()`.
+        generator: As in `orthogonalize`.
 
     Raises:
         SpectrumError: If A + ridge I is singular or indefinite (`Exact`).
         ValueError: If p is not a positive integer, or as `sqrtm`.
     """
-    return _accurate(INV_ROOT.with_exponent(p), A, method, ridge)
+    return _accurate(INV_ROOT.with_exponent(p), A, method, ridge, generator)
 
 
-def rootm(A: Tensor, p: int, *, ridge: float = 0.0, method: Method | None = None) -> Tensor:
+def rootm(
+    A: Tensor, p: int, *, ridge: float = 0.0, method: Method | None = None, generator: Generator | None = None
+) -> Tensor:
     """The symmetric positive semidefinite (A + ridge I)^(1/p). Arguments and errors as `inv_rootm` and `sqrtm`."""
-    return _accurate(ROOT.with_exponent(p), A, method, ridge)
+    return _accurate(ROOT.with_exponent(p), A, method, ridge, generator)
 
 
-def inv(A: Tensor, *, ridge: float = 0.0, method: Method | None = None) -> Tensor:
+def inv(A: Tensor, *, ridge: float = 0.0, method: Method | None = None, generator: Generator | None = None) -> Tensor:
     """The inverse of a nonsingular A + ridge I.
 
     Args:
         A: (..., n, n). An iteration sees the squares of its singular values: `lower` bounds (sigma_n / ||A||_F)^2.
         ridge: As in `sqrtm`.
         method: Default `Exact()` (LU).
+        generator: As in `orthogonalize`.
 
     Raises:
         SpectrumError: If the matrix is singular (`Exact`).
     """
-    return _accurate(INV, A, method, ridge)
+    return _accurate(INV, A, method, ridge, generator)
 
 
-def _accurate(target: Target, A: Tensor, method: Method | None, ridge: float) -> Tensor:
+def _accurate(target: Target, A: Tensor, method: Method | None, ridge: float, generator: Generator | None) -> Tensor:
     """Check values, add the ridge, compute in float32 at least, return in the dtype of A."""
     check_matrix(A, target)
     check_finite(A, target)
@@ -169,11 +187,16 @@ def _accurate(target: Target, A: Tensor, method: Method | None, ridge: float) ->
         work = symmetric_part(work, target, torch.finfo(A.dtype).eps)
     if ridge:
         work = work + ridge * torch.eye(A.shape[-1], dtype=work.dtype, device=work.device)
-    return _compute(target, work, _ACCURATE if method is None else method).to(A.dtype)
+    return _compute(target, work, _ACCURATE if method is None else method, generator=generator).to(A.dtype)
 
 
 def _compute(
-    target: Target, A: Tensor, method: Method, engine: Engine | None = None, precision: torch.dtype | None = None
+    target: Target,
+    A: Tensor,
+    method: Method,
+    engine: Engine | None = None,
+    precision: torch.dtype | None = None,
+    generator: Generator | None = None,
 ) -> Tensor:
     """The function of each matrix: flatten the batch, evaluate or iterate."""
     check_matrix(A, target)
@@ -191,12 +214,17 @@ def _compute(
             )
         result = method.evaluate(target, flat.to(torch.promote_types(A.dtype, torch.float32)))
     else:
-        result = _iterate(target, flat, method, engine, precision or A.dtype)
+        result = _iterate(target, flat, method, engine, precision or A.dtype, _key(generator))
     return result.to(A.dtype).reshape(A.shape).contiguous()
 
 
 def _iterate(
-    target: Target, A: Tensor, method: Scheduled | Iteration, engine: Engine | None, precision: torch.dtype
+    target: Target,
+    A: Tensor,
+    method: Scheduled | Iteration,
+    engine: Engine | None,
+    precision: torch.dtype,
+    key: int | Tensor,
 ) -> Tensor:
     """Scale to norm 1, run the engine in `precision`, scale back."""
     iteration = method.schedule(target.p) if isinstance(method, Scheduled) else method
@@ -204,5 +232,10 @@ def _iterate(
     if target.name not in engine.targets:
         raise ValueError(f"{engine!r} computes {', '.join(sorted(engine.targets))}, not {target.name}")
     scaled, scale = prescale(A)
-    result = engine.run(target, scaled.to(precision), iteration, EAGER)
+    result = engine.run(target, scaled.to(precision), iteration, EAGER, key)
     return scale.undo(result.to(scaled.dtype), target.homogeneity)
+
+
+def _key(generator: Generator | None) -> int | Tensor:
+    """The key of all sketches of one call: one number, drawn where the generator lives and never read."""
+    return 0 if generator is None else torch.randint(2**32, (), generator=generator, device=generator.device)

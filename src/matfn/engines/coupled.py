@@ -27,12 +27,12 @@ class Coupled:
         """Square root, p-th root, and their inverses."""
         return frozenset({"sqrt", "inv_sqrt", "root", "inv_root"})
 
-    def run(self, target: Target, A: Tensor, method: Iteration, products: Products) -> Tensor:
+    def run(self, target: Target, A: Tensor, method: Iteration, products: Products, key: int | Tensor = 0) -> Tensor:
         """See `Engine.run`."""
         Y, Z = A, None
         for k in range(method.steps):
             M = Y if Z is None else products.sym_mm(Z, Y)
-            c, B = method.step(k, Residual(M, target.p)).split(M, products)
+            c, B = method.step(k, Residual(M, target.p, key)).split(M, products)
             q = shifted(c, B)
             Y = times_power(Y, q, target.p - 1, products)
             Z = q if Z is None else products.sym_mm(q, Z)

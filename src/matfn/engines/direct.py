@@ -1,6 +1,7 @@
 """Direct: apply q to the iterate and rebuild M from it. Self-correcting, and the reference for the other engines."""
 
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
@@ -32,12 +33,12 @@ class Direct:
         """Polar factor, sign, inverse."""
         return frozenset({"polar", "sign", "inv"})
 
-    def run(self, target: Target, A: Tensor, method: Iteration, products: Products) -> Tensor:
+    def run(self, target: Target, A: Tensor, method: Iteration, products: Products, key: int | Tensor = 0) -> Tensor:
         """See `Engine.run`."""
         X = A.mT if target.name == "inv" else A
         for k in range(method.steps):
-            M = _rebuilt(target, X, A, products)
-            c, B = method.step(k, Residual(M, target.p)).split(M, products)
+            residual = Residual(partial(_rebuilt, target, X, A, products), target.p, key)
+            c, B = method.step(k, residual).split(residual.M, products)
             X = multiplied(c, B, X, products)
         return X
 

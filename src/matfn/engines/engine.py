@@ -19,7 +19,7 @@ class Engine(Protocol):
         """Names of the targets this engine computes."""
         ...
 
-    def run(self, target: Target, A: Tensor, method: Iteration, products: Products) -> Tensor:
+    def run(self, target: Target, A: Tensor, method: Iteration, products: Products, key: int | Tensor = 0) -> Tensor:
         """The function `target` of each matrix of A.
 
         Args:
@@ -27,6 +27,7 @@ class Engine(Protocol):
             A: (b, m, n) with spectral norm at most 1.
             method: Says which step comes next.
             products: The matrix products to use.
+            key: Chooses the sketches of methods that use any: an integer or a 0-d integer tensor.
 
         Returns:
             (b, m, n), in the dtype of A.

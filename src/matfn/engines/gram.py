@@ -46,7 +46,7 @@ class Gram:
         """The polar factor."""
         return frozenset({"polar"})
 
-    def run(self, target: Target, A: Tensor, method: Iteration, products: Products) -> Tensor:
+    def run(self, target: Target, A: Tensor, method: Iteration, products: Products, key: int | Tensor = 0) -> Tensor:
         """See `Engine.run`."""
         restarts = restarts_for(method, A.dtype) if self.restarts is None else self.restarts
         if max(restarts, default=0) >= method.steps:
@@ -56,7 +56,7 @@ class Gram:
             if Q is not None and k in restarts:
                 X, Q, M = _applied(Q, X, products), None, None
             M = gram_matrix(X, products) if M is None else M
-            c, B = method.step(k, Residual(M, target.p)).split(M, products)
+            c, B = method.step(k, Residual(M, target.p, key)).split(M, products)
             Z = shifted(c, B)
             Q = Z if Q is None else products.sym_mm(Q, Z)
             if k + 1 < method.steps and k + 1 not in restarts:
