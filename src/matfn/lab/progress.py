@@ -19,7 +19,7 @@ class Progressing:
     def __init__(self, console: Console, total_steps: int, *, runs: int = 1) -> None:
         """Args: where to print (a terminal gets bars, all else lines), the steps of all runs together, their number."""
         self._console, self._total, self._done = console, total_steps, 0
-        self._start, self._printed, self._notes = time.monotonic(), {}, {}
+        self._start, self._printed, self._notes = 0.0, {}, {}
         self._tasks: dict[tuple[str, int], TaskID] = {}
         # The width left over goes to the bar; every other column keeps its width, so that nothing jumps.
         self._bars = Progress(
@@ -45,6 +45,8 @@ class Progressing:
     def stepped(self, trainer: Trainer, line: dict[str, float]) -> None:
         """Show a step."""
         task, key, now = self._task(trainer), self._key(trainer), time.monotonic()
+        if not self._done:  # reading the text and building the models is no measure of a step
+            self._start = now - line["seconds"]
         self._done += 1
         rate = f"{trainer.tokens_per_step / line['seconds'] / 1e3:6.1f}k {trainer.corpus.unit}s/s"
         self._notes[key] = f"loss {line['loss']:6.4f}", rate
