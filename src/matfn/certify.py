@@ -1,4 +1,4 @@
-"""Certify: the error that a polar factor has reached, measured on the very matrices."""
+"""Certify: the error that a result has reached, measured on the very matrices; of the polar factor and of roots."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from .checks import check_finite, check_matrix
 from .engines import prescale
 from .quadrature import root_forms
-from .target import POLAR
+from .target import POLAR, TARGETS, Target
 
 __all__ = ["Certificate", "certify"]
 
@@ -17,14 +17,29 @@ _COLUMNS = 16  # random columns; the relative standard deviation of a squared no
 
 @dataclass(frozen=True)
 class Certificate:
-    """What was reached; every field has the batch shape of the input.
+    """What was reached; every field has the batch shape of the input. A figure that a function does not have is NaN.
+
+    With X the matrix, U the result, n the short side:
+
+    | of       | orthogonality             | direction         | residual                                     |
+    |----------|---------------------------|-------------------|----------------------------------------------|
+    | polar    | ||U^T U - I||_F / sqrt(n) | <U, X> / ||X||_*  | ||U H - X||_F / ||X||_F, H = sym(U^T X)      |
+    | sign     | ||U U - I||_F / sqrt(n)   | NaN               | ||U H - X||_F / ||X||_F, H = (U X + X U) / 2 |
+    | sqrt     | NaN                       | tr(U) / ||U||_*   | ||U U - X||_F / ||X||_F                      |
+    | root     | NaN                       | tr(U) / ||U||_*   | ||U^p - X||_F / ||X||_F                      |
+    | inv_sqrt | NaN                       | tr(U) / ||U||_*   | ||U U X - I||_F / sqrt(n)                    |
+    | inv_root | NaN                       | tr(U) / ||U||_*   | ||U^p X - I||_F / sqrt(n)                    |
+    | inv      | NaN                       | NaN               | ||U X - I||_F / sqrt(n)                      |
 
     Attributes:
-        orthogonality: ||U^T U - I||_F / sqrt(n) on the short side n: 0 for orthonormal rows or columns, sqrt(1 - r/n)
-            for a factor on a range of rank r < n.
-        direction: <U, X> / ||X||_*: 1 for the exact factor, less where U turns away from it or is too short, more where
-            its singular values exceed 1.
-        residual: ||U H - X||_F / ||X||_F with H = sym(U^T X): the backward error of the decomposition.
+        orthogonality: How far the result is from orthonormal rows or columns (polar), from an involution (sign). For a
+            polar factor on a range of rank r < n it is sqrt(1 - r/n).
+        direction: Which of the many solutions was found. polar: 1 for the exact factor, less where U turns away from
+            it or is too short, more where its singular values exceed 1. Roots: 1 for the principal, positive one, less
+            where an eigenvalue has the wrong sign or U is not symmetric.
+        residual: The defect of the equation. Where X appears beside the result (polar, sign, sqrt, root) a backward
+            error, which a good method keeps near the unit roundoff. Of an inverse root about p times its relative
+            error, eigenvalue by eigenvalue, so near unit roundoff times the condition number of X at best.
     """
 
     orthogonality: Tensor
@@ -32,16 +47,27 @@ class Certificate:
     residual: Tensor
 
     def __str__(self) -> str:
-        """One line: the worst of the batch."""
-        return (
-            f"orthogonality {self.orthogonality.max().item():.2e}, direction {self.direction.min().item():.6f}, "
-            f"residual {self.residual.max().item():.2e}"
+        """One line: the worst of the batch, of the figures that there are."""
+        figures = (
+            ("orthogonality", self.orthogonality.max().item(), ".2e"),
+            ("direction", self.direction.min().item(), ".6f"),
+            ("residual", self.residual.max().item(), ".2e"),
         )
+        # A NaN of one matrix alone would be hidden by nothing: max and min of torch pass it on.
+        return ", ".join(f"{name} {value:{form}}" for name, value, form in figures if value == value)
 
 
 @torch.no_grad()
-def certify(X: Tensor, U: Tensor, *, exact: bool = False, generator: torch.Generator | None = None) -> Certificate:
-    """How good U is as the polar factor of X.
+def certify(
+    X: Tensor,
+    U: Tensor,
+    *,
+    of: str = "polar",
+    p: int | None = None,
+    exact: bool = False,
+    generator: torch.Generator | None = None,
+) -> Certificate:
+    """How good U is as the polar factor of X, or as the function of X that `of` names.
 
     The sketched figures (default) cost skinny products alone, about 1000 m n multiply-adds, and estimate: norms within
     a factor 1.5 or so; of the direction, the value nearest to 1 that quadrature bounds of ||X||_* allow. That is right
@@ -49,30 +75,53 @@ def certify(X: Tensor, U: Tensor, *, exact: bool = False, generator: torch.Gener
     computed in float64.
 
     Args:
-        X: (..., m, n), the matrices.
-        U: The same shape, the factors; any dtype.
+        X: (..., m, n), the matrices; square but for the polar factor. With a ridge, pass X + ridge I.
+        U: The same shape, the results; any dtype.
+        of: "polar", "sign", "sqrt", "inv_sqrt", "root", "inv_root" or "inv".
+        p: The exponent of "root" and "inv_root", which need it; the others have none to choose.
         exact: Measure instead of estimate, by dense products and singular values.
         generator: Draws the sketch, on the device of X; default a fixed seed, so that the same input gives the same
             figures.
 
     Returns:
-        A `Certificate`. For a zero matrix direction is 1 and residual 0: there is nothing to get wrong.
+        A `Certificate`. Of the polar factor of a zero matrix the direction is 1 and the residual 0: there is nothing to
+        get wrong.
 
     Raises:
-        ValueError: If the shapes differ, a matrix is empty, or entries are not finite.
+        ValueError: If `of` is another word, p is missing or has no use, the shapes differ, a matrix is empty, or
+            entries are not finite.
     """
+    target = _target(of, p)
     for name, argument in (("X", X), ("U", U)):
-        check_matrix(argument, POLAR)
+        check_matrix(argument, target)
         if argument.numel() == 0:
             raise ValueError(f"certify needs nonempty matrices, got {name} of shape {tuple(argument.shape)}")
-        check_finite(argument, POLAR)
+        check_finite(argument, target)
     if X.shape != U.shape:
         raise ValueError(f"certify compares matrices of one shape, got X {tuple(X.shape)} and U {tuple(U.shape)}")
     wide = (lambda A: A) if X.shape[-2] <= X.shape[-1] else (lambda A: A.mT)
     flat = [wide(A.to(torch.float64)).reshape(-1, min(X.shape[-2:]), max(X.shape[-2:])) for A in (X, U)]
-    scaled, _ = prescale(flat[0])
-    fields = _measured(scaled, flat[1]) if exact else _sketched(scaled, flat[1], generator)
+    scaled, scale = prescale(flat[0])
+    if target is not POLAR:
+        S = None if exact else _signs(scaled, generator)
+        fields = _checked(target, scaled, scale.undo(flat[1], -target.homogeneity), S)
+    else:
+        fields = _measured(scaled, flat[1]) if exact else _sketched(scaled, flat[1], generator)
     return Certificate(*(f.reshape(X.shape[:-2]) for f in fields))
+
+
+def _target(of: str, p: int | None) -> Target:
+    """The target of that name and exponent."""
+    named = {target.name: target for target in TARGETS}
+    if of not in named:
+        raise ValueError(f"of must be one of {', '.join(named)}, got {of!r}")
+    if of in ("root", "inv_root"):
+        if p is None:
+            raise ValueError(f"certify needs the exponent of {of}: pass p=..., for example p=4")
+        return named[of].with_exponent(p)
+    if p is not None:
+        raise ValueError(f"{of} has no exponent to choose, got {p=}: leave it out, or certify of='root' or 'inv_root'")
+    return named[of]
 
 
 def _measured(X: Tensor, U: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -87,21 +136,58 @@ def _measured(X: Tensor, U: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _sketched(X: Tensor, U: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
     """The same with S of `_COLUMNS` random signs: E ||S^T A||_F^2 = columns * ||A||_F^2."""
-    n = X.shape[-2]
-    if generator is None:
-        generator = torch.Generator(device=X.device).manual_seed(0)
-    S = torch.randint(0, 2, (n, _COLUMNS), generator=generator, device=X.device).to(X.dtype) * 2 - 1
+    n, S = X.shape[-2], _signs(X, generator)
     XS, US = X.mT @ S, U.mT @ S
     norm = torch.linalg.matrix_norm
     orthogonality = norm(U @ US - S) / (n * _COLUMNS) ** 0.5
     HS = (X @ US + U @ XS) / 2  # sym(X U^T) S
     residual = norm(U.mT @ HS - XS) / _COLUMNS**0.5
     inner = (X * U).sum((-2, -1))
-    # ||X||_* - <U, X> is the trace of (X X^T)^(1/2) - sym(X U^T), which the probes s^T (.) s see with little noise when
-    # U is good. The quadrature brackets it; of the bracket we report the value nearest to 0.
+    return orthogonality, _ratio(inner, inner + _excess(X, HS, S)), residual
+
+
+def _signs(X: Tensor, generator: torch.Generator | None) -> Tensor:
+    if generator is None:
+        generator = torch.Generator(device=X.device).manual_seed(0)
+    return torch.randint(0, 2, (X.shape[-2], _COLUMNS), generator=generator, device=X.device).to(X.dtype) * 2 - 1
+
+
+def _checked(target: Target, X: Tensor, U: Tensor, S: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """The figures of the square functions: from E S for every defect E and the signs S, or from E itself without S."""
+    n = X.shape[-1]
+    W = torch.eye(n, dtype=X.dtype, device=X.device) if S is None else S
+    weight = 1.0 if S is None else _COLUMNS**-0.5
+    norm = torch.linalg.matrix_norm
+    absent = torch.full_like(X[:, 0, 0], torch.nan)
+    if target.name == "sign":
+        defect = U @ (U @ (X @ W) + X @ (U @ W)) / 2 - X @ W
+        return norm(U @ (U @ W) - W) * weight / n**0.5, absent, norm(defect) * weight
+    if target.homogeneity > 0:
+        return absent, _positivity(U, S), norm(_power(U, target.p, W) - X @ W) * weight
+    residual = norm(_power(U, target.p, X @ W) - W) * weight / n**0.5
+    return absent, absent if target.name == "inv" else _positivity(U, S), residual
+
+
+def _power(U: Tensor, p: int, W: Tensor) -> Tensor:
+    for _ in range(p):
+        W = U @ W
+    return W
+
+
+def _positivity(U: Tensor, S: Tensor | None) -> Tensor:
+    """tr(U) / ||U||_*, the direction of U towards the identity, which is the polar factor of positive matrices."""
+    U, _ = prescale(U)
+    trace = U.diagonal(dim1=-2, dim2=-1).sum(-1)
+    if S is None:
+        return _ratio(trace, torch.linalg.svdvals(U).sum(-1))
+    return _ratio(trace, trace + _excess(U, U @ S, S))
+
+
+def _excess(X: Tensor, HS: Tensor, S: Tensor) -> Tensor:
+    """An estimate of ||X||_* - tr(H), from H S; of the bracket that quadrature gives, the value nearest to 0."""
+    # It is the trace of (X X^T)^(1/2) - H, which the probes s^T (.) s see with little noise when H is near the root.
     least, greatest = (f.mean(-1) - (S * HS).sum(-2).mean(-1) for f in root_forms(X, S))
-    excess = torch.maximum(least, greatest.clamp(max=0))
-    return orthogonality, _ratio(inner, inner + excess), residual
+    return torch.maximum(least, greatest.clamp(max=0))
 
 
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
