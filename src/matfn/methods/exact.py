@@ -46,7 +46,7 @@ class Exact:
 def _polar(A: Tensor, eps: float) -> Tensor:
     if not bool(torch.isfinite(A).all()):
         raise ValueError("Exact() takes finite matrices, and this one has NaN or infinite entries")
-    W, sigma, Vh = torch.linalg.svd(A, full_matrices=False)
+    W, sigma, Vh = torch.linalg.svd(A / peak_of(A), full_matrices=False)
     tolerance = max(A.shape[-2:]) * eps * sigma[..., :1]
     U = (W * (sigma > tolerance).unsqueeze(-2)) @ Vh
     live = A != 0
@@ -55,7 +55,8 @@ def _polar(A: Tensor, eps: float) -> Tensor:
 
 def _power(A: Tensor, eps: float, target: Target) -> Tensor:
     """A^h for symmetric positive (semi)definite A by eigh; h is the homogeneity of the target."""
-    values, V = torch.linalg.eigh(A)
+    peak = peak_of(A)
+    values, V = torch.linalg.eigh(A / peak)
     floor = eps * values.abs().amax(-1, keepdim=True)
     ratios = values[..., 0] / values.abs().amax(-1)
     least = ratios.min().item()
@@ -69,7 +70,7 @@ def _power(A: Tensor, eps: float, target: Target) -> Tensor:
             f"{target} needs a positive semidefinite matrix, but the least eigenvalue is {least:.3g} of the largest: "
             "add ridge=... to shift the spectrum"
         )
-    return (V * values.clamp(min=0).pow(target.homogeneity).unsqueeze(-2)) @ V.mT
+    return (V * values.clamp(min=0).pow(target.homogeneity).unsqueeze(-2)) @ V.mT * peak**target.homogeneity
 
 
 def _inverse(A: Tensor) -> Tensor:
@@ -88,7 +89,7 @@ def _inverse(A: Tensor) -> Tensor:
 
 def _sign(A: Tensor, eps: float) -> Tensor:
     if bool((A.mT == A).all()):
-        values, V = torch.linalg.eigh(A)
+        values, V = torch.linalg.eigh(A / peak_of(A))
         floor = eps * values.abs().amax(-1, keepdim=True)
         if bool((values.abs() <= floor).any()):
             raise SpectrumError("signm needs a spectrum off zero, but the matrix is singular to working precision")

@@ -27,6 +27,9 @@ def newton_sign(A: Tensor) -> Tensor:
 
 
 def peak_of(A: Tensor) -> Tensor:
-    """The largest entry, by which norms and products of norms are kept from overflow; 1 for a zero matrix."""
+    """A power of two near the largest entry of each matrix, (b, 1, 1); 1 for a zero one.
+
+    Division by it loses no bit, and keeps eigenvalues, norms and products of norms from overflow.
+    """
     peak = A.detach().abs().amax((-2, -1), keepdim=True)
-    return torch.where(peak == 0, 1.0, peak)
+    return torch.ldexp(torch.ones_like(peak), torch.where(peak == 0, 0, torch.frexp(peak).exponent - 1))
