@@ -1,12 +1,21 @@
 """Residual: what a method may ask of R = I - M, without a host synchronisation."""
 
 from collections.abc import Callable
+from enum import Enum
 from math import pi
 
 import torch
 from torch import Tensor
 
-__all__ = ["Residual"]
+__all__ = ["Form", "Residual"]
+
+
+class Form(Enum):
+    """What M is made of; a step that can act on the iterate X without forming M asks for it."""
+
+    GRAM = "X X^T or X^T X, whichever is smaller"
+    SQUARE = "X X"
+    PRODUCT = "a product in which X is one factor of two, or no factor"
 
 
 class Residual:
@@ -14,17 +23,21 @@ class Residual:
 
     Attributes:
         p: The exponent of the target.
+        form: What M is made of.
     """
 
-    def __init__(self, M: Tensor | Callable[[], Tensor], p: int, key: int | Tensor = 0) -> None:
+    def __init__(
+        self, M: Tensor | Callable[[], Tensor], p: int, key: int | Tensor = 0, form: Form = Form.PRODUCT
+    ) -> None:
         """Of the matrix driven to the identity.
 
         Args:
             M: (b, n, n), or how to compute it.
             p: The exponent of the target.
             key: Chooses the sketches: an integer, or a 0-d integer tensor, which is not read.
+            form: What M is made of.
         """
-        self._M, self._wide, self.p, self._key = M, None, p, key
+        self._M, self._wide, self.p, self.form, self._key = M, None, p, form, key
 
     @property
     def M(self) -> Tensor:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from .kernels import Products
+from .residual import Residual
 
-__all__ = ["Polynomial", "Step"]
+__all__ = ["Polynomial", "Step", "multiplied"]
 
 Scalar = TypeVar("Scalar", float, np.ndarray, Tensor)
 
@@ -37,13 +38,28 @@ class Step(Protocol):
         """
         ...
 
+    def apply(self, X: Tensor, residual: Residual, products: Products) -> Tensor:
+        """q(M) X for an X with no more rows than columns, X q(M) for a tall one; M need not be formed for it.
+
+        Args:
+            X: The iterate, (b, m, n).
+            residual: Of X: has M, which commutes with a square X, and says what it is made of.
+            products: The matrix products to use.
+        """
+        ...
+
+    def precision(self, dtype: torch.dtype) -> torch.dtype:
+        """The dtype to iterate in for an argument of `dtype`, if the caller names none."""
+        ...
+
 
 @dataclass(frozen=True)
 class Polynomial:
     """q(m) = c_0 + c_1 m + ... + c_k m^k; for p = 2 the odd polynomial x q(x^2) of degree 2k + 1.
 
     Attributes:
-        coefficients: c_0 .. c_k, floats, or tensors of shape (b, 1, 1) that give every matrix of a batch its own.
+        coefficients: c_0 .. c_k, floats, or tensors of shape (b, 1, 1) that give every matrix of a batch its own; in
+            float32 at least, whatever the dtype of the iteration.
     """
 
     coefficients: tuple[float | Tensor, ...]
@@ -75,7 +91,7 @@ class Polynomial:
         c0, *rest = self.coefficients
         k = len(rest)
         if k == 1:
-            return c0, rest[0] * M
+            return c0, (rest[0] * M).to(M.dtype)
         if k == 2:
             return c0, products.sym_addmm(M, M, M, alpha=rest[1], beta=rest[0])
         stride = _stride(k)
@@ -88,6 +104,20 @@ class Polynomial:
             B = products.sym_addmm(_combination(block, powers), powers[-1], B, alpha=1.0, beta=1.0)
         return c0, B
 
+    def apply(self, X: Tensor, residual: Residual, products: Products) -> Tensor:
+        """See `Step.apply`."""
+        return multiplied(*self.split(residual.M, products), X, products)
+
+    def precision(self, dtype: torch.dtype) -> torch.dtype:
+        """Any: products are all it takes."""
+        return dtype
+
+
+def multiplied(c: float | Tensor, B: Tensor, X: Tensor, products: Products) -> Tensor:
+    """(c I + B) X or X (c I + B), on the shorter side of X, where its Gram matrix is formed too."""
+    left, right = (B, X) if X.shape[-2] <= X.shape[-1] else (X, B)
+    return products.addmm(X, left, right, alpha=1.0, beta=c)
+
 
 def _stride(k: int) -> int:
     """The block length with the fewest products for k powers; the shortest of them keeps the fewest matrices alive."""
@@ -98,4 +128,4 @@ def _combination(coefficients: list[float | Tensor], powers: list[Tensor]) -> Te
     total = coefficients[0] * powers[0]
     for c, P in zip(coefficients[1:], powers[1:], strict=False):
         total = torch.add(total, P, alpha=c) if isinstance(c, float) else total + c * P
-    return total
+    return total.to(powers[0].dtype)  # coefficients of a half-precision iteration may be float32

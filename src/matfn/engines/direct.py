@@ -7,11 +7,13 @@ from torch import Tensor
 
 from ..kernels import Products
 from ..method import Iteration
-from ..residual import Residual
+from ..residual import Form, Residual
 from ..target import Target
-from .engine import gram_matrix, multiplied
+from .engine import gram_matrix
 
 __all__ = ["Direct"]
+
+_FORM = {"polar": Form.GRAM, "sign": Form.SQUARE, "inv": Form.PRODUCT}
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,8 @@ class Direct:
         """See `Engine.run`."""
         X = A.mT if target.name == "inv" else A
         for k in range(method.steps):
-            residual = Residual(partial(_rebuilt, target, X, A, products), target.p, key)
-            c, B = method.step(k, residual).split(residual.M, products)
-            X = multiplied(c, B, X, products)
+            residual = Residual(partial(_rebuilt, target, X, A, products), target.p, key, _FORM[target.name])
+            X = method.step(k, residual).apply(X, residual, products)
         return X
 
 

@@ -8,7 +8,7 @@ from ..kernels import Products
 from ..method import Iteration
 from ..target import Target
 
-__all__ = ["Engine", "gram_matrix", "multiplied", "shifted", "times_power"]
+__all__ = ["Engine", "gram_matrix", "shifted", "times_power"]
 
 
 class Engine(Protocol):
@@ -38,12 +38,6 @@ class Engine(Protocol):
 def gram_matrix(X: Tensor, products: Products) -> Tensor:
     """X X^T or X^T X, whichever is smaller. No copy is made to turn a tall X into a wide one."""
     return products.syrk(X if X.shape[-2] <= X.shape[-1] else X.mT)
-
-
-def multiplied(c: float | Tensor, B: Tensor, X: Tensor, products: Products) -> Tensor:
-    """(c I + B) X or X (c I + B), on the side that `gram_matrix` took, for B a polynomial in that Gram matrix."""
-    left, right = (B, X) if X.shape[-2] <= X.shape[-1] else (X, B)
-    return products.addmm(X, left, right, alpha=1.0, beta=c)
 
 
 def shifted(c: float | Tensor, B: Tensor) -> Tensor:
