@@ -37,9 +37,10 @@ class Certificate:
         direction: Which of the many solutions was found. polar: 1 for the exact factor, less where U turns away from
             it or is too short, more where its singular values exceed 1. Roots: 1 for the principal, positive one, less
             where an eigenvalue has the wrong sign or U is not symmetric.
-        residual: The defect of the equation. Where X appears beside the result (polar, sign, sqrt, root) a backward
-            error, which a good method keeps near the unit roundoff. Of an inverse root about p times its relative
-            error, eigenvalue by eigenvalue, so near unit roundoff times the condition number of X at best.
+        residual: The defect of the equation. Where X stands alone (polar, sign, sqrt, root) a backward error, which a
+            good method keeps near the unit roundoff. Of an inverse root p times its relative error where that commutes
+            with X, and up to the condition number of X times that where it does not: rounding alone gives about unit
+            roundoff times condition.
     """
 
     orthogonality: Tensor

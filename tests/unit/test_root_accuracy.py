@@ -1,0 +1,66 @@
+"""Inverse roots of ill-conditioned matrices: no worse than the best public solver, in float32 and in float64."""
+
+import pytest
+import torch
+
+import matfn
+from matrices import of_eigenvalues, spectrum
+
+N = 128
+# Relative errors of the best public solver (a coupled Newton iteration) on 128 x 128 matrices in float32, p = 2.
+BEST_PUBLIC = {1e2: 1.5e-6, 1e4: 5.9e-5, 1e6: 3.6e-3}
+
+
+def told(A, p, condition, **options):
+    """Polar Express with the true bound: the p-th root of the least eigenvalue over the norm."""
+    bound = (1 / (condition * torch.linalg.matrix_norm(A.double()).item())) ** (1 / p)
+    return matfn.PolarExpress(lower=0.98 * bound, **options)
+
+
+SOLVERS = {
+    "exact": lambda A, p, condition: matfn.Exact(),
+    "polar express": lambda A, p, condition: told(A, p, condition, steps=14),
+    "polar express, degree 7": lambda A, p, condition: told(A, p, condition, steps=12, degree=7),
+}
+
+
+def error(B, A, p):
+    """Relative Frobenius error against the root of that very A, by eigh in float64."""
+    values, V = torch.linalg.eigh(A.double())
+    root = (V * values ** (-1 / p)) @ V.mT
+    return (torch.linalg.matrix_norm(B.double() - root) / torch.linalg.matrix_norm(root)).item()
+
+
+def float32_problem(condition, seed):
+    A = of_eigenvalues(spectrum(N, condition), seed=seed)[0].float()
+    return (A + A.mT) / 2
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("p", [2, 4])
+@pytest.mark.parametrize("condition", BEST_PUBLIC)
+def test_float32(solver, p, condition):
+    for seed in (0, 1, 2):
+        A = float32_problem(condition, seed)
+        B = matfn.inv_rootm(A, p, method=SOLVERS[solver](A, p, condition))
+        assert error(B, A, p) <= BEST_PUBLIC[condition]
+
+
+@pytest.mark.parametrize("p", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("condition", BEST_PUBLIC)
+def test_the_default_is_exact_to_the_dtype(p, condition):
+    """It decomposes in float64, so what is left is the rounding of the result to float32, 2^-24 an entry."""
+    A = float32_problem(condition, seed=3)
+    assert error(matfn.inv_rootm(A, p), A, p) <= 2**-24
+
+
+@pytest.mark.parametrize("solver", [*SOLVERS, "newton-schulz"])
+@pytest.mark.parametrize("p", [2, 4])
+def test_float64_at_condition_2e5(solver, p):
+    """Against the known eigenvalues. Unit roundoff times the condition is 2e-11."""
+    values = spectrum(N, 2e5)
+    A, V = of_eigenvalues(values, seed=1)
+    method = matfn.NewtonSchulz(steps=36) if solver == "newton-schulz" else SOLVERS[solver](A, p, 2e5)
+    root = (V * values ** (-1 / p)) @ V.mT
+    B = matfn.inv_rootm(A, p, method=method)
+    assert torch.linalg.matrix_norm(B - root) <= 1e-9 * torch.linalg.matrix_norm(root)
