@@ -54,7 +54,6 @@ class Certificate:
             ("direction", self.direction.min().item(), ".6f"),
             ("residual", self.residual.max().item(), ".2e"),
         )
-        # A NaN of one matrix alone would be hidden by nothing: max and min of torch pass it on.
         return ", ".join(f"{name} {value:{form}}" for name, value, form in figures if value == value)
 
 

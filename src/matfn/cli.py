@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import functools
 import json
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 try:
     import typer
     from rich.console import Console
-    from rich.table import Table
 except ImportError as missing:
     raise SystemExit(f'the command line needs {missing.name}: pip install "matfn[lab]"') from None
 
 from matfn.lab.errors import LabError
+from matfn.lab.terminal import grid, safe, screen, user_errors
 
 if TYPE_CHECKING:
     from matfn.lab.compare import Comparison
     from matfn.lab.recipe import Recipe
 
-F = TypeVar("F", bound=Callable[..., None])
 app = typer.Typer(
     help="Matrix functions by matrix products, and the optimizers built on them.",
     no_args_is_help=True,
@@ -38,25 +35,6 @@ Set = Annotated[
 Out = Annotated[Path | None, typer.Option("--out", help="Folder to write to; a dated one under runs/ by default.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Resume = Annotated[Path | None, typer.Option("--resume", help="Go on with the run in this folder.")]
-
-
-def user_errors(command: F) -> F:
-    """Show a user's mistake in a line and exit with status 2; anything else keeps its traceback."""
-
-    @functools.wraps(command)
-    def wrapped(*arguments: Any, **options: Any) -> None:
-        try:
-            command(*arguments, **options)
-        except LabError as error:
-            Console(stderr=True).print(f"[bold red]error:[/] {_safe(str(error))}", highlight=False, soft_wrap=True)
-            raise typer.Exit(2) from None
-
-    return wrapped  # type: ignore[return-value]
-
-
-def _safe(text: str) -> str:
-    """Square brackets in messages are text, not rich's markup."""
-    return text.replace("[", r"\[")
 
 
 def _version(wanted: bool) -> None:
@@ -154,14 +132,14 @@ def coeffs(
     if json_:
         typer.echo(json.dumps(table.plain()))
         return
-    shown = _table("step", "interval of s", "coefficients of q(m), ascending", "worst |1 − s| after")
+    shown = grid("step", "interval of s", "coefficients of q(m), ascending", "worst |1 − s| after")
     for step in table.steps:
         low, high = step.interval
         values = "\n".join(f"{c:+.17g}" for c in step.coefficients)
         shown.add_row(str(step.number), rf"\[{low:.6g}, {high:.6g}]", values, f"{step.error:.3e}")
-    console = _screen()
-    console.print(f"[bold]{_safe(table.spec)}[/]   p = {table.p}, lower = {table.lower:g}", highlight=False)
-    console.print(f"[dim]{_safe(table.source)}[/]", highlight=False)
+    console = screen()
+    console.print(f"[bold]{safe(table.spec)}[/]   p = {table.p}, lower = {table.lower:g}", highlight=False)
+    console.print(f"[dim]{safe(table.source)}[/]", highlight=False)
     console.print(shown)
     if plot:
         console.print(f"plot  {plot}", highlight=False, soft_wrap=True)
@@ -177,10 +155,10 @@ def methods(json_: Json = False) -> None:
     if json_:
         typer.echo(json.dumps([dict(zip(("name", "defaults", "summary"), line, strict=True)) for line in lines]))
         return
-    shown = _table("method", "what it is", right=())
+    shown = grid("method", "what it is", right=())
     for name, defaults, summary in lines:
-        shown.add_row(f"[bold]{name}[/]\n[dim]{_safe(defaults)}[/]", _safe(summary))
-    _screen().print(shown)
+        shown.add_row(f"[bold]{name}[/]\n[dim]{safe(defaults)}[/]", safe(summary))
+    screen().print(shown)
 
 
 def _console(recipe: Recipe, quiet: bool) -> Console:
@@ -189,31 +167,18 @@ def _console(recipe: Recipe, quiet: bool) -> Console:
         import torch
 
         torch.set_num_threads(recipe.train.threads)
-    return _screen(stderr=quiet)
-
-
-def _screen(*, stderr: bool = False) -> Console:
-    """The terminal as it is; a file or a pipe gets 110 columns, so that tables are not folded to rich's 80."""
-    console = Console(stderr=stderr)
-    return console if console.is_terminal else Console(stderr=stderr, width=110)
+    return screen(stderr=quiet)
 
 
 def _dated(recipe: Path | None) -> Path:
     return Path("runs") / (recipe.stem if recipe else "default") / datetime.now().strftime("%Y-%m-%d_%H%M%S")
 
 
-def _table(*heads: str, right: tuple[int, ...] = (0, 1, 3)) -> Table:
-    table = Table(box=None, padding=(0, 3, 0, 0), header_style="bold", pad_edge=False)
-    for index, head in enumerate(heads):
-        table.add_column(head, justify="right" if index in right else "left", overflow="fold")
-    return table
-
-
 def _print_comparison(console: Console, result: Comparison) -> None:
     from matfn.lab import report
     from matfn.lab.outcome import leaders
 
-    shown = _table(*report.headings(result.unit), right=(1, 2, 3, 4, 5))
+    shown = grid(*report.headings(result.unit), right=(1, 2, 3, 4, 5))
     best = leaders(result.rows, result.differences)
     for row in result.rows:
         style = "bold" if row.arm in best else ""
@@ -224,8 +189,8 @@ def _print_comparison(console: Console, result: Comparison) -> None:
     console.print(shown)
     console.print()
     for line in report.difference_lines(result):
-        console.print(f"  {_safe(line)}", highlight=False)
-    console.print(f"[dim]{_safe(result.note)}[/]", highlight=False)
+        console.print(f"  {safe(line)}", highlight=False)
+    console.print(f"[dim]{safe(result.note)}[/]", highlight=False)
 
 
 def main() -> None:
