@@ -1,14 +1,14 @@
-"""The verbs: check the argument, choose an engine, run it."""
+"""The verbs: check the argument, then compute."""
 
 from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
-from .checks import check_finite, check_matrix, check_method, check_precision, symmetric_part
-from .engines import Engine, choose, prescale
-from .kernels import EAGER
-from .method import Evaluation, Iteration, Method, Scheduled
+from .checks import check_finite, check_matrix, symmetric_part
+from .compute import compute
+from .engines import Engine, prescale
+from .method import Method
 from .methods import Exact, PolarExpress
 from .target import INV, INV_ROOT, INV_SQRT, POLAR, ROOT, SIGN, SQRT, Domain, Target
 
@@ -59,7 +59,7 @@ def orthogonalize(
     References:
         Polar Express, Section 3 of the specification.
     """
-    return _compute(POLAR, X, _FAST if method is None else method, engine, precision, generator)
+    return compute(POLAR, X, _FAST if method is None else method, engine, precision, generator)
 
 
 def polar(A: Tensor, side: str = "right", *, method: Method | None = None, generator: Generator | None = None) -> Polar:
@@ -83,7 +83,7 @@ def polar(A: Tensor, side: str = "right", *, method: Method | None = None, gener
     check_matrix(A, POLAR)
     check_finite(A, POLAR)
     work = torch.promote_types(A.dtype, torch.float32)
-    U = _compute(POLAR, A.to(work), _ACCURATE if method is None else method, generator=generator)
+    U = compute(POLAR, A.to(work), _ACCURATE if method is None else method, generator=generator)
     n = A.shape[-1] if side == "right" else A.shape[-2]
     if A.numel() == 0:
         return Polar(U.to(A.dtype), A.new_zeros(*A.shape[:-2], n, n))
@@ -187,55 +187,4 @@ def _accurate(target: Target, A: Tensor, method: Method | None, ridge: float, ge
         work = symmetric_part(work, target, torch.finfo(A.dtype).eps)
     if ridge:
         work = work + ridge * torch.eye(A.shape[-1], dtype=work.dtype, device=work.device)
-    return _compute(target, work, _ACCURATE if method is None else method, generator=generator).to(A.dtype)
-
-
-def _compute(
-    target: Target,
-    A: Tensor,
-    method: Method,
-    engine: Engine | None = None,
-    precision: torch.dtype | None = None,
-    generator: Generator | None = None,
-) -> Tensor:
-    """The function of each matrix: flatten the batch, evaluate or iterate."""
-    check_matrix(A, target)
-    check_precision(precision)
-    method = check_method(method, target)
-    if A.numel() == 0:
-        return A.clone()
-    m, n = A.shape[-2:]
-    flat = A.reshape(-1, m, n)
-    if isinstance(method, Evaluation):
-        if engine is not None or precision is not None:
-            raise ValueError(
-                f"{method!r} evaluates {target.name} outright and has no use for {engine=}, {precision=}: leave them "
-                "out, or choose a method that iterates"
-            )
-        result = method.evaluate(target, flat.to(torch.promote_types(A.dtype, torch.float32)))
-    else:
-        result = _iterate(target, flat, method, engine, precision or A.dtype, _key(generator))
-    return result.to(A.dtype).reshape(A.shape).contiguous()
-
-
-def _iterate(
-    target: Target,
-    A: Tensor,
-    method: Scheduled | Iteration,
-    engine: Engine | None,
-    precision: torch.dtype,
-    key: int | Tensor,
-) -> Tensor:
-    """Scale to norm 1, run the engine in `precision`, scale back."""
-    iteration = method.schedule(target.p) if isinstance(method, Scheduled) else method
-    engine = choose(target) if engine is None else engine
-    if target.name not in engine.targets:
-        raise ValueError(f"{engine!r} computes {', '.join(sorted(engine.targets))}, not {target.name}")
-    scaled, scale = prescale(A)
-    result = engine.run(target, scaled.to(precision), iteration, EAGER, key)
-    return scale.undo(result.to(scaled.dtype), target.homogeneity)
-
-
-def _key(generator: Generator | None) -> int | Tensor:
-    """The key of all sketches of one call: one number, drawn where the generator lives and never read."""
-    return 0 if generator is None else torch.randint(2**32, (), generator=generator, device=generator.device)
+    return compute(target, work, _ACCURATE if method is None else method, generator=generator).to(A.dtype)
