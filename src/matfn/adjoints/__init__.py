@@ -1,0 +1,6 @@
+"""Adjoints: the derivatives of the functions in closed form, whatever method computed the value."""
+
+from .attach import adjoint, attach
+from .polar import polar_adjoint
+
+__all__ = ["adjoint", "attach", "polar_adjoint"]

@@ -1,0 +1,95 @@
+"""The equation of the p-th root, by which a root moves when its argument does; with its own derivatives."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import SpectrumError
+from .implicit import in_front
+from .sylvester import by_newton
+
+__all__ = ["RootEquation"]
+
+
+class RootEquation(torch.autograd.Function):
+    """X with sum_{i+j=p-1} R^i X R^j = C: the derivative of C -> C^(1/p) at R^p in the direction C.
+
+    For p = 2 it is Sylvester's equation R X + X R = C (Lyapunov's for symmetric R), for p = 1 there is nothing to
+    solve. Its derivative is the same equation with other right-hand sides: with Y the solution for R^T and the gradient
+    of X,
+
+        grad C = Y,    grad R = -sum_{i+j+l=p-2} (S^i Y S^j Z S^l + S^i Z S^j Y S^l)    for S = R^T, Z = X^T.
+    """
+
+    @staticmethod
+    def forward(R: Tensor, C: Tensor, p: int, r: Tensor | None, V: Tensor | None, order: int) -> Tensor:
+        """Solve, by the spectrum where it is given.
+
+        Args:
+            R: (..., n, n); symmetric positive semidefinite with a spectrum, else with eigenvalues in the open right
+                half-plane.
+            C: (..., n, n).
+            p: At least 1; 2 without a spectrum.
+            r: Eigenvalues of R, (..., n), exactly 0 where they count as zero. Pairs of them take no part: X is 0 there.
+            V: Eigenvectors, (..., n, n).
+            order: 1 for a first derivative, else 2; a second one has no meaning where pairs are left out.
+
+        Raises:
+            SpectrumError: For order 2 and a zero in r.
+        """
+        if r is None or V is None:
+            return by_newton(R, C)
+        if order > 1 and bool((r == 0).any()):
+            raise SpectrumError("second derivatives need full rank, and this matrix has less, to working precision")
+        return by_spectrum(C, p, r, V)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Keep what the next order needs."""
+        R, _, ctx.p, r, V, _ = inputs
+        ctx.save_for_backward(R, output, r, V)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """The same equation, and products."""
+        (G,), (R, X, r, V) = gradients, ctx.saved_tensors
+        R, X = R.mT, X.mT
+        Y = RootEquation.apply(R, G, ctx.p, r, V, 2)
+        grad_R = None if ctx.p == 1 else -words(R, Y, X, ctx.p - 2) - words(R, X, Y, ctx.p - 2)
+        return grad_R, Y, None, None, None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
+        """A mapped dimension is one more batch dimension, in front."""
+        front = [
+            in_front(a, dim, info.batch_size) if isinstance(a, Tensor) else a
+            for a, dim in zip(args, in_dims, strict=True)
+        ]
+        return RootEquation.apply(*front), 0
+
+
+def by_spectrum(C: Tensor, p: int, r: Tensor, V: Tensor) -> Tensor:
+    """The equation in the eigenbasis, where it is a division by sum_k r_i^k r_j^(p-1-k).
+
+    A sum of nonnegative numbers: no two eigenvalues are ever subtracted, so close ones do no harm.
+    """
+    rows, columns = r.unsqueeze(-1), r.unsqueeze(-2)
+    divisor, power = torch.ones_like(V), torch.ones_like(columns)
+    for _ in range(p - 1):
+        power = power * columns
+        divisor = divisor * rows + power
+    left_out = divisor == 0
+    X = (V.mT @ C @ V) / torch.where(left_out, 1.0, divisor)
+    return V @ torch.where(left_out, 0.0, X) @ V.mT
+
+
+def words(R: Tensor, Y: Tensor, X: Tensor, m: int) -> Tensor:
+    """The sum over i + j + l = m of R^i Y R^j X R^l, in about 4 m products."""
+    power, inner = None, X
+    total = Y @ X
+    for _ in range(m):
+        power = R if power is None else power @ R
+        inner = R @ inner + X @ power
+        total = R @ total + Y @ inner
+    return total

@@ -1,0 +1,16 @@
+"""The derivative of the inverse."""
+
+import torch
+from torch import Tensor
+
+from .implicit import Gradients
+
+__all__ = ["inverse_adjoint"]
+
+
+def inverse_adjoint(ridge: float, A: Tensor, _: tuple[Tensor, ...], gradients: Gradients) -> Tensor:
+    """-B^T G B^T for B = (A + ridge I)^-1, by LU in float64."""
+    (G,) = gradients
+    shift = ridge * torch.eye(A.shape[-1], dtype=torch.float64, device=A.device)
+    B = torch.linalg.inv(A.to(torch.float64) + shift).mT
+    return (-B @ G.to(torch.float64) @ B).to(A.dtype)
