@@ -1,0 +1,160 @@
+"""Problems of the accuracy benchmark: rounded matrices of known spectrum, and the exact function of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from matfn.lab.fixed_point import composed, from_float, orthonormal, to_float
+from matfn.lab.spectra import SPECTRA
+from matfn.target import INV, INV_ROOT, INV_SQRT, POLAR, SIGN, SQRT, Domain, Target
+
+__all__ = ["FUNCTIONS", "SHAPES", "Problem", "problem", "spectrum_names"]
+
+FUNCTIONS: dict[str, Target] = {
+    "polar": POLAR,
+    "sqrt": SQRT,
+    "inv_sqrt": INV_SQRT,
+    "inv_root4": INV_ROOT.with_exponent(4),
+    "sign": SIGN,
+    "inv": INV,
+}
+SHAPES = {"gaussian": 1, "gaussian tall": 4}  # rows over columns; every other spectrum is square
+_TALL = "gaussian tall"
+_LOST = 0.1  # condition times unit roundoff above which no answer is determined by the rounded matrix
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One matrix and its exact answer.
+
+    Attributes:
+        function: A key of `FUNCTIONS`.
+        spectrum: A key of `SPECTRA`, or "gaussian tall".
+        A: (m, n), in the dtype of the problem: orthogonal factors times the spectrum, rounded. For sign and roots
+            symmetric, with the spectrum as eigenvalues (for sign of alternating signs).
+        answer: The function of that very A, (m, n) in float64, or None where rounding A has already decided it: a
+            condition number above 0.1 / eps, or a singular matrix whose inverse is asked for.
+        condition: Largest over smallest of the spectrum, exact zeros left out.
+        rank: How many values are not zero.
+    """
+
+    function: str
+    spectrum: str
+    A: Tensor
+    answer: Tensor | None
+    condition: float
+    rank: int
+
+    @property
+    def target(self) -> Target:
+        """What is to be computed."""
+        return FUNCTIONS[self.function]
+
+
+def spectrum_names(function: str) -> list[str]:
+    """The spectra that a function is measured on, the tall one where it takes rectangular matrices."""
+    names = list(SPECTRA)
+    return [*names[:1], _TALL, *names[1:]] if function == "polar" else names
+
+
+def problem(function: str, spectrum: str, dtype: torch.dtype, size: int, seed: int = 1) -> Problem:
+    """Build the problem; the same arguments give the same bits.
+
+    Args:
+        function: A key of `FUNCTIONS`.
+        spectrum: One of `spectrum_names(function)`.
+        dtype: That A is rounded to.
+        size: The short side.
+        seed: Of the spectrum and of the factors.
+    """
+    target = FUNCTIONS[function]
+    m = size * SHAPES.get(spectrum, 1)
+    values = np.array(SPECTRA[spectrum.removesuffix(" tall")](m, size, seed), dtype=np.float64)
+    V = _factor(size, size, seed)
+    U = V if target.domain is Domain.SPD or target is SIGN else _factor(m, size, seed + 1000)
+    signed = values * np.where(np.arange(size) % 2, -1.0, 1.0) if target is SIGN else values
+    exact = composed(U, signed, V)
+    if U is V:
+        exact = np.tril(exact) + np.tril(exact, -1).T
+    A = torch.from_numpy(to_float(exact)).to(dtype)
+    rank = int((values > 0).sum())
+    condition = float(values[0] / values[rank - 1])
+    answer = None
+    if condition * torch.finfo(dtype).eps < _LOST and (rank == size or target in (POLAR, SQRT)):
+        rounding = to_float(exact - from_float(A.double().numpy()))
+        answer = torch.from_numpy(_answer(target, _Factors(U, signed, V), A.double(), rounding, rank))
+    return Problem(function, spectrum, A, answer, condition, rank)
+
+
+@lru_cache(maxsize=16)
+def _factor(m: int, n: int, seed: int) -> np.ndarray:
+    return orthonormal(m, n, seed)
+
+
+@dataclass(frozen=True)
+class _Factors:
+    """U diag(values) V^T, in fixed point; U is V for symmetric matrices."""
+
+    U: np.ndarray
+    values: np.ndarray
+    V: np.ndarray
+
+
+def _answer(target: Target, exact: _Factors, A: Tensor, rounding: np.ndarray, rank: int) -> np.ndarray:
+    """f(A): a first-order step from the known f(A + E), where the rounding E is small enough for that; else by float64.
+
+    The step leaves (condition |E|)^2, which is 1e-4 of the error to be measured at the worst in float64. E of float32
+    is larger, but there decompositions in float64 are 1e-9 as wrong as what is measured. The square root of a singular
+    matrix has no derivative, and a rounded one may have none itself: there f(A + E) is the answer.
+    """
+    s, f = exact.values, _scalar(target, exact.values)
+    singular_root = target is SQRT and rank < len(s)
+    if np.abs(rounding).max() > 1e-15 and not singular_root:
+        return _by_decomposition(target, A, rank)
+    known = composed(exact.U, f, exact.V)
+    if not singular_root:
+        known = known - from_float(_change(exact, f, target.homogeneity, rounding))
+    answer = to_float(known)
+    return answer.T.copy() if target is INV else answer
+
+
+def _change(exact: _Factors, f: np.ndarray, h: float, E: np.ndarray) -> np.ndarray:
+    """The derivative of U f(s) V^T in the direction E (Daleckii and Krein), for f a power h or locally constant."""
+    U, V, s = to_float(exact.U), to_float(exact.V), exact.values
+    K = U.T @ E @ V
+    same = s[:, None] == s
+    slopes = np.where(same, _quotient(h * f, s), _quotient(f[:, None] - f, np.where(same, 1.0, s[:, None] - s)))
+    if exact.U is exact.V:
+        return V @ (slopes * K) @ V.T
+    # A rectangular U f(s) V^T is an odd function of [[0, A], [A^T, 0]], of eigenvalues s, -s and 0.
+    inner = slopes * (K + K.T) / 2 + _quotient(f[:, None] + f, s[:, None] + s) * (K - K.T) / 2
+    return (U @ inner + (E @ V - U @ K) * _quotient(f, s)) @ V.T
+
+
+def _scalar(target: Target, x: np.ndarray) -> np.ndarray:
+    """The function at singular values (polar, inv: 0 stays 0) or eigenvalues."""
+    if target in (POLAR, SIGN):
+        return np.sign(x)
+    return _quotient(np.ones_like(x), x ** abs(target.homogeneity)) if target.homogeneity < 0 else x**target.homogeneity
+
+
+def _quotient(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The quotient a / b, and 0 where b is 0."""
+    return np.where(b == 0, 0.0, a / np.where(b == 0, 1.0, b))
+
+
+def _by_decomposition(target: Target, A: Tensor, rank: int) -> np.ndarray:
+    if target in (POLAR, INV):
+        U, s, Vh = torch.linalg.svd(A, full_matrices=False)
+        live = torch.arange(len(s)) < rank
+        answer = (U * live) @ Vh if target is POLAR else (Vh.mT / s) @ U.mT
+    else:
+        values, V = torch.linalg.eigh(A)
+        f = _scalar(target, (values if target is SIGN else values.clamp(min=0)).numpy())
+        answer = (V * torch.from_numpy(f)) @ V.mT
+    return answer.numpy()
