@@ -4,7 +4,7 @@ from .certify import Certificate, certify
 from .engines import ENGINES, Coupled, Direct, Gram
 from .errors import SpectrumError
 from .functions import Polar, inv, inv_rootm, inv_sqrtm, orthogonalize, polar, rootm, signm, sqrtm
-from .methods import METHODS, Exact, NewtonSchulz, PolarExpress, Tuned, method, spec
+from .methods import METHODS, Exact, NewtonSchulz, PolarExpress, Prism, Tuned, method, spec
 from .schedule import Schedule
 from .step import Polynomial
 
@@ -22,6 +22,7 @@ __all__ = [
     "Polar",
     "PolarExpress",
     "Polynomial",
+    "Prism",
     "Schedule",
     "SpectrumError",
     "Tuned",

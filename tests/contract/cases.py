@@ -2,7 +2,7 @@
 
 import pytest
 
-from matfn import ENGINES, METHODS, Gram, NewtonSchulz, PolarExpress, Tuned
+from matfn import ENGINES, METHODS, Gram, NewtonSchulz, PolarExpress, Prism, Tuned
 from matfn.method import Evaluation, Scheduled
 from matfn.target import INV_ROOT, POLAR, ROOT, TARGETS
 
@@ -18,6 +18,10 @@ METHOD = {name: kind() for name, kind in METHODS.items()} | {
     "you6": Tuned("you6"),
     "a schedule": PolarExpress(degree=7, steps=3).schedule(2),
     "adaptive": Damped(),
+    "prism, exact fit": Prism(steps=7, sketch="exact"),
+    "prism, degree 7, exact fit": Prism(degree=7, steps=6, sketch="exact"),
+    "prism, cubic, exact fit": Prism(degree=3, steps=9, sketch="exact"),
+    "prism, warm": Prism(steps=8, warm=2, sketch="exact"),
 }
 TARGET = {str(t): t for t in TARGETS if t not in (INV_ROOT, ROOT)} | {
     str(t): t for p in (1, 2, 3, 4, 8) for t in (INV_ROOT.with_exponent(p), ROOT.with_exponent(p))
@@ -49,6 +53,11 @@ def refusal(method, target):
         assert "p = 2" in documented or "made for" in documented, f"undocumented refusal: {message}"
         return message
     return None
+
+
+def sketches(method):
+    """Whether its steps depend on more than the spectrum of M, so that no scalar map says what it does."""
+    return not isinstance(method, Evaluation | Scheduled) and not getattr(method, "invariant", False)
 
 
 def engines(method, target):

@@ -36,7 +36,7 @@ class Eager:
     def addmm(self, C: Tensor, A: Tensor, B: Tensor, *, alpha: Weight, beta: Weight) -> Tensor:
         """Alpha A B + beta C."""
         if isinstance(alpha, Tensor) or isinstance(beta, Tensor):
-            return alpha * self.mm(A, B) + beta * C
+            return (alpha * self.mm(A, B) + beta * C).to(C.dtype)  # the numbers may be finer than the matrices
         if C.dtype == torch.float16 and C.device.type == "cpu":
             # torch 2.13's CPU addmm in float16 has no fast path: 2.4 s instead of 0.06 s for 768 x 768 x 3072.
             return torch.add(beta * C, self.mm(A, B), alpha=alpha)

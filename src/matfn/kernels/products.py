@@ -6,7 +6,7 @@ from torch import Tensor
 
 __all__ = ["Products", "Weight"]
 
-Weight = float | Tensor  # a number, or one per matrix of the batch, shaped (b, 1, 1)
+Weight = float | Tensor  # a number, or one per matrix of the batch, shaped (b, 1, 1), perhaps of a finer dtype
 
 
 class Products(Protocol):

@@ -4,13 +4,15 @@ from .exact import Exact
 from .newton_schulz import NewtonSchulz
 from .parse import method_from, spec_of
 from .polar_express import PolarExpress
+from .prism import Prism
 from .tuned import Tuned
 
-__all__ = ["METHODS", "Exact", "NewtonSchulz", "PolarExpress", "Tuned", "method", "spec"]
+__all__ = ["METHODS", "Exact", "NewtonSchulz", "PolarExpress", "Prism", "Tuned", "method", "spec"]
 
 METHODS: dict[str, type] = {
     "polar-express": PolarExpress,
     "newton-schulz": NewtonSchulz,
+    "prism": Prism,
     "tuned": Tuned,
     "exact": Exact,
 }
