@@ -1,12 +1,14 @@
 """The verbs: check the argument, then compute."""
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
+from .adjoints import adjoint, attach, polar_adjoint
 from .checks import check_finite, check_matrix, symmetric_part
-from .compute import compute
+from .compute import accurate, orthogonal_factor, polar_factor
 from .engines import Engine, prescale
 from .method import Method
 from .methods import Exact, PolarExpress
@@ -59,39 +61,57 @@ def orthogonalize(
     References:
         Polar Express, Section 3 of the specification.
     """
-    return compute(POLAR, X, _FAST if method is None else method, engine, precision, generator)
+    return orthogonal_factor(X, _FAST if method is None else method, engine, precision, generator)
 
 
-def polar(A: Tensor, side: str = "right", *, method: Method | None = None, generator: Generator | None = None) -> Polar:
+def polar(
+    A: Tensor,
+    side: str = "right",
+    *,
+    factor: str = "range",
+    method: Method | None = None,
+    generator: Generator | None = None,
+) -> Polar:
     """The polar decomposition: U with orthonormal rows or columns, H symmetric positive semidefinite.
 
     Args:
         A: (..., m, n).
         side: "right" for A = U H with H = (A^T A)^(1/2), (..., n, n); "left" for A = H U with H = (A A^T)^(1/2),
             (..., m, m); as `scipy.linalg.polar`.
+        factor: What U does to the null space of a rank-deficient A, where singular values up to max(m, n) eps sigma_1
+            count as zero, with the eps of float32 at least. "range": nothing, ||U||_F^2 = rank, and rows and columns of
+            zeros stay exactly zero; "complete": U is orthonormal, one choice of many. The same for every method.
         method: Default `Exact()`, accurate to the dtype. Half precision is computed in float32.
         generator: As in `orthogonalize`.
 
     Returns:
-        The named tuple (U, H). For a rank-deficient A, `Exact` gives the factor on the range: ||U||_F^2 = rank.
+        The named tuple (U, H).
 
     Raises:
-        ValueError: If A has NaN or infinite entries, or `side` is another word.
+        ValueError: If A has NaN or infinite entries, or `side` or `factor` is another word.
     """
+    if factor not in ("range", "complete"):
+        raise ValueError(f'factor must be "range" or "complete", got {factor!r}: it says what U does to the null space')
     if side not in ("right", "left"):
         raise ValueError(f'side must be "right" (A = U H) or "left" (A = H U), got {side!r}')
     check_matrix(A, POLAR)
+    value = partial(_polar, side, factor, _ACCURATE if method is None else method, generator)
+    return Polar(*attach(A, value, polar_adjoint(side)))
+
+
+def _polar(side: str, factor: str, method: Method, generator: Generator | None, A: Tensor) -> tuple[Tensor, Tensor]:
+    """Check values, compute in float32 at least, return in the dtype of A."""
     check_finite(A, POLAR)
     work = torch.promote_types(A.dtype, torch.float32)
-    U = compute(POLAR, A.to(work), _ACCURATE if method is None else method, generator=generator)
+    U = polar_factor(A.to(work), factor, method, generator)
     n = A.shape[-1] if side == "right" else A.shape[-2]
     if A.numel() == 0:
-        return Polar(U.to(A.dtype), A.new_zeros(*A.shape[:-2], n, n))
+        return U.to(A.dtype), A.new_zeros(*A.shape[:-2], n, n)
     scaled, scale = prescale(A.reshape(-1, *A.shape[-2:]))
     flat = U.reshape(scaled.shape)
     H = flat.mT @ scaled if side == "right" else scaled @ flat.mT
     H = scale.undo((H + H.mT) / 2, 1.0).reshape(*A.shape[:-2], n, n)
-    return Polar(U.to(A.dtype), H.to(A.dtype))
+    return U.to(A.dtype), H.to(A.dtype)
 
 
 def signm(A: Tensor, *, method: Method | None = None, generator: Generator | None = None) -> Tensor:
@@ -177,14 +197,20 @@ def inv(A: Tensor, *, ridge: float = 0.0, method: Method | None = None, generato
 
 
 def _accurate(target: Target, A: Tensor, method: Method | None, ridge: float, generator: Generator | None) -> Tensor:
-    """Check values, add the ridge, compute in float32 at least, return in the dtype of A."""
+    """The value, with the derivative of the function."""
     check_matrix(A, target)
-    check_finite(A, target)
     if not 0 <= ridge < float("inf"):
         raise ValueError(f"ridge must be a finite number of at least 0, got {ridge!r}: it is added to the diagonal")
+    value = partial(_value, target, _ACCURATE if method is None else method, ridge, generator)
+    return attach(A, value, adjoint(target, ridge))[0]
+
+
+def _value(target: Target, method: Method, ridge: float, generator: Generator | None, A: Tensor) -> tuple[Tensor]:
+    """Check values, add the ridge, compute in float32 at least, return in the dtype of A."""
+    check_finite(A, target)
     work = A.to(torch.promote_types(A.dtype, torch.float32))
     if target.domain is Domain.SPD and A.numel():
         work = symmetric_part(work, target, torch.finfo(A.dtype).eps)
     if ridge:
         work = work + ridge * torch.eye(A.shape[-1], dtype=work.dtype, device=work.device)
-    return compute(target, work, _ACCURATE if method is None else method, generator=generator).to(A.dtype)
+    return (accurate(target, work, method, generator).to(A.dtype),)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import matfn
+from matfn.compute import compute
 from matfn.method import Evaluation
 from matfn.target import POLAR
 from matrices import gaussian
@@ -98,15 +99,30 @@ def test_autograd_runs_unless_switched_off(method, engine):
 
 @cases.every_target
 @cases.every_iteration
-def test_autograd_through_the_verbs(method, target):
+def test_autograd_through_an_iteration(method, target):
+    """The derivative of the approximation itself; the verbs give that of the function, see below."""
     if cases.refusal(method, target):
         pytest.skip("refused")
     A = problem(target, condition=3.0)[0].requires_grad_()
 
-    def compute(X):
-        return verb(target, X if target in (POLAR, matfn.target.INV) else (X + X.mT) / 2, method)
+    def iterate(X):
+        return compute(target, X if target in (POLAR, matfn.target.INV) else (X + X.mT) / 2, method)
 
-    assert torch.autograd.gradcheck(compute, A, eps=1e-6, atol=1e-3, rtol=1e-3)
+    assert torch.autograd.gradcheck(iterate, A, eps=1e-6, atol=1e-3, rtol=1e-3)
+
+
+@cases.every_target
+@cases.every_method
+def test_the_gradient_of_a_verb_is_that_of_the_function(method, target):
+    """Every method has the gradient of `Exact`, to the last bit: it depends on the argument alone."""
+    if cases.refusal(method, target):
+        pytest.skip("refused")
+    A, gradients = problem(target, condition=3.0)[0].requires_grad_(), []
+    for how in (method, matfn.Exact()):
+        result = matfn.polar(A, method=how).U if target == POLAR else verb(target, A, how)
+        gradients += torch.autograd.grad(result, A, gaussian(*result.shape, seed=9))
+    assert torch.equal(*gradients)
+    assert gradients[0].abs().max() > 0.01
 
 
 @cases.every_orthogonalization
