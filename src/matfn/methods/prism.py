@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..family import Family, family
+from .. import family as families
+from ..family import Family
 from ..fit import blocks, least, moments
 from ..residual import Residual
 from ..step import Polynomial
@@ -68,7 +69,7 @@ class Prism:
 
     def step(self, k: int, residual: Residual) -> Polynomial:
         """The polynomial, its coefficients of shape (b, 1, 1) where they were fitted."""
-        of = self._family(residual.p)
+        of = self.family(residual.p)
         low, high = of.interval if self.interval is None else self.interval
         if k < self.warm:
             return Polynomial(tuple(c + high * x for c, x in zip(of.fixed, of.free, strict=True)))
@@ -80,6 +81,7 @@ class Prism:
         assert isinstance(self.sketch, int)
         return residual.sketch(self.sketch, 0 if self.draw == "fixed" else k)
 
-    def _family(self, p: int) -> Family:
+    def family(self, p: int) -> Family:
+        """The steps to choose from, for exponent p."""
         degree = self.degree or (5 if p <= 2 else 3)
-        return family(p, (degree - 1) // 2)
+        return families.family(p, (degree - 1) // 2)
