@@ -4,7 +4,8 @@ from .certify import Certificate, certify
 from .engines import ENGINES, Coupled, Direct, Gram
 from .errors import SpectrumError
 from .functions import Polar, inv, inv_rootm, inv_sqrtm, orthogonalize, polar, rootm, signm, sqrtm
-from .methods import METHODS, Exact, NewtonSchulz, PolarExpress, Prism, Tuned, method, spec
+from .methods import METHODS, QDWH, Exact, NewtonSchulz, PolarExpress, Prism, Tuned, ZoloPD, method, spec
+from .partial_fraction import PartialFraction
 from .schedule import Schedule
 from .step import Polynomial
 
@@ -13,12 +14,14 @@ __version__ = "0.1.0"
 __all__ = [
     "ENGINES",
     "METHODS",
+    "QDWH",
     "Certificate",
     "Coupled",
     "Direct",
     "Exact",
     "Gram",
     "NewtonSchulz",
+    "PartialFraction",
     "Polar",
     "PolarExpress",
     "Polynomial",
@@ -26,6 +29,7 @@ __all__ = [
     "Schedule",
     "SpectrumError",
     "Tuned",
+    "ZoloPD",
     "certify",
     "inv",
     "inv_rootm",

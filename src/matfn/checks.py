@@ -3,10 +3,19 @@
 import torch
 from torch import Tensor
 
+from .errors import SpectrumError
 from .method import Evaluation, Iteration, Method, Scheduled
 from .target import Domain, Target
 
-__all__ = ["check_finite", "check_matrix", "check_method", "check_precision", "symmetric_part"]
+__all__ = [
+    "check_definite",
+    "check_finite",
+    "check_matrix",
+    "check_method",
+    "check_precision",
+    "check_spectrum",
+    "symmetric_part",
+]
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -94,3 +103,49 @@ def symmetric_part(A: Tensor, target: Target, eps: float) -> Tensor:
             "pass (A + A.mT) / 2 if that is what you mean"
         )
     return A / 2 + A.mT / 2  # not (A + A.mT) / 2, which overflows for entries near the largest number
+
+
+def check_spectrum(values: Tensor, target: Target, eps: float) -> None:
+    """Refuse eigenvalues of which a real power does not exist; up to eps times the largest counts as zero.
+
+    Args:
+        values: (b, n), ascending.
+        target: A power of a symmetric matrix.
+        eps: Of the dtype that the matrix was given in.
+
+    Raises:
+        SpectrumError: If an eigenvalue is negative, or zero and the power too. It names the smallest one.
+    """
+    size = values.abs().amax(-1, keepdim=True)
+    floor = eps * size
+    if target.homogeneity < 0 and bool((values <= floor).any()):
+        raise SpectrumError(
+            f"{target} needs a positive definite matrix, but the smallest eigenvalue is "
+            f"{(values[..., :1] / size).min().item():.3g} of the largest, which is zero or negative to working "
+            "precision: add ridge=... , or use float64"
+        )
+    if bool((values < -floor).any()):
+        raise SpectrumError(
+            f"{target} needs a positive semidefinite matrix, but the least eigenvalue is "
+            f"{(values[..., :1] / size).min().item():.3g} of the largest: add ridge=... to shift the spectrum"
+        )
+
+
+@torch.no_grad()
+def check_definite(A: Tensor, target: Target) -> None:
+    """`check_spectrum` at the price of one Cholesky factorization, where every matrix is safely definite.
+
+    It is for methods that cannot see the spectrum: from an indefinite matrix an iteration would return numbers.
+
+    Args:
+        A: (..., n, n), symmetric, float32 or float64.
+        target: A power of a symmetric matrix.
+    """
+    n, eps = A.shape[-1], torch.finfo(A.dtype).eps
+    peak = A.abs().amax((-2, -1), keepdim=True)
+    scaled = A / torch.where(peak == 0, 1.0, peak)
+    # The factorization of a matrix with entries up to 1 may err by n eps times its norm, which is at most n.
+    shift = 2.0 * n * n * eps * torch.eye(n, dtype=A.dtype, device=A.device)
+    _, info = torch.linalg.cholesky_ex(scaled - shift)
+    if bool((info != 0).any()):
+        check_spectrum(torch.linalg.eigvalsh(scaled.to(torch.float64)), target, eps)

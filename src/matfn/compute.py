@@ -3,13 +3,15 @@
 import torch
 from torch import Generator, Tensor
 
-from .checks import check_matrix, check_method, check_precision
+from .checks import check_definite, check_matrix, check_method, check_precision
 from .engines import Engine, choose, prescale
 from .kernels import EAGER
-from .method import Evaluation, Iteration, Method, Scheduled
-from .target import Target
+from .method import Evaluation, Fitted, Iteration, Method, Scheduled
+from .rank import completed, on_the_range, on_the_range_if_deficient
+from .schedule import Schedule
+from .target import POLAR, Domain, Target
 
-__all__ = ["compute"]
+__all__ = ["accurate", "compute", "orthogonal_factor", "polar_factor"]
 
 
 def compute(
@@ -36,7 +38,7 @@ def compute(
             )
         result = method.evaluate(target, flat.to(torch.promote_types(A.dtype, torch.float32)))
     else:
-        result = _iterate(target, flat, method, engine, precision or A.dtype, _key(generator))
+        result = _iterate(target, flat, method, engine, precision, _key(generator))
     return result.to(A.dtype).reshape(A.shape).contiguous()
 
 
@@ -45,7 +47,7 @@ def _iterate(
     A: Tensor,
     method: Scheduled | Iteration,
     engine: Engine | None,
-    precision: torch.dtype,
+    precision: torch.dtype | None,
     key: int | Tensor,
 ) -> Tensor:
     """Scale to norm 1, run the engine in `precision`, scale back."""
@@ -53,9 +55,78 @@ def _iterate(
     engine = choose(target) if engine is None else engine
     if target.name not in engine.targets:
         raise ValueError(f"{engine!r} computes {', '.join(sorted(engine.targets))}, not {target.name}")
+    if precision is None:
+        precision = iteration.precision(A.dtype) if isinstance(iteration, Schedule) else A.dtype
     scaled, scale = prescale(A)
     result = engine.run(target, scaled.to(precision), iteration, EAGER, key)
     return scale.undo(result.to(scaled.dtype), target.homogeneity)
+
+
+def accurate(target: Target, A: Tensor, method: Method, generator: Generator | None = None) -> Tensor:
+    """`compute` for the verbs that may wait for the device: the method looks at A, and A at what is defined.
+
+    Args:
+        target: Any.
+        A: (..., m, n), finite, float32 or float64; symmetric for a root.
+        method: Any that can do the target.
+        generator: Draws the sketches.
+
+    Raises:
+        SpectrumError: For a root of an indefinite matrix, or an inverse root of a singular one, whatever the method.
+    """
+    method = _fitted(target, A, method)
+    if target.domain is Domain.SPD and A.numel() and not isinstance(method, Evaluation):
+        check_definite(A, target)
+    return compute(target, A, method, generator=generator)
+
+
+def polar_factor(A: Tensor, factor: str, method: Method, generator: Generator | None = None) -> Tensor:
+    """The polar factor on the range, or completed: see `polar`."""
+    U = accurate(POLAR, A, method, generator)
+    if A.numel() == 0:
+        return U
+    scaled, _ = prescale(A.reshape(-1, *A.shape[-2:]))
+    flat = U.reshape(scaled.shape)
+    if factor == "complete":
+        flat = completed(flat)
+    elif not isinstance(method, Evaluation):  # which knows the singular values, and has cut them off
+        flat = on_the_range_if_deficient(flat, scaled)
+    return flat.reshape(A.shape)
+
+
+def orthogonal_factor(
+    X: Tensor,
+    method: Method,
+    engine: Engine | None,
+    precision: torch.dtype | None,
+    generator: Generator | None,
+) -> Tensor:
+    """The polar factor, on the range where the method would show rounding errors; nothing is read back."""
+    check_matrix(X, POLAR)
+    wide = torch.promote_types(X.dtype, torch.float32)
+    if X.numel() == 0 or not _lifts_rounding(check_method(method, POLAR), wide):
+        return compute(POLAR, X, method, engine, precision, generator)
+    U = compute(POLAR, X.to(wide), method, engine, precision, generator)
+    scaled, _ = prescale(X.reshape(-1, *X.shape[-2:]))
+    return on_the_range(U.reshape(scaled.shape), scaled).reshape(X.shape).to(X.dtype)
+
+
+def _lifts_rounding(method: Method, dtype: torch.dtype) -> bool:
+    """Whether singular values that are nothing but rounding in `dtype` show in the polar factor by this method.
+
+    A schedule made for singular values of eps and less lifts those too that a rank-deficient matrix has in place of
+    zeros. One made for larger ones leaves them small, and its result need not be put on the range.
+    """
+    return isinstance(method, Scheduled) and method.schedule(POLAR.p).lower <= torch.finfo(dtype).eps
+
+
+def _fitted(target: Target, A: Tensor, method: Method) -> Method:
+    """The method after a look at the matrices (..., m, n), if it wants one; it may wait for the device."""
+    method = check_method(method, target)
+    if not isinstance(method, Fitted) or A.numel() == 0:
+        return method
+    scaled, _ = prescale(A.reshape(-1, *A.shape[-2:]))
+    return method.fitted(target, scaled)
 
 
 def _key(generator: Generator | None) -> int | Tensor:

@@ -9,7 +9,7 @@ from .schedule import Schedule
 from .step import Step
 from .target import Target
 
-__all__ = ["Evaluation", "Iteration", "Method", "Scheduled"]
+__all__ = ["Evaluation", "Fitted", "Iteration", "Method", "Scheduled"]
 
 
 @runtime_checkable
@@ -41,6 +41,15 @@ class Evaluation(Protocol):
 
     def evaluate(self, target: Target, A: Tensor) -> Tensor:
         """The function `target` of each matrix of A, (b, m, n) in float32 or float64."""
+        ...
+
+
+@runtime_checkable
+class Fitted(Protocol):
+    """A scheduled method that may look at the matrix once and settle its schedule then; the accurate verbs let it."""
+
+    def fitted(self, target: Target, A: Tensor) -> Scheduled:
+        """The method for these matrices, (b, m, n) of norm 1, in float32 at least; it may wait for the device."""
         ...
 
 

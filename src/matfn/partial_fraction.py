@@ -15,9 +15,9 @@ __all__ = ["PartialFraction"]
 
 Scalar = TypeVar("Scalar", float, np.ndarray, Tensor)
 
-# M + t I with ||M|| <= 1 has a condition number of up to 1 + 1/t, and Cholesky loses that many units of rounding. The
-# bound is that of QDWH, which calls 1/t c.
-_CHOLESKY = 1e-2
+# Cholesky loses as many units of rounding as the condition number of M + t I, which QDWH so bounds by its c = 1/t.
+_CHOLESKY = 100.0
+_GRID = 400  # points a decade of m, among which to look for critical points; the terms vary over a decade or more
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,13 @@ class PartialFraction:
         constant: A float, or a tensor of shape (b, 1, 1) that gives every matrix of a batch its own.
         weights: w_1 .. w_r, positive; floats or tensors as `constant`.
         shifts: t_1 .. t_r, positive. Tensors are not looked at, so that they always take the QR form.
+        lower: The singular values of X that the step was made for are [lower, 1]; it decides between QR and Cholesky.
     """
 
     constant: float | Tensor
     weights: tuple[float | Tensor, ...]
     shifts: tuple[float | Tensor, ...]
+    lower: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse what is no partial fraction."""
@@ -62,6 +64,28 @@ class PartialFraction:
     def precision(self, dtype: torch.dtype) -> torch.dtype:
         """float32 at least: there is no half-precision factorization."""
         return torch.promote_types(dtype, torch.float32)
+
+    def critical(self, p: int, low: float, high: float) -> np.ndarray:
+        """See `Step.critical`: the sign changes of the derivative on a grid, refined by bisection."""
+
+        def slope(m: np.ndarray) -> np.ndarray:
+            terms = [(float(w), float(t)) for w, t in zip(self.weights, self.shifts, strict=True)]
+            return np.asarray(float(self.constant) + sum(w * (t + (1 - p) * m) / (m + t) ** 2 for w, t in terms))
+
+        decades = p * np.log10(high / low)
+        m = np.geomspace(low**p, high**p, max(3, int(_GRID * decades)))
+        turns = np.flatnonzero(np.diff(np.sign(slope(m))))
+        left, right = m[turns], m[turns + 1]
+        for _ in range(50):
+            middle = (left + right) / 2
+            same = np.sign(slope(middle)) == np.sign(slope(left))
+            left, right = np.where(same, middle, left), np.where(same, right, middle)
+        return left ** (1 / p)
+
+    @property
+    def _well_conditioned(self) -> bool:
+        """Whether every M + t I has a condition number of at most `_CHOLESKY` for singular values in [lower, 1]."""
+        return all(isinstance(t, float) and 1 + t <= _CHOLESKY * (self.lower**2 + t) for t in self.shifts)
 
     def split(self, M: Tensor, products: Products) -> tuple[float | Tensor, Tensor]:
         """The constant, and sum_j w_j (M + t_j I)^-1, by LU: M may be unsymmetric by rounding or altogether."""
@@ -88,7 +112,7 @@ class PartialFraction:
     def _of_gram(self, X: Tensor, products: Products) -> Tensor:
         """X q(X^T X) for a tall X."""
         w, t = (_stacked(values, X) for values in (self.weights, self.shifts))
-        if all(isinstance(shift, float) and shift >= _CHOLESKY for shift in self.shifts):
+        if self._well_conditioned:
             L, _ = torch.linalg.cholesky_ex(products.syrk(X.mT) + t * _identity(X))
             terms = torch.cholesky_solve(X.mT.expand(*L.shape[:2], *X.mT.shape[-2:]), L).mT
             return self.constant * X + (w * terms).sum(0)

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from .residual import Residual
-from .step import Polynomial
+from .step import Polynomial, Step
 
 __all__ = ["Schedule"]
 
@@ -17,7 +18,7 @@ Scalar = TypeVar("Scalar", float, np.ndarray, Tensor)
 
 @dataclass(frozen=True)
 class Schedule:
-    """Polynomial steps q_1, ..., q_T for one exponent p.
+    """Steps q_1, ..., q_T, polynomials or partial fractions, for one exponent p.
 
     On s = m^(1/p) (the singular value, for the polar factor) the steps act as s <- s q_t(s^p). Calling the schedule
     applies that map to numbers, arrays or tensors; a method argument takes it as it takes any method.
@@ -30,7 +31,7 @@ class Schedule:
         intervals: For each step, the interval of s it was made for (empty if it was made for none).
     """
 
-    rows: tuple[Polynomial, ...]
+    rows: tuple[Step, ...]
     p: int
     lower: float
     source: str
@@ -43,13 +44,17 @@ class Schedule:
 
     @property
     def coefficients(self) -> tuple[tuple[float, ...], ...]:
-        """Per step, the coefficients of q in ascending powers of m, as they are applied (after safety)."""
-        return tuple(tuple(float(c) for c in row.coefficients) for row in self.rows)
+        """Per step, the coefficients of q in ascending powers of m, as they are applied (after safety).
+
+        Raises:
+            TypeError: If a step is no polynomial; `rows` then has what it is.
+        """
+        return tuple(tuple(float(c) for c in row.coefficients) for row in self._polynomials())
 
     @property
     def degrees(self) -> tuple[int, ...]:
         """Per step, the degree of the odd polynomial in x (p = 2): 2k + 1 for q of degree k."""
-        return tuple(2 * len(row.coefficients) - 1 for row in self.rows)
+        return tuple(2 * len(row.coefficients) - 1 for row in self._polynomials())
 
     def schedule(self, p: int = 2) -> "Schedule":
         """This schedule, if it was made for p.
@@ -64,9 +69,15 @@ class Schedule:
             )
         return self
 
-    def step(self, k: int, residual: Residual) -> Polynomial:
+    def step(self, k: int, residual: Residual) -> Step:
         """The k-th step, whatever the residual."""
         return self.schedule(residual.p).rows[k]
+
+    def precision(self, dtype: torch.dtype) -> torch.dtype:
+        """The dtype to iterate in for an argument of `dtype`: the widest that a step asks for."""
+        for row in self.rows:
+            dtype = row.precision(dtype)
+        return dtype
 
     def __call__(self, s: Scalar) -> Scalar:
         """The scalar map on s = m^(1/p) after all steps; elementwise."""
@@ -87,12 +98,8 @@ class Schedule:
         """
         low, high = self.lower, 1.0
         images = []
-        for row, coefficients in zip(self.rows, self.coefficients, strict=True):
-            derivative = [(1 + j * self.p) * c for j, c in enumerate(coefficients)]
-            roots = np.roots(derivative[::-1])
-            m = roots[np.abs(roots.imag) <= 1e-7 * np.abs(roots)].real
-            inside = m[(m > low**self.p) & (m < high**self.p)] ** (1 / self.p)
-            s = np.concatenate([[low, high], inside])
+        for row in self.rows:
+            s = np.concatenate([[low, high], row.critical(self.p, low, high)])
             values = s * row(s**self.p)
             low, high = float(values.min()), float(values.max())
             images.append((low, high))
@@ -105,3 +112,9 @@ class Schedule:
     def error(self) -> float:
         """Worst |1 - s| over [lower, 1] after all steps: for p = 2 the worst spectral error of the polar factor."""
         return self.errors()[-1]
+
+    def _polynomials(self) -> tuple[Polynomial, ...]:
+        polynomials = tuple(row for row in self.rows if isinstance(row, Polynomial))
+        if len(polynomials) < len(self.rows):
+            raise TypeError(f"this schedule ({self.source}) has steps without coefficients: look at its rows instead")
+        return polynomials

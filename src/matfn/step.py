@@ -52,6 +52,10 @@ class Step(Protocol):
         """The dtype to iterate in for an argument of `dtype`, if the caller names none."""
         ...
 
+    def critical(self, p: int, low: float, high: float) -> np.ndarray:
+        """Where in (low, high) the map s -> s q(s^p) of a step with float coefficients turns round."""
+        ...
+
 
 @dataclass(frozen=True)
 class Polynomial:
@@ -111,6 +115,13 @@ class Polynomial:
     def precision(self, dtype: torch.dtype) -> torch.dtype:
         """Any: products are all it takes."""
         return dtype
+
+    def critical(self, p: int, low: float, high: float) -> np.ndarray:
+        """See `Step.critical`: the derivative, sum_j (1 + jp) c_j m^j, is a polynomial in m = s^p."""
+        derivative = [(1 + j * p) * float(c) for j, c in enumerate(self.coefficients)]
+        roots = np.roots(derivative[::-1])
+        m = roots[np.abs(roots.imag) <= 1e-7 * np.abs(roots)].real
+        return m[(m > low**p) & (m < high**p)] ** (1 / p)
 
 
 def multiplied(c: float | Tensor, B: Tensor, X: Tensor, products: Products) -> Tensor:

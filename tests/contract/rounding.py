@@ -19,6 +19,7 @@ from torch import Tensor
 from matfn.engines import Coupled, Gram
 from matfn.engines.restarts import restarts_for
 from matfn.method import Iteration
+from matfn.partial_fraction import PartialFraction
 from matfn.schedule import Schedule
 from matfn.step import Polynomial
 from matfn.target import Target
@@ -41,9 +42,33 @@ def largest(x: Tensor) -> float:
     return x.abs().max().item()
 
 
-def evaluating(row: Polynomial, norm: float) -> float:
-    """Fresh error of q(M) for ||M|| <= norm: the j-th power takes j products, and M came from one."""
+def evaluating(row: Polynomial | PartialFraction, m: Tensor) -> float:
+    """Fresh error of q(M) for an M with the eigenvalues m, itself rounded.
+
+    Of a polynomial: the j-th power takes j products, and M came from one. Of a partial fraction: an inverse is wrong by
+    its norm times the condition number of M + t I, from which no sign of a computed eigenvalue can be told near zero.
+    """
+    norm = largest(m)
+    if isinstance(row, PartialFraction):
+        terms = zip(row.weights, row.shifts, strict=True)
+        least = m.abs().min().item()
+        return row.constant + sum(w / (least + t) * (2 + (norm + t) / (least + t)) for w, t in terms)
     return sum((j + 1) * abs(float(c)) * norm**j for j, c in enumerate(row.coefficients))
+
+
+def applying(row: Polynomial | PartialFraction, s: Tensor) -> float:
+    """Fresh error of X q(M) for an X with the singular values s, or eigenvalues of both signs.
+
+    A partial fraction is not evaluated at M: of [X; sqrt(t) I] = [Q_1; Q_2] R the product Q_1 Q_2^T / sqrt(t) is taken,
+    or the real part of (X + i sqrt(t) I)^-1, whose condition number is that of X. The factorization perturbs X and
+    sqrt(t) by eps times the norm of X; the term multiplies that by its slope in X, below 1/(s^2 + t), and in sqrt(t).
+    """
+    u = largest(s)
+    if isinstance(row, PartialFraction):
+        least = s.abs().min().item()
+        terms = zip(row.weights, row.shifts, strict=True)
+        return row.constant * u + sum(w * 4 * (u + t**0.5) / (least**2 + t) for w, t in terms)
+    return 2 * u * evaluating(row, s**2)
 
 
 def compose(rows, p: int):
@@ -75,8 +100,7 @@ def of_direct(schedule: Schedule, values: Tensor) -> float:
     s, fresh, total = values, 1.0, 0.0  # A itself is rounded
     for k, row in enumerate(schedule.rows):
         total += fresh * _slope(schedule.rows[k:], s)
-        u = largest(s)
-        fresh = 2 * u * evaluating(row, u**2)  # the product with X, and M in q
+        fresh = applying(row, s)  # the product with X, and M in q
         s = s * row(s**2)
     return total + fresh
 
@@ -89,7 +113,7 @@ def of_inverse(schedule: Schedule, sigma: Tensor) -> float:
     # A is rounded where it starts the iteration, and where it makes M: the result is H(X_0 A) X_0.
     total = largest(sigma[:, None] * divided(H, m) * sigma) + largest(H(m))
     for k, row in enumerate(schedule.rows):
-        fresh = evaluating(row, largest(x) * largest(sigma)) * largest(x)
+        fresh = evaluating(row, m) * largest(x)
         q = row(m)
         m, x = m * q, x * q
         total += fresh * condition * largest(divided(compose(schedule.rows[k + 1 :], 1), m))
@@ -123,7 +147,7 @@ def _segment(rows, x: Tensor) -> tuple[float, Tensor]:
         total += error_M * largest(Q[:, None] * divided(H, m) * x)
         total += error_Q * largest(H(m) * x)
         z, norm, normz = row(m), largest(m), largest(row(m))
-        rounding = evaluating(row, norm)
+        rounding = evaluating(row, m)
         error_Q = largest(Q) * (normz + rounding)
         error_M = norm * normz * (3 * normz + 2 * rounding)
         m, Q = m * z**2, Q * z
@@ -142,7 +166,7 @@ def of_coupled(target: Target, schedule: Schedule, m: Tensor) -> float:
         to_M = torch.stack([z[:, None].expand(n, n), y.expand(n, n)], -1)  # (dY, dZ) -> dM
         kept = torch.stack([(q ** (p - 1)).expand(n, n), q[:, None].expand(n, n)], -1)
         jacobians.append(from_M[..., :, None] * to_M[..., None, :] + torch.diag_embed(kept))
-        rounding, Q, Y, Z = evaluating(row, largest(M)), largest(q), largest(y), largest(z)
+        rounding, Q, Y, Z = evaluating(row, M), largest(q), largest(y), largest(z)
         of_Z = Z * (Q + rounding)
         of_Y = Y * (p * Q ** (p - 1) + (p - 1) * rounding * Q ** max(p - 2, 0))
         fresh.append(Y * Z * largest(from_M) + of_Y + of_Z)

@@ -5,15 +5,30 @@ from .newton_schulz import NewtonSchulz
 from .parse import method_from, spec_of
 from .polar_express import PolarExpress
 from .prism import Prism
+from .qdwh import QDWH
 from .tuned import Tuned
+from .zolo_pd import ZoloPD
 
-__all__ = ["METHODS", "Exact", "NewtonSchulz", "PolarExpress", "Prism", "Tuned", "method", "spec"]
+__all__ = [
+    "METHODS",
+    "QDWH",
+    "Exact",
+    "NewtonSchulz",
+    "PolarExpress",
+    "Prism",
+    "Tuned",
+    "ZoloPD",
+    "method",
+    "spec",
+]
 
 METHODS: dict[str, type] = {
     "polar-express": PolarExpress,
     "newton-schulz": NewtonSchulz,
     "prism": Prism,
     "tuned": Tuned,
+    "qdwh": QDWH,
+    "zolo-pd": ZoloPD,
     "exact": Exact,
 }
 

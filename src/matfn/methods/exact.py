@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..checks import check_spectrum
 from ..errors import SpectrumError
 from ..target import Target
 from .newton_sign import newton_sign, peak_of
@@ -57,19 +58,7 @@ def _power(A: Tensor, eps: float, target: Target) -> Tensor:
     """A^h for symmetric positive (semi)definite A by eigh; h is the homogeneity of the target."""
     peak = peak_of(A)
     values, V = torch.linalg.eigh(A / peak)
-    floor = eps * values.abs().amax(-1, keepdim=True)
-    ratios = values[..., 0] / values.abs().amax(-1)
-    least = ratios.min().item()
-    if target.homogeneity < 0 and bool((values <= floor).any()):
-        raise SpectrumError(
-            f"{target} needs a positive definite matrix, but the smallest eigenvalue is {least:.3g} of the largest, "
-            "which is zero or negative to working precision: add ridge=... , or use float64"
-        )
-    if bool((values < -floor).any()):
-        raise SpectrumError(
-            f"{target} needs a positive semidefinite matrix, but the least eigenvalue is {least:.3g} of the largest: "
-            "add ridge=... to shift the spectrum"
-        )
+    check_spectrum(values, target, eps)
     return (V * values.clamp(min=0).pow(target.homogeneity).unsqueeze(-2)) @ V.mT * peak**target.homogeneity
 
 

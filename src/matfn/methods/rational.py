@@ -1,0 +1,76 @@
+"""What QDWH and ZOLO-PD share: schedules of Zolotarev functions, and the bound they begin from."""
+
+from dataclasses import replace
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from ..bounds import least_singular_value
+from ..partial_fraction import PartialFraction
+from ..schedule import Schedule
+from ..target import Domain, Target
+from .checks import check_exponent
+
+__all__ = ["DEFAULT_LOWER", "WORST", "check_p2", "measured", "rational"]
+
+# Singular values below max(m, n) eps count as zero, so that nothing smaller need be lifted in float64.
+DEFAULT_LOWER = 1e-16
+WORST = 1e-18  # the shifts, near 10 lower^2, must stay above the least normal number of float32
+
+
+class Rational(Protocol):
+    """The fields that both methods have."""
+
+    @property
+    def lower(self) -> float | None:
+        """Lower bound of the singular values, None if it is to be measured."""
+        ...
+
+    @property
+    def tolerance(self) -> float:
+        """Where to stop."""
+        ...
+
+
+AnyRational = TypeVar("AnyRational", bound=Rational)
+
+
+def check_p2(method: Rational, p: int) -> None:
+    """Refuse every exponent but 2."""
+    check_exponent(p)
+    if p != 2:
+        raise ValueError(
+            f"{type(method).__name__} has steps for p = 2 alone (polar factor, sign, square roots), not for p = {p}: "
+            "use PolarExpress or Exact"
+        )
+
+
+def rational(r: int | None, lower: float | None, tolerance: float, name: str) -> Schedule:
+    """Zolotarev functions with r terms (None: the fewest for two steps) from `lower` on, to `tolerance`."""
+    from ..minimax.zolotarev import compositions, least_terms  # here: mpmath is a fifth of an `import matfn`
+
+    lower = DEFAULT_LOWER if lower is None else float(lower)
+    r = least_terms(lower, tolerance) if r is None else r
+    steps = compositions(r, lower, tolerance)
+    return Schedule(
+        tuple(PartialFraction(f.constant, f.weights, f.shifts, f.interval[0]) for f in steps),
+        2,
+        lower,
+        f"Zolotarev functions of type ({2 * r + 1}, {2 * r}), {name}",
+        tuple(f.interval for f in steps),
+    )
+
+
+def measured(method: AnyRational, target: Target, A: Tensor) -> AnyRational:
+    """The method with `lower` measured on A, if it is None, and `tolerance` no finer than the dtype of A has use for.
+
+    M is A for square roots, where s is the square root of an eigenvalue. 0.9 at most: an interval needs a length.
+    """
+    if method.lower is not None:
+        return method
+    lower = least_singular_value(A)
+    lower = lower**0.5 if target.domain is Domain.SPD else lower
+    tolerance = max(method.tolerance, torch.finfo(A.dtype).eps / 8)
+    lower = min(lower, 0.9) if lower > DEFAULT_LOWER else DEFAULT_LOWER
+    return replace(method, lower=lower, tolerance=tolerance)  # pyright: ignore[reportArgumentType] -- a dataclass
