@@ -31,7 +31,7 @@ def composed(monkeypatch):
         requests.append(request)
         return compose(request)
 
-    monkeypatch.setattr(cache_module, "compose", counting)
+    monkeypatch.setattr("matfn.minimax.composition.compose", counting)
     return requests
 
 

@@ -99,3 +99,15 @@ def test_a_process_killed_before_the_replacement_leaves_no_file_that_is_read(tmp
     assert [file.suffix for file in tmp_path.iterdir()] == [".tmp"]
     finish(start(WHOLE, tmp_path))
     assert sorted(file.suffix for file in tmp_path.iterdir()) == [".json", ".tmp"]
+
+
+def test_a_warm_cache_imports_no_mpmath(tmp_path):
+    script = "import sys, matfn; matfn.PolarExpress().schedule(); print('mpmath' in sys.modules)"
+    environment = {**os.environ, "MATFN_CACHE_DIR": str(tmp_path)}
+    answers = [
+        subprocess.run(
+            [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+        ).stdout
+        for _ in range(2)
+    ]
+    assert answers == ["True\n", "False\n"]

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from numbers import Real
 
+from ..minimax import Request, cached_rows
 from ..schedule import Schedule
 from ..step import Polynomial
 from .checks import check_degree, check_exponent, check_number, check_steps
@@ -67,8 +68,6 @@ class PolarExpress:
 
 @lru_cache(maxsize=256)
 def _schedule(method: PolarExpress, p: int) -> Schedule:
-    from ..minimax import Request, cached_rows  # here and not above: mpmath is a fifth of an `import matfn`
-
     assert method.steps is not None
     degrees = method.degree if isinstance(method.degree, tuple) else (method.degree,) * method.steps
     rows = cached_rows(Request(p, degrees, float(method.lower), method.cushion, float(method.safety)))

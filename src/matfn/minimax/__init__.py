@@ -1,7 +1,30 @@
-"""Minimax odd polynomials, computed offline in extended precision; no torch here, and only `methods` imports it."""
+"""Minimax odd polynomials, computed offline in extended precision; no torch here, and only `methods` imports it.
+
+Asking for a composition that lies in the cache imports no mpmath; the solver is imported when it is named.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from .cache import cached_rows
-from .compose import Request, Row, compose, cushion
-from .remez import Minimax, best_odd, taylor
+from .request import Request, Row
+
+if TYPE_CHECKING:
+    from .composition import compose, cushion
+    from .remez import Minimax, best_odd, taylor
 
 __all__ = ["Minimax", "Request", "Row", "best_odd", "cached_rows", "compose", "cushion", "taylor"]
+
+_SOLVER = {
+    "compose": "composition",
+    "cushion": "composition",
+    "Minimax": "remez",
+    "best_odd": "remez",
+    "taylor": "remez",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _SOLVER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_SOLVER[name]}", __name__), name)

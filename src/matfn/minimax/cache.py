@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from .compose import Request, Row, compose
+from .request import Request, Row
 
 __all__ = ["cached_rows", "directory"]
 
@@ -37,13 +37,19 @@ def cached_rows(request: Request) -> tuple[Row, ...]:
     """
     key = {"version": _VERSION, **asdict(request), "degrees": list(request.degrees)}
     if (folder := directory()) is None:
-        return compose(request)
+        return _computed(request)
     path = folder / f"minimax-{hashlib.sha256(_canonical(key).encode()).hexdigest()[:32]}.json"
     rows = _read(path, key)
     if rows is None:
-        rows = compose(request)
+        rows = _computed(request)
         _write(path, key, rows)
     return rows
+
+
+def _computed(request: Request) -> tuple[Row, ...]:
+    from .composition import compose  # here and not above: it needs mpmath, and a warm cache does not
+
+    return compose(request)
 
 
 def _canonical(value: Any) -> str:
