@@ -25,7 +25,7 @@ FUNCTIONS: dict[str, Target] = {
 }
 SHAPES = {"gaussian": 1, "gaussian tall": 4}  # rows over columns; every other spectrum is square
 _TALL = "gaussian tall"
-_LOST = 0.1  # condition times unit roundoff above which no answer is determined by the rounded matrix
+_LOST = 0.1  # condition times unit roundoff above which a first-order step from the known answer is not trusted
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Problem:
         spectrum: A key of `SPECTRA`, or "gaussian tall".
         A: (m, n), in the dtype of the problem: orthogonal factors times the spectrum, rounded. For sign and roots
             symmetric, with the spectrum as eigenvalues (for sign of alternating signs).
-        answer: The function of that very A, (m, n) in float64, or None where rounding A has already decided it: a
-            condition number above 0.1 / eps, or a singular matrix whose inverse is asked for.
+        answer: The function of that very A, (m, n) in float64, or None where A is singular to the precision that it is
+            computed in (float32 for half precision), so that rounding decides what the function is.
         condition: Largest over smallest of the spectrum, exact zeros left out.
         rank: How many values are not zero.
     """
@@ -85,9 +85,9 @@ def problem(function: str, spectrum: str, dtype: torch.dtype, size: int, seed: i
     rank = int((values > 0).sum())
     condition = float(values[0] / values[rank - 1])
     answer = None
-    if condition * torch.finfo(dtype).eps < _LOST and (rank == size or target in (POLAR, SQRT)):
+    if rank == size or target in (POLAR, SQRT):
         rounding = to_float(exact - from_float(A.double().numpy()))
-        answer = torch.from_numpy(_answer(target, _Factors(U, signed, V), A.double(), rounding, rank))
+        answer = _answer(target, _Factors(U, signed, V), A, rounding, rank)
     return Problem(function, spectrum, A, answer, condition, rank)
 
 
@@ -105,22 +105,24 @@ class _Factors:
     V: np.ndarray
 
 
-def _answer(target: Target, exact: _Factors, A: Tensor, rounding: np.ndarray, rank: int) -> np.ndarray:
-    """f(A): a first-order step from the known f(A + E), where the rounding E is small enough for that; else by float64.
+def _answer(target: Target, exact: _Factors, A: Tensor, rounding: np.ndarray, rank: int) -> Tensor | None:
+    """f(A): in float64 by a first-order step from the known f(A + E), E the rounding; in other dtypes by float64.
 
-    The step leaves (condition |E|)^2, which is 1e-4 of the error to be measured at the worst in float64. E of float32
-    is larger, but there decompositions in float64 are 1e-9 as wrong as what is measured. The square root of a singular
-    matrix has no derivative, and a rounded one may have none itself: there f(A + E) is the answer.
+    The step leaves (condition |E|)^2, which is 1e-4 of the error to be measured at the worst. E of float32 is larger,
+    but there decompositions in float64 are 1e-9 as wrong as what is measured. The square root of a singular matrix has
+    no derivative, and a rounded one may have none itself: there f(A + E) is the answer.
     """
     s, f = exact.values, _scalar(target, exact.values)
     singular_root = target is SQRT and rank < len(s)
-    if np.abs(rounding).max() > 1e-15 and not singular_root:
+    if A.dtype != torch.float64 and not singular_root:
         return _by_decomposition(target, A, rank)
+    if A.dtype == torch.float64 and np.abs(s).max() / np.abs(s[s != 0]).min() * 2.0**-53 > _LOST:
+        return None
     known = composed(exact.U, f, exact.V)
     if not singular_root:
         known = known - from_float(_change(exact, f, target.homogeneity, rounding))
-    answer = to_float(known)
-    return answer.T.copy() if target is INV else answer
+    answer = torch.from_numpy(to_float(known))
+    return answer.mT.contiguous() if target is INV else answer
 
 
 def _change(exact: _Factors, f: np.ndarray, h: float, E: np.ndarray) -> np.ndarray:
@@ -148,13 +150,17 @@ def _quotient(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.where(b == 0, 0.0, a / np.where(b == 0, 1.0, b))
 
 
-def _by_decomposition(target: Target, A: Tensor, rank: int) -> np.ndarray:
+def _by_decomposition(target: Target, A: Tensor, rank: int) -> Tensor | None:
+    """The function by SVD or eigh in float64, on the `rank` greatest singular values."""
+    floor = max(A.shape) * torch.finfo(torch.promote_types(A.dtype, torch.float32)).eps
+    A = A.double()
     if target in (POLAR, INV):
         U, s, Vh = torch.linalg.svd(A, full_matrices=False)
+        if s[rank - 1] <= floor * s[0]:
+            return None
         live = torch.arange(len(s)) < rank
-        answer = (U * live) @ Vh if target is POLAR else (Vh.mT / s) @ U.mT
-    else:
-        values, V = torch.linalg.eigh(A)
-        f = _scalar(target, (values if target is SIGN else values.clamp(min=0)).numpy())
-        answer = (V * torch.from_numpy(f)) @ V.mT
-    return answer.numpy()
+        return (U * live) @ Vh if target is POLAR else (Vh.mT / s) @ U.mT
+    values, V = torch.linalg.eigh(A)
+    if (values.abs() if target is SIGN else values).min() <= floor * values.abs().max():
+        return None
+    return (V * torch.from_numpy(_scalar(target, values.numpy()))) @ V.mT

@@ -70,8 +70,8 @@ def page(comparison: Comparison, figure: str) -> str:
         f'<p class="note">{escape(comparison.note)}</p>',
         f"<figure>{figure}<figcaption>{escape(caption)}</figcaption></figure>",
         *_differences(comparison),
-        f'<div class="columns"><div><h2>Text</h2>{_facts(comparison.text)}</div>',
-        f"<div><h2>Conditions</h2>{_facts(comparison.conditions)}</div></div>",
+        f'<div class="columns"><div><h2>Text</h2>{facts(comparison.text)}</div>',
+        f"<div><h2>Conditions</h2>{facts(comparison.conditions)}</div></div>",
         f"<details open><summary>Recipe</summary><pre>{escape(recipes.text(recipe))}</pre></details>",
         f"<details><summary>Every run, as JSON</summary><pre>{escape(_runs(comparison))}</pre></details>",
     ]
@@ -141,8 +141,9 @@ def difference_lines(comparison: Comparison) -> list[str]:
     return lines
 
 
-def _facts(facts: Mapping[str, object]) -> str:
-    pairs = ((escape(key.replace("_", " ")), escape(_shown(value))) for key, value in facts.items())
+def facts(known: Mapping[str, object]) -> str:
+    """A table of names and values."""
+    pairs = ((escape(key.replace("_", " ")), escape(_shown(value))) for key, value in known.items())
     lines = (f"<tr><td>{key}</td><td>{value}</td></tr>" for key, value in pairs)
     return f'<table class="facts"><tbody>{"".join(lines)}</tbody></table>'
 
