@@ -51,7 +51,7 @@ HOME = {  # packages that only some places may import, whenever they do it
     "transformers": ("lab/",),
     "tokenizers": ("lab/",),
     "mpmath": ("minimax/", "lab/"),
-    "scipy": (),
+    "scipy": ("lab/bench_solvers.py",),
 }
 HEAVY = ("triton", "matplotlib", "rich", "typer", "transformers", "scipy", "tokenizers")
 
