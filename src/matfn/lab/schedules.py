@@ -8,17 +8,29 @@ from typing import Any
 import numpy as np
 
 import matfn
+from matfn import PartialFraction, Polynomial
 from matfn.lab.errors import LabError
+from matfn.step import Step
 
 
 @dataclass(frozen=True)
 class StepLine:
-    """One step: s in `interval` goes to s q(s^p), q's coefficients in ascending powers; `error`: the worst |1 - s|."""
+    """One step: s in `interval` goes to s q(s^p); `error`: the worst |1 - s| after it.
+
+    q(m) is the polynomial with `coefficients` in ascending powers, plus w / (m + t) for each (w, t) of `terms`.
+    """
 
     number: int
     interval: tuple[float, float]
     coefficients: tuple[float, ...]
     error: float
+    terms: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def text(self) -> str:
+        """Q in full precision, one number or partial fraction a line."""
+        fractions = [f"{w:+.17g} / (m {t:+.17g})" for w, t in self.terms]
+        return "\n".join([*(f"{c:+.17g}" for c in self.coefficients), *fractions])
 
 
 @dataclass(frozen=True)
@@ -34,7 +46,9 @@ class ScheduleTable:
     def after(self, s: np.ndarray, count: int) -> np.ndarray:
         """The image of s after the first `count` steps; same shape."""
         for step in self.steps[:count]:
-            s = s * np.polynomial.polynomial.polyval(s**self.p, step.coefficients)
+            m = s**self.p
+            q = np.polynomial.polynomial.polyval(m, step.coefficients)
+            s = s * sum((w / (m + t) for w, t in step.terms), q)
         return s
 
     def plain(self) -> dict[str, Any]:
@@ -58,12 +72,22 @@ def schedule_table(spec: str, p: int = 2) -> ScheduleTable:
         raise LabError(str(error)) from None
     # A schedule made for no interval (Taylor, tuned) is shown with the intervals that [lower, 1] becomes.
     intervals = schedule.intervals or ((schedule.lower, 1.0), *schedule.images()[:-1])
-    steps = zip(intervals, schedule.coefficients, schedule.errors(), strict=True)
+    steps = zip(intervals, schedule.rows, schedule.errors(), strict=True)
     lines = tuple(
-        StepLine(number, (float(low), float(high)), tuple(map(float, coefficients)), float(error))
-        for number, ((low, high), coefficients, error) in enumerate(steps, start=1)
+        StepLine(number, (float(low), float(high)), *_numbers(row, error))
+        for number, ((low, high), row, error) in enumerate(steps, start=1)
     )
     return ScheduleTable(matfn.spec(method), schedule.p, float(schedule.lower), schedule.source, lines)
+
+
+def _numbers(row: Step, error: float) -> tuple[tuple[float, ...], float, tuple[tuple[float, float], ...]]:
+    match row:
+        case Polynomial():
+            return tuple(map(float, row.coefficients)), float(error), ()
+        case PartialFraction():
+            terms = zip(map(float, row.weights), map(float, row.shifts), strict=True)
+            return (float(row.constant),), float(error), tuple(terms)
+    raise LabError(f"there is no table for steps like {row!r}")
 
 
 def method_lines() -> list[tuple[str, str, str]]:

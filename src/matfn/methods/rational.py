@@ -1,6 +1,7 @@
 """What QDWH and ZOLO-PD share: schedules of Zolotarev functions, and the bound they begin from."""
 
 from dataclasses import replace
+from math import floor, log2
 from typing import Protocol, TypeVar
 
 import torch
@@ -65,12 +66,13 @@ def rational(r: int | None, lower: float | None, tolerance: float, name: str) ->
 def measured(method: AnyRational, target: Target, A: Tensor) -> AnyRational:
     """The method with `lower` measured on A, if it is None, and `tolerance` no finer than the dtype of A has use for.
 
-    M is A for square roots, where s is the square root of an eigenvalue. 0.9 at most: an interval needs a length.
+    M is A for square roots, where s is the square root of an eigenvalue. The bound is rounded down to a power of two,
+    which costs next to nothing, so that few schedules are ever computed; an interval needs a length, hence 1/2 at most.
     """
     if method.lower is not None:
         return method
     lower = least_singular_value(A)
     lower = lower**0.5 if target.domain is Domain.SPD else lower
     tolerance = max(method.tolerance, torch.finfo(A.dtype).eps / 8)
-    lower = min(lower, 0.9) if lower > DEFAULT_LOWER else DEFAULT_LOWER
+    lower = 2.0 ** min(floor(log2(lower)), -1) if lower > 2 * DEFAULT_LOWER else DEFAULT_LOWER
     return replace(method, lower=lower, tolerance=tolerance)  # pyright: ignore[reportArgumentType] -- a dataclass
