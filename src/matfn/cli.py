@@ -1,4 +1,4 @@
-"""The command line: `matfn train | compare | coeffs | methods`. It only parses, calls `lab` and prints."""
+"""The command line: `matfn train | compare | coeffs | methods | reproduce`. It only parses, calls `lab` and prints."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ try:
 except ImportError as missing:
     raise SystemExit(f'the command line needs {missing.name}: pip install "matfn[lab]"') from None
 
+from matfn.lab.bench_command import app as bench
 from matfn.lab.errors import LabError
 from matfn.lab.terminal import grid, safe, screen, user_errors
 
@@ -27,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+app.add_typer(bench, name="bench")
 
 RecipePath = Annotated[Path | None, typer.Argument(help="TOML recipe; see the recipes/ folder.", show_default=False)]
 Set = Annotated[
@@ -135,8 +137,7 @@ def coeffs(
     shown = grid("step", "interval of s", "coefficients of q(m), ascending", "worst |1 − s| after")
     for step in table.steps:
         low, high = step.interval
-        values = "\n".join(f"{c:+.17g}" for c in step.coefficients)
-        shown.add_row(str(step.number), rf"\[{low:.6g}, {high:.6g}]", values, f"{step.error:.3e}")
+        shown.add_row(str(step.number), rf"\[{low:.6g}, {high:.6g}]", step.text, f"{step.error:.3e}")
     console = screen()
     console.print(f"[bold]{safe(table.spec)}[/]   p = {table.p}, lower = {table.lower:g}", highlight=False)
     console.print(f"[dim]{safe(table.source)}[/]", highlight=False)
@@ -159,6 +160,36 @@ def methods(json_: Json = False) -> None:
     for name, defaults, summary in lines:
         shown.add_row(f"[bold]{name}[/]\n[dim]{safe(defaults)}[/]", safe(summary))
     screen().print(shown)
+
+
+@app.command()
+@user_errors
+def reproduce(
+    paper: Annotated[str, typer.Argument(metavar="PAPER", help="Whose tables: prism.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for the page, the JSON and the figure.")] = None,
+    json_: Json = False,
+) -> None:
+    """Make the tables of a paper anew and print them beside the published numbers."""
+    from dataclasses import asdict
+
+    from matfn.lab import reproduce as reproducing
+
+    with screen(stderr=True).status("") as status:
+        results = reproducing.run(paper, status.update)
+    path = reproducing.write(paper, results, out) if out else None
+    if json_:
+        typer.echo(json.dumps([asdict(table) for table in results]))
+        return
+    console = screen()
+    for table in results:
+        shown = grid("", *table.heads, right=tuple(range(1, 1 + len(table.heads))))
+        for row in table.ours:
+            ours, theirs = reproducing.lines(table, row)
+            shown.add_row(f"{row}\n", *(f"{a}\n[dim]{b}[/]" for a, b in zip(ours, theirs, strict=True)))
+        console.print(f"\n[bold]{table.number}[/]  {safe(table.title)}: measured (published)", highlight=False)
+        console.print(shown)
+    if path:
+        console.print(f"\npage  {path}", highlight=False, soft_wrap=True)
 
 
 def _console(recipe: Recipe, quiet: bool) -> Console:

@@ -157,3 +157,24 @@ def _map_curves(axes: Axes, table: ScheduleTable, *, bins: int = 900, inside: in
         axes.plot(middle[smooth], after.mean(axis=1)[smooth], color=shade, linewidth=width, label=f"{step.number}")
         top = max(top, float(high.max()))
     return top
+
+
+def step_counts(title: str, heads: Sequence[str], ours: dict[str, Any], published: dict[str, Any]) -> Figure:
+    """A row of marks for each problem: steps by method, ours filled, the published ones as rings."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10, 6), layout="constrained")
+        axes = figure.subplots()
+        for column, (head, colour, marker) in enumerate(zip(heads, _cycle(COLOURS), _cycle(MARKERS), strict=False)):
+            for y, row in enumerate(ours):
+                height = y + 0.7 * (column / max(1, len(heads) - 1) - 0.5)
+                for values, face in ((published, "none"), (ours, colour)):
+                    if values[row][column] is not None:
+                        axes.plot(values[row][column], height, marker, markerfacecolor=face, markeredgecolor=colour)
+            axes.plot([], [], marker, color=colour, label=head)
+        axes.set_yticks(range(len(ours)), list(ours))
+        axes.invert_yaxis()
+        axes.set(xlabel="steps (filled: measured here; rings: published)", title=title)
+        axes.set_xscale("log")
+        axes.set_xticks([5, 10, 20, 50, 100], ["5", "10", "20", "50", "100"])
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        return figure
