@@ -26,10 +26,10 @@ warm steps, `PE` the published eight polynomials of Polar Express for 1e-3, then
 the true least value; `4` the inverse fourth root, a up to 1/2 or `3/8`.
 
 **Deviations.** Spectra drawn at random differ from the published draws. The least value decides the counts: a step
-lifts a singular value by a fixed factor (1.5, 1.875, 2 and 2.95 for NS3, NS5, PR3 and PR5), so a draw whose least value
-is x times the published one takes ln x / ln 2.95 steps fewer with PR5. Counts are allowed to differ by that and one step;
-6.3 lists no least values, and a factor of 3.5 is allowed there. The floors of 6.3 are up to twice the published ones:
-the polynomial is summed in powers of M, which stays close to I, and not of R, which vanishes."""
+lifts a singular value by a fixed factor (1.5, 1.875, 2 and 2.95 for NS3, NS5, PR3 and PR5), so a draw whose least
+value is x times the published one takes ln x / ln 2.95 steps fewer with PR5. Counts are allowed to differ by that and
+one step; 6.3 lists no least values, and a factor of 3.5 is allowed there. The floors of 6.3 are up to twice the
+published ones: the polynomial is summed in powers of M, which stays close to I, and not of R, which vanishes."""
 
 
 def run(paper: str, notice: Callable[[str], None]) -> list[Table]:
