@@ -25,7 +25,10 @@ def heat_map(result: Result, function: str, figures: tuple[str, ...] = ("forward
     """One row of panels for each dtype, one column for each figure; solvers by spectra in each."""
     of = [block for block in blocks(result) if block.function == function]
     columns, lines = len(of[0].spectra), [len(block.solvers) for block in of]
-    width, height = 2.3 + len(figures) * (0.56 * columns + 0.5), 1.1 + sum(0.27 * count + 0.95 for count in lines)
+    width, height = (
+        3.5 + len(figures) * (0.52 * max(columns, 6) + 0.5),
+        1.1 + sum(0.27 * count + 0.95 for count in lines),
+    )
     with matplotlib.rc_context({**STYLE, "axes.grid": False}):
         figure = Figure(figsize=(width, height), layout="constrained")
         panels = figure.subplots(len(of), len(figures), squeeze=False, height_ratios=[n + 1 for n in lines])
