@@ -32,7 +32,8 @@ class Implicit(torch.autograd.Function):
             constants: How many outputs at the end are no functions of A to autograd (a spectrum handed on); None if
                 the pullback looks at no output, which may then be freed or overwritten.
         """
-        return compute(A)
+        # A view (the batch flattened and restored) could not be written to in place by who gets it.
+        return tuple(x.detach() for x in compute(A))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -35,7 +35,7 @@ def _adjoint(side: str, A: Tensor, _: tuple[Tensor, ...], gradients: Gradients) 
     X = A.to(torch.float64)
     if turned:
         X, grad_U = X.mT, None if grad_U is None else grad_U.mT
-    tolerance = max(m, n) * torch.finfo(A.dtype).eps
+    tolerance = max(m, n) * torch.finfo(torch.promote_types(A.dtype, torch.float32)).eps
     outputs = Implicit.apply(X, partial(_decomposed, tolerance), _pulled, 2)
     if (side == "left") == turned:
         result = _pulled(X, outputs, (grad_U, grad_H, None))

@@ -26,10 +26,10 @@ def root_adjoint(target: Target, ridge: float, A: Tensor, _: tuple[Tensor, ...],
     (G,) = gradients
     shift = ridge * torch.eye(A.shape[-1], dtype=torch.float64, device=A.device)
     A64 = symmetrised(A.to(torch.float64)) + shift
-    compute = partial(_roots, target, torch.finfo(A.dtype).eps)
+    compute = partial(_roots, target, torch.finfo(torch.promote_types(A.dtype, torch.float32)).eps)
     outputs = Implicit.apply(A64, compute, partial(_pulled, target.p), 2)
     both = (G.to(torch.float64), None) if target.homogeneity > 0 else (None, G.to(torch.float64))
-    return _pulled(target.p, A64, outputs, both).to(A.dtype)
+    return symmetrised(_pulled(target.p, A64, outputs, both)).to(A.dtype)
 
 
 def symmetrised(A: Tensor) -> Tensor:
