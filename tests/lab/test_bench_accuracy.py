@@ -55,7 +55,7 @@ def test_five_steps_show_their_error(result):
 def test_rank_deficiency_is_judged_on_the_range(result):
     """`Exact` gives the factor on the range; scipy completes it, by two more singular values of 1 beside six."""
     assert cell(result, "polar", "exact", "rank-deficient").orthogonality < 1e-14
-    assert abs(cell(result, "polar", "scipy", "rank-deficient").orthogonality - (2 / 6) ** 0.5) < 1e-6
+    assert abs(cell(result, "polar", "scipy", "rank-deficient").orthogonality - (2 / 6) ** 0.5) < 1e-4
     for function in ("inv_sqrt", "inv_root4", "inv", "sign"):
         measured = cell(result, function, "exact", "rank-deficient")
         assert measured.note.startswith("refused: ")

@@ -69,6 +69,13 @@ def test_no_answer_where_rounding_decided_it():
     assert problem("sqrt", "rank-deficient", torch.float32, 8).answer is not None
 
 
+def test_what_counts_as_zero_in_float32():
+    """1e-6 is beyond 16 eps for the polar factor on the range, and well above eps for roots."""
+    assert problem("polar", "log-uniform 1e-6", torch.float32, 16).answer is None
+    case = problem("inv_root4", "log-uniform 1e-6", torch.float32, 16)
+    assert distance(case.answer, by_mpmath("inv_root4", case.A)) < 1e-8
+
+
 def test_symmetric_to_the_last_bit():
     for dtype in (torch.float64, torch.float32):
         A = problem("sign", "gaussian", dtype, 8).A

@@ -183,8 +183,8 @@ def _errors(case: Problem, B: Tensor) -> dict[str, float | None]:
 
 
 def _number(value: Tensor) -> float | None:
-    """None for a figure that does not apply."""
-    return None if math.isnan(value.item()) else value.item()
+    """Four digits, which is more than another machine repeats; None for a figure that does not apply."""
+    return None if math.isnan(value.item()) else float(f"{value.item():.3e}")
 
 
 def _work(solver: Solver, case: Problem, work: Work) -> dict[str, Any]:
@@ -205,4 +205,4 @@ def _times(able: list[Solver], case: Problem, rounds: int) -> dict[str, float]:
                 start = time.perf_counter()
                 solver.solve(case)
                 spent[solver.name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in spent.items()}
+    return {name: round(statistics.median(values), 7) for name, values in spent.items()}

@@ -151,8 +151,13 @@ def _quotient(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _by_decomposition(target: Target, A: Tensor, rank: int) -> Tensor | None:
-    """The function by SVD or eigh in float64, on the `rank` greatest singular values."""
-    floor = max(A.shape) * torch.finfo(torch.promote_types(A.dtype, torch.float32)).eps
+    """The function by SVD or eigh in float64, on the `rank` greatest singular values.
+
+    None where a value is within rounding of zero, by the library's own rules: max(m, n) eps for the polar factor, which
+    is taken on the range; eps for the others.
+    """
+    eps = torch.finfo(torch.promote_types(A.dtype, torch.float32)).eps
+    floor = max(A.shape) * eps if target is POLAR else eps
     A = A.double()
     if target in (POLAR, INV):
         U, s, Vh = torch.linalg.svd(A, full_matrices=False)

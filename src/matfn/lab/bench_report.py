@@ -12,21 +12,28 @@ from matfn.lab import checkpoint, plots, report
 from matfn.lab.bench_accuracy import Result
 from matfn.lab.bench_heatmap import heat_map
 
-__all__ = ["page", "write"]
+__all__ = ["as_json", "page", "write"]
 
 
 def write(result: Result, directory: Path) -> Path:
     """Write accuracy.json, accuracy-<function>.png, tables.md and report.html; the path of the page is returned."""
     directory.mkdir(parents=True, exist_ok=True)
-    checkpoint.replace_text(directory / "accuracy.json", json.dumps(result.plain(), indent=1, ensure_ascii=False))
+    checkpoint.replace_text(directory / "accuracy.json", as_json(result))
     checkpoint.replace_text(directory / "tables.md", tables.markdown(result))
     figures = {}
     for function in dict.fromkeys(cell.function for cell in result.cells):
         figure = heat_map(result, function)
-        plots.png(figure, directory / f"accuracy-{function}.png")
+        plots.png(figure, directory / f"accuracy-{function}.png", dpi=100)
         figures[function] = plots.svg(figure)
     checkpoint.replace_text(directory / "report.html", page(result, figures))
     return directory / "report.html"
+
+
+def as_json(result: Result) -> str:
+    """Everything, with a line for each cell; figures that there are not are null."""
+    plain = result.plain()
+    cells = ",\n".join(json.dumps(cell, ensure_ascii=False) for cell in plain.pop("cells"))
+    return json.dumps(plain, indent=1, ensure_ascii=False)[:-2] + f',\n "cells": [\n{cells}\n]\n}}\n'
 
 
 def page(result: Result, figures: dict[str, str]) -> str:

@@ -64,7 +64,7 @@ def shown(cell: Cell, figure: str) -> str:
     if cell.note:
         return "ref" if cell.note.startswith("refused") else "NaN"
     value = getattr(cell, figure)
-    return "–" if value is None else f"{math.log10(max(value, 1e-17)):.1f}"
+    return "–" if value is None else f"{math.log10(max(value, 1e-17)):z.1f}"
 
 
 def errors(block: Block, figure: str = "forward") -> tuple[list[str], list[list[str]]]:

@@ -42,11 +42,11 @@ STYLE: Any = {
 }
 
 
-def png(figure: Figure, path: Path) -> None:
+def png(figure: Figure, path: Path, dpi: int = 150) -> None:
     """Write a figure as a PNG, whole or not at all."""
     partial = path.with_name(path.name + ".partial")
     with matplotlib.rc_context(STYLE):
-        figure.savefig(partial, dpi=150, format="png")
+        figure.savefig(partial, dpi=dpi, format="png")
     os.replace(partial, path)
 
 
