@@ -1,5 +1,7 @@
 """Checks of the arguments of the public functions: what was given, what was wanted, what to do."""
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
@@ -65,11 +67,14 @@ def check_method(method: object, target: Target) -> Method:
         raise TypeError(f"method must be a method object, got the text {method!r}: write matfn.method({method!r})")
     if isinstance(method, type):
         raise TypeError(f"method must be a value, got the class {method.__name__}: write {method.__name__}()")
-    if not isinstance(method, Scheduled | Iteration | Evaluation):
+    # The last by hand: torch.compile cannot follow isinstance for a protocol with a property.
+    if isinstance(method, Scheduled | Evaluation):
+        return method
+    if not (hasattr(method, "step") and hasattr(method, "steps")):
         raise TypeError(
             f"{method!r} cannot compute {target}: a method has schedule(p), step(k, residual) or evaluate(target, A)"
         )
-    return method
+    return cast(Iteration, method)
 
 
 def check_precision(precision: object) -> None:

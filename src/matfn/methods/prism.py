@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .. import family as families
-from ..family import Family
+from ..family import Family, family
 from ..fit import blocks, least, moments
 from ..residual import Residual
 from ..step import Polynomial
@@ -84,4 +83,9 @@ class Prism:
     def family(self, p: int) -> Family:
         """The steps to choose from, for exponent p."""
         degree = self.degree or (5 if p <= 2 else 3)
-        return families.family(p, (degree - 1) // 2)
+        return _family(p, (degree - 1) // 2)
+
+
+@torch.compiler.assume_constant_result  # arithmetic in fractions, no part of a graph
+def _family(p: int, d: int) -> Family:
+    return family(p, d)
