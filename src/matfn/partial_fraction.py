@@ -17,6 +17,7 @@ Scalar = TypeVar("Scalar", float, np.ndarray, Tensor)
 
 # Cholesky loses as many units of rounding as the condition number of M + t I, which QDWH so bounds by its c = 1/t.
 _CHOLESKY = 100.0
+_TALL = 2  # rows over columns from which one QR factorization more makes those of several terms cheaper
 _GRID = 400  # points a decade of m, among which to look for critical points; the terms vary over a decade or more
 
 
@@ -116,8 +117,15 @@ class PartialFraction:
             L, _ = torch.linalg.cholesky_ex(products.syrk(X.mT) + t * _identity(X))
             terms = torch.cholesky_solve(X.mT.expand(*L.shape[:2], *X.mT.shape[-2:]), L).mT
             return self.constant * X + (w * terms).sum(0)
-        n = X.shape[-1]
-        root = t.sqrt()
+        m, n = X.shape[-2:]
+        if len(t) > 1 and m > _TALL * n:  # all terms factorize the small R
+            Q, R = torch.linalg.qr(X)
+            return products.mm(Q, self._by_qr(R, w, t, products))
+        return self._by_qr(X, w, t, products)
+
+    def _by_qr(self, X: Tensor, w: Tensor, t: Tensor, products: Products) -> Tensor:
+        """X q(X^T X) from one QR factorization a term."""
+        n, root = X.shape[-1], t.sqrt()
         below = (root * _identity(X)).expand(len(t), *X.shape[:-2], n, n)
         Q, _ = torch.linalg.qr(torch.cat([X.expand(len(t), *X.shape), below], -2))
         Q = Q.flatten(0, 1)
