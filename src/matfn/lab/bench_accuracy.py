@@ -183,8 +183,8 @@ def _errors(case: Problem, B: Tensor) -> dict[str, float | None]:
 
 
 def _number(value: Tensor) -> float | None:
-    """Four digits, which is more than another machine repeats; None for a figure that does not apply."""
-    return None if math.isnan(value.item()) else float(f"{value.item():.3e}")
+    """Four digits, which is more than another machine repeats; 1e99 for more, since JSON knows no infinity; or None."""
+    return None if math.isnan(value.item()) else float(f"{min(value.item(), 1e99):.3e}")
 
 
 def _work(solver: Solver, case: Problem, work: Work) -> dict[str, Any]:
