@@ -1,4 +1,4 @@
-"""The verbs: check the argument, then compute."""
+"""The verbs: check the argument, then compute; all but `orthogonalize` with a closed-form derivative (`adjoints`)."""
 
 from functools import partial
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from .adjoints import adjoint, attach, polar_adjoint
 from .checks import check_finite, check_matrix, symmetric_part
 from .compute import accurate, orthogonal_factor, polar_factor
 from .engines import Engine, prescale
-from .method import Method
+from .method import Evaluation, Method
 from .methods import Exact, PolarExpress
 from .target import INV, INV_ROOT, INV_SQRT, POLAR, ROOT, SIGN, SQRT, Domain, Target
 
@@ -39,7 +39,8 @@ def orthogonalize(
 
     Nothing is read back from the device, so NaN and infinity are not refused: they make their own matrix NaN and leave
     the rest of the batch alone. A zero matrix gives zero; zero rows and columns stay exactly zero. The result does not
-    depend on the scale of X, from the smallest to the largest number of its dtype.
+    depend on the scale of X, from the smallest to the largest number of its dtype. Autograd, where it is on, runs
+    through the steps of an iteration: the gradient is that of the approximation, and `polar` has that of the factor.
 
     Args:
         X: (..., m, n), float16, bfloat16, float32 or float64.
@@ -61,7 +62,11 @@ def orthogonalize(
     References:
         Polar Express, Section 3 of the specification.
     """
-    return orthogonal_factor(X, _FAST if method is None else method, engine, precision, generator)
+    method = _FAST if method is None else method
+    if not isinstance(method, Evaluation):
+        return orthogonal_factor(X, method, engine, precision, generator)
+    check_matrix(X, POLAR)  # a decomposition has no steps to differentiate, and its own derivative divides by gaps
+    return attach(X, lambda X: (orthogonal_factor(X, method, engine, precision, generator),), polar_adjoint("right"))[0]
 
 
 def polar(

@@ -392,3 +392,6 @@ def test_orthogonalize_is_differentiated_step_by_step():
     exact = gradient(lambda A: matfn.polar(A).U, A, G)
     assert relative(limit, exact) <= 1e-11
     assert relative(quick, exact) > 1e-3
+    assert torch.equal(gradient(lambda A: matfn.orthogonalize(A, method=matfn.Exact()), A, G), exact)
+    eye = torch.eye(3, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(lambda A: matfn.orthogonalize(A, method=matfn.Exact()), eye)

@@ -13,7 +13,7 @@ __all__ = ["polar_adjoint"]
 
 
 def polar_adjoint(side: str) -> Pullback:
-    """The pullback of A -> (U, H) for H on the given side, "right" or "left"."""
+    """The pullback of A -> (U, H) for H on the given side, "right" or "left"; also of A -> (U,)."""
     return partial(_adjoint, side)
 
 
@@ -31,7 +31,7 @@ def _adjoint(side: str, A: Tensor, _: tuple[Tensor, ...], gradients: Gradients) 
     """
     m, n = A.shape[-2:]
     turned = m < n or (m == n and side == "left")
-    grad_U, grad_H = (None if G is None else G.to(torch.float64) for G in gradients)
+    grad_U, grad_H = (None if G is None else G.to(torch.float64) for G in (*gradients, None)[:2])
     X = A.to(torch.float64)
     if turned:
         X, grad_U = X.mT, None if grad_U is None else grad_U.mT
