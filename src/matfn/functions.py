@@ -143,7 +143,7 @@ def sqrtm(A: Tensor, *, ridge: float = 0.0, method: Method | None = None, genera
         generator: As in `orthogonalize`.
 
     Raises:
-        SpectrumError: If A + ridge I has a negative eigenvalue (`Exact`).
+        SpectrumError: If A + ridge I has a negative eigenvalue, whatever the method.
         ValueError: If A is not symmetric, not finite, or ridge is negative.
     """
     return _accurate(SQRT, A, method, ridge, generator)
@@ -155,7 +155,7 @@ def inv_sqrtm(
     """The symmetric positive definite B with B (A + ridge I) B = I. Arguments and errors as `sqrtm`.
 
     Raises:
-        SpectrumError: If A + ridge I is singular or indefinite (`Exact`).
+        SpectrumError: If A + ridge I is singular or indefinite, whatever the method.
     """
     return _accurate(INV_SQRT, A, method, ridge, generator)
 
@@ -173,7 +173,7 @@ def inv_rootm(
         generator: As in `orthogonalize`.
 
     Raises:
-        SpectrumError: If A + ridge I is singular or indefinite (`Exact`).
+        SpectrumError: If A + ridge I is singular or indefinite, whatever the method.
         ValueError: If p is not a positive integer, or as `sqrtm`.
     """
     return _accurate(INV_ROOT.with_exponent(p), A, method, ridge, generator)
@@ -196,7 +196,7 @@ def inv(A: Tensor, *, ridge: float = 0.0, method: Method | None = None, generato
         generator: As in `orthogonalize`.
 
     Raises:
-        SpectrumError: If the matrix is singular (`Exact`).
+        SpectrumError: If the matrix is singular (`Exact`; an iteration tends to the pseudo-inverse).
     """
     return _accurate(INV, A, method, ridge, generator)
 
