@@ -38,8 +38,9 @@ def orthogonalize(
     """The orthogonal polar factor U V^T of X = U S V^T; the hot path of an optimizer.
 
     Nothing is read back from the device, so NaN and infinity are not refused: they make their own matrix NaN and leave
-    the rest of the batch alone. A zero matrix gives zero; zero rows and columns stay exactly zero. The result does not
-    depend on the scale of X, from the smallest to the largest number of its dtype. Autograd, where it is on, runs
+    the rest of the batch alone. A zero matrix gives zero; zero rows and columns stay exactly zero, and a schedule that
+    would lift rounding noise (made for singular values of eps and less) gives the factor on the range, as `polar` does.
+    The result does not depend on the scale of X, from the smallest to the largest number of its dtype. Autograd, where it is on, runs
     through the steps of an iteration: the gradient is that of the approximation, and `polar` has that of the factor.
 
     Args:
