@@ -111,6 +111,14 @@ def test_converged_instances_converge(kind, target):
     assert np.abs(1 - shorter.schedule(target.p)(s)).max() > 1e-13
 
 
+def test_a_method_that_looks_gets_the_steps_it_needs():
+    method = converged(matfn.Prism(), POLAR)
+    A = torch.diag(torch.logspace(-7, 0, 12, dtype=torch.float64))
+    assert torch.dist(verb(POLAR, A, method), torch.eye(12, dtype=A.dtype)) < 1e-8
+    assert matfn.Prism().steps < method.steps <= 24
+    assert converged(matfn.Prism(steps=40), POLAR) is None  # has no step to add
+
+
 def test_what_has_no_converged_form():
     assert converged(matfn.Exact(), POLAR) is None
     assert converged(matfn.Tuned(), POLAR) is None

@@ -101,7 +101,8 @@ def converged(method: Any, target: Target) -> Any:
     if isinstance(method, Evaluation) or "steps" not in options:
         return None
     if not isinstance(method, Scheduled):
-        return _longer(method, steps=_steps_on_a_diagonal(method, target))
+        count = _steps_on_a_diagonal(method, target)
+        return None if count is None or count <= method.steps else _longer(method, steps=count)
     share = 1.0 if target.domain is Domain.SPD else 2.0  # by which power of the spectrum M_0 has its eigenvalues
     least = _LEAST ** (share / target.p)
     bound = {"lower": least} if "lower" in options else {}
@@ -115,13 +116,13 @@ def converged(method: Any, target: Target) -> Any:
     return None if done is None else _longer(method, steps=done + 1, **bound)
 
 
-def _steps_on_a_diagonal(method: Any, target: Target) -> int:
+def _steps_on_a_diagonal(method: Any, target: Target) -> int | None:
     x = torch.logspace(float(np.log10(_LEAST)), 0, 24, dtype=torch.float64)
     for steps in range(4, _MOST_STEPS, 2):
         f = verb(target, torch.diag(x), _longer(method, steps=steps)).diagonal()
         if (f / x**target.homogeneity - 1).abs().max() < 1e-6:  # the next step brings it to rounding
             return steps + 2
-    return _MOST_STEPS
+    return None
 
 
 def _longer(method: Any, **options: Any) -> Any:
