@@ -7,14 +7,17 @@ from torch import Tensor
 
 from .errors import SpectrumError
 from .method import Evaluation, Iteration, Method, Scheduled
+from .schedule import Schedule
 from .target import Domain, Target
 
 __all__ = [
     "check_definite",
+    "check_engine",
     "check_finite",
     "check_matrix",
     "check_method",
     "check_precision",
+    "check_rounding",
     "check_spectrum",
     "symmetric_part",
 ]
@@ -33,7 +36,8 @@ def check_matrix(A: Tensor, target: Target) -> None:
         raise TypeError(f"{target.name} takes a torch.Tensor of shape (..., m, n), got {type(A).__name__}")
     if A.dtype not in DTYPES:
         names = ", ".join(str(d).removeprefix("torch.") for d in DTYPES)
-        raise TypeError(f"{target.name} takes {names}, got {A.dtype}: convert with A.to(torch.float32)")
+        advice = "complex matrices are not supported" if A.is_complex() else "convert with A.to(torch.float32)"
+        raise TypeError(f"{target.name} takes {names}, got {A.dtype}: {advice}")
     if A.layout != torch.strided:
         raise TypeError(f"{target.name} takes dense tensors, got layout {A.layout}: convert with A.to_dense()")
     if A.ndim < 2:
@@ -88,6 +92,32 @@ def check_precision(precision: object) -> None:
         raise TypeError(f"precision must be {names}, or None for that of the argument, got {precision!r}")
 
 
+def check_rounding(iteration: object, precision: torch.dtype) -> None:
+    """Refuse a schedule whose coefficients are too large for the dtype it shall run in.
+
+    Raises:
+        ValueError: If rounding errors of M reach q(M) as large as its limit, which is 1.
+    """
+    roundoff = torch.finfo(precision).eps / 2
+    if isinstance(iteration, Schedule) and iteration.rounding * roundoff >= 1:
+        raise ValueError(
+            f"this schedule ({iteration.source}) amplifies rounding errors by {iteration.rounding:.3g}, and those of "
+            f"{precision} are {roundoff:.2g}: nothing would be left of the result. Iterate in a wider dtype "
+            "(precision=torch.float32), or with lower degrees"
+        )
+
+
+def check_engine(engine: object) -> None:
+    """Refuse what is no engine.
+
+    Raises:
+        TypeError: If it is a class or a text instead of a value.
+    """
+    if isinstance(engine, str | type) or not hasattr(engine, "run"):
+        name = engine.__name__ if isinstance(engine, type) else str(engine).capitalize()
+        raise TypeError(f"engine must be a value such as Direct(), Gram() or Coupled(), got {engine!r}: write {name}()")
+
+
 def symmetric_part(A: Tensor, target: Target, eps: float) -> Tensor:
     """(A + A^T)/2, for a matrix that is symmetric up to rounding.
 
@@ -121,18 +151,19 @@ def check_spectrum(values: Tensor, target: Target, eps: float) -> None:
     Raises:
         SpectrumError: If an eigenvalue is negative, or zero and the power too. It names the smallest one.
     """
-    size = values.abs().amax(-1, keepdim=True)
-    floor = eps * size
-    if target.homogeneity < 0 and bool((values <= floor).any()):
+    size = values.abs().amax(-1)
+    relative = torch.where(size == 0, 0.0, values[..., 0] / size)
+    worst = int(relative.argmin())
+    which = "the smallest eigenvalue" + (f" of matrix {worst} of {len(relative)}" if len(relative) > 1 else "")
+    given = f"{which} is {relative[worst].item():.3g} of the largest"
+    if target.homogeneity < 0 and bool((relative <= eps).any()):
         raise SpectrumError(
-            f"{target} needs a positive definite matrix, but the smallest eigenvalue is "
-            f"{(values[..., :1] / size).min().item():.3g} of the largest, which is zero or negative to working "
-            "precision: add ridge=... , or use float64"
+            f"{target} needs a positive definite matrix, but {given}, which is zero or negative to working precision: "
+            "add ridge=..., or use float64"
         )
-    if bool((values < -floor).any()):
+    if bool((relative < -eps).any()):
         raise SpectrumError(
-            f"{target} needs a positive semidefinite matrix, but the least eigenvalue is "
-            f"{(values[..., :1] / size).min().item():.3g} of the largest: add ridge=... to shift the spectrum"
+            f"{target} needs a positive semidefinite matrix, but {given}: add ridge=... to shift the spectrum"
         )
 
 

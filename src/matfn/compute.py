@@ -3,8 +3,9 @@
 import torch
 from torch import Generator, Tensor
 
-from .checks import check_definite, check_matrix, check_method, check_precision
+from .checks import check_definite, check_engine, check_matrix, check_method, check_precision, check_rounding
 from .engines import Engine, choose, prescale
+from .errors import SpectrumError
 from .kernels import EAGER
 from .method import Evaluation, Fitted, Iteration, Method, Scheduled
 from .rank import completed, on_the_range, on_the_range_if_deficient
@@ -37,6 +38,9 @@ def compute(
                 "out, or choose a method that iterates"
             )
         result = method.evaluate(target, flat.to(torch.promote_types(A.dtype, torch.float32)))
+        if not isinstance(result, Tensor) or result.shape != flat.shape:
+            got = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
+            raise ValueError(f"{method!r}.evaluate must return shape {tuple(flat.shape)}, got {got}")
     else:
         result = _iterate(target, flat, method, engine, precision, _key(generator))
     return result.to(A.dtype).reshape(A.shape).contiguous()
@@ -51,15 +55,27 @@ def _iterate(
     key: int | Tensor,
 ) -> Tensor:
     """Scale to norm 1, run the engine in `precision`, scale back."""
-    iteration = method.schedule(target.p) if isinstance(method, Scheduled) else method
+    iteration = _schedule(method, target) if isinstance(method, Scheduled) else method
     engine = choose(target) if engine is None else engine
+    check_engine(engine)
     if target.name not in engine.targets:
         raise ValueError(f"{engine!r} computes {', '.join(sorted(engine.targets))}, not {target.name}")
     if precision is None:
-        precision = iteration.precision(A.dtype) if isinstance(iteration, Schedule) else A.dtype
+        # A method may have no half-precision form.
+        chosen = getattr(iteration, "precision", None)
+        precision = A.dtype if chosen is None else torch.promote_types(A.dtype, chosen(A.dtype))
+    if not torch.compiler.is_compiling():  # the bound needs numpy, which torch.compile cannot follow
+        check_rounding(iteration, precision)
     scaled, scale = prescale(A)
     result = engine.run(target, scaled.to(precision), iteration, EAGER, key)
     return scale.undo(result.to(scaled.dtype), target.homogeneity)
+
+
+def _schedule(method: Scheduled, target: Target) -> Schedule:
+    schedule = method.schedule(target.p)
+    if not isinstance(schedule, Schedule):
+        raise TypeError(f"{method!r}.schedule must return a Schedule, got {schedule!r}")
+    return schedule
 
 
 def accurate(target: Target, A: Tensor, method: Method, generator: Generator | None = None) -> Tensor:
@@ -77,7 +93,13 @@ def accurate(target: Target, A: Tensor, method: Method, generator: Generator | N
     method = _fitted(target, A, method)
     if target.domain is Domain.SPD and A.numel() and not isinstance(method, Evaluation):
         check_definite(A, target)
-    return compute(target, A, method, generator=generator)
+    result = compute(target, A, method, generator=generator)
+    if not isinstance(method, Evaluation) and not bool(torch.isfinite(result).all()):
+        raise SpectrumError(
+            f"{target} by {method!r} diverged: an iteration needs a real spectrum off zero; method=Exact() takes every "
+            "matrix for which the function is defined"
+        )
+    return result
 
 
 def polar_factor(A: Tensor, factor: str, method: Method, generator: Generator | None = None) -> Tensor:
@@ -117,7 +139,7 @@ def _lifts_rounding(method: Method, dtype: torch.dtype) -> bool:
     A schedule made for singular values of eps and less lifts those too that a rank-deficient matrix has in place of
     zeros. One made for larger ones leaves them small, and its result need not be put on the range.
     """
-    return isinstance(method, Scheduled) and method.schedule(POLAR.p).lower <= torch.finfo(dtype).eps
+    return isinstance(method, Scheduled) and _schedule(method, POLAR).lower <= torch.finfo(dtype).eps
 
 
 def _fitted(target: Target, A: Tensor, method: Method) -> Method:
@@ -131,4 +153,8 @@ def _fitted(target: Target, A: Tensor, method: Method) -> Method:
 
 def _key(generator: Generator | None) -> int | Tensor:
     """The key of all sketches of one call: one number, drawn where the generator lives and never read."""
+    if generator is not None and not isinstance(generator, Generator):
+        raise TypeError(
+            f"generator must be a torch.Generator or None, got {generator!r}: torch.Generator().manual_seed(0)"
+        )
     return 0 if generator is None else torch.randint(2**32, (), generator=generator, device=generator.device)

@@ -1,12 +1,14 @@
 """The verbs: check the argument, then compute; all but `orthogonalize` with a closed-form derivative (`adjoints`)."""
 
 from functools import partial
+from numbers import Real
 from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
 from .adjoints import adjoint, attach, polar_adjoint
+from .autocast import without_autocast
 from .checks import check_finite, check_matrix, symmetric_part
 from .compute import accurate, orthogonal_factor, polar_factor
 from .engines import Engine, prescale
@@ -40,8 +42,9 @@ def orthogonalize(
     Nothing is read back from the device, so NaN and infinity are not refused: they make their own matrix NaN and leave
     the rest of the batch alone. A zero matrix gives zero; zero rows and columns stay exactly zero, and a schedule that
     would lift rounding noise (made for singular values of eps and less) gives the factor on the range, as `polar` does.
-    The result does not depend on the scale of X, from the smallest to the largest number of its dtype. Autograd, where it is on, runs
-    through the steps of an iteration: the gradient is that of the approximation, and `polar` has that of the factor.
+    The result does not depend on the scale of X, from the smallest to the largest number of its dtype. Autograd, where
+    it is on, runs through the steps of an iteration: the gradient is that of the approximation, and `polar` has that of
+    the factor.
 
     Args:
         X: (..., m, n), float16, bfloat16, float32 or float64.
@@ -57,15 +60,17 @@ def orthogonalize(
 
     Raises:
         TypeError: For a dtype, layout or method that is not supported.
-        ValueError: If X has fewer than two dimensions, or `engine` or `precision` comes with a method that has no
-            use for it (`Exact`).
+        ValueError: If X has fewer than two dimensions, `engine` or `precision` comes with a method that has no use for
+            it (`Exact`), or the steps amplify rounding errors beyond the precision (`Schedule.rounding`).
 
     References:
         Polar Express, Section 3 of the specification.
     """
     method = _FAST if method is None else method
     if not isinstance(method, Evaluation):
-        return orthogonal_factor(X, method, engine, precision, generator)
+        check_matrix(X, POLAR)
+        with without_autocast(X):
+            return orthogonal_factor(X, method, engine, precision, generator)
     check_matrix(X, POLAR)  # a decomposition has no steps to differentiate, and its own derivative divides by gaps
     return attach(X, lambda X: (orthogonal_factor(X, method, engine, precision, generator),), polar_adjoint("right"))[0]
 
@@ -205,7 +210,7 @@ def inv(A: Tensor, *, ridge: float = 0.0, method: Method | None = None, generato
 def _accurate(target: Target, A: Tensor, method: Method | None, ridge: float, generator: Generator | None) -> Tensor:
     """The value, with the derivative of the function."""
     check_matrix(A, target)
-    if not 0 <= ridge < float("inf"):
+    if not isinstance(ridge, Real) or not 0 <= float(ridge) < float("inf"):
         raise ValueError(f"ridge must be a finite number of at least 0, got {ridge!r}: it is added to the diagonal")
     value = partial(_value, target, _ACCURATE if method is None else method, ridge, generator)
     return attach(A, value, adjoint(target, ridge))[0]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
@@ -37,6 +38,11 @@ class Schedule:
     source: str
     intervals: tuple[tuple[float, float], ...] = ()
 
+    def __post_init__(self) -> None:
+        """Refuse a schedule of nothing."""
+        if not self.rows:
+            raise ValueError(f"a schedule needs at least one step, got none ({self.source})")
+
     @property
     def steps(self) -> int:
         """The number of steps T."""
@@ -55,6 +61,22 @@ class Schedule:
     def degrees(self) -> tuple[int, ...]:
         """Per step, the degree of the odd polynomial in x (p = 2): 2k + 1 for q of degree k."""
         return tuple(2 * len(row.coefficients) - 1 for row in self._polynomials())
+
+    @cached_property
+    def rounding(self) -> float:
+        """By how much a relative error of M at most shows in q(M): the largest sum_j |c_j| m^j over steps and images.
+
+        Times the unit roundoff of the iteration's dtype it foretells the error that rounding adds to one step. 48 for
+        the quintics of Polar Express, 250 in degree 7, 1400 in degree 9 and 7600 in degree 11. Partial fractions have
+        positive terms, and amplify nothing.
+        """
+        tops = (1.0, *(high for _, high in self.images()[:-1]))
+        sums = [
+            sum(abs(float(c)) * top ** (j * self.p) for j, c in enumerate(row.coefficients))
+            for row, top in zip(self.rows, tops, strict=True)
+            if isinstance(row, Polynomial)
+        ]
+        return max(sums, default=1.0)
 
     def schedule(self, p: int = 2) -> "Schedule":
         """This schedule, if it was made for p.

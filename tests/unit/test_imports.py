@@ -16,6 +16,7 @@ ROOT = Path(matfn.__file__).parent
 # Floors, from the ground up: a module imports its own floor's package, or lower floors. `kernels` lie below `step`,
 # which evaluates itself by products; `methods` alone reach `minimax`.
 FLOOR = {
+    "autocast": 0,
     "errors": 0,
     "target": 0,
     "quadrature": 0,

@@ -4,6 +4,7 @@ from functools import partial
 
 from torch import Tensor
 
+from ..autocast import without_autocast
 from ..target import Target
 from .implicit import Compute, Implicit, Pullback
 from .inverse import inverse_adjoint
@@ -21,7 +22,8 @@ def attach(A: Tensor, compute: Compute, pullback: Pullback) -> tuple[Tensor, ...
         compute: From A to the outputs.
         pullback: From A, the outputs and their gradients to the gradient of A; see `adjoint`, `polar_adjoint`.
     """
-    return Implicit.apply(A, compute, pullback, None) if A.numel() else compute(A)
+    with without_autocast(A):
+        return Implicit.apply(A, compute, pullback, None) if A.numel() else compute(A)
 
 
 def adjoint(target: Target, ridge: float) -> Pullback:

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..autocast import without_autocast
+
 __all__ = ["Compute", "Gradients", "Implicit", "Pullback", "in_front"]
 
 Gradients = tuple[Any, ...]  # tensors, and None for an output that has no gradient
@@ -47,8 +49,10 @@ class Implicit(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, None, None, None]:
         """The pullback, with a graph if one is asked for."""
         A, *outputs = ctx.saved_tensors
-        nothing = all(g is None for g in gradients)
-        return (None if nothing else ctx.pullback(A, tuple(outputs), gradients)), None, None, None
+        if all(g is None for g in gradients):
+            return None, None, None, None
+        with without_autocast(A):
+            return ctx.pullback(A, tuple(outputs), gradients), None, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:

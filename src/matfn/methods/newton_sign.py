@@ -16,7 +16,10 @@ def newton_sign(A: Tensor) -> Tensor:
     for _ in range(_NEWTON_STEPS):
         Y, info = torch.linalg.inv_ex(X)
         if bool((info != 0).any()):
-            raise SpectrumError("signm needs a spectrum off zero, but the matrix is singular to working precision")
+            raise SpectrumError(
+                "signm needs eigenvalues off the imaginary axis, but this matrix has some on it, to working precision "
+                "(zero, or a pair like i and -i)"
+            )
         mu = (torch.linalg.matrix_norm(Y) / torch.linalg.matrix_norm(X)).sqrt()[..., None, None]
         new = (mu * X + Y / mu) / 2
         change = torch.linalg.matrix_norm(new - X) / torch.linalg.matrix_norm(new)
