@@ -1,5 +1,6 @@
 """Methods: one value object a file. A new method is one file and one line in `METHODS`."""
 
+from .db_newton import DBNewton
 from .exact import Exact
 from .newton_schulz import NewtonSchulz
 from .parse import method_from, spec_of
@@ -12,6 +13,7 @@ from .zolo_pd import ZoloPD
 __all__ = [
     "METHODS",
     "QDWH",
+    "DBNewton",
     "Exact",
     "NewtonSchulz",
     "PolarExpress",
@@ -26,6 +28,7 @@ METHODS: dict[str, type] = {
     "polar-express": PolarExpress,
     "newton-schulz": NewtonSchulz,
     "prism": Prism,
+    "db-newton": DBNewton,
     "tuned": Tuned,
     "qdwh": QDWH,
     "zolo-pd": ZoloPD,

@@ -1,0 +1,57 @@
+"""DB Newton: the claimed step counts (specification 2.5), accuracy beside a decomposition, arguments."""
+
+import pytest
+import torch
+
+import matfn
+from matfn.engines import Coupled
+from matfn.kernels import EAGER
+from matfn.lab.reproduce_prism import eigenvalues, first
+from matfn.methods import DBNewton
+from matfn.target import SQRT
+from matrices import of_eigenvalues
+
+
+class Watched:
+    """Writes down rms(I - M) before each step."""
+
+    steps = 10
+
+    def __init__(self, inner):
+        self.inner, self.seen = inner, []
+
+    def step(self, k, residual):
+        self.seen.append(float(residual.norm()) / residual.M.shape[-1] ** 0.5)
+        return self.inner.step(k, residual)
+
+
+@pytest.mark.parametrize("sketch", ["exact", 8])
+@pytest.mark.parametrize(
+    ("name", "classical", "fitted"), [("wishart 1/2", 7, 5), ("log-uniform 1e-3", 9, 5), ("log-uniform 1e-6", 14, 6)]
+)
+def test_half_the_steps_of_the_classical_iteration(name, classical, fitted, sketch):
+    values = torch.from_numpy(eigenvalues(name).copy())
+    A, _ = of_eigenvalues(values / values.norm())
+    watched = Watched(DBNewton(sketch=sketch))
+    R = Coupled().run(SQRT, A[None], watched, EAGER)[0]
+    assert abs(first(watched.seen, 1e-6) - fitted) <= 1
+    m, steps = values / values.norm(), 0
+    while (1 - m).square().mean().sqrt() > 1e-6:
+        m, steps = m * (0.5 + 0.5 / m) ** 2, steps + 1
+    assert abs(steps - classical) <= 1
+    assert (R @ R - A).norm() <= 1e-11 * A.norm()
+
+
+@pytest.mark.parametrize("p", [1, 2, 3, 4, 8])
+def test_inverse_roots(p):
+    values = torch.logspace(0, -4, 24, dtype=torch.float64)
+    A, V = of_eigenvalues(values)
+    want = (V * values ** (-1 / p)) @ V.mT
+    error = (matfn.inv_rootm(A, p, method=DBNewton(steps=10)) - want).norm() / want.norm()
+    assert error <= 1e-11  # condition 1e4 times some hundred roundings
+
+
+@pytest.mark.parametrize("keywords", [{"steps": 0}, {"sketch": 0}, {"sketch": "all"}, {"sketch": True}], ids=str)
+def test_arguments(keywords):
+    with pytest.raises(ValueError, match="must be"):
+        DBNewton(**keywords)
