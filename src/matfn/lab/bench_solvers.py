@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 import matfn
-from matfn.lab.bench_problems import Problem
+from matfn.lab.bench_problems import FUNCTIONS, Problem
 from matfn.lab.errors import LabError
 from matfn.method import Evaluation, Scheduled
-from matfn.target import TARGETS, Domain, Target
+from matfn.target import Domain, Target
 
 __all__ = ["Solver", "converged", "peers", "solvers", "verb"]
 
@@ -47,7 +47,7 @@ def solvers(specs: list[str] | None = None) -> list[Solver]:
     found = []
     for name, kind in matfn.METHODS.items():
         found.append(_at(name, kind()))
-        if any(converged(kind(), target) for target in TARGETS):
+        if any(converged(kind(), target) for target in FUNCTIONS.values()):
             found.append(_of_method(f"{name}, converged", partial(converged, kind())))
     return found
 
@@ -102,7 +102,7 @@ def converged(method: Any, target: Target) -> Any:
         return None
     if not isinstance(method, Scheduled):
         count = _steps_on_a_diagonal(method, target)
-        return None if count is None or count <= method.steps else _longer(method, steps=count)
+        return None if count is None or count <= _longer(method).steps else _longer(method, steps=count)
     share = 1.0 if target.domain is Domain.SPD else 2.0  # by which power of the spectrum M_0 has its eigenvalues
     least = _LEAST ** (share / target.p)
     bound = {"lower": least} if "lower" in options else {}
