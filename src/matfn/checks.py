@@ -144,7 +144,7 @@ def check_spectrum(values: Tensor, target: Target, eps: float) -> None:
     """Refuse eigenvalues of which a real power does not exist; up to eps times the largest counts as zero.
 
     Args:
-        values: (b, n), ascending.
+        values: (..., n), ascending.
         target: A power of a symmetric matrix.
         eps: Of the dtype that the matrix was given in.
 
@@ -152,7 +152,7 @@ def check_spectrum(values: Tensor, target: Target, eps: float) -> None:
         SpectrumError: If an eigenvalue is negative, or zero and the power too. It names the smallest one.
     """
     size = values.abs().amax(-1)
-    relative = torch.where(size == 0, 0.0, values[..., 0] / size)
+    relative = torch.where(size == 0, 0.0, values[..., 0] / size).reshape(-1)
     worst = int(relative.argmin())
     which = "the smallest eigenvalue" + (f" of matrix {worst} of {len(relative)}" if len(relative) > 1 else "")
     given = f"{which} is {relative[worst].item():.3g} of the largest"

@@ -66,3 +66,12 @@ def test_float64_at_condition_2e5(solver, p):
     root = (V * values ** (-1 / p)) @ V.mT
     B = matfn.inv_rootm(A, p, method=SOLVERS[solver](A, p, 2e5))
     assert torch.linalg.matrix_norm(B - root) <= 1e-9 * torch.linalg.matrix_norm(root)
+
+
+@pytest.mark.parametrize("method", [None, matfn.NewtonSchulz(steps=20)], ids=["exact", "newton-schulz"])
+@pytest.mark.parametrize("shape", [(), (1,), (2, 2)])
+def test_an_indefinite_matrix_is_refused_by_name(method, shape):
+    """A single matrix, which has no batch axis, as well as one of a batch."""
+    A = torch.diag(torch.tensor([1.0, 0.5, -0.25])).expand(*shape, 3, 3)
+    with pytest.raises(matfn.SpectrumError, match=r"the smallest eigenvalue.*-0\.25 of the largest"):
+        matfn.inv_rootm(A, 4, method=method)
