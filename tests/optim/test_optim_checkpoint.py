@@ -10,7 +10,7 @@ from torch import nn
 
 from matfn import Exact, PolarExpress
 from matfn.optim import Muon, plan
-from matfn.optim.groups import clean_name
+from matfn.optim.checkpoint import bare
 
 
 def model(dtype=torch.float32):
@@ -127,20 +127,85 @@ def test_unnamed_tensors_are_named_by_group_and_position():
 
 
 @pytest.mark.parametrize(
-    ("name", "clean"),
+    ("names", "expected"),
     [
-        ("_orig_mod.a.weight", "a.weight"),
-        ("module.a.weight", "a.weight"),
-        ("module._orig_mod.a.weight", "a.weight"),
-        ("_orig_mod.module.a.weight", "a.weight"),
-        ("layers.0._orig_mod.fc.weight", "layers.0.fc.weight"),
-        ("a._checkpoint_wrapped_module.w", "a.w"),
-        ("a.module.weight", "a.module.weight"),
-        ("my_orig_mod.weight", "my_orig_mod.weight"),
+        (["_orig_mod.a.weight", "b"], ["a.weight", "b"]),
+        (["module.a.weight", "module.b"], ["a.weight", "b"]),
+        (["module._orig_mod.a.weight"], ["a.weight"]),
+        (["_orig_mod.module.a.weight"], ["a.weight"]),
+        (["layers.0._orig_mod.fc.weight"], ["layers.0.fc.weight"]),
+        (["a._checkpoint_wrapped_module.w"], ["a.w"]),
+        (["a.module.weight"], ["a.module.weight"]),
+        (["my_orig_mod.weight"], ["my_orig_mod.weight"]),
+        (["module.weight", "temp"], ["module.weight", "temp"]),  # a layer called module, and no wrapper
+        (["module.module.weight", "module.temp"], ["module.weight", "temp"]),
+        ([], []),
     ],
 )
-def test_wrapper_prefixes_are_stripped(name, clean):
-    assert clean_name(name) == clean
+def test_what_wrappers_add_is_told_from_layers_of_that_name(names, expected):
+    assert list(bare(names).values()) == expected
+
+
+class HasModule(nn.Module):
+    """A model with a layer called "module", no wrapper of anything."""
+
+    def __init__(self):
+        super().__init__()
+        self.module = nn.Linear(8, 8)
+        self.temp = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        return self.module(x) * self.temp
+
+
+def grouped(net):
+    """Named pairs as they come, not by a plan: the wrapper's names."""
+    pairs = list(net.named_parameters())
+    matrices = [(name, p) for name, p in pairs if p.ndim == 2]
+    return [{"params": matrices}, {"params": [pair for pair in pairs if pair[1].ndim < 2], "rule": "adamw"}]
+
+
+@pytest.mark.parametrize("build", [HasModule, lambda: nn.Linear(8, 8)], ids=["has-module", "plain"])
+@pytest.mark.parametrize(
+    "wrap", [lambda m: m, nn.DataParallel, lambda m: torch.compile(m, backend="eager")], ids=["none", "dp", "compiled"]
+)
+def test_a_state_by_wrapped_names_loads_under_any_other(build, wrap):
+    inner, other = build(), build()
+    first = Muon(grouped(wrap(inner)))
+    inner(torch.ones(3, 8)).sum().backward()
+    first.step()
+    for target in (Muon(grouped(other)), Muon(grouped(nn.DataParallel(other))), Muon(plan(other))):
+        target.load_state_dict(saved(first.state_dict()))
+        buffers = [target.state[p]["momentum_buffer"] for p in other.parameters() if p.ndim == 2]
+        assert torch.equal(buffers[0], next(first.state[p]["momentum_buffer"] for p in first.state if p.ndim == 2))
+
+
+@pytest.mark.parametrize("wrong", [nn.Linear(3, 3).state_dict(), {"foo": 1}, {}])
+def test_what_is_no_state_of_an_optimizer_is_said_to_be_none(wrong):
+    with pytest.raises(ValueError, match='has the keys "state" and "param_groups"; this one has'):
+        Muon(plan(model())).load_state_dict(wrong)
+    with pytest.raises(TypeError, match="got a NoneType"):
+        Muon(plan(model())).load_state_dict(None)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_model_converted_after_a_step_is_refused_until_the_state_is_cast(dtype):
+    net = model()
+    optimizer = Muon(plan(net))
+    train(net, optimizer, 2)
+    net.to(dtype)
+    before = copy.deepcopy(net)
+    momentum = optimizer.state[net[1].weight]["momentum_buffer"]
+    for _ in range(2):  # not only the first time
+        with pytest.raises(RuntimeError, match=r"is now torch\.\w+ on cpu .* converted or moved after the optimizer"):
+            train(net, optimizer, 1)
+        assert same(net, before)
+    optimizer.load_state_dict(optimizer.state_dict())
+    cast = optimizer.state[net[1].weight]["momentum_buffer"]
+    assert cast.dtype == torch.promote_types(dtype, torch.float32)
+    assert torch.equal(cast.float(), momentum)
+    train(net, optimizer, 1)
+    assert not same(net, before)
 
 
 def test_compiled_and_plain_models_exchange_their_state():

@@ -9,6 +9,7 @@ from torch import nn
 from matfn import Exact, PolarExpress
 from matfn.optim import Muon, plan
 from matfn.optim.layout import linear, stack
+from matfn.optim.options import FOREIGN
 
 
 def matrix(*shape):
@@ -72,7 +73,12 @@ def test_a_parameter_that_is_no_matrix_needs_a_layout_a_rule_or_a_plan():
         ([{"params": {torch.zeros(3, 3)}}], TypeError, "set"),
         (["weight"], TypeError, "got a str"),
         ([("a", torch.zeros(3, 3)), torch.zeros(3, 3)], TypeError, "name all or none"),
-        ([("a", torch.zeros(3, 3)), ("module.a", torch.zeros(3, 3))], ValueError, "called 'a'"),
+        ([("a", torch.zeros(3, 3)), ("a", torch.zeros(3, 3))], ValueError, "called 'a'"),
+        ({torch.zeros(3, 3), torch.ones(3, 3)}, TypeError, "as a set"),
+        (frozenset({("a", torch.zeros(3, 3))}), TypeError, "as a set"),
+        (5, TypeError, "got 5"),
+        ([{"params": [torch.zeros(3, 3)], "layout": 3}], TypeError, '"layout" must be a function'),
+        ([{"params": [torch.zeros(3, 3)], "layout": lambda shape: 3}], TypeError, "must give a Layout"),
         ([torch.zeros(3, 3, dtype=torch.complex64)], TypeError, "complex64"),
         ([torch.zeros(3, 3, dtype=torch.int32)], TypeError, "int32"),
         ([{"params": [torch.zeros(3, 3)], "rule": "muon"}], ValueError, "'muon'"),
@@ -106,6 +112,98 @@ def test_values_out_of_range_are_refused(options, message):
         Muon([matrix()], **options)
     with pytest.raises(ValueError, match=message):
         Muon([{"params": [matrix()], **options}])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lr": "0.1"}, "lr must be a number, got '0.1'"),
+        ({"lr": True}, "lr must be a number, got True"),
+        ({"lr": torch.zeros(2)}, "lr must be a number"),
+        ({"momentum": "0.9"}, "momentum must be a number"),
+        ({"weight_decay": None}, "weight_decay must be a number"),
+        ({"nesterov": "no"}, "nesterov must be True or False, got 'no'"),
+        ({"cautious": 1}, "cautious must be True or False, got 1"),
+    ],
+)
+def test_values_of_another_type_are_refused(options, message):
+    with pytest.raises(TypeError, match=message):
+        Muon([matrix()], **options)
+    with pytest.raises(TypeError, match=message):
+        Muon([{"params": [matrix()], **options}])
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"precision": "bfloat16"}, TypeError, "precision must be .* got 'bfloat16'"),
+        ({"precision": 16}, TypeError, "precision must be .* got 16"),
+        ({"scale": 3}, TypeError, "scale must be the name of a scale or a function .* got 3"),
+        ({"scale": lambda m, n: "1"}, TypeError, "for a 4 x 6 matrix it gave '1'"),
+        ({"scale": lambda m: 1.0}, TypeError, r"called with \(4, 6\) it raised"),
+        ({"scale": lambda m, n: float("inf")}, ValueError, "scale must be finite"),
+    ],
+)
+def test_objects_that_would_fail_in_the_first_step_fail_at_once(options, error, message):
+    with pytest.raises(error, match=message):
+        Muon([matrix()], **options)
+
+
+@pytest.mark.parametrize(
+    ("rest", "message"),
+    [
+        (5, "rest must be a mapping"),
+        ({"betas": 0.9}, r"rest: betas must be a pair such as \(0.9, 0.999\), got 0.9"),
+        ({"betas": (0.9, "0.99")}, "rest: betas must be a number"),
+        ({"lr": "1e-3"}, "rest: lr must be a number"),
+        ({"eps": None}, "rest: eps must be a number"),
+        ({"amsgrad": 1}, "rest: amsgrad must be True or False"),
+    ],
+)
+def test_rest_options_of_another_type_are_refused(rest, message):
+    with pytest.raises(TypeError, match=message):
+        Muon([{"params": [matrix(3)], "rule": "adamw"}], rest=rest)
+    if isinstance(rest, dict):
+        with pytest.raises(TypeError, match=message.replace("rest", "group 0")):
+            Muon([{"params": [matrix(3)], "rule": "adamw", **rest}])
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("wd", "weight_decay"),
+        ("lrr", "lr"),
+        ("LR", "lr"),
+        ("rl", "lr"),
+        ("learning_rate", "lr"),
+        ("weight-decay", "weight_decay"),
+        ("decay", "weight_decay"),
+        ("momentun", "momentum"),
+        ("nestrov", "nesterov"),
+        ("Scale", "scale"),
+        ("epsilon", "eps"),
+        ("rules", "rule"),
+    ],
+)
+@pytest.mark.parametrize("rule", ["matrix", "adamw"])
+def test_what_looks_like_an_option_is_refused(key, meant, rule):
+    optimizer = Muon([matrix()])
+    with pytest.raises(ValueError, match=f"unknown option '{key}'; did you mean '{meant}'"):
+        optimizer.add_param_group({"params": [matrix()], "rule": rule, key: 1})
+    assert len(optimizer.param_groups) == 1
+
+
+def test_arguments_of_the_optimizer_are_no_options_of_a_group():
+    for key in ("method", "precision", "rest"):
+        with pytest.raises(ValueError, match=f"'{key}', which is an argument of the optimizer"):
+            Muon([{"params": [matrix()], key: None}])
+
+
+@pytest.mark.parametrize("rule", ["matrix", "adamw"])
+def test_keys_of_schedulers_loggers_and_the_users_own_are_kept(rule):
+    foreign = [*FOREIGN, "tag", "layer", "depth", "role", "max_grad_norm", "wd_mult"]
+    optimizer = Muon([{"params": [matrix()], "rule": rule, **dict.fromkeys(foreign, 0.5)}])
+    assert all(optimizer.param_groups[0][key] == 0.5 for key in foreign)
 
 
 def test_misspelt_and_misplaced_group_options_are_refused():

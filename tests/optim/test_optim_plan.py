@@ -251,6 +251,125 @@ def test_wrappers_do_not_change_the_plan():
     assert str(plan(model)) == expected
 
 
+class HasModule(nn.Module):
+    """A layer called "module" in a model that wraps nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.lin = nn.Linear(8, 8)
+        self.module = Named(lin=nn.Linear(8, 8), module=nn.Linear(8, 4))
+        self.temp = nn.Parameter(torch.ones(1))
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda m: m,
+        nn.DataParallel,
+        lambda m: torch.compile(m, backend="eager"),
+        lambda m: nn.DataParallel(torch.compile(m, backend="eager")),
+        lambda m: torch.compile(nn.DataParallel(m), backend="eager"),
+    ],
+    ids=["plain", "parallel", "compiled", "parallel-compiled", "compiled-parallel"],
+)
+def test_a_layer_called_module_keeps_its_name_and_its_parameters(wrap):
+    model = HasModule()
+    decided = plan(wrap(model))
+    assert {entry.name: entry.parameter for entry in decided} == dict(model.named_parameters())
+    assert decided["module.lin.weight"].parameter is model.module.lin.weight
+    assert len(decided.groups()[0]["params"]) == 3
+    Muon(decided)
+
+
+def test_a_wrapper_inside_the_model_is_set_aside_too():
+    inner = Named(module=nn.Linear(4, 6), fc=nn.Linear(6, 4))
+    names = [entry.name for entry in plan(Named(body=nn.DataParallel(inner)))]
+    assert names == ["body.module.weight", "body.module.bias", "body.fc.weight", "body.fc.bias"]
+
+
+def test_names_that_collide_without_wrappers_are_an_error():
+    wrapped = nn.DataParallel(Named(fc=nn.Linear(4, 6)))
+    wrapped.fc = nn.Linear(4, 6)
+    with pytest.raises(PlanError, match=r"two parameters are called 'fc\.weight'"):
+        plan(wrapped)
+
+
+def test_a_model_that_lists_other_parameters_than_its_modules_hold_is_an_error():
+    class More(Named):
+        def named_parameters(self, *args, recurse=True, **options):
+            yield from super().named_parameters(*args, recurse=recurse, **options)
+            if recurse:
+                yield "ghost", GHOST
+
+    class Less(Named):
+        def named_parameters(self, *args, recurse=True, **options):
+            if not recurse:
+                yield from super().named_parameters(*args, recurse=False, **options)
+
+    with pytest.raises(PlanError, match=r"only listed \['ghost'\], only held \[\]"):
+        plan(More(lin=nn.Linear(4, 6)))
+    with pytest.raises(PlanError, match=r"only listed \[\], only held \['lin.weight', 'lin.bias'\]"):
+        plan(Less(lin=nn.Linear(4, 6)))
+
+
+GHOST = nn.Parameter(torch.zeros(2))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (lambda m: {"model": m.parameters()}, "plan takes the model itself, an nn.Module; got a generator"),
+        (lambda m: {"model": m.state_dict()}, "got a OrderedDict"),
+        (lambda m: {"model": m, "overrides": ["*"]}, r"overrides must be a mapping .* got \['\*'\]"),
+        (lambda m: {"model": m, "overrides": {3: "adamw"}}, "a pattern is a string or an re.Pattern, got 3"),
+        (lambda m: {"model": m, "overrides": {"*": None}}, "want .* got None"),
+        (lambda m: {"model": m, "qkv": {"*": "3"}}, "must be a number of blocks or their sizes .* got '3'"),
+        (lambda m: {"model": m, "qkv": {"*": (2.0, 4.0)}}, "must be a number of blocks"),
+        (lambda m: {"model": m, "qkv": {"*": True}}, "must be a number of blocks"),
+        (lambda m: {"model": m, "qkv": 3}, "qkv must be a mapping"),
+    ],
+)
+def test_arguments_of_another_type_are_refused(arguments, message):
+    with pytest.raises(TypeError, match=message):
+        plan(**arguments(block(a=nn.Linear(4, 6))))
+
+
+def test_an_override_that_gives_no_layout_and_an_allow_that_is_no_collection_are_refused():
+    model = block(a=nn.Linear(4, 6))
+    with pytest.raises(PlanError, match=r"must return a Layout, for \(6, 4\) it gave 3"):
+        plan(model, overrides={"*.weight": lambda shape: 3})
+    with pytest.raises(PlanError, match="allow must be a collection"):
+        plan(model, allow=5)
+
+
+def test_an_assumed_orientation_of_experts_is_said_and_can_be_overridden():
+    model = block(moe=Experts())
+    assumed = plan(model)
+    assert "assumed (number, out, in)" in assumed["blocks.0.moe.w1"].reason
+    assert "transposed_stack" in assumed["blocks.0.moe.w1"].reason
+    assert "assumed" in " ".join(str(assumed).split())
+    unknown = block(fc=nn.Linear(4, 4), mixer=Named(mix=nn.Parameter(torch.zeros(4, 6, 5))))
+    reason = plan(unknown, overrides={"*.mix": "matrix"})["blocks.0.mixer.mix"].reason
+    assert reason == "by override, read as (number, out, in)"
+    told = plan(model, overrides={"*.moe.w1": transposed_stack})["blocks.0.moe.w1"]
+    assert (told.layout.matrices, told.reason) == (((4, 5, 6),), "by override")
+
+
+def test_a_last_layer_taken_as_hidden_is_said():
+    model = Named(fc1=nn.Linear(4, 6), fc2=nn.Linear(6, 6), fc3=nn.Linear(6, 3))
+    decided = plan(model)
+    assert [("last layer" in decided[f"fc{i}.weight"].reason) for i in (1, 2, 3)] == [False, False, True]
+    with_head = Named(fc1=nn.Linear(4, 6), lm_head=nn.Linear(6, 3))
+    assert "last layer" not in str(plan(with_head))
+
+
+def test_repr_is_one_short_line_and_one_matrix_is_singular():
+    decided = plan(Named(fc1=nn.Linear(40, 60)))
+    assert repr(decided) == "<Plan of 2 parameters: 1 matrix, 1 adamw, 0 frozen; print() shows it>"
+    assert repr(decided["fc1.weight"]).startswith("Entry('fc1.weight', (60, 40), 'linear', 'matrix', ")
+    assert "1 matrix in 1 tensor" in str(decided)
+
+
 def test_the_table_is_aligned_fits_120_columns_and_loses_nothing():
     long = "a_rather_long_name_for_a_module_that_someone_wrote"
     deep = [Named(**{long: Named(**{long: nn.Linear(100, 300, bias=False)})}) for _ in range(12)]

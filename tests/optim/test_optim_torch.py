@@ -95,15 +95,81 @@ def test_schedulers_move_the_learning_rates_that_the_step_uses(make):
     assert scheduler.get_last_lr() == [group["lr"] for group in optimizer.param_groups]
 
 
-def test_one_cycle_moves_momentum_and_betas():
-    net = model()
-    optimizer = Muon(plan(net))
-    options = {"total_steps": 8, "base_momentum": 0.7, "max_momentum": 0.9}
-    scheduler = lr_scheduler.OneCycleLR(optimizer, max_lr=[0.02, 1e-3, 1e-3], **options)
+CYCLES = [
+    lambda o: lr_scheduler.OneCycleLR(
+        o, max_lr=[0.02, 1e-3, 1e-3], total_steps=9, base_momentum=0.7, max_momentum=0.9, anneal_strategy="linear"
+    ),
+    lambda o: lr_scheduler.CyclicLR(
+        o, [0.001] * 3, [0.02, 1e-3, 1e-3], step_size_up=3, base_momentum=0.7, max_momentum=0.9
+    ),
+]
+
+
+@pytest.mark.parametrize("make", CYCLES, ids=["one-cycle", "cyclic"])
+def test_cycles_move_momentum_of_matrices_and_beta1_of_the_rest_as_of_torch_adamw(make):
+    ours, theirs = model(), model()
+    optimizer = Muon(plan(ours), lr=0.0, rest={"lr": 1e-3})
+    groups = [{key: group[key] for key in ("params", "rule", "weight_decay")} for group in plan_groups(theirs)]
+    reference = torch.optim.AdamW(groups, lr=1e-3)
+    first, second = make(optimizer), make(reference)
     seen = []
-    train(net, optimizer, 7, each=lambda: (scheduler.step(), seen.append(optimizer.param_groups[0]["momentum"])))
+    for i in range(7):
+        optimizer.param_groups[0]["lr"] = reference.param_groups[0]["lr"] = 0.0  # the rest is compared
+        train(ours, optimizer, 1, seed=i)
+        # the reference must see what the matrices did not do: they did not move at a learning rate of 0
+        train(theirs, reference, 1, seed=i)
+        matrices, *rest = optimizer.param_groups
+        seen.append(matrices["momentum"])
+        assert [group["betas"] for group in rest] == [group["betas"] for group in reference.param_groups[1:]]
+        assert rest[0]["betas"][0] == matrices["momentum"]
+        assert all("momentum" not in group for group in rest)
+        first.step()
+        second.step()
+    assert same(ours, theirs)
     assert min(seen) < 0.75
     assert max(seen) > 0.85
+
+
+def plan_groups(net):
+    """The groups of a plan as plain torch groups."""
+    return [{"weight_decay": 1e-2, **group, "params": [p for _, p in group["params"]]} for group in plan(net).groups()]
+
+
+@pytest.mark.parametrize("make", CYCLES, ids=["one-cycle", "cyclic"])
+def test_cycles_resume_bit_identically_and_leave_no_idle_key_in_a_checkpoint(make):
+    through = model()
+    optimizer = Muon(plan(through))
+    scheduler = make(optimizer)
+    train(through, optimizer, 4, each=scheduler.step)
+    half = copy.deepcopy((through.state_dict(), optimizer.state_dict(), scheduler.state_dict()))
+    assert ["momentum" in group for group in half[1]["param_groups"]] == [True, False, False]
+    train(through, optimizer, 3, each=scheduler.step, seed=4)
+    net = model()
+    again = Muon(plan(net))
+    resumed = make(again)
+    for part, state in zip((net, again, resumed), half, strict=True):
+        part.load_state_dict(state)
+    train(net, again, 3, each=resumed.step, seed=4)
+    assert same(net, through)
+
+
+def test_a_cycle_without_momentum_leaves_momentum_and_betas():
+    net = model()
+    optimizer = Muon(plan(net))
+    scheduler = lr_scheduler.OneCycleLR(optimizer, 0.02, total_steps=5, cycle_momentum=False)
+    train(net, optimizer, 3, each=scheduler.step)
+    assert optimizer.param_groups[0]["momentum"] == 0.95
+    assert optimizer.param_groups[1]["betas"] == (0.9, 0.999)
+
+
+def test_momentum_written_into_an_adamw_group_by_hand_is_refused():
+    net = model()
+    optimizer = Muon(plan(net))
+    for group in optimizer.param_groups:
+        group["momentum"] = 0.9
+    with pytest.raises(ValueError, match='group 1 has rule "adamw" and was given "momentum"'):
+        train(net, optimizer, 1)
+    assert same(net, model())
 
 
 def test_a_closure_is_evaluated_with_gradients_and_its_loss_returned():

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from . import checkpoint, foreach
-from .buckets import Bucket, fill_buckets, working_dtype
-from .groups import RULES, as_groups, check_options, check_parameters, check_values, layouts_for, named
+from .buckets import Bucket, check_gradients, check_state, fill_buckets, working_dtype
+from .groups import RULES, as_groups, check_parameters, layouts_for, named
 from .layout import Layout
+from .options import check_options, check_scale, check_values
 from .rest import OPTIONS as REST_OPTIONS
 from .rest import RestRule, StateLike
 from .scale import SCALES, Scale
@@ -42,7 +43,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
 
     Raises:
         ValueError: an option out of range, misspelt or unused; a matrix parameter that is no matrix; a name used twice.
-        TypeError: `params` is of another kind, or a matrix parameter is complex or integer.
+        TypeError: `params` or an option is of another type, or a matrix parameter is complex or integer.
     """
 
     # What pickling and deepcopy keep beside groups and state; a subclass adds the names of its own attributes.
@@ -54,6 +55,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         self.rest = RestRule(rest)
         self._drop_buckets()
         if not isinstance(defaults["scale"], str):
+            check_scale(defaults["scale"], ())
             self.scales["custom"] = defaults["scale"]
             defaults = {**defaults, "scale": "custom"}
         super().__init__(as_groups(params, type(self).__name__), defaults)
@@ -98,12 +100,15 @@ class MatrixOptimizer(torch.optim.Optimizer):
             What the closure returned, None without one.
 
         Raises:
-            RuntimeError: a matrix parameter has a sparse or complex gradient.
+            RuntimeError: a matrix parameter has a sparse or complex gradient, or the model was converted to another
+                dtype or device after its state was made. Nothing has been changed then.
+            ValueError: "momentum" was written into an AdamW group (by other than torch's cyclic schedulers).
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self.rest.adopt_momentum(self.param_groups)
         for bucket in self._current_buckets():
             self._apply(bucket, self.direction(bucket, self._gather(bucket)))
         self.rest.step([group for group in self.param_groups if group["rule"] == "adamw"], self.state)
@@ -130,6 +135,8 @@ class MatrixOptimizer(torch.optim.Optimizer):
         group.pop("param_names", None)
         group |= {key: value for key, value in own.items() if key not in group}
         check_values(group, f"group {index}", scales=self.scales)
+        if layouts:
+            check_scale(self.scales[group["scale"]], layouts)
         group["params"] = list(zip(names, params, strict=True))
         super().add_param_group(group)
         for key in set(self.defaults) - set(own) - set(param_group):
@@ -140,6 +147,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         """State by parameter name, plain values and tensors only: see `matfn.optim.checkpoint`."""
         for before in self._optimizer_state_dict_pre_hooks.values():
             before(self)
+        self.rest.adopt_momentum(self.param_groups)
         saved = checkpoint.dump(self.param_groups, self.state)
         for after in self._optimizer_state_dict_post_hooks.values():
             saved = after(self, saved) or saved
@@ -150,12 +158,17 @@ class MatrixOptimizer(torch.optim.Optimizer):
 
         Raises:
             ValueError: naming each parameter that is missing, unexpected, in another group or of another shape.
+            TypeError: it is no mapping, or an option in it is of another type.
         """
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"load_state_dict takes what state_dict() returned, got a {type(state_dict).__name__}.")
+        self.rest.adopt_momentum(self.param_groups)  # what a new scheduler wrote must not outlive the loading
         saved = dict(state_dict)
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             saved = before(self, saved) or saved
-        check = partial(check_values, scales=self.scales)
-        checkpoint.load(saved, self.param_groups, self.state, self.state_like, check)
+        checkpoint.load(
+            saved, self.param_groups, self.state, self.state_like, partial(check_values, scales=self.scales)
+        )
         for after in self._optimizer_load_state_dict_post_hooks.values():
             after(self)
 
@@ -192,8 +205,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
             lr, decay = float(group["lr"]), float(group["lr"]) * float(group["weight_decay"])
             updates = [slot.place(direction) for slot in slots]
             weights = [slot.read(slot.param) for slot in slots]
-            # Half-precision weights are moved in float32: 1 - lr wd is 1 in bfloat16, so decaying there would do
-            # nothing.
+            # Half-precision weights are moved in float32: in bfloat16 1 - lr wd is 1, and decay would do nothing.
             moved = [weight.to(bucket.dtype) for weight in weights]
             if decay and group["cautious"]:
                 for weight, update in zip(moved, updates, strict=True):
@@ -214,24 +226,16 @@ class MatrixOptimizer(torch.optim.Optimizer):
 
     def _current_buckets(self) -> tuple[Bucket, ...]:
         """The buckets of the parameters that have a gradient now; computed anew only when that set changes."""
-        active = [
-            (index, param)
-            for index, group in enumerate(self.param_groups)
-            if group["rule"] == "matrix"
-            for param in group["params"]
-            if param.grad is not None
-        ]
-        for index, param in active:
-            if param.grad.is_sparse or param.grad.is_complex():
-                kind = "sparse" if param.grad.is_sparse else "complex"
-                raise RuntimeError(
-                    f"parameter {self._name(index, param)!r} has a {kind} gradient; the matrix rule needs a dense real "
-                    'one. Give it the rule "adamw" in a group of its own, or make the gradient dense.'
-                )
+        active = [(i, p) for i, group in enumerate(self.param_groups) for p in group["params"] if p.grad is not None]
+        matrices = [member for member in active if self.param_groups[member[0]]["rule"] == "matrix"]
+        check_gradients(matrices, self._name)
         key = tuple((index, id(param), param.dtype, param.device) for index, param in active)
         if key != self._bucket_key:
+            for index, param in active:
+                expected = self.state_like(param, self.param_groups[index])
+                check_state(self.state.get(param, {}), param, expected, partial(self._name, index, param))
+            self._buckets = fill_buckets((index, param, self.layouts[param]) for index, param in matrices)
             self._bucket_key = key
-            self._buckets = fill_buckets((index, param, self.layouts[param]) for index, param in active)
         return self._buckets
 
     def _drop_buckets(self) -> None:

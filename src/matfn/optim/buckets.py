@@ -4,15 +4,16 @@ A model has hundreds of small matrices of a handful of shapes. Orthogonalizing t
 batched call per shape is not. The plan is pure bookkeeping: it holds no data, only who sits where in which stack.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .layout import Layout
 
-__all__ = ["Bucket", "Slot", "fill_buckets", "working_dtype"]
+__all__ = ["Bucket", "Slot", "check_gradients", "check_state", "fill_buckets", "working_dtype"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,3 +104,54 @@ def fill_buckets(members: Iterable[tuple[int, Tensor, Layout]]) -> tuple[Bucket,
             slots.setdefault(key, []).append(Slot(param, group, layout, piece, start, b))
             sizes[key] = start + b
     return tuple(Bucket(tuple(found), (sizes[key], key[0], key[1]), key[2], key[3]) for key, found in slots.items())
+
+
+def check_gradients(members: Iterable[tuple[int, Tensor]], name: Callable[[int, Tensor], str]) -> None:
+    """Refuse gradients that are no dense real matrices.
+
+    Args:
+        members: (group index, parameter), each with a gradient.
+        name: gives a parameter's name, for the message.
+
+    Raises:
+        RuntimeError: naming the parameter.
+    """
+    for index, param in members:
+        if param.grad is not None and (param.grad.is_sparse or param.grad.is_complex()):
+            kind = "sparse" if param.grad.is_sparse else "complex"
+            raise RuntimeError(
+                f"parameter {name(index, param)!r} has a {kind} gradient; the matrix rule needs a dense real "
+                'one. Give it the rule "adamw" in a group of its own, or make the gradient dense.'
+            )
+
+
+def check_state(
+    state: Mapping[str, Any],
+    param: Tensor,
+    expected: Mapping[str, tuple[tuple[int, ...], torch.dtype | None]],
+    name: Callable[[], str],
+) -> None:
+    """Refuse state that was made for the parameter before it was converted or moved.
+
+    Casting it in passing would hide that the model changed under the optimizer, and round a float64 momentum.
+
+    Args:
+        state: the parameter's, empty before its first step.
+        param: the parameter as it is now.
+        expected: shape and dtype (None: any) of each state tensor.
+        name: gives the parameter's name, for the message.
+
+    Raises:
+        RuntimeError: naming the parameter, what it is now and what its state is.
+    """
+    for key, (shape, dtype) in expected.items():
+        held = state.get(key)
+        if held is None or dtype is None:  # a counter may stay on the host
+            continue
+        if (held.dtype, held.device, tuple(held.shape)) != (dtype, param.device, shape):
+            raise RuntimeError(
+                f"parameter {name()!r} is now {param.dtype} on {param.device} and needs its {key!r} in {dtype} there, "
+                f"but holds it in {held.dtype} on {held.device}: the model was converted or moved after the optimizer "
+                "had stepped. Convert first and then make the optimizer; or cast the state, once, by "
+                "optimizer.load_state_dict(optimizer.state_dict())."
+            )

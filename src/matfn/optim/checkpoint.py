@@ -4,26 +4,28 @@
      "param_groups": [{"params": [name, ...], "rule": "matrix", "lr": 0.02, ...}, ...]}
 
 Every parameter has an entry in "state", empty if it never had a gradient: so a lost entry can be told from an unused
-parameter. Names are free of wrapper prefixes, so the state of a compiled or DDP model loads into the plain one and
-back. Momentum is restored in its own dtype. (torch's own loader casts every state tensor to the parameter's dtype,
-which would truncate a float32 momentum of bfloat16 weights.)
+parameter. Names are those the optimizer was given; on loading, what torch.compile, DDP and FSDP add to them is set
+aside, so the state of a wrapped model loads into the plain one and back. Momentum is restored in its own dtype.
+(torch's own loader casts every state tensor to the parameter's dtype, which would truncate a float32 momentum of
+bfloat16 weights.)
 """
 
-from collections.abc import Callable, Mapping, MutableMapping
+import re
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .groups import clean_name
 from .rest import StateLike
 
-__all__ = ["dump", "load"]
+__all__ = ["bare", "dump", "load"]
 
 Groups = list[dict[str, Any]]
 Expected = Callable[[Tensor, Mapping[str, Any]], StateLike]
 Check = Callable[[Mapping[str, Any], str], None]
 _SHOWN = 12
+_WRAPPERS = re.compile(r"(^|(?<=\.))(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
 
 def dump(groups: Groups, state: Mapping[Tensor, Mapping[str, Any]]) -> dict[str, Any]:
@@ -53,7 +55,7 @@ def load(
     Raises:
         ValueError: listing every parameter that does not fit and why. Nothing has been changed then.
     """
-    saved_groups, saved_state = _by_name(saved)
+    saved_groups, saved_state = _by_name(saved, [name for group in groups for name in group["param_names"]])
     problems = _group_problems(saved_groups, groups)
     if not problems:
         problems = _state_problems(saved_groups, saved_state, groups, expected)
@@ -71,18 +73,39 @@ def load(
                 state[param] = {key: _restore(saved_state[name][key], param, group, like[key][1]) for key in like}
 
 
-def _by_name(saved: Mapping[str, Any]) -> tuple[Groups, dict[str, Any]]:
-    """Groups and state with names free of wrapper prefixes."""
-    if set(saved) < {"state", "param_groups"}:
-        raise ValueError(f'a state dict has the keys "state" and "param_groups"; this one has {sorted(saved)}.')
+def bare(names: Iterable[str]) -> dict[str, str]:
+    """Each name without what wrappers add: torch.compile and FSDP anywhere, DDP's "module." where all names have it.
+
+    A name alone cannot tell DDP's "module." from a layer that is called so; that every name begins with it can.
+    """
+    found = {name: _WRAPPERS.sub("", name) for name in names}
+    while found and all(short.startswith("module.") for short in found.values()):
+        found = {name: short.removeprefix("module.") for name, short in found.items()}
+    return found
+
+
+def _by_name(saved: Mapping[str, Any], ours: Sequence[str]) -> tuple[Groups, dict[str, Any]]:
+    """Groups and state under the names `ours` where they agree but for wrappers, else under their own."""
+    if not {"state", "param_groups"} <= set(saved):
+        keys = [str(key) for key in saved]
+        shown = ", ".join(repr(key) for key in keys[:4]) + (", ..." if len(keys) > 4 else "")
+        raise ValueError(
+            'the state dict of an optimizer has the keys "state" and "param_groups"; this one has '
+            f"{len(keys)} keys: {shown}. Was the state dict of a model passed?"
+        )
     names = [name for group in saved["param_groups"] for name in group["params"]]
     if not all(isinstance(name, str) for name in names):
         raise ValueError(
             "this state dict numbers its parameters, as torch's own optimizers do, and was saved by one of them; "
             "matfn's optimizers key their state by parameter name, because numbers change with the grouping."
         )
-    groups = [{**group, "params": [clean_name(name) for name in group["params"]]} for group in saved["param_groups"]]
-    return groups, {clean_name(name): entry for name, entry in saved["state"].items()}
+    own = {short: name for name, short in bare(ours).items()}
+    theirs = {name: own.get(short, short) for name, short in bare([*names, *saved["state"]]).items()}
+    agreeing = len(set(theirs.values()) & set(ours))
+    if len(set(theirs.values())) < len(theirs) or agreeing <= len(set(theirs) & set(ours)):
+        theirs = {name: name for name in theirs}
+    groups = [{**group, "params": [theirs[name] for name in group["params"]]} for group in saved["param_groups"]]
+    return groups, {theirs[name]: entry for name, entry in saved["state"].items()}
 
 
 def _group_problems(saved_groups: Groups, groups: Groups) -> list[str]:

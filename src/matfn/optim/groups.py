@@ -1,12 +1,10 @@
-"""Parameter groups: what a user may pass as `params`, brought to one form, with every option checked by name.
+"""Parameter groups: what a user may pass as `params`, brought to one form.
 
 The form is torch's: dicts with "params" and options, plus "rule" ("matrix", or "adamw" for torch's AdamW). Layouts are
 returned beside the group, not in it: whatever is in a group ends in the state dict, where only plain values may be.
 """
 
-import difflib
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,28 +12,9 @@ from torch import Tensor
 
 from .layout import Layout, linear
 
-__all__ = [
-    "RULES",
-    "as_groups",
-    "check_options",
-    "check_parameters",
-    "check_values",
-    "clean_name",
-    "layouts_for",
-    "named",
-]
+__all__ = ["RULES", "as_groups", "check_parameters", "layouts_for", "named"]
 
 RULES = ("matrix", "adamw")
-# Wrappers of a module add these to the names of its parameters; a checkpoint must not depend on who wrapped the model.
-_WRAPPERS = re.compile(r"(^|(?<=\.))(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-
-
-def clean_name(name: str) -> str:
-    """A parameter's name without what torch.compile ("_orig_mod."), DDP (a leading "module.") and FSDP add."""
-    stripped = _WRAPPERS.sub("", name)
-    while stripped.startswith("module."):
-        stripped = _WRAPPERS.sub("", stripped.removeprefix("module."))
-    return stripped
 
 
 def as_groups(params: Any, optimizer: str) -> list[dict[str, Any]]:
@@ -46,7 +25,7 @@ def as_groups(params: Any, optimizer: str) -> list[dict[str, Any]]:
         optimizer: the optimizer's name, for messages.
 
     Raises:
-        TypeError: a module or a single tensor was given, or entries of different kinds.
+        TypeError: a module, a single tensor or a set was given, or entries of different kinds.
         ValueError: there is nothing to optimize.
     """
     if isinstance(params, torch.nn.Module):
@@ -56,6 +35,10 @@ def as_groups(params: Any, optimizer: str) -> list[dict[str, Any]]:
             f"{optimizer} expects plan(model) or an iterable of tensors, (name, tensor) pairs or dicts; "
             f"got a single {type(params).__name__}. Put it into a list."
         )
+    if isinstance(params, set | frozenset):
+        raise TypeError(f"{optimizer} got its parameters as a set, whose order changes between runs; pass a list.")
+    if not hasattr(params, "__iter__"):
+        raise TypeError(f"{optimizer} expects plan(model) or an iterable of parameters, got {params!r}.")
     groups = params.groups() if hasattr(params, "groups") else list(params)
     if not groups:
         raise ValueError(f"{optimizer} got an empty parameter list.")
@@ -85,29 +68,8 @@ def named(params: Any, index: int) -> tuple[list[str], list[Tensor]]:
     unnamed = [name is None for name, _ in pairs]
     if any(unnamed) and not all(unnamed):
         raise TypeError(f"group {index} has {sum(unnamed)} tensors without a name among named ones; name all or none.")
-    names = [f"group{index}.{j}" if name is None else clean_name(name) for j, (name, _) in enumerate(pairs)]
+    names = [f"group{index}.{j}" if name is None else str(name) for j, (name, _) in enumerate(pairs)]
     return names, [tensor for _, tensor in pairs]
-
-
-def check_options(group: Mapping[str, Any], own: Iterable[str], other: Iterable[str], where: str) -> None:
-    """Refuse options of the other rule and misspelt ones; keys of the user's own are kept, as torch keeps them.
-
-    Args:
-        group: the options given.
-        own: names of the options of the group's rule.
-        other: names of the options of the other rule.
-        where: what the options belong to, for the message.
-
-    Raises:
-        ValueError: naming the key and what it may have meant.
-    """
-    own = set(own) | {"params", "rule", "layout", "param_names"}
-    for key in set(group) - own:
-        if key in set(other):
-            raise ValueError(f"{where} has option {key!r}, which its rule does not know; it knows {sorted(own)}.")
-        close = difflib.get_close_matches(key, own, n=1, cutoff=0.85)
-        if close:
-            raise ValueError(f"{where} has an unknown option {key!r}; did you mean {close[0]!r}?")
 
 
 def layouts_for(given: Any, names: Sequence[str], params: Sequence[Tensor]) -> list[Layout]:
@@ -121,6 +83,7 @@ def layouts_for(given: Any, names: Sequence[str], params: Sequence[Tensor]) -> l
 
     Raises:
         ValueError: a parameter is not 2-D and nothing says how it is a matrix, or the layouts do not fit.
+        TypeError: the layout is none of these.
     """
     if given is None:
         for name, param in zip(names, params, strict=True):
@@ -130,9 +93,13 @@ def layouts_for(given: Any, names: Sequence[str], params: Sequence[Tensor]) -> l
                     f'for every parameter; or give its group "rule": "adamw", or a "layout" (matfn.optim.layout).'
                 )
         given = linear
-    if not isinstance(given, Sequence):
-        return [given(tuple(param.shape)) for param in params]
-    layouts: list[Layout] = list(given)
+    if not callable(given) and (isinstance(given, str) or not isinstance(given, Sequence)):
+        raise TypeError(f'"layout" must be a function of the shape or one Layout per parameter, got {given!r}.')
+    function: Any = given
+    layouts = [function(tuple(param.shape)) for param in params] if callable(given) else list(given)
+    for layout in layouts:
+        if not isinstance(layout, Layout):
+            raise TypeError(f'"layout" must give a Layout for each parameter (matfn.optim.layout), got {layout!r}.')
     if len(layouts) != len(params):
         raise ValueError(f'"layout" has {len(layouts)} entries for {len(params)} parameters; one each is needed.')
     for name, param, layout in zip(names, params, layouts, strict=True):
@@ -160,23 +127,3 @@ def check_parameters(names: Sequence[str], params: Sequence[Tensor], taken: set[
             raise TypeError(f"parameter {name!r} is {param.dtype}; the matrix rule needs a real floating-point dtype.")
         taken = taken | {name}
         seen[id(param)] = name
-
-
-def check_values(group: Mapping[str, Any], where: str, scales: Mapping[str, Any]) -> None:
-    """Refuse option values out of range.
-
-    Raises:
-        ValueError: naming the option, its value and its range.
-    """
-    for key in ("lr", "weight_decay"):
-        if not float(group[key]) >= 0:
-            raise ValueError(f"{where}: {key} must be >= 0, got {group[key]}.")
-    if group["rule"] != "matrix":
-        return
-    if not 0 <= float(group["momentum"]) < 1:
-        raise ValueError(f"{where}: momentum must be in [0, 1), got {group['momentum']}.")
-    if not isinstance(group["scale"], str) or group["scale"] not in scales:
-        raise ValueError(
-            f"{where}: scale must be one of {sorted(scales)}, got {group['scale']!r}. "
-            "A function (m, n) -> float goes to the optimizer's own scale=, not into a group."
-        )

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checks import check_precision
 from ..functions import orthogonalize
 from ..method import Evaluation, Iteration, Method, Scheduled
 from .base import MatrixOptimizer
@@ -51,10 +52,18 @@ class Muon(MatrixOptimizer):
         rest: options of torch.optim.AdamW for the rest, e.g. ``dict(lr=3e-4, weight_decay=0.1)``; None takes AdamW's
             own defaults (lr 1e-3, weight_decay 1e-2). Under a plan, norms, biases and other vectors are not decayed.
 
+    Keys of a group that are no option are kept, as torch keeps them (a scheduler's "initial_lr", a logger's "name"),
+    unless they look like a misspelt one ("wd", "lrr", "learning_rate"): those are refused (`matfn.optim.options`).
+
+    torch's OneCycleLR and CyclicLR cycle `momentum` of the matrices and, as with AdamW alone, beta1 of the rest, both
+    between their ``base_momentum`` (0.85, or 0.8) and ``max_momentum`` (0.95, or 0.9): pass ``cycle_momentum=False`` to
+    keep yours. They write one "momentum" into every group; in AdamW groups the next step or checkpoint makes it beta1.
+
     Raises:
         ValueError: an option out of range, misspelt or unused (`precision` under `Exact()` too); a matrix parameter
             that is no matrix.
-        TypeError: `params` is a module or one tensor; `method` is not a method object.
+        TypeError: `params` is a module, one tensor or a set; `method` is not a method object; an option is of another
+            type (text for a number, a number for a flag).
 
     References:
         Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024.
@@ -81,6 +90,7 @@ class Muon(MatrixOptimizer):
         known = method is None or isinstance(method, Scheduled | Iteration | Evaluation)
         if not known or isinstance(method, type):
             raise TypeError(f"Muon: method must be a value such as PolarExpress(), got {method!r}; see matfn.method.")
+        check_precision(precision)
         if isinstance(method, Evaluation) and precision is not None:
             raise ValueError(f"Muon: {method!r} does not iterate, so precision={precision} has no use; leave it out.")
         self.method = method

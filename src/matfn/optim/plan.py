@@ -11,12 +11,11 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
-from .groups import clean_name
 from .layout import Layout, linear, stack
-from .recognise import Candidate, Decision, Model, Owner, is_linear, recognise
+from .recognise import Candidate, Decision, recognise
 from .table import render
+from .walk import PlanError, aliases, candidates
 
 __all__ = ["Entry", "Plan", "PlanError", "plan"]
 
@@ -26,16 +25,12 @@ _ASKED = {"embedding": "embedding", "position": "embedding", "tied head": "embed
 _ALLOW = ("empty", "embedding", "head")
 
 
-class PlanError(ValueError):
-    """A plan that cannot be made, or that is almost surely not what was meant; the message says what to do."""
-
-
 @dataclass(frozen=True)
 class Entry:
     """One parameter of a plan.
 
     Attributes:
-        name: without the prefixes of torch.compile and DDP.
+        name: without what torch.compile, DDP and FSDP add.
         parameter: the tensor.
         role: what it is: linear, qkv, conv, embedding, head, norm, ...
         rule: "matrix", "adamw" or "frozen".
@@ -49,6 +44,9 @@ class Entry:
     rule: str
     layout: Layout | None
     reason: str
+
+    def __repr__(self) -> str:
+        return f"Entry({self.name!r}, {tuple(self.parameter.shape)}, {self.role!r}, {self.rule!r}, {self.reason!r})"
 
     @property
     def decays(self) -> bool:
@@ -73,6 +71,10 @@ class Plan:
             if entry.name == name:
                 return entry
         raise KeyError(f"no parameter {name!r} in this plan")
+
+    def __repr__(self) -> str:
+        rules = [f"{sum(e.rule == rule for e in self)} {rule}" for rule in ("matrix", "adamw", "frozen")]
+        return f"<Plan of {len(self)} parameters: {', '.join(rules)}; print() shows it>"
 
     def __str__(self) -> str:
         return render(self.entries)
@@ -104,21 +106,26 @@ def plan(
         overrides: {pattern: decision} where rules do not know, or know wrongly. A decision is "matrix", "adamw",
             "frozen" (left out of the optimizer), a Layout, or a function from shape to Layout (`matfn.optim.layout`). A
             string is a glob on names, a compiled ``re.Pattern`` must match the whole name; the first match counts.
+            Weights of experts with three axes are assumed to be (number, out, in), as the plan says of each; for
+            (number, in, out) say ``{"*.experts.*": matfn.optim.layout.transposed_stack}``. What depends on it is the
+            scale, that of the transpose otherwise: the polar factor itself turns with the matrix.
         qkv: {pattern: blocks} for fused matrices: the row sizes of each block, as (q, k, v), or the number of equal
             blocks.
         allow: what is an error otherwise: "embedding" and "head" (orthogonalized by an override), "empty" (nothing
             orthogonalized).
 
     Raises:
+        TypeError: `model` is no module, `overrides` or `qkv` no mapping, or a pattern or decision of another type.
         PlanError: a parameter with two or more axes is of no known kind; a pattern matches nothing; a cut does not fit;
-            or the plan is one of those that `allow` names.
+            the plan is one of those that `allow` names; or a parameter would be lost or named like another.
     """
-    if isinstance(allow, str) or not set(allow) <= set(_ALLOW):
+    _check_arguments(model, overrides, qkv)
+    if isinstance(allow, str) or not isinstance(allow, Collection) or not set(allow) <= set(_ALLOW):
         raise PlanError(f"allow must be a collection of {_ALLOW}, got {allow!r}.")
-    candidates = _candidates(model)
-    _refuse_idle_patterns([*(overrides or {}), *(qkv or {})], candidates)
+    found = candidates(model)
+    _refuse_idle_patterns([*(overrides or {}), *(qkv or {})], found)
     entries, unknown = [], []
-    for name, c in candidates.items():
+    for name, c in found.items():
         decided = _decide(name, c, _first(overrides, c), _first(qkv, c))
         if decided is None:
             unknown.append(f"{name} {tuple(c.param.shape)} of {type(c.first.module).__name__}")
@@ -149,14 +156,18 @@ def _decide(name: str, c: Candidate, override: Override | None, blocks: int | Se
             return Decision("qkv", "matrix", layout.cut(blocks), "cut by the qkv= hint")
     except ValueError as error:
         raise PlanError(f"parameter {name!r}: {error}") from error
-    return Decision(role, "matrix", layout, "by override")
+    assumed = found is None and override == "matrix" and c.param.ndim == 3
+    return Decision(role, "matrix", layout, "by override" + (", read as (number, out, in)" if assumed else ""))
 
 
 def _layout(c: Candidate, override: Override | None, found: Decision | None) -> Layout:
     """The layout of a parameter that shall be matrices: as overridden, as recognised, or by its number of axes."""
     shape = tuple(c.param.shape)
     if callable(override):
-        return override(shape)
+        made: object = override(shape)
+        if not isinstance(made, Layout):
+            raise ValueError(f"the override's function must return a Layout, for {shape} it gave {made!r}.")
+        override = made
     if isinstance(override, Layout):
         if override.shape != shape:
             raise ValueError(f"the overriding layout is for shape {override.shape}, the parameter has {shape}.")
@@ -170,9 +181,32 @@ def _layout(c: Candidate, override: Override | None, found: Decision | None) -> 
     return stack(shape) if len(shape) == 3 else linear(shape)
 
 
-def _refuse_idle_patterns(patterns: Sequence[Pattern], candidates: Mapping[str, Candidate]) -> None:
+def _check_arguments(model: object, overrides: object, qkv: object) -> None:
+    """Refuse arguments of other types: before the walk, so that the message is about the argument."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"plan takes the model itself, an nn.Module; got a {type(model).__name__}.")
+    for what, given, wanted in (("overrides", overrides, "decision"), ("qkv", qkv, "blocks")):
+        if given is not None and not isinstance(given, Mapping):
+            raise TypeError(f"{what} must be a mapping {{pattern: {wanted}}}, got {given!r}.")
+        for pattern, value in (given or {}).items():
+            if not isinstance(pattern, str | re.Pattern):
+                raise TypeError(f"{what}: a pattern is a string or an re.Pattern, got {pattern!r}.")
+            if what == "qkv" and not _is_blocks(value):
+                raise TypeError(f"qkv[{pattern!r}] must be a number of blocks or their sizes (q, k, v), got {value!r}.")
+            if what == "overrides" and not (isinstance(value, str | Layout) or callable(value)):
+                raise TypeError(
+                    f'overrides[{pattern!r}]: want "matrix", "adamw", "frozen", a Layout or a function; got {value!r}'
+                )
+
+
+def _is_blocks(value: object) -> bool:
+    sizes = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    return bool(sizes) and all(isinstance(size, int) and not isinstance(size, bool) for size in sizes)
+
+
+def _refuse_idle_patterns(patterns: Sequence[Pattern], found: Mapping[str, Candidate]) -> None:
     """Raise for a pattern that matches nothing: a typing error there would silently change what is optimized."""
-    names = [name for c in candidates.values() for name in _aliases(c)]
+    names = [name for c in found.values() for name in aliases(c)]
     for pattern in patterns:
         if not any(_matches(pattern, name) for name in names):
             text = pattern if isinstance(pattern, str) else pattern.pattern
@@ -197,42 +231,9 @@ def _refuse_mistakes(entries: Sequence[Entry], allow: Collection[str]) -> None:
         )
 
 
-def _candidates(model: nn.Module) -> dict[str, Candidate]:
-    """Every parameter once, by the cleaned name of its first owner, with all its owners."""
-    modules = {clean_name(f"{path}.").rstrip("."): module for path, module in model.named_modules()}
-    owners: dict[Tensor, list[Owner]] = {}
-    for path, module in modules.items():
-        for leaf, param in module.named_parameters(recurse=False, remove_duplicate=False):
-            parent = modules.get(path.rpartition(".")[0]) if path else None
-            owners.setdefault(param, []).append(Owner(path, leaf, module, parent))
-    if not owners:
-        raise PlanError(f"{type(model).__name__} has no parameters.")
-    linears = [path for path, module in modules.items() if is_linear(module)]
-    tables = [
-        o.module for found in owners.values() for o in found if o.is_a(r"\w*Embedding(Bag)?") and o.leaf == "weight"
-    ]
-    context = Model(
-        embeddings=frozenset(tuple(table.weight.shape) for table in tables if isinstance(table.weight, Tensor)),
-        last_linear=linears[-1] if linears else "",
-        last_linear_in={path.rpartition(".")[0]: path for path in linears},
-    )
-    found = {}
-    for param, places in owners.items():
-        candidate = Candidate(param, tuple(places), context)
-        name = _aliases(candidate)[0]
-        if is_lazy(param):
-            raise PlanError(f"parameter {name!r} is lazy and has no shape yet; run one forward pass, then plan.")
-        found[name] = candidate
-    return found
-
-
-def _aliases(c: Candidate) -> list[str]:
-    return [f"{owner.path}.{owner.leaf}" if owner.path else owner.leaf for owner in c.owners]
-
-
 def _first(decisions: Mapping[Pattern, Any] | None, c: Candidate) -> Any:
     """What the first pattern that matches the parameter, by any of its names, says; None if none does."""
-    names = _aliases(c)
+    names = aliases(c)
     return next((v for p, v in (decisions or {}).items() if any(_matches(p, name) for name in names)), None)
 
 

@@ -1,8 +1,9 @@
 """What a parameter is: rules that look at the module that owns it, its name and its shape, and say why.
 
 Each rule is a function from a `Candidate` to a `Decision`, or None when it has nothing to say; `RULES` lists them and
-the first answer counts. No rule guesses: a parameter with two or more axes that no rule knows is left to the user
-(plan.py).
+the first answer counts. A parameter with two or more axes that no rule knows is left to the user (plan.py). One thing
+is assumed, and said in the plan: weights of experts with three axes and nothing that tells their orientation are read
+as (number, out, in), and if they are (number, in, out) the scale of their update is that of the transpose.
 """
 
 import re
@@ -88,6 +89,7 @@ _BIAS = re.compile(r"(^|_)bias(es)?(_|$)")
 _HEAD = re.compile(r"(lm_?|out_|.*_)?heads?|classifier|unembed(ding)?|embed_out|(to_)?logits|score")
 _HEAD_AT_ROOT = re.compile(r"output(_layer|_proj|_projection)?|out|final(_layer)?|fc")
 _THIRDS = re.compile(r"(to_|w|W)?qkv(_proj)?|c_attn|(attn_)?in_proj|W_pack")
+_ASSUMED = "assumed (number, out, in); else overrides={name: transposed_stack}"
 # These write the rows head by head (q, k, v of head 0, then of head 1, ...): thirds would mix heads.
 _INTERLEAVED = r"(GPTBigCode|CodeGen|InternLM2|GPTNeoX|Bloom|Falcon|Persimmon|ChatGLM|Glm)\w*Attention"
 
@@ -144,7 +146,9 @@ def _linear(c: Candidate) -> Decision | None:
     if c.first.is_a("Conv1D") and hasattr(c.first.module, "nf") and c.first.leaf == "weight":
         return _maybe_fused(c, name, transposed(c.param.shape), "Conv1D, stored (in, out)")
     if _is_linear(c):
-        return _maybe_fused(c, name, linear(c.param.shape), "stored (out, in)")
+        last = len(c.first.parts) == 1 and c.first.path == c.model.last_linear
+        note = '; the last layer: if it is the output, "adamw" by overrides=' if last else ""
+        return _maybe_fused(c, name, linear(c.param.shape), f"stored (out, in){note}")
     return None
 
 
@@ -191,7 +195,7 @@ def _experts(c: Candidate) -> Decision | None:
     fused = "; gate and up uncut (see qkv=)" if "gate_up" in c.first.leaf else ""
     if getattr(c.first.module, "is_transposed", False):
         return Decision("experts", "matrix", transposed_stack(c.param.shape), f"stored (number, in, out){fused}")
-    return Decision("experts", "matrix", stack(c.param.shape), f"read as (number, out, in){fused}")
+    return Decision("experts", "matrix", stack(c.param.shape), _ASSUMED + fused)
 
 
 Rule = Callable[[Candidate], Decision | None]

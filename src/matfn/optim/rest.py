@@ -6,13 +6,13 @@ implementation of AdamW to keep equal to torch's.
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .groups import check_options
+from .options import check_options, check_values
 
 __all__ = ["OPTIONS", "RestRule", "StateLike"]
 
@@ -31,9 +31,12 @@ class RestRule:
 
     Raises:
         ValueError: an option AdamW does not have, or a value it refuses.
+        TypeError: `options` is no mapping, or a value of another type.
     """
 
     def __init__(self, options: Mapping[str, Any] | None) -> None:
+        if options is not None and not isinstance(options, Mapping):
+            raise TypeError(f"rest must be a mapping of AdamW options such as dict(lr=3e-4), got {options!r}.")
         options = dict(options or {})
         unknown = set(options) - set(OPTIONS)
         if unknown:
@@ -41,6 +44,7 @@ class RestRule:
             raise ValueError(
                 f"rest has options {sorted(unknown)} which torch.optim.AdamW lacks; it has {list(OPTIONS)}."
             )
+        check_values(options, "rest", scales={})
         self.options = options
         # AdamW refuses an empty list, so it is made around a scalar which the first relinking drops.
         self._adamw = torch.optim.AdamW([torch.zeros(())], **options)
@@ -57,6 +61,27 @@ class RestRule:
             self._adamw.param_groups = groups
             self._adamw.state = state
             self._adamw.step()
+
+    @staticmethod
+    def adopt_momentum(groups: Iterable[dict[str, Any]]) -> None:
+        """Make the "momentum" that a cyclic scheduler wrote into AdamW groups their beta1, and drop the key.
+
+        torch's OneCycleLR and CyclicLR cycle either "momentum" or beta1 and choose by the optimizer's defaults, which
+        here are those of the matrices; they write into all groups, and only ever write. For AdamW momentum is beta1:
+        this is what they do to an optimizer that is AdamW alone.
+
+        Raises:
+            ValueError: somebody else wrote "momentum" into an AdamW group, where it means nothing.
+        """
+        for index, group in enumerate(groups):
+            if group["rule"] != "adamw" or "momentum" not in group:
+                continue
+            if "base_momentum" not in group:
+                raise ValueError(
+                    f'group {index} has rule "adamw" and was given "momentum", which AdamW lacks: set its "betas", and '
+                    '"momentum" only in groups of rule "matrix".'
+                )
+            group["betas"] = (group.pop("momentum"), group["betas"][1])
 
     @staticmethod
     def state_like(param: Tensor, group: Mapping[str, Any]) -> StateLike:

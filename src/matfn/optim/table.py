@@ -103,7 +103,7 @@ def _summary(entries: Sequence["Entry"]) -> str:
     total = sum(entry.parameter.numel() for entry in entries) or 1
     count = sum(b for entry in entries if entry.rule == "matrix" and entry.layout for b, _, _ in entry.layout.matrices)
     kinds = [
-        ("matrix", [e for e in entries if e.rule == "matrix"], f"{count} matrices in "),
+        ("matrix", [e for e in entries if e.rule == "matrix"], f"{count} {'matrix' if count == 1 else 'matrices'} in "),
         ("adamw", [e for e in entries if e.rule == "adamw" and e.decays], ""),
         ("adamw, no wd", [e for e in entries if e.rule == "adamw" and not e.decays], ""),
         ("frozen", [e for e in entries if e.rule == "frozen"], ""),
