@@ -144,7 +144,7 @@ def test_indefinite_matrices_are_refused(method, name, scale):
         pytest.skip("another exponent")
     good = torch.eye(4, dtype=torch.float64)
     bad, _ = of_eigenvalues(torch.tensor([2.0, 1.0, 0.5, -0.25], dtype=torch.float64), seed=2)
-    with pytest.raises(SpectrumError, match=r"eigenvalue is -0\.125 of the largest.*ridge="):
+    with pytest.raises(SpectrumError, match=r"eigenvalue of matrix 1 of 2 is -0\.125 of the largest.*ridge="):
         ROOTS[name](torch.stack([good, bad]) * scale, method=method)
     ROOTS[name](torch.stack([good, bad]), method=method, ridge=1.0)
 
