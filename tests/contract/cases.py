@@ -9,7 +9,7 @@ from matfn.target import INV_ROOT, POLAR, ROOT, TARGETS
 from .adaptive import Damped
 
 METHOD = {name: kind() for name, kind in METHODS.items()} | {
-    "mixed degrees": PolarExpress(degree=(9, 9, 5)),
+    "mixed degrees": PolarExpress(degree=(7, 3, 5)),  # degree 9 is refused in bfloat16
     "cubic": PolarExpress(degree=3, steps=8, lower=1e-2, cushion=0, safety=1),
     "eight steps": PolarExpress(steps=8),
     "taylor 7": NewtonSchulz(degree=7, steps=4),

@@ -55,6 +55,10 @@ def test_zero_rows_and_columns_stay_zero(method, engine, dtype):
 @cases.every_orthogonalization
 def test_rank_deficient(method, engine):
     """The factor on the range: f(sigma) there, and nothing but rounding off it."""
+    if isinstance(method, matfn.Prism):
+        pytest.skip(
+            "its fit weighs the rounding in place of the zeros, which no scalar map knows (tests/unit/test_prism.py)"
+        )
     for shape in [(6, 9), (9, 6), (7, 7)]:
         sigma = 5 * spectrum(3, 10.0)
         c = torch.linalg.vector_norm(sigma).item()

@@ -200,3 +200,12 @@ def test_c19_orientation():
     W, _, Vh = torch.linalg.svd(A, full_matrices=False)
     assert (matfn.orthogonalize(A.mT.contiguous(), method=Prism(steps=12)).mT - U).abs().max() <= 1e-14
     assert (U - W @ Vh).abs().max() <= 1e-14
+
+
+@pytest.mark.parametrize("method", [Prism(steps=10), Prism(steps=10, sketch="exact"), Prism(3, steps=14)], ids=str)
+def test_rank_deficient(method):
+    """The factor on the range; off it rounding, lifted by at most 2.95 (cubic: 2) a step, and nothing else."""
+    A, U, V = of_singular_values(torch.tensor([5.0, 2.0, 0.5], dtype=torch.float64), 9, 6)
+    lifted = 2.0**14 if method.degree == 3 else 2.95**10
+    error = (matfn.orthogonalize(A, method=method) - U @ V.mT).norm()
+    assert error <= 10 * 2.0**-52 * lifted
