@@ -140,6 +140,12 @@ def make_model(table: ModelTable, vocabulary: int, *, context: int, seed: int) -
     return model
 
 
+def skeleton(table: ModelTable, vocabulary: int, *, context: int) -> nn.Module:
+    """The same model without numbers: names and shapes only, in no memory."""
+    with torch.device("meta"):
+        return GPT2(table, vocabulary, context) if table.name == "gpt2" else GPT(table, vocabulary, context)
+
+
 def loss(model: Callable[[Tensor], Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
     """Mean cross-entropy in nats per token, computed in float32; inputs and targets are `(b, t)` ids."""
     logits = model(inputs)

@@ -85,8 +85,12 @@ def lead(comparison: Comparison) -> str:
     tokens = train.steps * train.batch * train.accumulate * data.context
     return (
         f"A {model.name.upper()} of {model.layers} layers and width {model.width} (context {data.context}), trained "
-        f"for {train.steps} steps, {tokens / 1e6:.2f} million {comparison.unit}s, on {comparison.text['source']}."
+        f"for {train.steps} steps, {_count(tokens)} {comparison.unit}s, on {comparison.text['source']}."
     )
+
+
+def _count(tokens: int) -> str:
+    return f"{tokens / 1e6:,.2f} million" if tokens >= 10**6 else f"{tokens:,}"
 
 
 def cells(row: Row, tokens_per_step: int) -> tuple[str, ...]:
