@@ -13,7 +13,7 @@ STAMPS := $(VENV)/.stamps
 help: ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 10
 
-demo: $(STAMPS)/lab ## install what is needed, compare three optimizers on real text (3 minutes on 2 cores)
+demo: $(STAMPS)/lab ## install what is needed, compare three optimizers on real text (3 minutes at most on 2 cores)
 	$(BIN)/matfn compare recipes/demo.toml
 
 test: $(STAMPS)/dev ## lint, types, tests (two at a time, one thread each)
