@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -30,7 +31,9 @@ app = typer.Typer(
 )
 app.add_typer(bench, name="bench")
 
-RecipePath = Annotated[Path | None, typer.Argument(help="TOML recipe; see the recipes/ folder.", show_default=False)]
+RecipePath = Annotated[
+    Path | None, typer.Argument(help="TOML recipe; see the project's recipes/ folder.", show_default=False)
+]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. optimizer.lr=0.02.")
 ]
@@ -69,15 +72,17 @@ def train(
     json_: Json = False,
 ) -> None:
     """Train one model with one optimizer, with checkpoints (Ctrl-C writes one) and metrics as JSONL."""
+    from matfn.lab import checkpoint, single
     from matfn.lab import recipe as recipes
-    from matfn.lab import single
 
     if resume and (recipe or arm or set_ or out):
         raise LabError("--resume takes all from the run's folder: give no recipe, --arm, --set or --out beside it")
+    if not (recipe or resume):
+        raise LabError("give a recipe (with --arm, --set, --out), or --resume with the folder of an interrupted run")
     checked = single.recorded(resume) if resume else recipes.load(recipe, set_ or [])
     console = _console(checked, json_)
-    folder = resume or out or _dated(recipe)
-    summary = single.run(checked, folder, console, arm=arm)
+    with checkpoint.folder(resume or out or _dated(recipe)) as folder:
+        summary = single.run(checked, folder, console, arm=arm)
     if json_:
         typer.echo(json.dumps(summary))
 
@@ -88,9 +93,9 @@ def compare(
     recipe: RecipePath = None, set_: Set = None, out: Out = None, resume: Resume = None, json_: Json = False
 ) -> None:
     """Train the recipe's arms on the same text, weights and batches; print a table, write an HTML report."""
+    from matfn.lab import checkpoint, report
     from matfn.lab import compare as comparing
     from matfn.lab import recipe as recipes
-    from matfn.lab import report
     from matfn.lab.interrupt import Interrupt
     from matfn.lab.progress import Progressing
 
@@ -98,14 +103,14 @@ def compare(
         raise LabError("give a recipe (with --set, --out), or --resume with the folder of an interrupted comparison")
     checked = recipes.load(resume / "recipe.toml" if resume else recipe, set_ or [])
     console = _console(checked, json_)
-    folder = resume or out or _dated(recipe)
-    runs = comparing.unfinished(checked, folder)
-    with Progressing(console, runs * checked.train.steps, runs=runs) as watcher, Interrupt() as ctrl_c:
-        try:
-            result = comparing.run(checked, folder, watcher, stop=lambda: ctrl_c.wanted)
-        except comparing.Stopped:
-            raise LabError(f"stopped; go on with: matfn compare --resume {folder}") from None
-    path = report.write(result, folder)
+    with checkpoint.folder(resume or out or _dated(recipe)) as folder:
+        runs = comparing.unfinished(checked, folder)
+        with Progressing(console, runs * checked.train.steps, runs=runs) as watcher, Interrupt() as ctrl_c:
+            try:
+                result = comparing.run(checked, folder, watcher, stop=lambda: ctrl_c.wanted)
+            except comparing.Stopped:
+                raise LabError(f"stopped; go on with: matfn compare --resume {folder}") from None
+        path = report.write(result, folder)
     if json_:
         typer.echo(json.dumps({**result.table(), "report": str(path)}))
         return
@@ -124,12 +129,14 @@ def coeffs(
     """Print a method's schedule: interval, coefficients and worst error of every step."""
     from matfn.lab.schedules import schedule_table
 
+    if plot and (plot.is_dir() or plot.suffix.lower() != ".png"):
+        raise LabError(f"--plot writes a PNG: give a file that ends in .png, not {str(plot)!r}")
+    if plot and not plot.parent.is_dir():
+        raise LabError(f"--plot: there is no folder {str(plot.parent)!r}")
     table = schedule_table(spec, p)
     if plot:
         from matfn.lab import plots
 
-        if not plot.parent.is_dir():
-            raise LabError(f"--plot: there is no folder {str(plot.parent)!r}")
         plots.png(plots.schedule_map(table), plot)
     if json_:
         typer.echo(json.dumps(table.plain()))
@@ -149,16 +156,16 @@ def coeffs(
 @app.command()
 @user_errors
 def methods(json_: Json = False) -> None:
-    """List the methods, the way to write them in recipes, and what each one is."""
+    """List the methods, their arguments, and what each one is. In recipes: "newton-schulz:degree=3,steps=8"."""
     from matfn.lab.schedules import method_lines
 
     lines = method_lines()
     if json_:
         typer.echo(json.dumps([dict(zip(("name", "defaults", "summary"), line, strict=True)) for line in lines]))
         return
-    shown = grid("method", "what it is", right=())
+    shown = grid("method", "arguments and defaults", "what it is", right=())
     for name, defaults, summary in lines:
-        shown.add_row(f"[bold]{name}[/]\n[dim]{safe(defaults)}[/]", safe(summary))
+        shown.add_row(f"[bold]{name}[/]", safe(defaults.replace(",", " ")), safe(summary))
     screen().print(shown)
 
 
@@ -173,10 +180,11 @@ def reproduce(
     from dataclasses import asdict
 
     from matfn.lab import reproduce as reproducing
+    from matfn.lab.checkpoint import folder
 
-    with screen(stderr=True).status("") as status:
+    with folder(out) if out else nullcontext(), screen(stderr=True).status("") as status:
         results = reproducing.run(paper, status.update)
-    path = reproducing.write(paper, results, out) if out else None
+        path = reproducing.write(paper, results, out) if out else None
     if json_:
         typer.echo(json.dumps([asdict(table) for table in results]))
         return
@@ -202,7 +210,7 @@ def _console(recipe: Recipe, quiet: bool) -> Console:
 
 
 def _dated(recipe: Path | None) -> Path:
-    return Path("runs") / (recipe.stem if recipe else "default") / datetime.now().strftime("%Y-%m-%d_%H%M%S")
+    return Path("runs") / (recipe.stem if recipe else "") / datetime.now().strftime("%Y-%m-%d_%H%M%S")
 
 
 def _print_comparison(console: Console, result: Comparison) -> None:

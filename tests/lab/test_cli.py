@@ -1,5 +1,6 @@
 """The command line: what it prints, and that a user's mistake is a line and status 2, not a traceback."""
 
+import errno
 import itertools
 import json
 import re
@@ -12,8 +13,9 @@ from typer.testing import CliRunner
 
 import matfn
 from matfn.cli import app
+from matfn.lab import checkpoint, train
 from matfn.lab import recipe as recipes
-from matfn.lab import train
+from matfn.lab.errors import LabError
 from matfn.lab.settings import to_toml
 
 
@@ -48,6 +50,13 @@ def test_methods_lists_all(cli):
     listed = json.loads(cli("methods", "--json").output)
     assert [line["name"] for line in listed] == list(matfn.METHODS)
     assert all(line["summary"] for line in listed)
+    for line in listed:  # the arguments can be copied into a recipe
+        assert matfn.method(f"{line['name']}:{line['defaults']}".rstrip(":")) == matfn.METHODS[line["name"]]()
+
+
+def test_methods_has_one_row_for_each(cli):
+    starts = [line.split()[0] for line in cli("methods").output.splitlines()[1:] if not line.startswith(" ")]
+    assert starts == list(matfn.METHODS)
 
 
 def test_coeffs_prints_what_the_schedule_holds(cli, tmp_path):
@@ -83,23 +92,107 @@ def test_coeffs_for_other_p(cli, p):
         (("coeffs", "polar-express:lower=2"), "lower"),
         (("coeffs", "exact"), "has no schedule"),
         (("coeffs", "polar-express", "--plot", "nowhere/map.png"), "no folder"),
+        (("coeffs", "polar-express", "--plot", "."), "ends in .png"),
+        (("coeffs", "polar-express", "--plot", "map.xyz"), "ends in .png"),
+        (("coeffs", "polar-express", "--plot", "folder.png"), "ends in .png"),
         (("train", "none.toml"), "cannot read the recipe"),
-        (("train", "--set", "train.stepz=3"), "did you mean 'steps'"),
+        (("train",), "give a recipe"),
+        (("train", "empty.toml", "--set", "train.stepz=3"), "did you mean 'steps'"),
         (("train", "--resume", "nowhere"), "holds no checkpoint"),
         (("train", "none.toml", "--resume", "nowhere"), "beside it"),
         (("compare",), "give a recipe"),
-        (
-            ("train", "--set", "optimizer.method=newton", "--set", "train.steps=1", "--set", "train.warmup=0"),
-            "optimizer.method",
-        ),
+        (("train", "empty.toml", "--set", "optimizer.method=newton"), "optimizer.method = 'newton'"),
     ],
 )
-def test_mistakes_end_with_status_2(cli, arguments, message):
-    result = cli(*arguments)
+def test_mistakes_end_with_status_2(cli, tmp_path, arguments, message):
+    (tmp_path / "empty.toml").touch()
+    (tmp_path / "folder.png").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    _mistake(cli(*arguments), message)
+    assert sorted(tmp_path.rglob("*")) == before, "a mistake left something behind"
+
+
+def _mistake(result, message):
+    """One line on stderr, status 2."""
     assert result.exit_code == 2, result.output
     assert message in result.stderr
-    assert "error:" in result.stderr
-    assert "Traceback" not in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert result.stderr.startswith("error:")
+
+
+@pytest.mark.parametrize("order", ["interleaved", "sequential"])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("method=exact", "precision=bfloat16"), "arms.2: Muon: Exact() does not iterate"),
+        (("method=newton",), "arms.2.method = 'newton': unknown method"),
+        (("method=prism:steps=0",), "arms.2.method = 'prism:steps=0': steps must be"),
+        (("kind=adamw",), "arms.2.method and precision belong to"),
+    ],
+)
+def test_a_bad_arm_is_named_by_its_place_before_anything_is_written(cli, path, tmp_path, order, settings, message):
+    """Sequential arms too: the last one's mistake must not wait for the others' training."""
+    given = [word for text in settings for word in ("--set", f"arms.2.{text}")]
+    for command in (("train", path, "--arm", "matfn Muon"), ("compare", path, "--set", f"compare.order={order}")):
+        _mistake(cli(*command, *given), message)
+        assert not (tmp_path / "runs").exists()
+
+
+def test_what_only_the_first_step_refuses_is_named_too(cli, path, tmp_path, monkeypatch):
+    def refused(optimizer):
+        raise NotImplementedError("no products\n in this precision")
+
+    monkeypatch.setattr("matfn.optim.Muon.step", refused)
+    _mistake(cli("compare", path), "arms.2: no products in this precision")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("command", ["train", "compare", "bench", "reproduce"])
+@pytest.mark.parametrize("out", ["afile", "afile/below", "/proc/foo"])
+def test_bad_output_folders_are_refused_before_the_work(cli, path, tmp_path, monkeypatch, command, out):
+    def worked(*_, **__):
+        raise AssertionError("work was done first")
+
+    for work in ("bench_accuracy.run", "reproduce.run", "single.load_corpus", "compare.load_corpus"):
+        monkeypatch.setattr(f"matfn.lab.{work}", worked)
+    (tmp_path / "afile").write_text("mine")
+    words = {"train": ("train", path, "--arm", "AdamW"), "compare": ("compare", path)}
+    words |= {"bench": ("bench", "accuracy"), "reproduce": ("reproduce", "prism")}
+    _mistake(cli(*words[command], "--out", out), f"cannot make the folder '{out}'")
+    assert (tmp_path / "afile").read_text() == "mine"
+
+
+def test_a_folder_that_work_leaves_empty_is_taken_away(tmp_path):
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(LabError), checkpoint.folder(tmp_path / "mine" / "a" / "b"):
+        raise LabError
+    assert [entry.name for entry in tmp_path.rglob("*")] == ["mine"]
+    with pytest.raises(LabError), checkpoint.folder(tmp_path / "mine"):
+        raise LabError
+    with checkpoint.folder(tmp_path / "mine" / "a" / "b") as folder:
+        (folder / "written").touch()
+    assert (tmp_path / "mine" / "a" / "b" / "written").exists()
+
+
+def test_what_the_system_refuses_is_a_line(cli, path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device", "run/metrics.jsonl")
+
+    monkeypatch.setattr(train.checkpoint, "Metrics", full)
+    _mistake(cli("train", path, "--arm", "AdamW", "--out", "run"), "run/metrics.jsonl: No space left on device")
+
+
+@pytest.mark.parametrize("damage", ["garbage", "list", "keys", "weights", "log"])
+def test_a_damaged_run_is_a_line(cli, path, tmp_path, damage):
+    assert cli("train", path, "--arm", "AdamW", "--out", "run", "--json").exit_code == 0
+    file = tmp_path / "run" / ("metrics.jsonl" if damage == "log" else "checkpoint.pt")
+    state = torch.load(tmp_path / "run" / "checkpoint.pt")
+    if damage in ("garbage", "log"):
+        file.write_text("garbage\n")
+    else:
+        weights = {**state, "model": {}}
+        torch.save({"list": [1], "keys": {"step": 3}, "weights": weights}[damage], file)
+    _mistake(cli("train", "--resume", "run"), f"run/{file.name} is damaged")
 
 
 def test_train_resume_and_json(cli, path, tmp_path):

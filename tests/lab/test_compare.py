@@ -12,6 +12,7 @@ from scipy import stats as reference
 from matfn.lab import compare, plots, report
 from matfn.lab import recipe as recipes
 from matfn.lab.errors import LabError
+from matfn.lab.fairness import unlike
 from matfn.lab.outcome import differences, leaders, outcome, resolution, rows
 from matfn.lab.recipe import CompareTable
 from matfn.lab.schedules import ScheduleTable, StepLine
@@ -181,3 +182,32 @@ def test_schedule_plot_follows_the_coefficients(tmp_path):
     assert table.after(s, 2) == pytest.approx(once * (3 - once**2) / 2, rel=1e-15)
     plots.png(plots.schedule_map(table), tmp_path / "map.png")
     assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_few_tokens_are_counted_and_many_are_rounded(recipe, table, tmp_path, watcher):
+    result = compare.run(recipe, tmp_path, watcher)
+    assert "for 12 steps, 768 bytes, on" in report.lead(result)
+    longer = recipes.from_table(override(table, "train.steps=31250"))
+    assert "for 31250 steps, 2.00 million bytes, on" in report.lead(replace(result, recipe=longer))
+
+
+def test_only_the_models_own_matrices_compare_like_for_like(recipe, table):
+    assert unlike(recipe, 256) == ""
+
+
+def test_fused_and_transposed_matrices_are_said_beside_the_table(table, tmp_path, watcher):
+    """GPT-2: c_attn is q, k and v in one, and c_fc's sides are swapped. An even scale leaves only the first."""
+    pytest.importorskip("transformers")
+    table = override(override(override(table, "model.name=gpt2"), "model.tied=true"), "train.steps=4")
+    recipe = recipes.from_table(table)
+    note = unlike(recipe, 256)
+    assert "torch Muon orthogonalizes gpt2.transformer.h.0.attn.c_attn.weight whole" in note
+    assert "matfn Muon cuts it into 3 matrices" in note
+    assert "stored (in, out), and the scale of torch Muon takes in for out" in note
+    even = unlike(recipes.from_table(override(table, "arms.1.scale=moonlight")), 256)
+    assert "whole" in even
+    assert "stored" not in even
+    assert unlike(replace(recipe, arms=recipe.arms[:2]), 256) == ""
+    result = compare.run(recipe, tmp_path, watcher)
+    assert note in result.note
+    assert "Not like for like" in report.write(result, tmp_path).read_text()

@@ -195,7 +195,7 @@ def test_unreadable_checkpoints_are_refused(tmp_path):
     with pytest.raises(LabError, match="no checkpoint at"):
         checkpoint.load(tmp_path / CHECKPOINT)
     (tmp_path / CHECKPOINT).write_bytes(b"half of something")
-    with pytest.raises(LabError, match="cannot be read"):
+    with pytest.raises(LabError, match="is damaged"):
         checkpoint.load(tmp_path / CHECKPOINT)
 
 

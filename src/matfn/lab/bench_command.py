@@ -42,17 +42,18 @@ def accuracy(
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Errors of every method, scipy and torch against exact answers, by spectrum and dtype; a page and heat maps."""
-    from matfn.lab import bench_accuracy, bench_report
+    from matfn.lab import bench_accuracy, bench_report, checkpoint
 
     chosen = _options(quick)
     given = {"functions": function, "methods": methods, "spectra": spectra, "dtypes": dtypes}
     chosen = replace(chosen, **{name: tuple(values) for name, values in given.items() if values})
     chosen = replace(chosen, size=size) if size is not None else chosen
-    folder = out or Path("runs") / "bench-accuracy" / datetime.now().strftime("%Y-%m-%d_%H%M%S")
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("measuring", total=None)
-        result = bench_accuracy.run(chosen, watch=lambda done, of: progress.update(bar, completed=done, total=of))
-    path = bench_report.write(result, folder)
+    dated = Path("runs") / "bench-accuracy" / datetime.now().strftime("%Y-%m-%d_%H%M%S")
+    with checkpoint.folder(out or dated) as folder:
+        with Progress(console=Console(stderr=True), transient=True) as progress:
+            bar = progress.add_task("measuring", total=None)
+            result = bench_accuracy.run(chosen, watch=lambda done, of: progress.update(bar, completed=done, total=of))
+        path = bench_report.write(result, folder)
     if json_:
         typer.echo(json.dumps({**result.plain(), "report": str(path)}))
         return

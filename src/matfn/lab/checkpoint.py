@@ -1,9 +1,11 @@
-"""Files that are whole or absent: checkpoints, text and the metrics log, written beside, then moved into place."""
+"""Files that are whole or absent, written beside and moved into place: checkpoints, text, logs; and their folders."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +14,60 @@ import torch
 from matfn.lab.errors import LabError
 
 
+@contextlib.contextmanager
+def folder(path: Path) -> Iterator[Path]:
+    """A folder for results, made before the work, so that a bad path costs no time; taken away if nothing was put in.
+
+    Raises:
+        LabError: It cannot be made, or nothing can be written to it.
+    """
+    made: list[Path] = []
+    try:
+        made = _make(path)
+        yield path
+    finally:
+        with contextlib.suppress(OSError):  # the first that is not empty ends it
+            for place in made:
+                place.rmdir()
+
+
+def _make(path: Path) -> list[Path]:
+    """Make a folder and its parents; returns those that were made, innermost first."""
+    try:
+        made = [place for place in (path, *path.parents) if not place.exists()]
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = "there is a file of that name" if isinstance(error, FileExistsError) else error.strerror
+        raise LabError(f"cannot make the folder {str(path)!r}: {reason}; choose another with --out") from None
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise LabError(f"cannot write to the folder {str(path)!r}: permission denied; choose another with --out")
+    return made
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A path to write to, moved to `path` at the end; if something goes wrong, `path` stays as it was, alone."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def replace_text(path: Path, text: str) -> None:
     """Write a text file so that a reader, or a crash, never sees half of it."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
+    with whole(path) as partial, partial.open("w", encoding="utf-8") as file:
         file.write(text)
         _to_disk(file.fileno())
-    os.replace(partial, path)
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint of tensors and plain values; an older one stays until the new one is complete on disk."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
+    with whole(path) as partial, partial.open("wb") as file:
         torch.save(state, file)
         file.flush()
         _to_disk(file.fileno())
-    os.replace(partial, path)
 
 
 def _to_disk(descriptor: int) -> None:
@@ -39,14 +78,26 @@ def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint to the CPU; it holds no code (torch's `weights_only`).
 
     Raises:
-        LabError: There is none, or it cannot be read.
+        LabError: There is none, or it is damaged.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise LabError(f"no checkpoint at {path}: give the folder of a run that wrote one") from None
-    except Exception as error:  # torch raises half a dozen types for a damaged file
-        raise LabError(f"{path} cannot be read as a checkpoint: {error}") from error
+    except OSError:
+        raise
+    except Exception as error:  # torch raises half a dozen types for a damaged file, with advice that does not apply
+        raise damaged(path) from error
+    if not isinstance(state, dict):
+        raise damaged(path)
+    return state
+
+
+def damaged(path: Path) -> LabError:
+    """What to say, and to do, about a file that this project wrote and that no longer reads as such."""
+    return LabError(
+        f"{path} is damaged, or another version wrote it: restore a copy, or remove {path.parent} and start anew"
+    )
 
 
 class Metrics:
@@ -74,6 +125,16 @@ class Metrics:
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """All whole lines of a log; a last line cut short by a crash is left out."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    """All whole lines of a log; a last line cut short by a crash is left out.
+
+    Raises:
+        LabError: A line is none that `Metrics` writes.
+    """
+    raw = path.read_bytes() if path.exists() else b""
+    try:
+        lines = [json.loads(line) for line in raw.splitlines(keepends=True) if line.endswith(b"\n")]
+    except ValueError as error:
+        raise damaged(path) from error
+    if not all(isinstance(line, dict) and "step" in line for line in lines):
+        raise damaged(path)
+    return lines

@@ -8,15 +8,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from matfn.lab import checkpoint
+from matfn.lab import checkpoint, optimizers
 from matfn.lab import recipe as recipes
 from matfn.lab.data import Corpus, load_corpus
 from matfn.lab.errors import LabError
+from matfn.lab.fairness import unlike
 from matfn.lab.outcome import Difference, Outcome, Row, differences, outcome, resolution, rows
 from matfn.lab.provenance import conditions
 from matfn.lab.recipe import OptimizerTable, Recipe
 from matfn.lab.train import CHECKPOINT, METRICS, Diverged, Trainer, Watcher, pick_device
 
+RECIPE = "recipe.toml"
 TURN = 10  # steps an arm makes before the next has its turn: short enough that a busy spell hits all of them
 
 
@@ -52,14 +54,17 @@ def run(recipe: Recipe, directory: Path, watcher: Watcher, *, stop: Callable[[],
         stop: Asked between steps; where it says yes, the runs under way are checkpointed.
 
     Raises:
-        LabError: Fewer than two arms, or the folder belongs to another recipe.
+        LabError: Fewer than two arms, an arm that cannot be made, or the folder belongs to another recipe.
         Stopped: `stop` said so.
     """
     if len(recipe.arms) < 2:
         raise LabError(f"there is nothing to compare: the recipe has {len(recipe.arms)} [[arms]], add at least two")
-    directory.mkdir(parents=True, exist_ok=True)
-    _claim(directory / "recipe.toml", recipes.text(recipe))
+    _refuse_other_recipes(directory / RECIPE, recipe)
+    for arm in recipe.arms:
+        optimizers.check(arm, recipe.place(arm), pick_device(recipe.train.device))
     corpus, runs = load_corpus(recipe.data), []
+    directory.mkdir(parents=True, exist_ok=True)
+    checkpoint.replace_text(directory / RECIPE, recipes.text(recipe))
     for seed in recipe.compare.seeds:
         arms = [[arm] for arm in recipe.arms] if recipe.compare.order == "sequential" else [list(recipe.arms)]
         for together in arms:
@@ -69,10 +74,9 @@ def run(recipe: Recipe, directory: Path, watcher: Watcher, *, stop: Callable[[],
     return comparison
 
 
-def _claim(path: Path, text: str) -> None:
-    if path.exists() and path.read_text(encoding="utf-8") != text:
+def _refuse_other_recipes(path: Path, recipe: Recipe) -> None:
+    if path.exists() and path.read_text(encoding="utf-8") != recipes.text(recipe):
         raise LabError(f"{path.parent} holds a comparison by another recipe: choose another folder with --out")
-    checkpoint.replace_text(path, text)
 
 
 def summarize(recipe: Recipe, corpus: Corpus, runs: list[Outcome]) -> Comparison:
@@ -84,7 +88,7 @@ def summarize(recipe: Recipe, corpus: Corpus, runs: list[Outcome]) -> Comparison
         runs=tuple(runs),
         rows=tuple(rows(runs)),
         differences=tuple(differences(runs)),
-        note=resolution(runs, recipe.train.steps),
+        note=" ".join(filter(None, (resolution(runs, recipe.train.steps), unlike(recipe, corpus.vocabulary)))),
         conditions=conditions(pick_device(recipe.train.device)),
     )
 

@@ -64,6 +64,30 @@ def wsd(step: int, train: TrainTable) -> float:
     return max(0.0, min(up, down))
 
 
+def check(table: OptimizerTable, where: str, device: torch.device) -> None:
+    """Make the optimizer and step it once on a small matrix: what matfn refuses is known before anything is written.
+
+    Args:
+        table: The optimizer. Torch's own take everything the recipe's ranges allow.
+        where: Where it stands in the recipe, for the message.
+        device: Where it will run: not every device has products in every precision.
+
+    Raises:
+        LabError: The method is unknown, or does not go with the other options.
+    """
+    if table.kind != "muon":
+        return
+    weight, bias = nn.Parameter(torch.eye(4, device=device)), nn.Parameter(torch.ones(4, device=device))
+    weight.grad, bias.grad = weight.detach().clone(), bias.detach().clone()
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            _matfn_muon(table, [{"params": [weight]}, {"params": [bias], "rule": "adamw"}]).step()
+    except LabError as error:
+        raise LabError(f"{where}.{error}") from None
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise LabError(f"{where}: {' '.join(str(error).split())}") from error
+
+
 def make_optimizers(table: OptimizerTable, model: nn.Module, train: TrainTable) -> Optimizers:
     """Build what the table describes for the parameters of `model`.
 
@@ -76,7 +100,7 @@ def make_optimizers(table: OptimizerTable, model: nn.Module, train: TrainTable) 
     matrices = [entry for entry in entries if entry.rule == "matrix"]
     others = [entry.parameter for entry in entries if entry.rule == "adamw"]
     if table.kind == "muon":
-        return Optimizers([_matfn_muon(table, model)], train)
+        return Optimizers([_matfn_muon(table, plan(model))], train)
     if table.kind == "torch-muon":
         deep = [entry.name for entry in matrices if entry.parameter.ndim != 2]
         if deep:
@@ -111,17 +135,17 @@ def _torch_muon(table: OptimizerTable, matrices: Sequence[torch.Tensor]) -> torc
     )
 
 
-def _matfn_muon(table: OptimizerTable, model: nn.Module) -> torch.optim.Optimizer:
+def _matfn_muon(table: OptimizerTable, params: Any) -> torch.optim.Optimizer:
     import matfn
-    from matfn.optim import Muon, plan
+    from matfn.optim import Muon
 
     rest = table.rest
     try:
         method: Any = matfn.method(table.method) if table.method else None
     except (ValueError, TypeError) as error:
-        raise LabError(f"optimizer.method = {table.method!r}: {error}") from None
+        raise LabError(f"method = {table.method!r}: {error}") from None
     return Muon(
-        plan(model),
+        params,
         lr=table.lr,
         momentum=table.momentum,
         nesterov=table.nesterov,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from matfn.lab.checkpoint import whole
 from matfn.lab.compare import Comparison
 from matfn.lab.outcome import Outcome
 from matfn.lab.schedules import ScheduleTable
@@ -44,10 +44,8 @@ STYLE: Any = {
 
 def png(figure: Figure, path: Path, dpi: int = 150) -> None:
     """Write a figure as a PNG, whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE), whole(path) as partial:
         figure.savefig(partial, dpi=dpi, format="png")
-    os.replace(partial, path)
 
 
 def svg(figure: Figure) -> str:

@@ -26,11 +26,9 @@ class ModelTable:
     def __post_init__(self) -> None:
         if self.width % self.heads or (self.positions == "rotary" and (self.width // self.heads) % 2):
             even = " and, for rotary positions, leave an even width per head" if self.positions == "rotary" else ""
-            raise LabError(f"model.heads must divide model.width{even}; got {self.heads} and {self.width}")
+            raise LabError(f"heads must divide model.width{even}; got {self.heads} and {self.width}")
         if self.name == "gpt2" and (self.positions != "learned" or not self.tied):
-            raise LabError(
-                'model.name = "gpt2" has learned positions and a tied head: set both so, or take name = "gpt"'
-            )
+            raise LabError('name = "gpt2" has learned positions and a tied head: set both so, or take name = "gpt"')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +46,9 @@ class DataTable:
 
     def __post_init__(self) -> None:
         if self.source != "stdlib" and not self.path:
-            raise LabError(f'data.source = "{self.source}" needs data.path: a file, a folder or, for shards, a glob')
+            raise LabError(f'source = "{self.source}" needs data.path: a file, a folder or, for shards, a glob')
         if self.split == "shard" and self.source != "shards":
-            raise LabError(f'data.split = "shard" needs data.source = "shards", got {self.source!r}')
+            raise LabError(f'split = "shard" needs data.source = "shards", got {self.source!r}')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +73,7 @@ class TrainTable:
     def __post_init__(self) -> None:
         if self.warmup + round(self.cooldown * self.steps) > self.steps:
             raise LabError(
-                f"train.warmup ({self.warmup}) and train.cooldown ({self.cooldown:g} of {self.steps} steps) do not fit "
+                f"warmup ({self.warmup}) and train.cooldown ({self.cooldown:g} of {self.steps} steps) do not fit "
                 "into train.steps: shorten one or train longer"
             )
 
@@ -110,7 +108,7 @@ class OptimizerTable:
         if self.kind != "muon" and (self.method or self.precision):
             raise LabError(f'method and precision belong to kind = "muon"; {self.kind!r} has neither: drop them')
         if self.kind == "torch-muon" and self.scale == "spectral":
-            raise LabError('torch.optim.Muon has no "spectral" scale: choose "jordan" or "moonlight"')
+            raise LabError('scale = "spectral" is not in torch.optim.Muon: choose "jordan" or "moonlight"')
 
     @property
     def label(self) -> str:
@@ -127,7 +125,7 @@ class CompareTable:
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise LabError(f"compare.seeds must be distinct and not empty, got {list(self.seeds)}")
+            raise LabError(f"seeds must be distinct and not empty, got {list(self.seeds)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +163,10 @@ class Recipe:
         if not self.arms:
             return OptimizerTable()
         raise LabError(f"which optimizer? pass --arm with one of: {', '.join(map(repr, candidates))}")
+
+    def place(self, table: OptimizerTable) -> str:
+        """Where one of the optimizers stands in the recipe, for messages: "optimizer" or "arms.2"."""
+        return f"arms.{self.arms.index(table)}" if table in self.arms else "optimizer"
 
 
 def load(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:

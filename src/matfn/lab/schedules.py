@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -91,7 +91,7 @@ def _numbers(row: Step, error: float) -> tuple[tuple[float, ...], float, tuple[t
 
 
 def method_lines() -> list[tuple[str, str, str]]:
-    """Name, the spec of its defaults, and what it is in a line, of every method."""
+    """Name, arguments with their defaults, and what it is in a line, of every method."""
     lines = []
     for name, cls in matfn.METHODS.items():
         summary = (cls.__doc__ or "").strip().splitlines()
@@ -100,7 +100,6 @@ def method_lines() -> list[tuple[str, str, str]]:
 
 
 def _defaults(cls: type) -> str:
-    try:
-        return matfn.spec(cls())
-    except TypeError:  # a method with a required argument has no default form
-        return "(needs an argument)"
+    """As in a spec, except that an argument without a default stands alone."""
+    shown = ((field.name, field.default) for field in fields(cls) if field.init)
+    return ",".join(name if value is MISSING else f"{name}={value}" for name, value in shown)

@@ -59,7 +59,10 @@ def build(cls: type[T], table: Mapping[str, Any], where: str = "") -> T:
             values[name] = _convert(table[name], kinds[name], field, where=_join(where, name))
         elif field.default is MISSING and field.default_factory is MISSING:
             raise LabError(f"the recipe lacks {_join(where, name)!r}; add it, or pass --set {_join(where, name)}=...")
-    return cls(**values)
+    try:
+        return cls(**values)
+    except LabError as error:  # the dataclass's own checks start with a key, but do not know which table they are in
+        raise LabError(_join(where, str(error))) from None
 
 
 def unknown(shown: str, key: str, known: typing.Iterable[str]) -> str:

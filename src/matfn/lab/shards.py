@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 
+from matfn.lab.checkpoint import whole
 from matfn.lab.errors import LabError
 
 MAGIC, VERSION, HEADER = 20240520, 1, 256
@@ -26,11 +26,9 @@ def write_shard(path: Path, tokens: np.ndarray) -> None:
         raise LabError(f"a shard holds a row of tokens in [0, 65535]; got shape {tokens.shape}")
     header = np.zeros(HEADER, dtype="<i4")
     header[:3] = MAGIC, VERSION, tokens.size
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
+    with whole(path) as partial, partial.open("wb") as file:
         file.write(header.tobytes())
         file.write(tokens.astype("<u2").tobytes())
-    os.replace(partial, path)
 
 
 def read_shard(path: Path) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from matfn.lab import checkpoint
+from matfn.lab import checkpoint, optimizers
 from matfn.lab import recipe as recipes
 from matfn.lab.data import load_corpus
 from matfn.lab.errors import LabError
@@ -17,7 +17,7 @@ from matfn.lab.outcome import outcome
 from matfn.lab.progress import Progressing
 from matfn.lab.provenance import conditions
 from matfn.lab.recipe import Recipe
-from matfn.lab.train import CHECKPOINT, Trainer
+from matfn.lab.train import CHECKPOINT, Trainer, pick_device
 
 RECIPE = "recipe.toml"
 
@@ -46,11 +46,16 @@ def run(recipe: Recipe, folder: Path, console: Console, *, arm: str | None = Non
         The last validation loss, timings, text and conditions, as plain values.
 
     Raises:
-        LabError: The folder holds another run, the loss diverged, or Ctrl-C was pressed (after writing a checkpoint).
+        LabError: The folder holds another run, the optimizer cannot be made, the loss diverged, or Ctrl-C was pressed
+            (after writing a checkpoint).
     """
-    chosen = replace(recipe, optimizer=recipe.arm(arm), arms=())
-    _claim(folder, chosen)
+    table = recipe.arm(arm)
+    chosen = replace(recipe, optimizer=table, arms=())
+    _refuse_other_runs(folder, chosen)
+    optimizers.check(table, recipe.place(table), pick_device(recipe.train.device))
+    # The trainer makes the folder, when all that can be wrong with a recipe has been found.
     trainer = Trainer(chosen, chosen.arm(None), load_corpus(chosen.data), seed=chosen.train.seed, directory=folder)
+    checkpoint.replace_text(folder / RECIPE, recipes.text(chosen))
     with Progressing(console, chosen.train.steps) as watcher, Interrupt() as ctrl_c:
         trainer.advance(chosen.train.steps, watcher, stop=lambda: ctrl_c.wanted)
     trainer.save()
@@ -59,15 +64,12 @@ def run(recipe: Recipe, folder: Path, console: Console, *, arm: str | None = Non
     return _summary(trainer, console)
 
 
-def _claim(folder: Path, recipe: Recipe) -> None:
-    """Make the folder and record the recipe in it; refuse a folder that belongs to another run."""
+def _refuse_other_runs(folder: Path, recipe: Recipe) -> None:
     resuming = (folder / CHECKPOINT).exists()
     if not resuming and (folder / RECIPE).exists():
         raise LabError(f"{folder} holds another run: choose another --out, or remove that folder")
     if resuming and recorded(folder) != recipe:
         raise LabError(f"{folder} holds a run by another recipe: choose another --out, or go on with --resume {folder}")
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoint.replace_text(folder / RECIPE, recipes.text(recipe))
 
 
 def _summary(trainer: Trainer, console: Console) -> dict[str, Any]:

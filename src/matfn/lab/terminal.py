@@ -18,17 +18,28 @@ F = TypeVar("F", bound=Callable[..., None])
 
 
 def user_errors(command: F) -> F:
-    """Show a user's mistake in a line and exit with status 2; anything else keeps its traceback."""
+    """Show a user's mistake in a line and exit with status 2; anything else keeps its traceback.
+
+    What the system refuses (a full disk, a file that may not be read) is shown so too: no traceback would help.
+    """
 
     @functools.wraps(command)
     def wrapped(*arguments: Any, **options: Any) -> None:
         try:
             command(*arguments, **options)
-        except LabError as error:
-            Console(stderr=True).print(f"[bold red]error:[/] {safe(str(error))}", highlight=False, soft_wrap=True)
+        except BrokenPipeError:  # `matfn ... | head` is no mistake; typer ends quietly
+            raise
+        except (LabError, OSError) as error:
+            Console(stderr=True).print(f"[bold red]error:[/] {safe(_line(error))}", highlight=False, soft_wrap=True)
             raise typer.Exit(2) from None
 
     return wrapped  # type: ignore[return-value]
+
+
+def _line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def safe(text: str) -> str:

@@ -51,7 +51,7 @@ class Trainer:
             directory: The run's folder, made here. A checkpoint in it is resumed.
 
         Raises:
-            LabError: The device is missing, or the checkpoint belongs to another recipe, seed or text.
+            LabError: The device is missing, or the checkpoint is damaged or belongs to another recipe, seed or text.
         """
         self.recipe, self.table, self.corpus, self.seed, self.directory = recipe, table, corpus, seed, directory
         train, context = recipe.train, recipe.data.context
@@ -125,17 +125,22 @@ class Trainer:
 
     def _restore(self, state: dict[str, Any]) -> None:
         wanted = {**self._identity(), "recipe": to_table(self.recipe)}
+        path = self.directory / CHECKPOINT
         for key, value in wanted.items():
+            if key not in state:
+                raise checkpoint.damaged(path)
             if state[key] != value:
                 raise LabError(
                     f"the checkpoint in {self.directory} has another {key} than this run, so its curve would break: "
                     "resume with what it was started with, or start in a new folder"
                 )
-        self.step = state["step"]
-        self.model.load_state_dict(state["model"])
-        self.optimizers.load_state_dict(state["optimizers"])
-        self.batches.generator.set_state(state["batches"])
-        self._rng = state["rng"]
+        try:
+            self.step, self._rng = state["step"], state["rng"]
+            self.model.load_state_dict(state["model"])
+            self.optimizers.load_state_dict(state["optimizers"])
+            self.batches.generator.set_state(state["batches"])
+        except (KeyError, ValueError, TypeError, RuntimeError) as error:
+            raise checkpoint.damaged(path) from error
 
     def _one_step(self) -> dict[str, float]:
         train, start, total = self.recipe.train, self._clock(), torch.zeros((), device=self.device)
