@@ -140,13 +140,14 @@ def symmetric_part(A: Tensor, target: Target, eps: float) -> Tensor:
     return A / 2 + A.mT / 2  # not (A + A.mT) / 2, which overflows for entries near the largest number
 
 
-def check_spectrum(values: Tensor, target: Target, eps: float) -> None:
-    """Refuse eigenvalues of which a real power does not exist; up to eps times the largest counts as zero.
+def check_spectrum(values: Tensor, target: Target, zero: float, negative: float) -> None:
+    """Refuse eigenvalues of which a real power does not exist.
 
     Args:
         values: (..., n), ascending.
         target: A power of a symmetric matrix.
-        eps: Of the dtype that the matrix was given in.
+        zero: Up to this share of the largest an eigenvalue counts as zero, of which there is no inverse.
+        negative: As far below zero it may be rounding.
 
     Raises:
         SpectrumError: If an eigenvalue is negative, or zero and the power too. It names the smallest one.
@@ -156,12 +157,12 @@ def check_spectrum(values: Tensor, target: Target, eps: float) -> None:
     worst = int(relative.argmin())
     which = "the smallest eigenvalue" + (f" of matrix {worst} of {len(relative)}" if len(relative) > 1 else "")
     given = f"{which} is {relative[worst].item():.3g} of the largest"
-    if target.homogeneity < 0 and bool((relative <= eps).any()):
+    if target.homogeneity < 0 and bool((relative <= zero).any()):
         raise SpectrumError(
             f"{target} needs a positive definite matrix, but {given}, which is zero or negative to working precision: "
             "add ridge=..., or use float64"
         )
-    if bool((relative < -eps).any()):
+    if bool((relative < -negative).any()):
         raise SpectrumError(
             f"{target} needs a positive semidefinite matrix, but {given}: add ridge=... to shift the spectrum"
         )
@@ -171,7 +172,8 @@ def check_spectrum(values: Tensor, target: Target, eps: float) -> None:
 def check_definite(A: Tensor, target: Target) -> None:
     """`check_spectrum` at the price of one Cholesky factorization, where every matrix is safely definite.
 
-    It is for methods that cannot see the spectrum: from an indefinite matrix an iteration would return numbers.
+    It is for methods that cannot see the spectrum: from an indefinite matrix an iteration would return numbers. A
+    negative eigenvalue is driven to -inf however small it is, so only what eigvalsh cannot tell from zero is let pass.
 
     Args:
         A: (..., n, n), symmetric, float32 or float64.
@@ -184,4 +186,5 @@ def check_definite(A: Tensor, target: Target) -> None:
     shift = 2.0 * n * n * eps * torch.eye(n, dtype=A.dtype, device=A.device)
     _, info = torch.linalg.cholesky_ex(scaled - shift)
     if bool((info != 0).any()):
-        check_spectrum(torch.linalg.eigvalsh(scaled.to(torch.float64)), target, eps)
+        values = torch.linalg.eigvalsh(scaled.to(torch.float64))
+        check_spectrum(values, target, eps, n * torch.finfo(values.dtype).eps)

@@ -194,3 +194,14 @@ def test_the_measured_bound_of_a_batch_is_the_least():
     assert least_singular_value(torch.stack(A)) == min(bounds)
     assert least_singular_value(torch.stack([*A, torch.zeros(7, 5)])) == min(bounds)
     assert least_singular_value(torch.stack([*A, orthogonal(7, 3) @ orthogonal(5, 3, seed=1).mT])) == 0
+
+
+def test_rounding_below_zero_is_zero_to_a_decomposition_and_an_error_to_an_iteration():
+    """A rank-deficient Gram matrix has eigenvalues of about -n eps, which an iteration would drive to -inf."""
+    B = torch.randn(64, 32, generator=torch.Generator().manual_seed(0))
+    A64, A32 = B.double() @ B.double().mT, B @ B.mT
+    R = matfn.sqrtm(A64)
+    assert torch.linalg.matrix_norm(R @ R - A64) <= 64 * 2**-52 * torch.linalg.matrix_norm(A64)
+    assert torch.isfinite(matfn.sqrtm(A32)).all()
+    with pytest.raises(matfn.SpectrumError, match=r"smallest eigenvalue is -\d.*ridge="):
+        matfn.sqrtm(A32, method=matfn.PolarExpress(steps=30, lower=1e-6))

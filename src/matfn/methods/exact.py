@@ -58,7 +58,7 @@ def _power(A: Tensor, eps: float, target: Target) -> Tensor:
     """A^h for symmetric positive (semi)definite A by eigh; h is the homogeneity of the target."""
     peak = peak_of(A)
     values, V = torch.linalg.eigh(A / peak)
-    check_spectrum(values, target, eps)
+    check_spectrum(values, target, eps, A.shape[-1] * eps)
     return (V * values.clamp(min=0).pow(target.homogeneity).unsqueeze(-2)) @ V.mT * peak**target.homogeneity
 
 
