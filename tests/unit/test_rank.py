@@ -205,3 +205,26 @@ def test_rounding_below_zero_is_zero_to_a_decomposition_and_an_error_to_an_itera
     assert torch.isfinite(matfn.sqrtm(A32)).all()
     with pytest.raises(matfn.SpectrumError, match=r"smallest eigenvalue is -\d.*ridge="):
         matfn.sqrtm(A32, method=matfn.PolarExpress(steps=30, lower=1e-6))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [1e-20, 1.0, 1e20])
+def test_the_pseudo_inverse_root_on_request(dtype, scale):
+    eps = torch.finfo(dtype).eps
+    V = torch.linalg.qr(torch.randn(9, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)).Q[:, :5]
+    values = torch.tensor([4.0, 3.0, 2.0, 1.0, 0.5], dtype=torch.float64)
+    A = ((V * values) @ V.mT).to(dtype) * scale
+    method = matfn.Exact(singular="pseudo-inverse")
+    for p in (1, 2, 4):
+        B = matfn.inv_rootm(A, p, method=method).double()
+        expected = (V * (scale * values) ** (-1 / p)) @ V.mT
+        # Rounding A moves eigenvalues by 9 eps of the largest, eight times the least.
+        assert torch.linalg.matrix_norm(B - expected) <= 8 * 9 * eps * torch.linalg.matrix_norm(expected)
+    assert torch.allclose(
+        matfn.inv(A, method=method).double(), torch.linalg.pinv(A.double(), rtol=1e-5), rtol=100 * eps
+    )
+    assert not matfn.inv_sqrtm(torch.zeros(3, 3, dtype=dtype), method=method).any()
+    with pytest.raises(matfn.SpectrumError, match="-1 of the largest"):
+        matfn.inv_sqrtm(-A, method=method)
+    with pytest.raises(ValueError, match="singular must be"):
+        matfn.Exact(singular="pseudo")

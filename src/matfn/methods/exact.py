@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..checks import check_spectrum
 from ..errors import SpectrumError
 from ..target import Target
 from .newton_sign import newton_sign, peak_of
+from .spectral import power, pseudo_power
 
 __all__ = ["Exact"]
 
@@ -21,10 +21,21 @@ class Exact:
     (an eigh in float32 loses the small eigenvalues), at about twice the time.
 
     polar: SVD, on the range: singular values up to max(m, n) eps sigma_1 count as zero, with the eps of the input, and
-    rows and columns of exact zeros stay exactly zero. Roots: eigh; an eigenvalue up to eps times the largest counts as
-    zero. Inverse: LU. sign: eigh, or for a non-symmetric matrix Newton's iteration with norm scaling, which unlike an
-    eigendecomposition also copes with defective matrices.
+    rows and columns of exact zeros stay exactly zero. Roots: eigh. Inverse: LU. sign: eigh, or for a non-symmetric
+    matrix Newton's iteration with norm scaling, which unlike an eigendecomposition also copes with defective matrices.
+
+    Attributes:
+        singular: What an inverse or an inverse root of a singular matrix is. "refuse": an error; an eigenvalue up to
+            eps times the largest counts as zero. "pseudo-inverse": zero on the null space (the Moore-Penrose inverse
+            and its roots); n eps times the largest counts as zero. It has no derivative at a singular matrix.
     """
+
+    singular: str = "refuse"
+
+    def __post_init__(self) -> None:
+        """Refuse another word."""
+        if self.singular not in ("refuse", "pseudo-inverse"):
+            raise ValueError(f'singular must be "refuse" or "pseudo-inverse", got {self.singular!r}')
 
     def evaluate(self, target: Target, A: Tensor) -> Tensor:
         """The function `target` of each matrix of A, (b, m, n).
@@ -34,14 +45,18 @@ class Exact:
         """
         eps = torch.finfo(A.dtype).eps
         A = A.to(torch.float64)
-        match target.name:
-            case "polar":
+        match target.name, self.singular:
+            case "polar", _:
                 return _polar(A, eps)
-            case "sign":
+            case "sign", _:
                 return _sign(A, eps)
-            case "inv":
+            case "inv", "refuse":
                 return _inverse(A)
-        return _power(A, eps, target)
+            case "inv", _:
+                return torch.linalg.pinv(A / peak_of(A), rtol=A.shape[-1] * eps) / peak_of(A)
+            case _, "refuse":
+                return power(A, eps, target)
+        return pseudo_power(A, A.shape[-1] * eps, target)
 
 
 def _polar(A: Tensor, eps: float) -> Tensor:
@@ -52,14 +67,6 @@ def _polar(A: Tensor, eps: float) -> Tensor:
     U = (W * (sigma > tolerance).unsqueeze(-2)) @ Vh
     live = A != 0
     return U * live.any(-1, keepdim=True) * live.any(-2, keepdim=True)
-
-
-def _power(A: Tensor, eps: float, target: Target) -> Tensor:
-    """A^h for symmetric positive (semi)definite A by eigh; h is the homogeneity of the target."""
-    peak = peak_of(A)
-    values, V = torch.linalg.eigh(A / peak)
-    check_spectrum(values, target, eps, A.shape[-1] * eps)
-    return (V * values.clamp(min=0).pow(target.homogeneity).unsqueeze(-2)) @ V.mT * peak**target.homogeneity
 
 
 def _inverse(A: Tensor) -> Tensor:
