@@ -1,5 +1,6 @@
 """Schedule: a finished list of steps with its exponent, interval and source; it is itself a method."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,8 @@ from .step import Polynomial, Step
 __all__ = ["Schedule"]
 
 Scalar = TypeVar("Scalar", float, np.ndarray, Tensor)
+
+_DIVERGED = 1e3  # no step of a convergent schedule maps anything there; powers of what does overflow
 
 
 @dataclass(frozen=True)
@@ -116,14 +119,18 @@ class Schedule:
         """After each step, the exact image [least, greatest] of [lower, 1] in s.
 
         One step maps an interval onto an interval whose ends are values at its own ends or at critical points inside,
-        so the composition needs no sampling.
+        so the composition needs no sampling. A schedule that diverges in double precision (many steps without safety)
+        ends at (-inf, inf).
         """
         low, high = self.lower, 1.0
         images = []
         for row in self.rows:
-            s = np.concatenate([[low, high], row.critical(self.p, low, high)])
-            values = s * row(s**self.p)
-            low, high = float(values.min()), float(values.max())
+            if high < math.inf:
+                s = np.concatenate([[low, high], row.critical(self.p, low, high)])
+                values = s * row(s**self.p)
+                low, high = float(values.min()), float(values.max())
+            if not -_DIVERGED < low <= high < _DIVERGED:
+                low, high = -math.inf, math.inf
             images.append((low, high))
         return tuple(images)
 

@@ -92,3 +92,10 @@ def test_a_schedule_written_by_hand():
     mine = Schedule(rows, 2, 0.1, "written by hand in a test")
     assert mine(0.5) == pytest.approx(NewtonSchulz(degree=3, steps=3).schedule(2)(0.5), abs=1e-15)
     assert mine.errors() == pytest.approx([1 - 0.1495, 1 - 0.22257919, 1 - 0.3283554], abs=1e-6)
+
+
+def test_a_schedule_that_diverges_says_so():
+    """Without safety, values one rounding above the upper end are thrown farther out at each of many steep steps."""
+    errors = PolarExpress(steps=25, lower=1e-3, cushion=0.0, safety=1.0).schedule(8).errors()
+    assert errors[-1] == float("inf")
+    assert PolarExpress(steps=25, lower=1e-3, cushion=0.0).schedule(8).error() <= 1e-12
