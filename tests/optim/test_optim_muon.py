@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from matfn import Exact, PolarExpress, Tuned, orthogonalize
+from matfn import QDWH, Exact, PolarExpress, Tuned, ZoloPD, orthogonalize
 from matfn.optim import SCALES, MatrixOptimizer, Muon, jordan, plan
 from matfn.optim.layout import convolution, linear, stack, transposed, transposed_convolution
 
@@ -334,3 +334,11 @@ def test_iteration_is_in_bfloat16_unless_weights_are_float64(dtype, usual):
     wide = torch.promote_types(dtype, torch.float32)
     assert torch.equal(moved, orthogonalize(g.to(wide), precision=usual).to(dtype))
     assert usual == wide or not torch.equal(moved, orthogonalize(g.to(wide)).to(dtype))
+
+
+@pytest.mark.parametrize("method", [QDWH(), ZoloPD()])
+def test_methods_that_are_more_than_products_are_not_cut_to_half_precision(method):
+    p, g = nn.Parameter(torch.zeros(16, 24)), gaussian(16, 24, seed=1)
+    [moved] = take(Muon([p], lr=1.0, momentum=0.0, method=method), [p], [g])
+    assert torch.equal(moved, orthogonalize(g, method=method))
+    assert torch.linalg.matrix_norm(moved @ moved.mT - torch.eye(16)) <= 100 * 2**-23

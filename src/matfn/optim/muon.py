@@ -13,6 +13,7 @@ from torch import Tensor
 from ..checks import check_precision
 from ..functions import orthogonalize
 from ..method import Evaluation, Iteration, Method, Scheduled
+from ..methods import PolarExpress
 from .base import MatrixOptimizer
 from .buckets import Bucket
 from .scale import Scale
@@ -47,7 +48,8 @@ class Muon(MatrixOptimizer):
             n). Of each block where a parameter is cut.
         method: how the polar factor is computed, a value of `matfn.METHODS`; None is `PolarExpress()`.
         precision: dtype in which the iteration runs. None is bfloat16, as in every Muon (1 % of the update's norm is
-            rounding then, where five steps leave 10 %), and float64 for float64 weights; torch.float32 costs 4 times
+            rounding then, where five steps leave 10 %), but float32 for `QDWH` and the like, which are more than
+            products, and float64 for float64 weights; torch.float32 costs 4 times
             the time on a CPU with bfloat16 arithmetic, and is faster on one without.
         rest: options of torch.optim.AdamW for the rest, e.g. ``dict(lr=3e-4, weight_decay=0.1)``; None takes AdamW's
             own defaults (lr 1e-3, weight_decay 1e-2). Under a plan, norms, biases and other vectors are not decayed.
@@ -109,5 +111,11 @@ class Muon(MatrixOptimizer):
         """The polar factor of each matrix of the stack ``(b, m, n)``."""
         if isinstance(self.method, Evaluation):
             return orthogonalize(stack, method=self.method)
-        usual = torch.bfloat16 if stack.dtype is torch.float32 else stack.dtype
-        return orthogonalize(stack, method=self.method, precision=self.precision or usual)
+        return orthogonalize(stack, method=self.method, precision=self.precision or self._usual(stack.dtype))
+
+    def _usual(self, dtype: torch.dtype) -> torch.dtype | None:
+        """bfloat16, where momentum is float32 and the method has a half-precision form (products alone)."""
+        method = PolarExpress() if self.method is None else self.method
+        iteration = method.schedule(2) if isinstance(method, Scheduled) else method
+        form = getattr(iteration, "precision", lambda half: half)(torch.bfloat16)
+        return torch.bfloat16 if dtype is torch.float32 and form is torch.bfloat16 else None
