@@ -110,7 +110,7 @@ def polar_factor(A: Tensor, factor: str, method: Method, generator: Generator | 
     scaled, _ = prescale(A.reshape(-1, *A.shape[-2:]))
     flat = U.reshape(scaled.shape)
     if factor == "complete":
-        flat = completed(flat)
+        flat = completed(flat, scaled)
     elif not isinstance(method, Evaluation):  # which knows the singular values, and has cut them off
         flat = on_the_range_if_deficient(flat, scaled)
     return flat.reshape(A.shape)

@@ -7,10 +7,11 @@ from torch import Tensor
 
 from .family import Family
 
-__all__ = ["blocks", "least", "moments"]
+__all__ = ["blocks", "least", "least_of_any_size", "moments"]
 
 _GRID = 33  # points; the loss has degree 2p, and three Newton steps from the best point reach its minimum
 _NEWTON = 3
+_SCALES = (1.0, 1e-4, 1e-8, 1e-12)
 
 
 def blocks(product: Callable[[Tensor], Tensor], W: Tensor, family: Family) -> list[Tensor]:
@@ -69,6 +70,25 @@ def least(m: Tensor, low: float, high: float) -> Tensor:
         step = torch.where(bend > 0, _horner(slope, a) / torch.where(bend > 0, bend, 1.0), 0.0)
         a = (a - step.clamp(-spacing, spacing)).clamp(low, high)
     return a.squeeze(-1)
+
+
+def least_of_any_size(m: Tensor) -> Tensor:
+    """The a in [0, 1] for which m_1 a + m_2 a^2 + ... is least, (b,), be it of order 1 or 1e-16.
+
+    An equispaced grid of a would take a best value below its spacing for 0 and stay there. So the search is in b with
+    a = scale b^4, which resolves four decades, for scales four decades apart; the best of these is taken.
+
+    Args:
+        m: (b, 2p), as `moments` gives them.
+    """
+    loss = [m[..., i : i + 1] for i in range(m.shape[-1])]
+    power = torch.arange(1, m.shape[-1] + 1, dtype=m.dtype, device=m.device)
+    found = []
+    for scale in _SCALES:
+        spread = torch.stack([torch.zeros_like(m)] * 3 + [m * scale**power], -1).flatten(-2)
+        found.append(scale * least(spread, 0.0, 1.0) ** 4)
+    a = torch.stack(found, -1)
+    return a.gather(-1, (_horner(loss, a) * a).argmin(-1, keepdim=True)).squeeze(-1)
 
 
 def _horner(coefficients: list[Tensor], a: Tensor) -> Tensor:

@@ -53,15 +53,20 @@ def on_the_range_if_deficient(U: Tensor, A: Tensor) -> Tensor:
     return on_the_range(U, A) if bool((info != 0).any()) else U
 
 
-def completed(U: Tensor) -> Tensor:
-    """The orthonormal rows or columns W V^T next to U = W diag(s) V^T: some basis of the null spaces joins the factor.
+def completed(U: Tensor, A: Tensor) -> Tensor:
+    """U with some basis of the null spaces of A joined: singular values of 1 where A has none, and U elsewhere.
 
-    Where U is orthonormal already, to sqrt(eps), it is returned as it is.
+    Where U is orthonormal already, to sqrt(eps), it is returned as it is. A factor that has not converged stays so.
+
+    Args:
+        U: (b, m, n), the factor that a method reached.
+        A: The same shape and dtype, scaled to Frobenius norm 1.
     """
     n = min(U.shape[-2:])
     G = U.mT @ U if U.shape[-2] >= U.shape[-1] else U @ U.mT
     defect = torch.linalg.matrix_norm(G - torch.eye(n, dtype=U.dtype, device=U.device))
     if bool((defect <= torch.finfo(U.dtype).eps ** 0.5).all()):
         return U
-    W, _, Vh = torch.linalg.svd(U, full_matrices=False)
-    return W @ Vh
+    W, s, Vh = torch.linalg.svd(on_the_range_if_deficient(U, A), full_matrices=False)
+    null = s <= max(U.shape[-2:]) * torch.finfo(U.dtype).eps
+    return (W * torch.where(null, 1.0, s).unsqueeze(-2)) @ Vh

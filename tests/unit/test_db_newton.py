@@ -55,3 +55,19 @@ def test_inverse_roots(p):
 def test_arguments(keywords):
     with pytest.raises(ValueError, match="must be"):
         DBNewton(**keywords)
+
+
+@pytest.mark.parametrize("p", [2, 4, 8])
+@pytest.mark.parametrize("condition", [1e6, 1e8, 1e10])
+def test_one_small_eigenvalue_is_not_lost(p, condition):
+    """The best weight is then about condition^(1/p - 1), far below the spacing of any grid of weights."""
+    values = torch.ones(16, dtype=torch.float64)
+    values[-1] = 1 / condition
+    Q = torch.linalg.qr(torch.randn(16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)).Q
+    A = (Q * values) @ Q.mT
+    A = (A + A.mT) / 2
+    expected = matfn.inv_rootm(A, p)
+    found = matfn.inv_rootm(A, p, method=matfn.DBNewton(steps=15))
+    # The inverse of M loses condition * eps, and each of the steps a little of it.
+    allowed = 15 * 16 * condition * 2**-52
+    assert torch.linalg.matrix_norm(found - expected) <= allowed * torch.linalg.matrix_norm(expected)

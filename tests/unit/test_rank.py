@@ -228,3 +228,18 @@ def test_the_pseudo_inverse_root_on_request(dtype, scale):
         matfn.inv_sqrtm(-A, method=method)
     with pytest.raises(ValueError, match="singular must be"):
         matfn.Exact(singular="pseudo")
+
+
+@pytest.mark.parametrize("method", [matfn.PolarExpress(), matfn.NewtonSchulz(steps=2)])
+def test_completion_touches_the_null_space_alone(method):
+    """What has not converged is not made to look as if it had."""
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(16, 8, generator=generator, dtype=torch.float64)
+    assert torch.allclose(
+        matfn.polar(X, method=method).U, matfn.polar(X, factor="complete", method=method).U, atol=1e-14
+    )
+    X[:, 6:] = X[:, :2]
+    reached = torch.linalg.svdvals(matfn.polar(X, method=method).U)
+    completed = torch.linalg.svdvals(matfn.polar(X, factor="complete", method=method).U)
+    expected = torch.cat([reached[:6], torch.ones(2, dtype=torch.float64)]).sort(descending=True).values
+    assert torch.allclose(completed, expected, atol=1e-13)

@@ -20,7 +20,7 @@ class Implicit(torch.autograd.Function):
 
     The pullback is written in differentiable operations of A and the outputs, among them `Implicit` itself and
     `RootEquation`. Both are saved as they are in the graph, so derivatives of every order follow from the one formula.
-    Only reverse mode: there is no jvp.
+    Only reverse mode: jvp says so.
     """
 
     @staticmethod
@@ -53,6 +53,14 @@ class Implicit(torch.autograd.Function):
             return None, None, None, None
         with without_autocast(A):
             return ctx.pullback(A, tuple(outputs), gradients), None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        """Refused: there is no forward mode."""
+        raise NotImplementedError(
+            "matfn has derivatives in reverse mode alone, of every order: take torch.func.jacrev for jacfwd, and "
+            "jacrev(jacrev(f)) for hessian(f)"
+        )
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:

@@ -66,7 +66,9 @@ def schedule_table(spec: str, p: int = 2) -> ScheduleTable:
         method = matfn.method(spec)
         plan = getattr(method, "schedule", None)
         if plan is None:
-            raise LabError(f"{spec!r} has no schedule: it takes no polynomial steps; see `matfn methods`")
+            raise LabError(
+                f"{spec!r} has no schedule: its steps depend on the matrix, or it takes none; see `matfn methods`"
+            )
         schedule = plan(p)
     except (ValueError, TypeError) as error:
         raise LabError(str(error)) from None

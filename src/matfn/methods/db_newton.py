@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..fit import least, moments
+from ..fit import least_of_any_size, moments
 from ..kernels import Products
 from ..residual import Residual
 from ..step import multiplied
@@ -90,8 +90,5 @@ class DBNewton:
         for j in range(2, residual.p + 1):
             D = inverse @ (D - M @ D)
             C.append(-comb(residual.p, j) * D)
-        m = moments(C)
-        # In b with a = b^4, since the best a is about m^(1 - 1/p), which an equispaced grid of a would miss.
-        spread = torch.stack([torch.zeros_like(m)] * 3 + [m], -1).flatten(-2)
-        a = least(spread, 0.0, 1.0)[:, None, None] ** 4
+        a = least_of_any_size(moments(C))[:, None, None]  # the best is about m^(1 - 1/p) for the least eigenvalue m
         return Inverting(a.to(residual.wide.dtype), inverse.to(residual.wide.dtype))
