@@ -342,3 +342,20 @@ def test_methods_that_are_more_than_products_are_not_cut_to_half_precision(metho
     [moved] = take(Muon([p], lr=1.0, momentum=0.0, method=method), [p], [g])
     assert torch.equal(moved, orthogonalize(g, method=method))
     assert torch.linalg.matrix_norm(moved @ moved.mT - torch.eye(16)) <= 100 * 2**-23
+
+
+def test_stacks_are_bounded_and_the_bound_changes_nothing(monkeypatch):
+    grads = [gaussian(6, 8, seed=i) for i in range(7)]
+
+    def moved():
+        params = [nn.Parameter(torch.zeros(6, 8)) for _ in grads]
+        optimizer = Muon(params, lr=1.0, method=Exact())
+        return take(optimizer, params, grads), [bucket.shape[0] for bucket in optimizer._buckets]
+
+    together, one = moved()
+    monkeypatch.setattr("matfn.optim.buckets._ENTRIES", 3 * 48)
+    apart, several = moved()
+    assert one == [7]
+    assert several == [3, 3, 1]
+    # One matrix at a time or several: LAPACK's order of operations is the same, batched products' may not be.
+    assert all(torch.allclose(a, b, rtol=0, atol=16 * 2**-23) for a, b in zip(together, apart, strict=True))
