@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from matfn.optim import SCALES, Layout, jordan, moonlight, spectral
+from matfn.optim import SCALES, Layout, jordan, moonlight, spectral, unit
 from matfn.optim.buckets import fill_buckets
 from matfn.optim.layout import (
     convolution,
@@ -107,4 +107,6 @@ def test_scales():
     assert jordan(16, 64) == 1
     assert spectral(16, 64) == 0.5
     assert moonlight(16, 64) == pytest.approx(1.6)
-    assert list(SCALES.items()) == [("jordan", jordan), ("spectral", spectral), ("moonlight", moonlight)]
+    assert unit(256, 144) == 1
+    named = [("jordan", jordan), ("spectral", spectral), ("moonlight", moonlight), ("unit", unit)]
+    assert list(SCALES.items()) == named

@@ -230,9 +230,9 @@ def test_buckets_are_computed_once_and_again_when_the_gradients_change():
     p, q = parameter(6, 8), parameter(6, 8, seed=1)
     optimizer = Counting([p, q])
     take(optimizer, [p, q], [gaussian(6, 8)] * 2)
-    first = optimizer._buckets
+    first = optimizer._active.buckets
     take(optimizer, [p, q], [gaussian(6, 8)] * 2)
-    assert optimizer._buckets is first
+    assert optimizer._active.buckets is first
     take(optimizer, [p, q], [gaussian(6, 8), None])
     assert optimizer.stacks == [(2, 6, 8), (2, 6, 8), (1, 6, 8)]
 
@@ -350,7 +350,7 @@ def test_stacks_are_bounded_and_the_bound_changes_nothing(monkeypatch):
     def moved():
         params = [nn.Parameter(torch.zeros(6, 8)) for _ in grads]
         optimizer = Muon(params, lr=1.0, method=Exact())
-        return take(optimizer, params, grads), [bucket.shape[0] for bucket in optimizer._buckets]
+        return take(optimizer, params, grads), [bucket.shape[0] for bucket in optimizer._active.buckets]
 
     together, one = moved()
     monkeypatch.setattr("matfn.optim.buckets._ENTRIES", 3 * 48)

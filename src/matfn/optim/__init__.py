@@ -4,7 +4,7 @@ from .base import MatrixOptimizer
 from .layout import Layout
 from .muon import Muon
 from .plan import Entry, Plan, PlanError, plan
-from .scale import SCALES, jordan, moonlight, spectral
+from .scale import SCALES, jordan, moonlight, spectral, unit
 
 __all__ = [
     "SCALES",
@@ -18,4 +18,5 @@ __all__ = [
     "moonlight",
     "plan",
     "spectral",
+    "unit",
 ]

@@ -1,34 +1,39 @@
 """MatrixOptimizer: what every optimizer of matrices shares. A subclass supplies `direction(bucket, stack)`.
 
-One step, for the parameters whose rule is "matrix":
+One step, for the parameters whose rule is "matrix", bucket by bucket of equal (m, n):
 
-    gradient -> momentum (float32, on the parameter's own shape) -> gather into buckets of equal (m, n) -> direction
-             -> scale -> weight decay and update of the parameter, in place
+    collect: gradient -> momentum (float32, on the parameter's own shape) -> a stack (b, m, n) -> direction
+             -> scale, weight decay and update of the parameter, in place (update.py)
 
 and for the rest torch's AdamW (rest.py). Everything is one torch optimizer: one list of groups, one state, one state
 dict. Gradients are only read. Hyperparameters live in the groups, where schedulers look for them; objects (methods,
-layouts, a scale function) live on the optimizer, because groups end in the state dict.
+layouts, a scale function) live on the optimizer, because groups end in the state dict. State of a subclass's own is
+named in `state_like`, which checkpoints are checked against, and reached by `state_of`.
 """
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, overload
 
 import torch
 from torch import Tensor
 
-from . import checkpoint, foreach
-from .buckets import Bucket, check_gradients, check_state, fill_buckets, working_dtype
-from .groups import RULES, as_groups, check_parameters, layouts_for, named
+from . import checkpoint
+from .active import Active
+from .buckets import Bucket, Slot, working_dtype
+from .groups import RULES, as_groups, check_parameters, check_rest_used, layouts_for, named
 from .layout import Layout
+from .momentum import averaged
 from .options import check_options, check_scale, check_values
 from .rest import OPTIONS as REST_OPTIONS
 from .rest import RestRule, StateLike
 from .scale import SCALES, Scale
+from .state import COUNTER, count, make_state
+from .update import move
 
-__all__ = ["MatrixOptimizer"]
+__all__ = ["COUNTER", "MOMENTUM", "MatrixOptimizer"]
 
 MOMENTUM = "momentum_buffer"
+Observer = Callable[[Bucket, Tensor], None]
 
 
 class MatrixOptimizer(torch.optim.Optimizer):
@@ -38,8 +43,12 @@ class MatrixOptimizer(torch.optim.Optimizer):
         params: a Plan, or an iterable of tensors, (name, tensor) pairs or dict groups. A group may say
             ``"rule": "matrix"`` (the default) or ``"adamw"``, and ``"layout"``: a function of the shape, or one
             Layout per parameter.
-        defaults: options of matrix groups; must hold lr, momentum, nesterov, weight_decay, cautious and scale.
+        defaults: options of matrix groups; must hold lr, weight_decay, cautious and scale, and momentum and nesterov
+            unless the subclass overrides `collect`.
         rest: options of torch.optim.AdamW for the adamw groups; None takes AdamW's own defaults.
+
+    Attributes:
+        observers: functions of (bucket, direction), called in order before the weights move; they must change neither.
 
     Raises:
         ValueError: an option out of range, misspelt or unused; a matrix parameter that is no matrix; a name used twice.
@@ -53,24 +62,33 @@ class MatrixOptimizer(torch.optim.Optimizer):
         self.layouts: dict[Tensor, Layout] = {}
         self.scales: dict[str, Scale] = dict(SCALES)
         self.rest = RestRule(rest)
-        self._drop_buckets()
+        self.observers: list[Observer] = []
+        self._active = Active()
         if not isinstance(defaults["scale"], str):
             check_scale(defaults["scale"], ())
             self.scales["custom"] = defaults["scale"]
             defaults = {**defaults, "scale": "custom"}
         super().__init__(as_groups(params, type(self).__name__), defaults)
-        if rest is not None and not hasattr(params, "groups") and all(g["rule"] == "matrix" for g in self.param_groups):
-            raise ValueError(
-                "rest= was given, but no parameter would use it: every group has the matrix rule. Pass plan(model), or "
-                'mark the groups of embeddings, head, norms and biases with "rule": "adamw", or drop rest=.'
-            )
+        if rest is not None and not hasattr(params, "groups"):
+            check_rest_used(self.param_groups)
+
+    def collect(self, bucket: Bucket) -> Tensor:
+        """Take in the gradients of a bucket, and stack what the direction is computed from; here the momentum.
+
+        Args:
+            bucket: its slots give gradients (to be read only), groups and state.
+
+        Returns:
+            ``(b, m, n)`` in the bucket's dtype, the caller's to overwrite.
+        """
+        return averaged(bucket, self.param_groups, lambda slot: self.state_of(slot, MOMENTUM))
 
     def direction(self, bucket: Bucket, stack: Tensor) -> Tensor:
         """The update direction of each matrix of a bucket, before scale and learning rate.
 
         Args:
             bucket: whose matrices they are; a subclass with state of its own finds it by ``bucket.slots``.
-            stack: ``(b, m, n)``, the momentum; may be overwritten.
+            stack: ``(b, m, n)``, what `collect` returned; may be overwritten.
 
         Returns:
             Shape, dtype and device of `stack`. The parameters move against it.
@@ -78,10 +96,33 @@ class MatrixOptimizer(torch.optim.Optimizer):
         raise NotImplementedError(f"{type(self).__name__} must define direction(bucket, stack).")
 
     def state_like(self, param: Tensor, group: Mapping[str, Any]) -> StateLike:
-        """Shape and dtype of each state tensor of a parameter; a subclass with more state extends the matrix case."""
+        """Shape and dtype of each state tensor of a parameter; a subclass overrides the matrix case.
+
+        ``COUNTER: ((), None)`` asks for the number of steps that the parameter has made, this one included: a 0-d
+        tensor on the host, as torch's AdamW has it.
+        """
         if group["rule"] == "adamw":
             return self.rest.state_like(param, group)
         return {MOMENTUM: (tuple(param.shape), working_dtype(param))}
+
+    def state_of(self, slot: Slot, key: str) -> Tensor:
+        """The state tensor `key` of a slot's parameter, whole; zeros as `state_like` describes if it is not there yet.
+
+        Momentum and the like are float32 at least: half precision would lose small gradients.
+        """
+        state = self.state[slot.param]
+        if key not in state:
+            make_state(state, slot.param, self.state_like(slot.param, self.param_groups[slot.group]))
+        return state[key]
+
+    def check_group(self, group: Mapping[str, Any], where: str) -> None:
+        """Refuse option values of a group that are out of range; a subclass with options of its own extends it.
+
+        Raises:
+            ValueError: naming the option, its value and its range.
+            TypeError: naming the option, its value and the type wanted.
+        """
+        check_values(group, where, scales=self.scales)
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -109,8 +150,13 @@ class MatrixOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self.rest.adopt_momentum(self.param_groups)
-        for bucket in self._current_buckets():
-            self._apply(bucket, self.direction(bucket, self._gather(bucket)))
+        self._active.refresh(self.param_groups, self.layouts, self.state, self.state_like)
+        count(self.state[param] for param in self._active.counted)
+        for bucket in self._active.buckets:
+            direction = self.direction(bucket, self.collect(bucket))
+            for observe in self.observers:
+                observe(bucket, direction)
+            move(bucket, self.param_groups, self.scales, direction)
         self.rest.step([group for group in self.param_groups if group["rule"] == "adamw"], self.state)
         return loss
 
@@ -134,7 +180,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         check_parameters(names, params, taken, rule)
         group.pop("param_names", None)
         group |= {key: value for key, value in own.items() if key not in group}
-        check_values(group, f"group {index}", scales=self.scales)
+        self.check_group(group, f"group {index}")
         if layouts:
             check_scale(self.scales[group["scale"]], layouts)
         group["params"] = list(zip(names, params, strict=True))
@@ -166,9 +212,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         saved = dict(state_dict)
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             saved = before(self, saved) or saved
-        checkpoint.load(
-            saved, self.param_groups, self.state, self.state_like, partial(check_values, scales=self.scales)
-        )
+        checkpoint.load(saved, self.param_groups, self.state, self.state_like, self.check_group)
         for after in self._optimizer_load_state_dict_post_hooks.values():
             after(self)
 
@@ -178,70 +222,5 @@ class MatrixOptimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.defaults.pop("differentiable", None)  # torch adds it for its own optimizers; it is no option here
-        self._drop_buckets()
-
-    def _gather(self, bucket: Bucket) -> Tensor:
-        """Update the momentum of a bucket's blocks and stack what the direction is computed from, ``(b, m, n)``."""
-        stack = torch.empty(bucket.shape, dtype=bucket.dtype, device=bucket.device)
-        for index, slots in bucket.by_group().items():
-            group = self.param_groups[index]
-            momentum = float(group["momentum"])
-            gathered = [slot.place(stack) for slot in slots]
-            buffers = [slot.read(self._momentum(slot.param)) for slot in slots]
-            foreach.copy_(gathered, [slot.gradient() for slot in slots])
-            foreach.lerp_(buffers, gathered, 1 - momentum)
-            if group["nesterov"]:
-                foreach.lerp_(gathered, buffers, momentum)
-            else:
-                foreach.copy_(gathered, buffers)
-        return stack
-
-    def _apply(self, bucket: Bucket, direction: Tensor) -> None:
-        """Decay and move the parameters of a bucket: p <- (1 - lr wd) p - lr scale direction, rounded once."""
-        _, m, n = bucket.shape
-        direction = direction.contiguous()
-        for index, slots in bucket.by_group().items():
-            group = self.param_groups[index]
-            lr, decay = float(group["lr"]), float(group["lr"]) * float(group["weight_decay"])
-            updates = [slot.place(direction) for slot in slots]
-            weights = [slot.read(slot.param) for slot in slots]
-            # Half-precision weights are moved in float32: in bfloat16 1 - lr wd is 1, and decay would do nothing.
-            moved = [weight.to(bucket.dtype) for weight in weights]
-            if decay and group["cautious"]:
-                for weight, update in zip(moved, updates, strict=True):
-                    weight.addcmul_(weight, (weight * update >= 0).to(weight.dtype), value=-decay)
-            elif decay:
-                foreach.mul_(moved, 1 - decay)
-            foreach.add_(moved, updates, -lr * self.scales[group["scale"]](m, n))
-            rounded = [(weight, move) for weight, move in zip(weights, moved, strict=True) if weight is not move]
-            if rounded:
-                foreach.copy_([weight for weight, _ in rounded], [move for _, move in rounded])
-
-    def _momentum(self, param: Tensor) -> Tensor:
-        """The momentum of a parameter, of its shape, in float32 at least: half precision would lose small gradients."""
-        state = self.state[param]
-        if MOMENTUM not in state:
-            state[MOMENTUM] = torch.zeros_like(param, dtype=working_dtype(param))
-        return state[MOMENTUM]
-
-    def _current_buckets(self) -> tuple[Bucket, ...]:
-        """The buckets of the parameters that have a gradient now; computed anew only when that set changes."""
-        active = [(i, p) for i, group in enumerate(self.param_groups) for p in group["params"] if p.grad is not None]
-        matrices = [member for member in active if self.param_groups[member[0]]["rule"] == "matrix"]
-        check_gradients(matrices, self._name)
-        key = tuple((index, id(param), param.dtype, param.device) for index, param in active)
-        if key != self._bucket_key:
-            for index, param in active:
-                expected = self.state_like(param, self.param_groups[index])
-                check_state(self.state.get(param, {}), param, expected, partial(self._name, index, param))
-            self._buckets = fill_buckets((index, param, self.layouts[param]) for index, param in matrices)
-            self._bucket_key = key
-        return self._buckets
-
-    def _drop_buckets(self) -> None:
-        self._bucket_key: tuple[Any, ...] | None = None
-        self._buckets: tuple[Bucket, ...] = ()
-
-    def _name(self, index: int, param: Tensor) -> str:
-        group = self.param_groups[index]
-        return next(n for n, p in zip(group["param_names"], group["params"], strict=True) if p is param)
+        self.observers = []
+        self._active = Active()

@@ -4,20 +4,20 @@ A model has hundreds of small matrices of a handful of shapes. Orthogonalizing t
 batched call per shape is not. The plan is pure bookkeeping: it holds no data, only who sits where in which stack.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from . import foreach
 from .layout import Layout
 
 # 16 MB in float32: on a CPU larger stacks leave the cache between the passes over them (a step of GPT-2 small takes a
 # third longer), on any device they only cost memory, because the products of such matrices fill it one at a time.
 _ENTRIES = 2**22
 
-__all__ = ["Bucket", "Slot", "check_gradients", "check_state", "fill_buckets", "working_dtype"]
+__all__ = ["Bucket", "Slot", "check_gradients", "fill_buckets", "working_dtype"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +82,15 @@ class Bucket:
             found.setdefault(slot.group, []).append(slot)
         return found
 
+    def gather(self, block: Callable[[Slot], Tensor]) -> Tensor:
+        """A new stack ``(b, m, n)`` in the bucket's dtype of ``block(slot)``, views as `Slot.read` gives them.
+
+        ``bucket.gather(Slot.gradient)`` are the gradients.
+        """
+        stack = torch.empty(self.shape, dtype=self.dtype, device=self.device)
+        foreach.copy_([slot.place(stack) for slot in self.slots], [block(slot) for slot in self.slots])
+        return stack
+
 
 def working_dtype(param: Tensor) -> torch.dtype:
     """The dtype of momentum and direction: float32, or the parameter's own where that is wider."""
@@ -132,36 +141,4 @@ def check_gradients(members: Iterable[tuple[int, Tensor]], name: Callable[[int, 
             raise RuntimeError(
                 f"parameter {name(index, param)!r} has a {kind} gradient; the matrix rule needs a dense real "
                 'one. Give it the rule "adamw" in a group of its own, or make the gradient dense.'
-            )
-
-
-def check_state(
-    state: Mapping[str, Any],
-    param: Tensor,
-    expected: Mapping[str, tuple[tuple[int, ...], torch.dtype | None]],
-    name: Callable[[], str],
-) -> None:
-    """Refuse state that was made for the parameter before it was converted or moved.
-
-    Casting it in passing would hide that the model changed under the optimizer, and round a float64 momentum.
-
-    Args:
-        state: the parameter's, empty before its first step.
-        param: the parameter as it is now.
-        expected: shape and dtype (None: any) of each state tensor.
-        name: gives the parameter's name, for the message.
-
-    Raises:
-        RuntimeError: naming the parameter, what it is now and what its state is.
-    """
-    for key, (shape, dtype) in expected.items():
-        held = state.get(key)
-        if held is None or dtype is None:  # a counter may stay on the host
-            continue
-        if (held.dtype, held.device, tuple(held.shape)) != (dtype, param.device, shape):
-            raise RuntimeError(
-                f"parameter {name()!r} is now {param.dtype} on {param.device} and needs its {key!r} in {dtype} there, "
-                f"but holds it in {held.dtype} on {held.device}: the model was converted or moved after the optimizer "
-                "had stepped. Convert first and then make the optimizer; or cast the state, once, by "
-                "optimizer.load_state_dict(optimizer.state_dict())."
             )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .layout import Layout, linear
 
-__all__ = ["RULES", "as_groups", "check_parameters", "layouts_for", "named"]
+__all__ = ["RULES", "as_groups", "check_parameters", "check_rest_used", "layouts_for", "named"]
 
 RULES = ("matrix", "adamw")
 
@@ -127,3 +127,16 @@ def check_parameters(names: Sequence[str], params: Sequence[Tensor], taken: set[
             raise TypeError(f"parameter {name!r} is {param.dtype}; the matrix rule needs a real floating-point dtype.")
         taken = taken | {name}
         seen[id(param)] = name
+
+
+def check_rest_used(groups: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse options for the rest where there is none.
+
+    Raises:
+        ValueError: every group has the matrix rule.
+    """
+    if all(group["rule"] == "matrix" for group in groups):
+        raise ValueError(
+            "rest= was given, but no parameter would use it: every group has the matrix rule. Pass plan(model), or "
+            'mark the groups of embeddings, head, norms and biases with "rule": "adamw", or drop rest=.'
+        )

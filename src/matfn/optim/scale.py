@@ -10,7 +10,7 @@ inputs.
 import math
 from collections.abc import Callable
 
-__all__ = ["SCALES", "Scale", "jordan", "moonlight", "spectral"]
+__all__ = ["SCALES", "Scale", "jordan", "moonlight", "spectral", "unit"]
 
 Scale = Callable[[int, int], float]
 
@@ -60,4 +60,14 @@ def moonlight(m: int, n: int) -> float:
     return 0.2 * math.sqrt(max(m, n))
 
 
-SCALES: dict[str, Scale] = {"jordan": jordan, "spectral": spectral, "moonlight": moonlight}
+def unit(m: int, n: int) -> float:
+    """No scale: 1. For directions that have a size of their own, as those of PolarGrad, Shampoo and SOAP.
+
+    Args:
+        m: outputs (rows), at least 1.
+        n: inputs (columns), at least 1.
+    """
+    return 1.0
+
+
+SCALES: dict[str, Scale] = {"jordan": jordan, "spectral": spectral, "moonlight": moonlight, "unit": unit}
