@@ -187,3 +187,23 @@ def test_refusals(arguments, message):
 def test_square_functions_need_square_matrices():
     with pytest.raises(ValueError, match="sqrt takes square matrices"):
         matfn.certify(torch.ones(2, 3), torch.ones(2, 3), of="sqrt")
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@every_square_function
+def test_the_residual_alone_is_the_same_residual(of, p, exact):
+    A, B, _ = solved(of, p)
+    if of == "sign":
+        with pytest.raises(ValueError, match="only must be"):
+            matfn.certify(A, B, of=of, p=p, only="residual")
+        return
+    alone = matfn.certify(A, B, of=of, p=p, exact=exact, only="residual")
+    assert torch.equal(alone.residual, matfn.certify(A, B, of=of, p=p, exact=exact).residual)
+    assert math.isnan(alone.direction)
+
+
+@pytest.mark.parametrize("only", ["direction", "residuals", True])
+def test_a_figure_that_cannot_be_had_alone_is_refused(only):
+    A, B, _ = solved("sqrt", None)
+    with pytest.raises(ValueError, match='only must be "residual"'):
+        matfn.certify(A, B, of="sqrt", only=only)
