@@ -3,7 +3,9 @@
 from .base import MatrixOptimizer
 from .layout import Layout
 from .muon import Muon
+from .normuon import NorMuon
 from .plan import Entry, Plan, PlanError, plan
+from .polargrad import PolarGrad
 from .scale import SCALES, jordan, moonlight, spectral, unit
 
 __all__ = [
@@ -12,8 +14,10 @@ __all__ = [
     "Layout",
     "MatrixOptimizer",
     "Muon",
+    "NorMuon",
     "Plan",
     "PlanError",
+    "PolarGrad",
     "jordan",
     "moonlight",
     "plan",

@@ -57,10 +57,11 @@ class MatrixOptimizer(torch.optim.Optimizer):
 
     # What pickling and deepcopy keep beside groups and state; a subclass adds the names of its own attributes.
     kept: tuple[str, ...] = ("layouts", "scales", "rest")
+    named_scales: Mapping[str, Scale] = SCALES
 
     def __init__(self, params: Any, defaults: dict[str, Any], *, rest: Mapping[str, Any] | None = None) -> None:
         self.layouts: dict[Tensor, Layout] = {}
-        self.scales: dict[str, Scale] = dict(SCALES)
+        self.scales: dict[str, Scale] = dict(self.named_scales)
         self.rest = RestRule(rest)
         self.observers: list[Observer] = []
         self._active = Active()

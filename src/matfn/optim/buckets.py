@@ -4,7 +4,7 @@ A model has hundreds of small matrices of a handful of shapes. Orthogonalizing t
 batched call per shape is not. The plan is pure bookkeeping: it holds no data, only who sits where in which stack.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -81,6 +81,11 @@ class Bucket:
         for slot in self.slots:
             found.setdefault(slot.group, []).append(slot)
         return found
+
+    @staticmethod
+    def run(slots: Sequence[Slot]) -> slice:
+        """Where the slots of one group lie in the stack: buckets are filled group by group, so they are neighbours."""
+        return slice(slots[0].start, slots[-1].start + slots[-1].count)
 
     def gather(self, block: Callable[[Slot], Tensor]) -> Tensor:
         """A new stack ``(b, m, n)`` in the bucket's dtype of ``block(slot)``, views as `Slot.read` gives them.

@@ -9,7 +9,7 @@ from torch import Tensor
 from . import foreach
 from .buckets import Bucket, Slot
 
-__all__ = ["averaged"]
+__all__ = ["averaged", "folded"]
 
 Buffer = Callable[[Slot], Tensor]
 
@@ -37,3 +37,20 @@ def averaged(bucket: Bucket, groups: Sequence[Mapping[str, Any]], buffer: Buffer
         else:
             foreach.copy_(gathered, buffers)
     return stack
+
+
+def folded(fresh: list[Tensor], buffers: list[Tensor], momentum: float, share: float) -> None:
+    """B <- mu B + share F, and F <- B; both lists are changed in place.
+
+    Args:
+        fresh: F, what is new: gradients or directions.
+        buffers: B.
+        momentum: mu.
+        share: 1 - mu for an average, 1 for the heavy ball.
+    """
+    if share == 1 - momentum:
+        foreach.lerp_(buffers, fresh, share)
+    else:
+        foreach.mul_(buffers, momentum)
+        foreach.add_(buffers, fresh, share)
+    foreach.copy_(fresh, buffers)

@@ -10,18 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import check_precision
-from ..functions import orthogonalize
-from ..method import Evaluation, Iteration, Method, Scheduled
-from ..methods import PolarExpress
-from .base import MatrixOptimizer
+from ..method import Method
 from .buckets import Bucket
+from .oracle import PolarOptimizer
 from .scale import Scale
 
 __all__ = ["Muon"]
 
 
-class Muon(MatrixOptimizer):
+class Muon(PolarOptimizer):
     r"""Muon for the matrices, torch's AdamW for the rest, in one torch optimizer.
 
     For the gradient G of a matrix W of m outputs and n inputs, with momentum mu and decay wd::
@@ -73,8 +70,6 @@ class Muon(MatrixOptimizer):
         Chen et al., "Cautious weight decay", arXiv:2510.12402 (`cautious`).
     """
 
-    kept = (*MatrixOptimizer.kept, "method", "precision")
-
     def __init__(
         self,
         params: Any,
@@ -89,14 +84,6 @@ class Muon(MatrixOptimizer):
         precision: torch.dtype | None = None,
         rest: Mapping[str, Any] | None = None,
     ) -> None:
-        known = method is None or isinstance(method, Scheduled | Iteration | Evaluation)
-        if not known or isinstance(method, type):
-            raise TypeError(f"Muon: method must be a value such as PolarExpress(), got {method!r}; see matfn.method.")
-        check_precision(precision)
-        if isinstance(method, Evaluation) and precision is not None:
-            raise ValueError(f"Muon: {method!r} does not iterate, so precision={precision} has no use; leave it out.")
-        self.method = method
-        self.precision = precision
         defaults = {
             "lr": lr,
             "momentum": momentum,
@@ -105,17 +92,8 @@ class Muon(MatrixOptimizer):
             "cautious": cautious,
             "scale": scale,
         }
-        super().__init__(params, defaults, rest=rest)
+        super().__init__(params, defaults, method=method, precision=precision, rest=rest)
 
     def direction(self, bucket: Bucket, stack: Tensor) -> Tensor:
         """The polar factor of each matrix of the stack ``(b, m, n)``."""
-        if isinstance(self.method, Evaluation):
-            return orthogonalize(stack, method=self.method)
-        return orthogonalize(stack, method=self.method, precision=self.precision or self._usual(stack.dtype))
-
-    def _usual(self, dtype: torch.dtype) -> torch.dtype | None:
-        """bfloat16, where momentum is float32 and the method has a half-precision form (products alone)."""
-        method = PolarExpress() if self.method is None else self.method
-        iteration = method.schedule(2) if isinstance(method, Scheduled) else method
-        form = getattr(iteration, "precision", lambda half: half)(torch.bfloat16)
-        return torch.bfloat16 if dtype is torch.float32 and form is torch.bfloat16 else None
+        return self.factor(stack)

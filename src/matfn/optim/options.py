@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .layout import Layout
 
-__all__ = ["FOREIGN", "check_options", "check_scale", "check_values"]
+__all__ = ["FOREIGN", "check_number", "check_options", "check_scale", "check_values"]
 
 # Keys that others write into groups: torch's schedulers and averaging, layer-wise decay, loggers.
 FOREIGN = frozenset({"initial_lr", "max_lr", "min_lr", "base_lr", "swa_lr", "lr_scale", "lr_mult", "name"}) | frozenset(
@@ -86,7 +86,7 @@ def check_values(group: Mapping[str, Any], where: str, scales: Mapping[str, Any]
         ValueError: naming the option, its value and its range.
     """
     for key in ("lr", "weight_decay", "eps"):
-        if key in group and not _number(group[key], f"{where}: {key}") >= 0:
+        if key in group and not check_number(group[key], f"{where}: {key}") >= 0:
             raise ValueError(f"{where}: {key} must be >= 0, got {group[key]}.")
     for key in (*_FLAGS, *_MAYBE_FLAGS):
         value = group.get(key)
@@ -94,7 +94,7 @@ def check_values(group: Mapping[str, Any], where: str, scales: Mapping[str, Any]
             raise TypeError(f"{where}: {key} must be True or False, got {value!r}.")
     if "betas" in group:
         _check_betas(group["betas"], f"{where}: betas")
-    if "momentum" in group and not 0 <= _number(group["momentum"], f"{where}: momentum") < 1:
+    if "momentum" in group and not 0 <= check_number(group["momentum"], f"{where}: momentum") < 1:
         raise ValueError(f"{where}: momentum must be in [0, 1), got {group['momentum']}.")
     if "scale" in group and (not isinstance(group["scale"], str) or group["scale"] not in scales):
         raise ValueError(
@@ -128,7 +128,7 @@ def check_scale(scale: Any, layouts: Iterable[Layout]) -> None:
             raise ValueError(f"scale must be finite; for a {m} x {n} matrix it gave {factor}.")
 
 
-def _number(value: Any, what: str) -> float:
+def check_number(value: Any, what: str) -> float:
     """A real number or a tensor of one element, as a float; no string, no bool."""
     one = isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex()
     if isinstance(value, bool) or not (one or isinstance(value, Real)):
@@ -139,5 +139,5 @@ def _number(value: Any, what: str) -> float:
 def _check_betas(betas: Any, what: str) -> None:
     if not isinstance(betas, Sequence) or isinstance(betas, str) or len(betas) != 2:
         raise TypeError(f"{what} must be a pair such as (0.9, 0.999), got {betas!r}.")
-    if not all(0 <= _number(beta, what) < 1 for beta in betas):
+    if not all(0 <= check_number(beta, what) < 1 for beta in betas):
         raise ValueError(f"{what} must be in [0, 1), got {betas}.")
