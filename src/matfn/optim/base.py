@@ -185,6 +185,8 @@ class MatrixOptimizer(torch.optim.Optimizer):
         if layouts:
             check_scale(self.scales[group["scale"]], layouts)
         group["params"] = list(zip(names, params, strict=True))
+        if not names:
+            group["param_names"] = []  # torch sets it where there are parameters, and wants all groups alike
         super().add_param_group(group)
         for key in set(self.defaults) - set(own) - set(param_group):
             del group[key]  # torch gave every group the matrix defaults

@@ -123,7 +123,7 @@ def _group_problems(saved_groups: Groups, groups: Groups) -> list[str]:
         problems.append(f"it has {len(saved_groups)} parameter groups, this optimizer {len(groups)}")
     for index, (source, group) in enumerate(zip(saved_groups, groups, strict=False)):
         if not problems and source.get("rule") != group["rule"]:
-            member = group["param_names"][0]
+            member = next(iter(group["param_names"]), "no parameter")
             problems.append(f"{member}: group {index} has rule {source.get('rule')!r} there, {group['rule']!r} here")
     return problems
 
