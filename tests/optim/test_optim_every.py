@@ -176,6 +176,26 @@ def test_groups_and_schedulers_set_each_rate(case):
 
 
 @every
+def test_decay_is_by_lr_times_weight_decay_and_cautious_where_weight_and_update_agree(case):
+    plain, decayed, careful = (nn.Parameter(gaussian(8, 6)) for _ in range(3))
+    options = {"lr": 0.01}
+    optimizers = (
+        build(case, [plain], **{**options, "cautious": False}),
+        build(case, [decayed], **{**options, "cautious": False}, weight_decay=5.0),
+        build(case, [careful], **{**options, "cautious": True}, weight_decay=5.0),
+    )
+    for p, optimizer in zip((plain, decayed, careful), optimizers, strict=True):
+        p.grad = gaussian(8, 6, seed=1)
+        optimizer.step()
+    moved = gaussian(8, 6) - plain.detach()
+    agree = moved * gaussian(8, 6) >= 0
+    tight = {"rtol": 0, "atol": 8 * torch.finfo(torch.float64).eps}
+    assert 0.1 < agree.double().mean() < 0.9
+    assert torch.allclose(decayed, 0.95 * gaussian(8, 6) - moved, **tight)
+    assert torch.allclose(careful, (1 - 0.05 * agree.double()) * gaussian(8, 6) - moved, **tight)
+
+
+@every
 def test_accumulated_micro_batches_equal_one_batch(case):
     one, two = network(torch.float64), network(torch.float64)
     first, second = build(case, plan(one)), build(case, plan(two))

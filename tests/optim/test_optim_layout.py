@@ -73,6 +73,37 @@ def test_channels_last_weights_are_views_too():
         assert piece.untyped_storage().data_ptr() == weight.untyped_storage().data_ptr()
 
 
+@pytest.mark.parametrize(
+    ("layout", "rows", "columns", "block"),
+    [
+        (linear((8, 6)), 4, 1, lambda w, i, j: w[2 * i : 2 * i + 2]),
+        (linear((8, 6)), 1, 3, lambda w, i, j: w[:, 2 * j : 2 * j + 2]),
+        (linear((8, 6)), 2, 3, lambda w, i, j: w[4 * i : 4 * i + 4, 2 * j : 2 * j + 2]),
+        (transposed((6, 8)), 2, 3, lambda w, i, j: w.T[4 * i : 4 * i + 4, 2 * j : 2 * j + 2]),
+        (linear((8, 6)).cut((4, 2, 2)), 4, 1, lambda w, i, j: w[2 * i : 2 * i + 2]),
+        (convolution((8, 6, 2, 2)), 2, 3, lambda w, i, j: w[4 * i : 4 * i + 4, 2 * j : 2 * j + 2].flatten(1)),
+    ],
+)
+def test_a_tiled_layout_has_each_block_of_the_grid_as_a_matrix(layout, rows, columns, block):
+    tiled, weight = layout.tiled(rows=rows, columns=columns), torch.randn(layout.shape)
+    [(b, m, n)] = tiled.matrices
+    packed = torch.empty(b, m, n)
+    tiled.slot(packed, 0).copy_(tiled.pieces(weight)[0])
+    expected = [block(weight, i, j) for i in range(rows) for j in range(columns)]
+    assert b == rows * columns
+    assert {tuple(x.flatten().tolist()) for x in packed} == {tuple(x.flatten().tolist()) for x in expected}
+
+
+def test_a_stack_is_tiled_matrix_by_matrix_and_row_blocks_stay_where_only_columns_are_cut():
+    assert stack((5, 8, 6)).tiled(rows=2).matrices == ((10, 4, 6),)
+    assert linear((8, 6)).cut((6, 2)).tiled(columns=3).matrices == ((3, 6, 2), (3, 2, 2))
+    for rows, columns in ((3, 1), (0, 1), (1, 4), (1, 0)):
+        with pytest.raises(ValueError, match="cannot be cut into"):
+            linear((8, 6)).tiled(rows=rows, columns=columns)
+    with pytest.raises(ValueError, match=r"row blocks of \(6, 2\) cannot be cut into 2"):
+        linear((8, 6)).cut((6, 2)).tiled(rows=2)
+
+
 def test_impossible_layouts_are_refused():
     with pytest.raises(ValueError, match="exactly once"):
         Layout((4, 4), (4, 4), (0,), 0, (1,))

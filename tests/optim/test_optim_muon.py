@@ -184,6 +184,8 @@ CONV = [
     (linear((48, 8)).cut((32, 8, 8)), None),
     (transposed((8, 48)), math.sqrt(6)),
     (stack((5, 24, 6)), 2.0),
+    (linear((48, 16)).cut((32, 8, 8)).tiled(rows=12), 1.0),
+    (linear((48, 24)).tiled(rows=2, columns=4), 2.0),
 ]
 
 

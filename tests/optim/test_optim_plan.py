@@ -218,6 +218,28 @@ def test_the_qkv_hint_cuts_unequal_and_equal_blocks():
         plan(model, qkv={"*.attn.weight": (6, 2, 1)})
 
 
+def test_the_heads_hint_makes_every_head_a_matrix():
+    model = block(q_proj=nn.Linear(6, 8), qkv_proj=nn.Linear(8, 24), attn=nn.Linear(6, 12), c_attn=Conv1D(24, 8))
+    heads = {"*.q_proj.weight": 4, "*.qkv_proj.weight": 2, "*.attn.weight": 4, "*.c_attn.weight": 4}
+    decided = plan(model, qkv={"*.attn.weight": (8, 2, 2)}, heads=heads)
+    assert decided["blocks.0.q_proj.weight"].layout.matrices == ((4, 2, 6),)
+    assert decided["blocks.0.qkv_proj.weight"].layout.matrices == ((6, 4, 8),)
+    assert decided["blocks.0.attn.weight"].layout.matrices == ((6, 2, 6),)  # 4 query heads, 1 of keys, 1 of values
+    assert decided["blocks.0.c_attn.weight"].layout.matrices == ((12, 2, 8),)
+    assert "each head apart" in str(decided)
+    with pytest.raises(PlanError, match=r"q_proj\.weight'.*\(8,\) cannot be cut into heads of one size, 3"):
+        plan(model, heads={"*.q_proj.weight": 3})
+    with pytest.raises(PlanError, match=r"\(8, 2, 2\) cannot be cut into heads of one size, 2 in the first"):
+        plan(model, qkv={"*.attn.weight": (8, 2, 2)}, heads={"*.attn.weight": 2})
+
+
+def test_heads_of_interleaved_projections_are_refused_with_what_to_say():
+    model = block(query_key_value=nn.Linear(8, 24))
+    with pytest.raises(PlanError, match=r"interleaved by head.*qkv=\{...: 6\}"):
+        plan(model, heads={"*.weight": 2})
+    assert plan(model, qkv={"*.weight": 6})["blocks.0.query_key_value.weight"].layout.matrices == ((1, 4, 8),) * 6
+
+
 def test_nothing_orthogonalized_is_an_error_unless_asked_for():
     model = Named(e=nn.Embedding(9, 4))
     with pytest.raises(PlanError, match="nothing would be orthogonalized"):
@@ -327,6 +349,9 @@ GHOST = nn.Parameter(torch.zeros(2))
         (lambda m: {"model": m, "qkv": {"*": (2.0, 4.0)}}, "must be a number of blocks"),
         (lambda m: {"model": m, "qkv": {"*": True}}, "must be a number of blocks"),
         (lambda m: {"model": m, "qkv": 3}, "qkv must be a mapping"),
+        (lambda m: {"model": m, "heads": 3}, "heads must be a mapping"),
+        (lambda m: {"model": m, "heads": {"*": (2, 2)}}, "must be a number of heads"),
+        (lambda m: {"model": m, "heads": {"*": 0}}, "must be a number of heads"),
     ],
 )
 def test_arguments_of_another_type_are_refused(arguments, message):

@@ -106,6 +106,38 @@ class Layout:
             blocks = (m // blocks,) * blocks
         return type(self)(self.shape, self.split, self.batch, self.rows, self.columns, tuple(blocks))
 
+    def tiled(self, rows: int = 1, columns: int = 1) -> Self:
+        """The same layout with the matrices cut into a grid of equal blocks: heads, or blocks of a large matrix.
+
+        The blocks become one batch, so that they cost no more bookkeeping than one matrix.
+
+        Args:
+            rows: into how many blocks the rows are cut; row blocks there are already must be cut by that too.
+            columns: into how many blocks the first axis of the columns is cut.
+
+        Raises:
+            ValueError: an axis or a row block cannot be cut so.
+        """
+        m = self.split[self.rows]
+        if rows != 1 and (rows < 1 or m % rows or any(cut % (m // rows) for cut in self.cuts)):
+            raise ValueError(f"row blocks of {self.cuts} cannot be cut into {rows} equal ones (shape {self.shape}).")
+        if columns != 1 and (columns < 1 or not self.columns or self.split[self.columns[0]] % columns):
+            raise ValueError(f"the columns of shape {self.shape} cannot be cut into {columns} equal blocks.")
+        split: list[int] = []
+        moved: dict[int, int] = {}  # where each axis is now
+        batch: list[int] = []
+        for axis, size in enumerate(self.split):
+            parts = {self.rows: rows, **dict.fromkeys(self.columns[:1], columns)}.get(axis, 1)
+            if parts > 1:
+                batch.append(len(split))
+                split.append(parts)
+            moved[axis] = len(split)
+            split.append(size // parts)
+        every = (*(moved[axis] for axis in self.batch), *batch)
+        cuts = self.cuts if rows == 1 else (m // rows,)
+        inputs = tuple(moved[axis] for axis in self.columns)
+        return type(self)(self.shape, tuple(split), every, moved[self.rows], inputs, cuts)
+
 
 def _refines(shape: tuple[int, ...], split: tuple[int, ...]) -> bool:
     """Whether `split` is `shape` with some axes replaced by factors of theirs."""

@@ -4,23 +4,20 @@ Two mistakes of matrix optimizers are silent: an embedding or head that is ortho
 nothing is (a wrapper flattened the weights, a name filter missed). Here both are errors, and the plan prints.
 """
 
-import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import Tensor, nn
 
+from .hints import Override, Pattern, check_arguments, first, refuse_idle_patterns
 from .layout import Layout, linear, stack
 from .recognise import Candidate, Decision, recognise
 from .table import render
-from .walk import PlanError, aliases, candidates
+from .walk import PlanError, candidates
 
 __all__ = ["Entry", "Plan", "PlanError", "plan"]
 
-Pattern = str | re.Pattern[str]
-Override = str | Layout | Callable[[tuple[int, ...]], Layout]
 _ASKED = {"embedding": "embedding", "position": "embedding", "tied head": "embedding", "head": "head"}
 _ALLOW = ("empty", "embedding", "head")
 
@@ -97,6 +94,7 @@ def plan(
     *,
     overrides: Mapping[Pattern, Override] | None = None,
     qkv: Mapping[Pattern, int | Sequence[int]] | None = None,
+    heads: Mapping[Pattern, int] | None = None,
     allow: Collection[str] = (),
 ) -> Plan:
     """Decide for every parameter of a model whether it is orthogonalized, and as which matrices.
@@ -111,22 +109,27 @@ def plan(
             scale, that of the transpose otherwise: the polar factor itself turns with the matrix.
         qkv: {pattern: blocks} for fused matrices: the row sizes of each block, as (q, k, v), or the number of equal
             blocks.
+        heads: {pattern: number of heads} for projections into heads, so that each head is a matrix of its own. Of fused
+            q, k, v it is the number of query heads; k and v are cut into heads of the same size. The projection out of
+            the heads has them among its inputs: ``overrides={pattern: lambda shape: linear(shape).tiled(columns=8)}``;
+            ``tiled`` cuts any matrix into a grid of blocks.
         allow: what is an error otherwise: "embedding" and "head" (orthogonalized by an override), "empty" (nothing
             orthogonalized).
 
     Raises:
-        TypeError: `model` is no module, `overrides` or `qkv` no mapping, or a pattern or decision of another type.
+        TypeError: `model` is no module, `overrides`, `qkv` or `heads` no mapping, or a pattern or decision of another
+            type.
         PlanError: a parameter with two or more axes is of no known kind; a pattern matches nothing; a cut does not fit;
             the plan is one of those that `allow` names; or a parameter would be lost or named like another.
     """
-    _check_arguments(model, overrides, qkv)
+    check_arguments(model, overrides, qkv, heads)
     if isinstance(allow, str) or not isinstance(allow, Collection) or not set(allow) <= set(_ALLOW):
         raise PlanError(f"allow must be a collection of {_ALLOW}, got {allow!r}.")
     found = candidates(model)
-    _refuse_idle_patterns([*(overrides or {}), *(qkv or {})], found)
+    refuse_idle_patterns([*(overrides or {}), *(qkv or {}), *(heads or {})], found)
     entries, unknown = [], []
     for name, c in found.items():
-        decided = _decide(name, c, _first(overrides, c), _first(qkv, c))
+        decided = _decide(name, c, first(overrides, c), first(qkv, c), first(heads, c))
         if decided is None:
             unknown.append(f"{name} {tuple(c.param.shape)} of {type(c.first.module).__name__}")
         else:
@@ -140,7 +143,9 @@ def plan(
     return Plan(tuple(entries))
 
 
-def _decide(name: str, c: Candidate, override: Override | None, blocks: int | Sequence[int] | None) -> Decision | None:
+def _decide(
+    name: str, c: Candidate, override: Override | None, blocks: int | Sequence[int] | None, heads: int | None
+) -> Decision | None:
     """The decision for one parameter: frozen, else override, else hint, else the rules; None when nobody knows."""
     found = recognise(c)
     role = found.role if found else "other"
@@ -148,16 +153,32 @@ def _decide(name: str, c: Candidate, override: Override | None, blocks: int | Se
         return Decision(role, "frozen", None, "requires_grad is False")
     if override in ("adamw", "frozen"):
         return Decision(role, str(override), None, "by override")
-    if override is None and blocks is None:
+    if override is None and blocks is None and heads is None:
         return found
     try:
         layout = _layout(c, override, found)
-        if blocks is not None:
-            return Decision("qkv", "matrix", layout.cut(blocks), "cut by the qkv= hint")
+        layout = layout if blocks is None else layout.cut(blocks)
+        if heads is not None:
+            return Decision(role, "matrix", _by_head(layout, heads, role), "each head apart, by the heads= hint")
     except ValueError as error:
         raise PlanError(f"parameter {name!r}: {error}") from error
+    if blocks is not None:
+        return Decision("qkv", "matrix", layout, "cut by the qkv= hint")
     assumed = found is None and override == "matrix" and c.param.ndim == 3
     return Decision(role, "matrix", layout, "by override" + (", read as (number, out, in)" if assumed else ""))
+
+
+def _by_head(layout: Layout, heads: int, role: str) -> Layout:
+    """The layout with the heads as matrices; those of the first row block say how high each is."""
+    if role == "qkv" and len(layout.cuts) == 1:
+        raise ValueError(
+            "q, k and v are interleaved by head here, so heads= would put one head's three into one matrix; cut them "
+            f"all by qkv={{...: {3 * heads}}}."
+        )
+    height, left = divmod(layout.cuts[0], heads)
+    if left or not height or any(cut % height for cut in layout.cuts):
+        raise ValueError(f"row blocks of {layout.cuts} cannot be cut into heads of one size, {heads} in the first.")
+    return layout.tiled(rows=sum(layout.cuts) // height)
 
 
 def _layout(c: Candidate, override: Override | None, found: Decision | None) -> Layout:
@@ -181,38 +202,6 @@ def _layout(c: Candidate, override: Override | None, found: Decision | None) -> 
     return stack(shape) if len(shape) == 3 else linear(shape)
 
 
-def _check_arguments(model: object, overrides: object, qkv: object) -> None:
-    """Refuse arguments of other types: before the walk, so that the message is about the argument."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"plan takes the model itself, an nn.Module; got a {type(model).__name__}.")
-    for what, given, wanted in (("overrides", overrides, "decision"), ("qkv", qkv, "blocks")):
-        if given is not None and not isinstance(given, Mapping):
-            raise TypeError(f"{what} must be a mapping {{pattern: {wanted}}}, got {given!r}.")
-        for pattern, value in (given or {}).items():
-            if not isinstance(pattern, str | re.Pattern):
-                raise TypeError(f"{what}: a pattern is a string or an re.Pattern, got {pattern!r}.")
-            if what == "qkv" and not _is_blocks(value):
-                raise TypeError(f"qkv[{pattern!r}] must be a number of blocks or their sizes (q, k, v), got {value!r}.")
-            if what == "overrides" and not (isinstance(value, str | Layout) or callable(value)):
-                raise TypeError(
-                    f'overrides[{pattern!r}]: want "matrix", "adamw", "frozen", a Layout or a function; got {value!r}'
-                )
-
-
-def _is_blocks(value: object) -> bool:
-    sizes = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-    return bool(sizes) and all(isinstance(size, int) and not isinstance(size, bool) for size in sizes)
-
-
-def _refuse_idle_patterns(patterns: Sequence[Pattern], found: Mapping[str, Candidate]) -> None:
-    """Raise for a pattern that matches nothing: a typing error there would silently change what is optimized."""
-    names = [name for c in found.values() for name in aliases(c)]
-    for pattern in patterns:
-        if not any(_matches(pattern, name) for name in names):
-            text = pattern if isinstance(pattern, str) else pattern.pattern
-            raise PlanError(f"pattern {text!r} matches no parameter; there are {len(names)}, such as {names[:3]}.")
-
-
 def _refuse_mistakes(entries: Sequence[Entry], allow: Collection[str]) -> None:
     """Raise for an orthogonalized embedding or head, and for a plan without matrices, unless asked for."""
     for entry in entries:
@@ -229,16 +218,6 @@ def _refuse_mistakes(entries: Sequence[Entry], allow: Collection[str]) -> None:
             + "\nIf a wrapper flattened or froze the weights, plan "
             'before wrapping; name the matrices in overrides=; or pass allow=("empty",).'
         )
-
-
-def _first(decisions: Mapping[Pattern, Any] | None, c: Candidate) -> Any:
-    """What the first pattern that matches the parameter, by any of its names, says; None if none does."""
-    names = aliases(c)
-    return next((v for p, v in (decisions or {}).items() if any(_matches(p, name) for name in names)), None)
-
-
-def _matches(pattern: Pattern, name: str) -> bool:
-    return fnmatchcase(name, pattern) if isinstance(pattern, str) else pattern.fullmatch(name) is not None
 
 
 def _pairs(entries: Sequence[Entry]) -> list[tuple[str, Tensor]]:
