@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from matfn import Exact
-from matfn.optim import Muon, NorMuon, PolarGrad, plan
+from matfn.optim import SOAP, Muon, NorMuon, PolarGrad, Shampoo, minimax, plan
 from matfn.optim.layout import convolution, stack
 
 
@@ -39,6 +39,11 @@ CASES = {
     "polargrad vanilla": Case(PolarGrad, 1.8, "both", {"scale": "rank", "variant": "vanilla"}),
     "polargrad guarded": Case(PolarGrad, 1.0, "both", {"scale": "rank", "growth": 4.0}),
     "polargrad half power": Case(PolarGrad, 0.1, "both", {"power": 0.5}),
+    "shampoo": Case(Shampoo, 0.1, "no", {"root_every": 2}),
+    "shampoo alone": Case(Shampoo, 0.2, "both", {"graft": "none", "ridge": 1e-3}),
+    "shampoo with sgd": Case(Shampoo, 1.0, "both", {"graft": "sgd", "ridge": 1e-3, "start": 2}),
+    "shampoo minimax": Case(Shampoo, 0.1, "no", {"method": minimax, "ridge": 1e-4}),
+    "soap": Case(SOAP, 0.1, "no", {"basis_every": 2}),  # its first step is Adam's own
 }
 every = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 

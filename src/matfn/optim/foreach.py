@@ -7,7 +7,7 @@ reaches for them.
 import torch
 from torch import Tensor
 
-__all__ = ["add_", "copy_", "lerp_", "mul_"]
+__all__ = ["add_", "copy_", "lerp_", "mul_", "shift_"]
 
 
 def copy_(targets: list[Tensor], sources: list[Tensor]) -> None:
@@ -28,3 +28,8 @@ def mul_(targets: list[Tensor], factor: float) -> None:
 def add_(targets: list[Tensor], others: list[Tensor], factor: float) -> None:
     """``targets <- targets + factor others``."""
     torch._foreach_add_(targets, others, alpha=factor)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def shift_(targets: list[Tensor], by: float) -> None:
+    """``targets <- targets + by``."""
+    torch._foreach_add_(targets, by)  # pyright: ignore[reportPrivateImportUsage]

@@ -1,0 +1,152 @@
+"""Inverse roots for Shampoo: a ridge relative to each matrix, any method, checked, repeated where the check fails.
+
+This is the one place of an optimizer that waits for the device, and only at the steps at which roots are due.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..certify import certify
+from ..errors import SpectrumError
+from ..functions import inv_rootm
+from ..method import Evaluation, Iteration, Method, Scheduled
+from ..methods import Exact, PolarExpress
+from .options import check_number
+
+__all__ = ["RootMethod", "Roots", "check_roots", "inverse_roots", "minimax", "ridged"]
+
+RootMethod = Method | Callable[[int, float], Method]
+
+_EXACT = Exact()
+LinAlgError = torch.linalg.LinAlgError  # pyright: ignore[reportPrivateImportUsage]
+
+
+@dataclass(frozen=True)
+class Roots:
+    """What `inverse_roots` found.
+
+    Attributes:
+        values: ``(b, n, n)``; of a matrix in `failed` nothing to be used.
+        repeated: index and reason of each matrix whose root was computed a second time, with success.
+        failed: index and reason of each matrix that has no root.
+    """
+
+    values: Tensor
+    repeated: tuple[tuple[int, str], ...]
+    failed: tuple[tuple[int, str], ...]
+
+
+@lru_cache(maxsize=64)
+def minimax(p: int, lower: float) -> PolarExpress:
+    """The shortest minimax composition for roots whose bound is known: quintic steps, worst error below 1e-3.
+
+    With a ridge the bound of the spectrum is no guess, so the steps are as few and as gentle as can be: for a ridge of
+    1e-6 six of them for p = 4 and seven for p = 2. Products alone, for a device on which decompositions are slow.
+
+    Args:
+        p: of the inverse p-th root.
+        lower: bound of s = m^(1/p), in (0, 1).
+
+    Raises:
+        ValueError: the bound is no number in (0, 1), as it is without a ridge.
+    """
+    # Products of a float32 iteration overshoot by 1e-6 or so: a safety of 1e-4 is ample, and 1e-2 costs accuracy.
+    candidates = (PolarExpress(steps=steps, lower=lower, cushion=0.0, safety=1.0001) for steps in range(2, 60))
+    return next(method for method in candidates if method.schedule(p).error() < 1e-3)
+
+
+def ridged(A: Tensor, ridge: float) -> Tensor:
+    """The symmetric part of A, plus ridge ||A||_F on the diagonal; the identity for a zero matrix.
+
+    The Frobenius norm is at least the largest eigenvalue and at most sqrt(n) times it, and close to it where a ridge
+    matters: for a spectrum that decays. So the condition number of the sum is at most 1 + 1/ridge, without an
+    eigenvalue being computed.
+
+    Args:
+        A: ``(b, n, n)``, symmetric positive semidefinite up to rounding.
+        ridge: at least 0.
+    """
+    A = A / 2 + A.mT / 2
+    norm = torch.linalg.vector_norm(A, dim=(-2, -1), keepdim=True)
+    return A + torch.where(norm > 0, ridge * norm, 1.0) * torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
+
+
+def inverse_roots(A: Tensor, p: int, ridge: float, method: RootMethod, tolerance: float) -> Roots:
+    """(A + ridge ||A||_F I)^(-1/p) of each matrix.
+
+    The residual ||U^p A - I||_F / sqrt(n) of every root that an iteration made is estimated by `certify`; a
+    decomposition either is accurate or raises. Where one is above `tolerance` or no number, and where a method refuses
+    the batch, the root of each such matrix is computed again in float64 by `Exact`.
+
+    Args:
+        A: ``(b, n, n)``, float32 or float64, symmetric positive semidefinite up to rounding.
+        p: at least 1.
+        ridge: at least 0; relative.
+        method: a method, or a function of p and of the lower bound of s = m^(1/p) that gives one.
+        tolerance: of the residual.
+    """
+    X = ridged(A, ridge)
+    finite = X.isfinite().all(-1).all(-1)
+    X = torch.where(finite[:, None, None], X, torch.eye(X.shape[-1], dtype=X.dtype, device=X.device))
+    known = isinstance(method, Scheduled | Iteration | Evaluation)  # first: a Schedule can be called, too
+    chosen = method if known else method(p, lower_bound(p, ridge, X.shape[-1]))
+    U, reasons = _roots(X, p, chosen, tolerance)
+    repeated, failed = [], []
+    for i, sound in enumerate(finite.tolist()):
+        if not sound:
+            failed.append((i, "the factor is not finite"))
+        elif reasons[i]:
+            again, still = _roots(X[i : i + 1].double(), p, _EXACT, tolerance)
+            (failed if still[0] else repeated).append((i, still[0] or reasons[i]))
+            U[i] = again[0]
+    return Roots(U, tuple(repeated), tuple(failed))
+
+
+def lower_bound(p: int, ridge: float, n: int) -> float:
+    """The bound of s = m^(1/p) that a ridge gives, for matrices divided by their Frobenius norm."""
+    return (ridge / (1 + ridge * math.sqrt(n))) ** (1 / p)
+
+
+def _roots(X: Tensor, p: int, method: Method, tolerance: float) -> tuple[Tensor, list[str]]:
+    """The roots, and of each what is wrong with it: nothing, mostly."""
+    try:
+        U = inv_rootm(X, p, method=method)
+    except (SpectrumError, LinAlgError) as error:
+        return torch.zeros_like(X), [str(error)] * len(X)
+    finite = U.isfinite().all(-1).all(-1)
+    U = torch.where(finite[:, None, None], U, 0.0)
+    residuals = torch.where(finite, 0.0, math.inf)
+    if not isinstance(method, Evaluation):
+        measured = certify(X, U, of="inv_root", p=p, only="residual").residual
+        # An even power hides a negative eigenvalue; of a positive definite root there is a Cholesky factor.
+        _, info = torch.linalg.cholesky_ex(U / 2 + U.mT / 2)
+        residuals = torch.where(finite & (info == 0), measured, math.inf)
+    return U, ["" if r <= tolerance else f"its residual by {method!r} is {r:.2g}" for r in residuals.tolist()]
+
+
+def check_roots(root: Any, method: Any, tolerance: Any) -> None:
+    """Refuse what says nothing about roots.
+
+    Args:
+        root: p for every order, a mapping from orders to p, or None.
+        method: a method, or a function of p and a lower bound.
+        tolerance: a positive number.
+
+    Raises:
+        ValueError: a p or an order below 1, or the tolerance is not positive.
+        TypeError: `method` or `tolerance` is of another type.
+    """
+    numbers = [*root, *root.values()] if isinstance(root, Mapping) else [1 if root is None else root]
+    if not all(isinstance(number, int) and not isinstance(number, bool) and number >= 1 for number in numbers):
+        raise ValueError(f"root must be p of the inverse p-th root, at least 1, or map orders to p; got {root!r}.")
+    known = isinstance(method, Scheduled | Iteration | Evaluation) or callable(method)
+    if not known or (isinstance(method, type)):
+        raise TypeError(f"method must be a value such as Prism(), or a function of (p, lower); got {method!r}.")
+    if not check_number(tolerance, "tolerance") > 0:
+        raise ValueError(f"tolerance must be positive, got {tolerance}.")
