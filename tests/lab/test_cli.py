@@ -127,7 +127,7 @@ def _mistake(result, message):
         (("method=exact", "precision=bfloat16"), "arms.2: Muon: Exact(singular='refuse') does not iterate"),
         (("method=newton",), "arms.2.method = 'newton': unknown method"),
         (("method=prism:steps=0",), "arms.2.method = 'prism:steps=0': steps must be"),
-        (("kind=adamw",), "arms.2.method and precision belong to"),
+        (("kind=adamw",), "arms.2.method belongs to kind"),
     ],
 )
 def test_a_bad_arm_is_named_by_its_place_before_anything_is_written(cli, path, tmp_path, order, settings, message):

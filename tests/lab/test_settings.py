@@ -50,7 +50,7 @@ def test_demo_is_the_small_model_and_three_optimizers():
         ("steps", "wants key=value"),
         ("arms.9.lr=1", "has no member '9'"),
         ("arms.AdamX.lr=1", "has no member 'AdamX'"),
-        ("arms.1.method=exact", r'arms\.1\.method and precision belong to kind = "muon"'),
+        ("arms.1.method=exact", r'arms\.1\.method belongs to kind = "muon"'),
         ("arms.1.scale=spectral", r'arms\.1\.scale = "spectral" is not'),
         ("arms.1.name=AdamW", "two arms share a name"),
     ],

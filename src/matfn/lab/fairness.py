@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from matfn.lab.model import skeleton
 from matfn.lab.recipe import Recipe
+from matfn.lab.rules import MATFN
 
 
 def unlike(recipe: Recipe, vocabulary: int) -> str:
@@ -17,7 +18,7 @@ def unlike(recipe: Recipe, vocabulary: int) -> str:
         vocabulary: Number of different tokens.
     """
     theirs = [arm for arm in recipe.arms if arm.kind == "torch-muon"]
-    ours = [arm for arm in recipe.arms if arm.kind == "muon"]
+    ours = [arm for arm in recipe.arms if arm.kind in MATFN]
     if not theirs or not ours:
         return ""
     from matfn.optim import plan

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from matfn.lab.errors import LabError
+from matfn.lab.makers import MAKERS, embeddings
 from matfn.lab.recipe import OptimizerTable, RestTable, TrainTable
+
+if TYPE_CHECKING:
+    from matfn.optim import Entry
+
+_TABLES = ("embedding", "position", "tied head", "head")  # the roles that an embeddings table is about
 
 
 class Optimizers:
@@ -75,13 +81,17 @@ def check(table: OptimizerTable, where: str, device: torch.device) -> None:
     Raises:
         LabError: The method is unknown, or does not go with the other options.
     """
-    if table.kind != "muon":
+    if table.kind not in MAKERS and table.embeddings is None:
         return
     weight, bias = nn.Parameter(torch.eye(4, device=device)), nn.Parameter(torch.ones(4, device=device))
     weight.grad, bias.grad = weight.detach().clone(), bias.detach().clone()
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            _matfn_muon(table, [{"params": [weight]}, {"params": [bias], "rule": "adamw"}]).step()
+            if table.kind in MAKERS:
+                MAKERS[table.kind](table, [{"params": [weight]}, {"params": [bias], "rule": "adamw"}]).step()
+            if table.embeddings is not None:
+                where = f"{where}.embeddings"
+                embeddings(table.embeddings, [weight]).step()
     except LabError as error:
         raise LabError(f"{where}.{error}") from None
     except (ValueError, TypeError, RuntimeError) as error:
@@ -92,22 +102,34 @@ def make_optimizers(table: OptimizerTable, model: nn.Module, train: TrainTable) 
     """Build what the table describes for the parameters of `model`.
 
     Raises:
-        LabError: The method is unknown, or torch's Muon is asked for a matrix stored in more than two dimensions.
+        LabError: The method is unknown, torch's Muon is asked for a matrix stored in more than two dimensions, or there
+            is nothing for an embeddings table.
     """
-    from matfn.optim import plan
+    from matfn.optim import Plan, plan
 
     entries = [entry for entry in plan(model) if entry.rule != "frozen"]
+    tables = [e for e in entries if table.embeddings is not None and e.role in _TABLES and e.parameter.ndim == 2]
+    taken = {entry.name for entry in tables}
+    entries = [entry for entry in entries if entry.name not in taken]
+    members = [MAKERS[table.kind](table, Plan(tuple(entries)))] if table.kind in MAKERS else _torchs(table, entries)
+    if table.embeddings is not None:
+        if not tables:
+            raise LabError("this model has no embedding and no head for the embeddings table: drop it")
+        members.append(embeddings(table.embeddings, [(entry.name, entry.parameter) for entry in tables]))
+    return Optimizers(members, train)
+
+
+def _torchs(table: OptimizerTable, entries: Sequence[Entry]) -> list[torch.optim.Optimizer]:
+    """Torch's own AdamW, alone or beside torch's own Muon."""
     matrices = [entry for entry in entries if entry.rule == "matrix"]
     others = [entry.parameter for entry in entries if entry.rule == "adamw"]
-    if table.kind == "muon":
-        return Optimizers([_matfn_muon(table, plan(model))], train)
     if table.kind == "torch-muon":
         deep = [entry.name for entry in matrices if entry.parameter.ndim != 2]
         if deep:
             raise LabError(f"torch.optim.Muon takes two-dimensional weights only; {deep[0]} is none: use kind = 'muon'")
-        return Optimizers([_torch_muon(table, [e.parameter for e in matrices]), _adamw(others, table.rest)], train)
+        return [_torch_muon(table, [e.parameter for e in matrices]), _adamw(others, table.rest)]
     rule = RestTable(lr=table.lr, weight_decay=table.weight_decay, **_moments(table.rest))
-    return Optimizers([_adamw([entry.parameter for entry in entries], rule)], train)
+    return [_adamw([entry.parameter for entry in entries], rule)]
 
 
 def _moments(rest: RestTable) -> dict[str, float]:
@@ -132,26 +154,4 @@ def _torch_muon(table: OptimizerTable, matrices: Sequence[torch.Tensor]) -> torc
         momentum=table.momentum,
         nesterov=table.nesterov,
         adjust_lr_fn="original" if table.scale == "jordan" else "match_rms_adamw",
-    )
-
-
-def _matfn_muon(table: OptimizerTable, params: Any) -> torch.optim.Optimizer:
-    import matfn
-    from matfn.optim import Muon
-
-    rest = table.rest
-    try:
-        method: Any = matfn.method(table.method) if table.method else None
-    except (ValueError, TypeError) as error:
-        raise LabError(f"method = {table.method!r}: {error}") from None
-    return Muon(
-        params,
-        lr=table.lr,
-        momentum=table.momentum,
-        nesterov=table.nesterov,
-        weight_decay=table.weight_decay,
-        scale=table.scale,
-        method=method,
-        precision=getattr(torch, table.precision) if table.precision else None,
-        rest={"lr": rest.lr, "weight_decay": rest.weight_decay, "betas": (rest.beta1, rest.beta2), "eps": rest.eps},
     )

@@ -9,7 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from matfn.lab.errors import LabError
+from matfn.lab.rules import OptimizerTable, RestTable
 from matfn.lab.settings import build, override, plain, setting, to_toml
+
+__all__ = [
+    "CompareTable",
+    "DataTable",
+    "ModelTable",
+    "OptimizerTable",
+    "Recipe",
+    "RestTable",
+    "TrainTable",
+    "from_table",
+    "load",
+    "text",
+    "to_table",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,41 +94,20 @@ class TrainTable:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RestTable:
-    """AdamW for what is not orthogonalized: embeddings, head, norms, biases (the last two without decay)."""
+class TelemetryTable:
+    """What `matfn.optim.Telemetry` measures during a run, every so many steps; 0 is off. `only` has glob patterns."""
 
-    lr: float = setting(4e-3, low=0.0, high=1e3)
-    weight_decay: float = setting(0.1, low=0.0, high=1e3)
-    beta1: float = setting(0.9, low=0.0, high=0.999999)
-    beta2: float = setting(0.95, low=0.0, high=0.999999)
-    eps: float = setting(1e-8, low=0.0, high=1.0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimizerTable:
-    """One optimizer. For "adamw", lr and weight_decay hold for all parameters and `rest` gives only betas and eps."""
-
-    kind: str = setting("muon", choices=("adamw", "torch-muon", "muon"))
-    name: str = ""
-    lr: float = setting(0.03, low=0.0, high=1e3)
-    weight_decay: float = setting(0.01, low=0.0, high=1e3)
-    momentum: float = setting(0.95, low=0.0, high=0.999999)
-    nesterov: bool = True
-    method: str | None = None
-    scale: str = setting("jordan", choices=("jordan", "spectral", "moonlight"))
-    precision: str | None = setting(None, choices=("float32", "bfloat16", "float16"))
-    rest: RestTable = field(default_factory=RestTable)
+    every: int = setting(0, low=0, high=10**9)
+    exact: bool = False
+    budget: float = setting(0.05, low=1e-6, high=1.0)
+    only: tuple[str, ...] = ("*",)
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        if self.kind != "muon" and (self.method or self.precision):
-            raise LabError(f'method and precision belong to kind = "muon"; {self.kind!r} has neither: drop them')
-        if self.kind == "torch-muon" and self.scale == "spectral":
-            raise LabError('scale = "spectral" is not in torch.optim.Muon: choose "jordan" or "moonlight"')
-
-    @property
-    def label(self) -> str:
-        """The name shown in tables and plots."""
-        return self.name or self.kind
+        if not self.only:
+            raise LabError(
+                'only must name something: leave it out for all parameters, or list patterns such as "*.qkv*"'
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +133,7 @@ class Recipe:
     optimizer: OptimizerTable | None = None
     arms: tuple[OptimizerTable, ...] = ()
     compare: CompareTable = field(default_factory=CompareTable)
+    telemetry: TelemetryTable = field(default_factory=TelemetryTable)
 
     def __post_init__(self) -> None:
         labels = [arm.label for arm in self.arms]
