@@ -71,10 +71,7 @@ def train(
     resume: Resume = None,
     json_: Json = False,
 ) -> None:
-    """Train one model with one optimizer, with checkpoints (Ctrl-C writes one) and metrics as JSONL.
-
-    The recipe says which: --set optimizer.kind=polargrad --set optimizer.lr=0.001 (docs/optimizers.md has them all).
-    """
+    """Train with one optimizer (--set optimizer.kind=...), with checkpoints (Ctrl-C writes one) and metrics as JSONL."""
     from matfn.lab import checkpoint, single
     from matfn.lab import recipe as recipes
 
