@@ -71,7 +71,7 @@ def train(
     resume: Resume = None,
     json_: Json = False,
 ) -> None:
-    """Train with one optimizer (--set optimizer.kind=...), with checkpoints (Ctrl-C writes one) and metrics as JSONL."""
+    """Train with one optimizer (--set optimizer.kind=...); checkpoints (Ctrl-C writes one), metrics as JSONL."""
     from matfn.lab import checkpoint, single
     from matfn.lab import recipe as recipes
 
