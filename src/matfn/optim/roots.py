@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..certify import certify
+from ..engines.prescale import Scale, prescale
 from ..errors import SpectrumError
 from ..functions import inv_rootm
 from ..method import Evaluation, Iteration, Method, Scheduled
@@ -61,8 +62,8 @@ def minimax(p: int, lower: float) -> PolarExpress:
     return next(method for method in candidates if method.schedule(p).error() < 1e-3)
 
 
-def ridged(A: Tensor, ridge: float) -> Tensor:
-    """The symmetric part of A, plus ridge ||A||_F on the diagonal; the identity for a zero matrix.
+def ridged(A: Tensor, ridge: float) -> tuple[Tensor, Scale]:
+    """The symmetric part of A, divided by its Frobenius norm, plus ridge I; the identity for a zero matrix.
 
     The Frobenius norm is at least the largest eigenvalue and at most sqrt(n) times it, and close to it where a ridge
     matters: for a spectrum that decays. So the condition number of the sum is at most 1 + 1/ridge, without an
@@ -71,10 +72,14 @@ def ridged(A: Tensor, ridge: float) -> Tensor:
     Args:
         A: ``(b, n, n)``, symmetric positive semidefinite up to rounding.
         ridge: at least 0.
+
+    Returns:
+        The matrices, and what they were divided by.
     """
-    A = A / 2 + A.mT / 2
-    norm = torch.linalg.vector_norm(A, dim=(-2, -1), keepdim=True)
-    return A + torch.where(norm > 0, ridge * norm, 1.0) * torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
+    scaled, scale = prescale(A)
+    zero = (scaled == 0).all(-1, keepdim=True).all(-2, keepdim=True)
+    eye = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
+    return scaled / 2 + scaled.mT / 2 + torch.where(zero, eye, ridge * eye), scale
 
 
 def inverse_roots(A: Tensor, p: int, ridge: float, method: RootMethod, tolerance: float) -> Roots:
@@ -82,7 +87,7 @@ def inverse_roots(A: Tensor, p: int, ridge: float, method: RootMethod, tolerance
 
     The residual ||U^p A - I||_F / sqrt(n) of every root that an iteration made is estimated by `certify`; a
     decomposition either is accurate or raises. Where one is above `tolerance` or no number, and where a method refuses
-    the batch, the root of each such matrix is computed again in float64 by `Exact`.
+    a matrix, the root is computed again in float64 by `Exact`.
 
     Args:
         A: ``(b, n, n)``, float32 or float64, symmetric positive semidefinite up to rounding.
@@ -91,7 +96,7 @@ def inverse_roots(A: Tensor, p: int, ridge: float, method: RootMethod, tolerance
         method: a method, or a function of p and of the lower bound of s = m^(1/p) that gives one.
         tolerance: of the residual.
     """
-    X = ridged(A, ridge)
+    X, scale = ridged(A, ridge)
     finite = X.isfinite().all(-1).all(-1)
     X = torch.where(finite[:, None, None], X, torch.eye(X.shape[-1], dtype=X.dtype, device=X.device))
     known = isinstance(method, Scheduled | Iteration | Evaluation)  # first: a Schedule can be called, too
@@ -105,7 +110,7 @@ def inverse_roots(A: Tensor, p: int, ridge: float, method: RootMethod, tolerance
             again, still = _roots(X[i : i + 1].double(), p, _EXACT, tolerance)
             (failed if still[0] else repeated).append((i, still[0] or reasons[i]))
             U[i] = again[0]
-    return Roots(U, tuple(repeated), tuple(failed))
+    return Roots(scale.undo(U, -1 / p), tuple(repeated), tuple(failed))
 
 
 def lower_bound(p: int, ridge: float, n: int) -> float:
@@ -118,7 +123,10 @@ def _roots(X: Tensor, p: int, method: Method, tolerance: float) -> tuple[Tensor,
     try:
         U = inv_rootm(X, p, method=method)
     except (SpectrumError, LinAlgError) as error:
-        return torch.zeros_like(X), [str(error)] * len(X)
+        if len(X) == 1:
+            return torch.zeros_like(X), [" ".join(str(error).split())]
+        single = [_roots(X[i : i + 1], p, method, tolerance) for i in range(len(X))]  # one of them spoils the batch
+        return torch.cat([U for U, _ in single]), [reason for _, (reason,) in single]
     finite = U.isfinite().all(-1).all(-1)
     U = torch.where(finite[:, None, None], U, 0.0)
     residuals = torch.where(finite, 0.0, math.inf)

@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..method import Scheduled
 from ..methods import Exact
 from . import foreach
-from .blocks import Batch, Cutting
+from .blocks import Batch, Cutting, blocks_of
 from .buckets import Bucket, Slot, working_dtype
 from .due import Due, compute_roots, portions
 from .kronecker import KroneckerOptimizer, Work, along
@@ -71,8 +72,8 @@ class Shampoo(KroneckerOptimizer):
         method: how a root is computed: a value of `matfn.METHODS`, or a function of p and of the bound that the ridge
             gives, such as `matfn.optim.minimax`. None is `Exact()`: on a CPU it takes half to a third of the time of
             six minimax steps, at 64, 256 and 512 rows alike, and is exact. On a GPU try `minimax`.
-        tolerance: of ||R^p A - I||_F / sqrt(n), which is about p times the relative error of the root; 0.2 is five
-            percent for p = 4. Rounding in float32 leaves up to 0.05 at ridge 1e-6.
+        tolerance: of ||R^p A - I||_F / sqrt(n), about p times the relative error of the root. An eigenvalue that was
+            not lifted at all counts as 1; rounding in float32 leaves 0.3 at most at ridge 1e-6, 0.03 at 1e-5.
         cutting: block size, merging of small dimensions.
         rest: as for `Muon`.
 
@@ -109,7 +110,7 @@ class Shampoo(KroneckerOptimizer):
         graft: str = "adam",
         root: int | Mapping[int, int] | None = None,
         method: RootMethod | None = None,
-        tolerance: float = 0.2,
+        tolerance: float = 0.5,
         cutting: Cutting | None = None,
         rest: Mapping[str, Any] | None = None,
     ) -> None:
@@ -129,6 +130,14 @@ class Shampoo(KroneckerOptimizer):
             **{"factor_every": factor_every, "root_every": root_every, "start": start},
         }
         super().__init__(params, defaults, cutting=Cutting() if cutting is None else cutting, rest=rest)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """See the base. A method that has no schedule for an exponent is refused here, not at the first roots."""
+        super().add_param_group(param_group)
+        blocks = [block for layout in self.layouts.values() for block in blocks_of(layout, self.cutting)]
+        for p in sorted({self._p(len(block.shape)) for block in blocks}):
+            if isinstance(self.method, Scheduled):
+                self.method.schedule(p)
 
     def renew(self, works: tuple[Work, ...]) -> None:
         """Second moments of all buckets, then the roots that are due, equal sizes together."""
