@@ -19,6 +19,7 @@ from matfn.lab.model import loss, make_model
 from matfn.lab.optimizers import make_optimizers
 from matfn.lab.recipe import OptimizerTable, Recipe, to_table
 from matfn.lab.settings import plain
+from matfn.lab.telemetry import Telemetries
 
 METRICS, CHECKPOINT = "metrics.jsonl", "checkpoint.pt"
 
@@ -71,6 +72,8 @@ class Trainer:
             self._restore(checkpoint.load(directory / CHECKPOINT))
         self.metrics = checkpoint.Metrics(directory / METRICS, keep_to=self.step)
         self.history = checkpoint.read_metrics(directory / METRICS)
+        members = self.optimizers.members
+        self.telemetry = Telemetries(recipe.telemetry, members, self.model, directory, step=self.step)
 
     @property
     def tokens_per_step(self) -> int:
@@ -151,12 +154,14 @@ class Trainer:
         if train.clip:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip)
         number = self._finite(float(total), "loss")
-        middle, lr = self._clock(), self.optimizers.lr()
+        middle, lr, measured = self._clock(), self.optimizers.lr(), self.telemetry.seconds
         self.optimizers.step()
-        end = self._clock()
+        measured = self.telemetry.seconds - measured  # diagnostics are not the optimizer's time; they have a line of it
+        end = self._clock() - measured
         self.optimizers.finish()
         self.step += 1
-        return {"step": self.step, "loss": number, "lr": lr, "seconds": end - start, "optimizer_seconds": end - middle}
+        line = {"step": self.step, "loss": number, "lr": lr, "seconds": end - start, "optimizer_seconds": end - middle}
+        return {**line, "telemetry_seconds": measured} if measured else line
 
     def _loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         enabled = self.recipe.train.autocast == "bfloat16"

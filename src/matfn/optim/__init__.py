@@ -10,13 +10,16 @@ from .polargrad import PolarGrad
 from .roots import minimax
 from .scale import SCALES, jordan, moonlight, spectral, unit
 from .shampoo import Shampoo
+from .sinks import JsonLines, Record, TensorBoard
 from .soap import SOAP
+from .telemetry import Telemetry
 
 __all__ = [
     "SCALES",
     "SOAP",
     "Cutting",
     "Entry",
+    "JsonLines",
     "Layout",
     "MatrixOptimizer",
     "Muon",
@@ -24,7 +27,10 @@ __all__ = [
     "Plan",
     "PlanError",
     "PolarGrad",
+    "Record",
     "Shampoo",
+    "Telemetry",
+    "TensorBoard",
     "jordan",
     "minimax",
     "moonlight",
