@@ -172,32 +172,40 @@ def methods(json_: Json = False) -> None:
 @app.command()
 @user_errors
 def reproduce(
-    paper: Annotated[str, typer.Argument(metavar="PAPER", help="Whose tables: prism.")],
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for the page, the JSON and the figure.")] = None,
+    paper: Annotated[str, typer.Argument(metavar="PAPER", help="Whose tables: prism or polargrad.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for the page, the JSON and the figures.")] = None,
+    preset: Annotated[
+        str | None, typer.Option("--preset", help="full (default), or for polargrad quick: under a minute.")
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Make the tables of a paper anew and print them beside the published numbers."""
-    from dataclasses import asdict
-
     from matfn.lab import reproduce as reproducing
     from matfn.lab.checkpoint import folder
 
+    reproducing.check(paper, preset)
     with folder(out) if out else nullcontext(), screen(stderr=True).status("") as status:
-        results = reproducing.run(paper, status.update)
-        path = reproducing.write(paper, results, out) if out else None
+        report = reproducing.run(paper, status.update, preset)
+        path = reproducing.write(report, out) if out else None
     if json_:
-        typer.echo(json.dumps([asdict(table) for table in results]))
+        typer.echo(json.dumps(reproducing.finite(report.plain)))
         return
     console = screen()
-    for table in results:
-        shown = grid("", *table.heads, right=tuple(range(1, 1 + len(table.heads))))
-        for row in table.ours:
-            ours, theirs = reproducing.lines(table, row)
-            shown.add_row(f"{row}\n", *(f"{a}\n[dim]{b}[/]" for a, b in zip(ours, theirs, strict=True)))
-        console.print(f"\n[bold]{table.number}[/]  {safe(table.title)}: measured (published)", highlight=False)
+    for table in report.tables:
+        shown = grid("", *table.heads, right=() if table.wide else tuple(range(1, 1 + len(table.heads))))
+        for row, cells in table.rows:
+            shown.add_row(f"{safe(row)}\n", *(safe(c) if table.wide else _stacked(c) for c in cells))
+        console.print(f"\n[bold]{safe(table.title)}[/]: measured (published)", highlight=False)
         console.print(shown)
+        console.print(f"[dim]{safe(table.remark)}[/]", highlight=False)
     if path:
         console.print(f"\npage  {path}", highlight=False, soft_wrap=True)
+
+
+def _stacked(cell: str) -> str:
+    """The published number below the measured one."""
+    ours, space, theirs = cell.partition(" (")
+    return f"{safe(ours)}\n[dim]({safe(theirs)}[/]" if space else safe(ours)
 
 
 def _console(recipe: Recipe, quiet: bool) -> Console:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from matfn.lab import prism_published as published
-from matfn.lab import reproduce
+from matfn.lab import prism_report, reproduce
 from matfn.lab.errors import LabError
 from matfn.lab.reproduce_prism import Table, polar_row, singular_values
 
@@ -32,7 +32,7 @@ def test_a_deviation_is_named(table):
 
 
 def test_what_is_written(table, tmp_path):
-    path = reproduce.write("prism", [table], tmp_path / "new")
+    path = reproduce.write(prism_report.made([table]), tmp_path / "new")
     assert "| i^-2 | 3.7e-06 (3.7e-06) | 35 (35) |" in path.read_text()
     assert json.loads((tmp_path / "new" / "prism.json").read_text())["tables"][0]["unexplained"] == []
     assert (tmp_path / "new" / "prism.png").read_bytes().startswith(b"\x89PNG")

@@ -42,7 +42,7 @@ def curves(title: str, objective: str, traces: Sequence[Trace]) -> Figure:
 
 
 def edges(sweeps: Sequence[Sweep]) -> Figure:
-    """A panel for each problem: the objective after the last step against the rate; crosses on top diverged."""
+    """A panel for each problem: the objective at the end against the rate over the best one; crosses diverged."""
     with matplotlib.rc_context(STYLE):
         problems = list(dict.fromkeys(sweep.problem for sweep in sweeps))
         figure = Figure(figsize=(12, 4.6), layout="constrained")
@@ -50,7 +50,12 @@ def edges(sweeps: Sequence[Sweep]) -> Figure:
             for index, one in enumerate(sweep for sweep in sweeps if sweep.problem == problem):
                 _edge(axes, one, COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)])
             steps = next(sweep.steps[-1] for sweep in sweeps if sweep.problem == problem)
-            axes.set(xscale="log", yscale="log", xlabel="learning rate", title=f"{problem}, after {steps} steps")
+            axes.set(
+                xscale="log",
+                yscale="log",
+                xlabel="learning rate / best of its grid",
+                title=f"{problem}, after {steps} steps",
+            )
             axes.set_ylabel("objective (crosses: diverged)")
             axes.legend(fontsize=8)
         return figure
@@ -58,9 +63,10 @@ def edges(sweeps: Sequence[Sweep]) -> Figure:
 
 def _edge(axes: Axes, one: Sweep, colour: str, marker: str) -> None:
     ends = [row[-1] for row in one.values]
-    kept = [(rate, end) for rate, end in zip(one.rates, ends, strict=True) if math.isfinite(end)]
-    lost = [rate for rate, end in zip(one.rates, ends, strict=True) if not math.isfinite(end)]
+    kept = [(rate / one.best, end) for rate, end in zip(one.rates, ends, strict=True) if math.isfinite(end)]
+    lost = [rate / one.best for rate, end in zip(one.rates, ends, strict=True) if not math.isfinite(end)]
     if kept:
-        axes.plot(*zip(*kept, strict=True), color=colour, marker=marker, label=one.label)
+        axes.plot(*zip(*kept, strict=True), color=colour, marker=marker, label=f"{one.label}, best {one.best:g}")
     # Crosses in the axes' own height, whatever the scale.
-    axes.plot(lost, [0.98] * len(lost), "x", color=colour, transform=axes.get_xaxis_transform(), clip_on=False)
+    for rate in lost:
+        axes.plot(rate, 0.98, "x", color=colour, transform=axes.get_xaxis_transform()).pop().set_in_layout(False)

@@ -27,6 +27,8 @@ class Sweep:
 
     Attributes:
         edge: The greatest rate that was not lost and the least that was, above all that were not; None if none was.
+        best: The rate of the least value at the end.
+        wide: The least and the greatest of the rates about the best that end within a factor of ten of it.
     """
 
     problem: str
@@ -44,8 +46,18 @@ class Sweep:
 
     @property
     def best(self) -> float:
-        """The rate of the least value at the end."""
+        """See the class."""
         return min(zip((row[-1] for row in self.values), self.rates, strict=True))[1]
+
+    @property
+    def wide(self) -> tuple[float, float]:
+        """See the class."""
+        ends = dict(zip(self.rates, (row[-1] for row in self.values), strict=True))
+        far = [rate for rate, end in ends.items() if not end <= 10 * ends[self.best]]
+        low = max((rate for rate in far if rate < self.best), default=0.0)
+        high = min((rate for rate in far if rate > self.best), default=math.inf)
+        near = [rate for rate in self.rates if low < rate < high]
+        return min(near), max(near)
 
 
 def _grid(unit: float, *multiples: float) -> tuple[float, ...]:
