@@ -283,7 +283,11 @@ def test_groups_without_parameters_without_gradients_and_without_entries(case):
     optimizer.step()
     assert not torch.equal(p, gaussian(6, 4))
     assert not optimizer.state.get(nothing)
-    optimizer.load_state_dict(through_a_file(optimizer.state_dict()))
+    saved = through_a_file(optimizer.state_dict())
+    optimizer.load_state_dict(saved)
+    saved["param_groups"][3]["rule"] = "matrix"
+    with pytest.raises(ValueError, match="no parameter: group 3 has rule 'matrix' there, 'adamw' here"):
+        optimizer.load_state_dict(saved)
 
 
 @every

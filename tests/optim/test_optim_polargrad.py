@@ -217,6 +217,23 @@ def test_variants_and_powers_may_differ_by_group():
         assert torch.allclose(p, q, rtol=0, atol=100 * EPS64)
 
 
+class Backwards:
+    """An oracle that points the wrong way."""
+
+    def evaluate(self, target, A):
+        return -Exact().evaluate(target, A).to(A.dtype)
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_the_step_is_a_descent_for_any_oracle(power):
+    right, wrong = parameter(6, 4), parameter(6, 4)
+    g = gaussian(6, 4, seed=2)
+    options = {"variant": "vanilla", "power": power}
+    expected = take(PolarGrad([right], 0.1, method=Exact(), **options), right, g)
+    assert torch.allclose(take(PolarGrad([wrong], 0.1, method=Backwards(), **options), wrong, g), expected)
+    assert (g * expected).sum() > 0
+
+
 def test_nan_stays_in_its_own_matrix():
     p, q = parameter(6, 4), parameter(6, 4, seed=1)
     optimizer = PolarGrad([p, q], 0.1, growth=3.0)

@@ -143,13 +143,13 @@ class PolarGrad(PolarOptimizer):
     def direction(self, bucket: Bucket, stack: Tensor) -> Tensor:
         """D of each matrix, ``(b, m, n)``, over the rank where the scale says so."""
         U = self.factor(stack)
-        # Negative by rounding alone, where a power of it would be NaN.
-        nu = (stack * U).sum((-2, -1)).clamp(min=0)
+        nu = (stack * U).sum((-2, -1))
         square = None
         for index, slots in bucket.by_group().items():
             group, run = self.param_groups[index], bucket.run(slots)
             size = nu[run] if group["growth"] is None else self._guarded(nu[run], slots, float(group["growth"]))
-            size = size if group["power"] == 1 else size ** float(group["power"])
+            if group["power"] != 1:  # negative by rounding, or where an oracle points away: against it is descent
+                size = size.sign() * size.abs() ** float(group["power"])
             if group["scale"] == "rank":
                 square = (U * U).sum((-2, -1)) if square is None else square
                 size = torch.where(square[run] > 0, size / square[run], 0.0)
