@@ -59,8 +59,8 @@ class Telemetry:
     that has more than 512 rows: subspace iteration for the greatest singular values, Lanczos quadrature for the rest,
     good to a few per cent, where `condition` is a lower bound. Singular values below 4 eps of the gradient's dtype
     (float32 at least) and, unless exact, 1e-7, relative to the greatest, count as zero. The time is taken; a step that
-    is due is skipped as long as one more would take telemetry above `budget` of the time since the beginning, and the
-    records say so. Only the first measurement is made whatever it costs.
+    is due is skipped as long as one more, if it took as long as the last, would bring telemetry above `budget` of the
+    time since the beginning, and the records say so. Only the first measurement is made whatever it costs.
 
     Args:
         optimizer: any of torch's; one Telemetry each.
