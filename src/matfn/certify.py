@@ -80,8 +80,10 @@ def certify(
         U: The same shape, the results; any dtype.
         of: "polar", "sign", "sqrt", "inv_sqrt", "root", "inv_root" or "inv".
         p: The exponent of "root" and "inv_root", which need it; the others have none to choose.
-        only: "residual" leaves out the direction of a root, which costs 20 times the rest, and reports it as NaN; None
-            is every figure.
+        only: The residual alone, and NaN for the direction of a root, which costs 20 times as much. "residual" is that
+            of the table; "balanced", of an inverse root, the norm of U^a X U^b - I with a = p // 2 and b = p - a, in
+            which a part of the error that does not commute with X counts up to the square root of the condition
+            number times, not the condition number. None is every figure.
         exact: Measure instead of estimate, by dense products and singular values.
         generator: Draws the sketch, on the device of X; default a fixed seed, so that the same input gives the same
             figures.
@@ -95,8 +97,7 @@ def certify(
             or entries are not finite.
     """
     target = _target(of, p)
-    if only is not None and (only != "residual" or target.name in ("polar", "sign")):
-        raise ValueError(f'only must be "residual", and of a root or inverse, or None; got {only!r} of {of!r}')
+    _check_only(only, target)
     for name, argument in (("X", X), ("U", U)):
         check_matrix(argument, target)
         if argument.numel() == 0:
@@ -113,6 +114,17 @@ def certify(
     else:
         fields = _measured(scaled, flat[1]) if exact else _sketched(scaled, flat[1], generator)
     return Certificate(*(f.reshape(X.shape[:-2]) for f in fields))
+
+
+def _check_only(only: str | None, target: Target) -> None:
+    """Refuse a figure that the target does not have alone."""
+    inverse_root = target.name in ("inv_sqrt", "inv_root")
+    known = {"residual": target.name not in ("polar", "sign"), "balanced": inverse_root, None: True}
+    if not known.get(only):
+        raise ValueError(
+            'only must be "residual" (of a root or an inverse), "balanced" (of an inverse root) or None; '
+            f"got {only!r} of {target.name}"
+        )
 
 
 def _target(of: str, p: int | None) -> Target:
@@ -170,7 +182,8 @@ def _checked(target: Target, X: Tensor, U: Tensor, S: Tensor | None, only: str |
     direction = absent if target.name == "inv" or only else _positivity(U, S)
     if target.homogeneity > 0:
         return absent, direction, norm(_power(U, target.p, W) - X @ W) * weight
-    residual = norm(_power(U, target.p, X @ W) - W) * weight / n**0.5
+    right = target.p - target.p // 2 if only == "balanced" else 0
+    residual = norm(_power(U, target.p - right, X @ _power(U, right, W)) - W) * weight / n**0.5
     return absent, direction, residual
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from matfn import certify
+from matfn import Exact, PolarExpress, Prism, inv_rootm
 from matfn.optim import Cutting, blocks, minimax
 from matfn.optim.blocks import blocks_of, fill_batches, sizes
 from matfn.optim.buckets import fill_buckets
@@ -121,16 +121,25 @@ def test_the_ridge_bounds_the_condition_and_is_relative_at_any_scale(peak):
 
 @pytest.mark.parametrize("n", [4, 32, 96])
 @pytest.mark.parametrize("p", [2, 4, 6])
-@pytest.mark.parametrize("ridge", [1e-4, 1e-6])
-def test_rounding_in_float32_alone_never_fails_the_check(n, p, ridge):
-    # Rank 1 and the steepest spectra: all but a few eigenvalues lie on the ridge.
+@pytest.mark.parametrize("method", [minimax, lambda p, lower: Prism(degree=5, steps=10)])
+def test_rounding_in_float32_alone_never_fails_the_check(n, p, method):
     g = torch.Generator().manual_seed(0)
     Q = torch.linalg.qr(torch.randn(8, n, n, generator=g))[0]
-    decays = torch.arange(8.0)[:, None, None] * 2
-    G = Q * torch.arange(1, n + 1) ** -decays
-    found = inverse_roots(G @ G.mT, p, ridge, minimax, tolerance=0.5)
+    steep = Q * torch.arange(1, n + 1) ** -(torch.arange(8.0)[:, None, None] * 2)
+    singular = Q[..., : n * 2 // 3] @ torch.randn(8, n * 2 // 3, n, generator=g)
+    G = torch.cat([steep, singular])
+    found = inverse_roots(G @ G.mT, p, 1e-6, method, tolerance=0.2)
     assert not found.repeated
     assert not found.failed
     X = (G @ G.mT).double()
-    X = X + ridge * torch.linalg.matrix_norm(X, keepdim=True) * torch.eye(n)
-    assert certify(X, found.values, of="inv_root", p=p, exact=True).residual.max() < 0.5
+    exact = inv_rootm(X + 1e-6 * torch.linalg.matrix_norm(X, keepdim=True) * torch.eye(n), p)
+    norm = torch.linalg.matrix_norm
+    assert (norm(found.values - exact) / norm(exact)).max() < 0.2 / p
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_roots_that_are_short_of_steps_fail_it(steps):
+    G = torch.randn(8, 32, 20, generator=torch.Generator().manual_seed(0))
+    found = inverse_roots(G @ G.mT, 4, 1e-6, lambda p, lower: PolarExpress(steps=steps, lower=lower), tolerance=0.2)
+    assert [i for i, _ in found.repeated] == list(range(8))
+    assert torch.equal(found.values, inverse_roots(G @ G.mT, 4, 1e-6, Exact(), tolerance=0.2).values)

@@ -202,6 +202,42 @@ def test_the_residual_alone_is_the_same_residual(of, p, exact):
     assert math.isnan(alone.direction)
 
 
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("p", [1, 2, 3, 4, 6])
+def test_the_balanced_residual_is_its_definition(p, exact):
+    A, B, _ = solved("inv_root", p)
+    B = perturbed(B, 0.01)
+    B = (B + B.mT) / 2
+    power, eye = torch.linalg.matrix_power, torch.eye(12, dtype=A.dtype)
+    wanted = torch.linalg.matrix_norm(power(B, p // 2) @ A @ power(B, p - p // 2) - eye) / 12**0.5
+    found = matfn.certify(A, B, of="inv_root", p=p, exact=exact, only="balanced").residual
+    assert torch.allclose(found, wanted, rtol=1e-9 if exact else 0.5, atol=0)  # 16 columns: 0.35 at most
+    if p == 2:
+        assert torch.equal(found, matfn.certify(A, B, of="inv_sqrt", exact=exact, only="balanced").residual)
+
+
+def test_the_balanced_residual_sees_the_error_of_a_root_in_float32_where_the_other_sees_the_condition():
+    X = gaussian(24, 16)
+    A = X @ X.mT
+    A = A / torch.linalg.matrix_norm(A) + 1e-6 * torch.eye(24, dtype=A.dtype)
+    exact = matfn.inv_rootm(A, 4)
+    B = matfn.inv_rootm(A.float(), 4, method=matfn.PolarExpress(steps=8, lower=0.03, cushion=0.0)).double()
+    error = (torch.linalg.matrix_norm(B - exact) / torch.linalg.matrix_norm(exact)).item()
+    balanced, plain = (
+        matfn.certify(A, B, of="inv_root", p=4, only=o, exact=True).residual for o in ("balanced", "residual")
+    )
+    assert error < 0.02
+    assert balanced < 4 * 5 * error  # p times the error, and some for what does not commute
+    assert plain > 10 * balanced
+
+
+@pytest.mark.parametrize("of", ["sqrt", "inv", "polar", "sign"])
+def test_only_an_inverse_root_has_a_balanced_residual(of):
+    A = torch.eye(3, dtype=torch.float64)
+    with pytest.raises(ValueError, match='only must be "residual"'):
+        matfn.certify(A, A, of=of, only="balanced")
+
+
 @pytest.mark.parametrize("only", ["direction", "residuals", True])
 def test_a_figure_that_cannot_be_had_alone_is_refused(only):
     A, B, _ = solved("sqrt", None)

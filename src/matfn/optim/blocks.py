@@ -20,7 +20,7 @@ from .layout import Layout
 
 __all__ = ["Batch", "Block", "Cutting", "Home", "blocks_of", "fill_batches", "sizes"]
 
-# 64 MB in float32: what the factors of one batch may take in a temporary, beside what they take in the state.
+# 64 MB in float32: what the factors of one batch may take, as a temporary beside the state.
 _ENTRIES = 2**24
 
 

@@ -15,8 +15,6 @@ from .roots import RootMethod, inverse_roots
 
 __all__ = ["Due", "compute_roots", "portions"]
 
-# 64 MB in float32, of which an iteration needs half a dozen times as much: larger batches gain nothing.
-_ENTRIES = 2**24
 _SHOWN = 3
 
 
@@ -50,12 +48,12 @@ class Due:
         return f"parameter {name!r}{cut}{matrix}, block {self.block}, side {self.side}"
 
 
-def portions(due: Iterable[Due]) -> Iterator[list[Due]]:
-    """The same in order, in portions of at most 64 MB, or of one."""
+def portions(due: Iterable[Due], limit: int) -> Iterator[list[Due]]:
+    """The same in order, in portions of at most so many entries, or of one."""
     some: list[Due] = []
     entries = 0
     for one in due:
-        if some and entries + one.factors.numel() > _ENTRIES:
+        if some and entries + one.factors.numel() > limit:
             yield some
             some, entries = [], 0
         some.append(one)

@@ -74,7 +74,8 @@ def along(blocks: Tensor, matrices: Tensor, side: int) -> Tensor:
 class KroneckerOptimizer(MatrixOptimizer):
     """Base of Shampoo and SOAP: factors, momentum with bias correction, and the order of a step.
 
-    A subclass defines `renew`, `direction` and, in `second`, what it keeps beside each factor, of the same size.
+    A subclass defines `renew`, `direction` and, in `second`, what it keeps beside each factor, of the same size. Roots
+    and bases are computed from factors of at most `portion` entries in one batch.
 
     Args:
         params: as for `MatrixOptimizer`.
@@ -86,6 +87,7 @@ class KroneckerOptimizer(MatrixOptimizer):
     kept = (*MatrixOptimizer.kept, "cutting")
     second: str
     counts: tuple[str, ...] = ()
+    portion = 2**22  # 16 MB in float32: an iteration needs half a dozen times as much, and more leaves the caches
 
     def __init__(
         self, params: Any, defaults: dict[str, Any], *, cutting: Cutting, rest: Mapping[str, Any] | None

@@ -85,9 +85,9 @@ def ridged(A: Tensor, ridge: float) -> tuple[Tensor, Scale]:
 def inverse_roots(A: Tensor, p: int, ridge: float, method: RootMethod, tolerance: float) -> Roots:
     """(A + ridge ||A||_F I)^(-1/p) of each matrix.
 
-    The residual ||U^p A - I||_F / sqrt(n) of every root that an iteration made is estimated by `certify`; a
-    decomposition either is accurate or raises. Where one is above `tolerance` or no number, and where a method refuses
-    a matrix, the root is computed again in float64 by `Exact`.
+    The residual ||U^a A U^b - I||_F / sqrt(n), a + b = p, of every root that an iteration made is estimated by
+    `certify` (its "balanced" one); a decomposition either is accurate or raises. Where a residual is above `tolerance`
+    or no number, and where a method refuses a matrix, the root is computed again in float64 by `Exact`.
 
     Args:
         A: ``(b, n, n)``, float32 or float64, symmetric positive semidefinite up to rounding.
@@ -131,7 +131,7 @@ def _roots(X: Tensor, p: int, method: Method, tolerance: float) -> tuple[Tensor,
     U = torch.where(finite[:, None, None], U, 0.0)
     residuals = torch.where(finite, 0.0, math.inf)
     if not isinstance(method, Evaluation):
-        measured = certify(X, U, of="inv_root", p=p, only="residual").residual
+        measured = certify(X, U, of="inv_root", p=p, only="balanced").residual
         # An even power hides a negative eigenvalue; of a positive definite root there is a Cholesky factor.
         _, info = torch.linalg.cholesky_ex(U / 2 + U.mT / 2)
         residuals = torch.where(finite & (info == 0), measured, math.inf)

@@ -72,8 +72,8 @@ class Shampoo(KroneckerOptimizer):
         method: how a root is computed: a value of `matfn.METHODS`, or a function of p and of the bound that the ridge
             gives, such as `matfn.optim.minimax`. None is `Exact()`: on a CPU it takes half to a third of the time of
             six minimax steps, at 64, 256 and 512 rows alike, and is exact. On a GPU try `minimax`.
-        tolerance: of ||R^p A - I||_F / sqrt(n), about p times the relative error of the root. An eigenvalue that was
-            not lifted at all counts as 1; rounding in float32 leaves 0.3 at most at ridge 1e-6, 0.03 at 1e-5.
+        tolerance: of the "balanced" residual of a root (`certify`), about p times its relative error. An eigenvalue
+            that was not lifted at all counts as 1; rounding in float32 leaves 0.1 at most at ridge 1e-6.
         cutting: block size, merging of small dimensions.
         rest: as for `Muon`.
 
@@ -110,7 +110,7 @@ class Shampoo(KroneckerOptimizer):
         graft: str = "adam",
         root: int | Mapping[int, int] | None = None,
         method: RootMethod | None = None,
-        tolerance: float = 0.5,
+        tolerance: float = 0.2,
         cutting: Cutting | None = None,
         rest: Mapping[str, Any] | None = None,
     ) -> None:
@@ -148,7 +148,7 @@ class Shampoo(KroneckerOptimizer):
                 for key, one in self._roots_due(batch):
                     due.setdefault(key, []).append(one)
         for (p, ridge, *_), found in due.items():
-            for some in portions(found):
+            for some in portions(found, self.portion):
                 compute_roots(some, p, ridge, self.method, self.tolerance, self.param_groups)
 
     def direction(self, bucket: Bucket, stack: Tensor) -> Tensor:

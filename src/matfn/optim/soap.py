@@ -105,7 +105,7 @@ class SOAP(KroneckerOptimizer):
                     due.setdefault(key, []).append(one)
         orders: Orders = {}
         for (first, *_), found in due.items():
-            for some in portions(found):
+            for some in portions(found, self.portion):
                 orders |= _found(some) if first else _refined(some)
         for work in works:
             if orders:
