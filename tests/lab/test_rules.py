@@ -11,12 +11,16 @@ from matfn.lab.makers import MAKERS
 from matfn.lab.model import make_model
 from matfn.lab.rules import MATFN
 from matfn.lab.train import Trainer
+from matfn.optim import minimax
 
 PAPER = {"lr": 1.0, "momentum": 0.5}
 ARMS = {
     "normuon": {"kind": "normuon", "lr": 0.02, "beta2": 0.9},
     "polargrad": {"kind": "polargrad", "lr": 1.0, "scale": "rank", "method": "exact"},
     "vanilla": {"kind": "polargrad", "lr": 0.1, "variant": "vanilla", "power": 0.5, "growth": 5.0},
+    "shampoo": {"kind": "shampoo", "lr": 0.01, "root_every": 3, "block": 8, "method": "minimax", "ridge": 1e-4},
+    "shampoo, exact": {"kind": "shampoo", "lr": 0.01, "graft": "sgd", "root": 2, "start": 2, "method": "exact"},
+    "soap": {"kind": "soap", "lr": 0.01, "beta2": 0.9, "basis_every": 2, "nesterov": True},
     "muon and polargrad": {"kind": "muon", "lr": 0.02, "embeddings": PAPER},
     "polargrad for all": {"kind": "polargrad", "lr": 1.0, "scale": "rank", "embeddings": {**PAPER, "scale": "rank"}},
     "adamw and polargrad": {"kind": "adamw", "lr": 0.01, "embeddings": PAPER},
@@ -66,6 +70,27 @@ def test_keys_reach_the_optimizer(table):
     assert (matrices["initial_lr"], matrices["weight_decay"]) == (0.1, 0.3)
     assert (rest["initial_lr"], rest["betas"]) == (0.5, (0.7, 0.95))
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters()))
+
+
+def test_keys_of_shampoo_and_soap_reach_them(table):
+    _, [optimizer] = made(with_arm(table, ARMS["shampoo"]))
+    matrices = optimizer.param_groups[0]
+    assert {key: matrices[key] for key in ("root_every", "ridge", "nesterov", "momentum")} == {
+        "root_every": 3,
+        "ridge": 1e-4,
+        "nesterov": False,
+        "momentum": 0.95,
+    }
+    assert optimizer.cutting.block == 8
+    assert optimizer.method is minimax
+    _, [optimizer] = made(with_arm(table, ARMS["shampoo, exact"]))
+    assert (optimizer.graft, optimizer.root, optimizer.param_groups[0]["start"]) == ("sgd", 2, 2)
+    _, [optimizer] = made(with_arm(table, ARMS["soap"]))
+    assert {key: optimizer.param_groups[0][key] for key in ("beta2", "basis_every", "nesterov")} == {
+        "beta2": 0.9,
+        "basis_every": 2,
+        "nesterov": True,
+    }
 
 
 def test_embeddings_and_head_go_to_polargrad_and_nothing_is_moved_twice(table):

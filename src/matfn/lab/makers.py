@@ -17,7 +17,7 @@ def muon(table: OptimizerTable, params: Any) -> torch.optim.Optimizer:
     """Muon, with its options and AdamW for the rest."""
     from matfn.optim import Muon
 
-    return Muon(params, **_common(table), momentum=table.momentum, nesterov=table.nesterov)
+    return Muon(params, **_common(table), momentum=table.momentum, **table.given("nesterov"))
 
 
 def normuon(table: OptimizerTable, params: Any) -> torch.optim.Optimizer:
@@ -38,7 +38,29 @@ def polargrad(table: OptimizerTable, params: Any) -> torch.optim.Optimizer:
     return PolarGrad(params, **_common(table), **options)
 
 
-MAKERS: dict[str, Maker] = {"muon": muon, "normuon": normuon, "polargrad": polargrad}
+def shampoo(table: OptimizerTable, params: Any) -> torch.optim.Optimizer:
+    """Shampoo, with its options and AdamW for the rest."""
+    from matfn.optim import Shampoo, minimax
+
+    method = minimax if table.method == "minimax" else method_of(table.method)
+    options = table.given("beta2", "graft", "ridge", "root", "root_every", "start")
+    return Shampoo(params, **_factored(table), method=method, **options)
+
+
+def soap(table: OptimizerTable, params: Any) -> torch.optim.Optimizer:
+    """SOAP, with its options and AdamW for the rest."""
+    from matfn.optim import SOAP
+
+    return SOAP(params, **_factored(table), **table.given("beta2", "basis_every"))
+
+
+MAKERS: dict[str, Maker] = {
+    "muon": muon,
+    "normuon": normuon,
+    "polargrad": polargrad,
+    "shampoo": shampoo,
+    "soap": soap,
+}
 
 
 def embeddings(table: EmbeddingsTable, params: Any) -> torch.optim.Optimizer:
@@ -72,13 +94,29 @@ def method_of(text: str | None) -> Any:
 
 
 def _common(table: OptimizerTable) -> dict[str, Any]:
+    """The options that all of those share whose direction is a polar factor."""
+    return {
+        **_shared(table),
+        "method": method_of(table.method),
+        "precision": getattr(torch, table.precision) if table.precision else None,
+        **table.given("scale"),
+    }
+
+
+def _factored(table: OptimizerTable) -> dict[str, Any]:
+    """The options that Shampoo and SOAP share."""
+    from matfn.optim import Cutting
+
+    cutting = None if table.block is None else Cutting(block=table.block)
+    return {**_shared(table), "momentum": table.momentum, "nesterov": table.nesterov, "cutting": cutting}
+
+
+def _shared(table: OptimizerTable) -> dict[str, Any]:
     """The options that all of them share."""
     rest = table.rest
+    betas = (rest.beta1, rest.beta2)
     return {
         "lr": table.lr,
         "weight_decay": table.weight_decay,
-        "method": method_of(table.method),
-        "precision": getattr(torch, table.precision) if table.precision else None,
-        "rest": {"lr": rest.lr, "weight_decay": rest.weight_decay, "betas": (rest.beta1, rest.beta2), "eps": rest.eps},
-        **table.given("scale"),
+        "rest": {"lr": rest.lr, "weight_decay": rest.weight_decay, "betas": betas, "eps": rest.eps},
     }

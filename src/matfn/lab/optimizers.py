@@ -152,6 +152,6 @@ def _torch_muon(table: OptimizerTable, matrices: Sequence[torch.Tensor]) -> torc
         lr=table.lr,
         weight_decay=table.weight_decay,
         momentum=table.momentum,
-        nesterov=table.nesterov,
+        nesterov=bool(table.nesterov),
         adjust_lr_fn="original" if table.scale == "jordan" else "match_rms_adamw",
     )
