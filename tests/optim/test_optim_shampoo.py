@@ -352,3 +352,18 @@ def test_a_state_of_other_blocks_does_not_fit():
     optimizer.step()
     with pytest.raises(ValueError, match="w: state 'factors_2x3' is missing"):
         Shampoo([("w", other)], cutting=Cutting(block=3)).load_state_dict(optimizer.state_dict())
+
+
+def test_without_a_ridge_the_pseudo_inverse_leaves_dead_columns_alone():
+    param = parameter(linear((6, 4)))
+    start = param.detach().clone()
+    options = {"graft": "none", "momentum": 0.0, "beta2": 0.0, "lr": 1.0}
+    optimizer = Shampoo([param], ridge=0.0, method=Exact(singular="pseudo-inverse"), **options)
+    g = gradient(start, 1) * torch.tensor([1.0, 0.0, 1.0, 1.0], dtype=torch.float64)
+    param.grad = g
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimizer.step()
+    U, s, Vh = torch.linalg.svd(g, full_matrices=False)
+    assert torch.allclose(start - param, (U * (s > 1e-9)) @ Vh, rtol=0, atol=1e-10)
+    assert torch.allclose(param[:, 1], start[:, 1], rtol=0, atol=1e-13)
