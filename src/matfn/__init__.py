@@ -4,7 +4,20 @@ from .certify import Certificate, certify
 from .engines import ENGINES, Coupled, Direct, Gram
 from .errors import SpectrumError
 from .functions import Polar, inv, inv_rootm, inv_sqrtm, orthogonalize, polar, rootm, signm, sqrtm
-from .methods import METHODS, QDWH, DBNewton, Exact, NewtonSchulz, PolarExpress, Prism, Tuned, ZoloPD, method, spec
+from .methods import (
+    METHODS,
+    QDWH,
+    DBNewton,
+    Exact,
+    NewtonSchulz,
+    PolarExpress,
+    Prism,
+    RitzMinimax,
+    Tuned,
+    ZoloPD,
+    method,
+    spec,
+)
 from .partial_fraction import PartialFraction
 from .schedule import Schedule
 from .step import Polynomial
@@ -27,6 +40,7 @@ __all__ = [
     "PolarExpress",
     "Polynomial",
     "Prism",
+    "RitzMinimax",
     "Schedule",
     "SpectrumError",
     "Tuned",

@@ -9,7 +9,7 @@ from .schedule import Schedule
 from .step import Step
 from .target import Target
 
-__all__ = ["Evaluation", "Fitted", "Iteration", "Method", "Scheduled"]
+__all__ = ["Evaluation", "Fitted", "Iteration", "Method", "Scheduled", "finished"]
 
 
 @runtime_checkable
@@ -31,8 +31,18 @@ class Iteration(Protocol):
         ...
 
     def step(self, k: int, residual: Residual) -> Step:
-        """The step number k = 0, 1, ..., for the exponent `residual.p`."""
+        """The step number k = 0, 1, ..., for the exponent `residual.p`.
+
+        A method that can do with fewer steps has a second function, `done(k, residual) -> bool`, which is asked before
+        each step; it may wait for the device.
+        """
         ...
+
+
+def finished(method: Iteration, k: int, residual: Residual) -> bool:
+    """Whether the method, if it has an opinion, needs no step k."""
+    done = getattr(method, "done", None)
+    return done is not None and done(k, residual)
 
 
 @runtime_checkable

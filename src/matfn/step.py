@@ -1,6 +1,6 @@
 """Step: one scalar map q(m), and how it is evaluated at a symmetric matrix with few products."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 from typing import Protocol, TypeVar
 
@@ -64,9 +64,11 @@ class Polynomial:
     Attributes:
         coefficients: c_0 .. c_k, floats, or tensors of shape (b, 1, 1) that give every matrix of a batch its own; in
             float32 at least, whatever the dtype of the iteration.
+        powers: M^2, M^3, ... of the very matrix this step is for, as far as they are there already; no part of q.
     """
 
     coefficients: tuple[float | Tensor, ...]
+    powers: tuple[Tensor, ...] = field(default=(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse what is no polynomial in m."""
@@ -96,11 +98,13 @@ class Polynomial:
         k = len(rest)
         if k == 1:
             return c0, (rest[0] * M).to(M.dtype)
+        if k == 2 and self.powers:
+            return c0, _combination(rest, [M, self.powers[0]])
         if k == 2:
             return c0, products.sym_addmm(M, M, M, alpha=rest[1], beta=rest[0])
         stride = _stride(k)
-        powers = [M]
-        for _ in range(stride - 1):
+        powers = [M, *self.powers[: stride - 1]]
+        while len(powers) < stride:
             powers.append(products.sym_mm(powers[-1], M))
         blocks = [rest[i : i + stride] for i in range(0, k, stride)]
         B = _combination(blocks[-1], powers)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..kernels import Products
-from ..method import Iteration
+from ..method import Iteration, finished
 from ..residual import Residual
 from ..target import Target
 from .engine import shifted, times_power
@@ -32,10 +32,14 @@ class Coupled:
         Y, Z = A, None
         for k in range(method.steps):
             M = Y if Z is None else products.sym_mm(Z, Y)
-            c, B = method.step(k, Residual(M, target.p, key)).split(M, products)
+            residual = Residual(M, target.p, key, products=products)
+            if finished(method, k, residual):
+                break
+            c, B = method.step(k, residual).split(M, products)
             q = shifted(c, B)
             Y = times_power(Y, q, target.p - 1, products)
             Z = q if Z is None else products.sym_mm(q, Z)
         if target.name in ("sqrt", "root"):
             return Y
+        # Without a step A was I to begin with.
         return Z if Z is not None else A

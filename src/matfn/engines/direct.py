@@ -6,7 +6,7 @@ from functools import partial
 from torch import Tensor
 
 from ..kernels import Products
-from ..method import Iteration
+from ..method import Iteration, finished
 from ..residual import Form, Residual
 from ..target import Target
 from .engine import gram_matrix
@@ -39,7 +39,9 @@ class Direct:
         """See `Engine.run`."""
         X = A.mT if target.name == "inv" else A
         for k in range(method.steps):
-            residual = Residual(partial(_rebuilt, target, X, A, products), target.p, key, _FORM[target.name])
+            residual = Residual(partial(_rebuilt, target, X, A, products), target.p, key, _FORM[target.name], products)
+            if finished(method, k, residual):
+                break
             X = method.step(k, residual).apply(X, residual, products)
         return X
 

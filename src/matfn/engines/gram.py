@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..kernels import Products
-from ..method import Iteration
+from ..method import Iteration, finished
 from ..residual import Residual
 from ..target import Target
 from .engine import gram_matrix, shifted, times_power
@@ -56,7 +56,10 @@ class Gram:
             if Q is not None and k in restarts:
                 X, Q, M = _applied(Q, X, products), None, None
             M = gram_matrix(X, products) if M is None else M
-            c, B = method.step(k, Residual(M, target.p, key)).split(M, products)
+            residual = Residual(M, target.p, key, products=products)
+            if finished(method, k, residual):
+                break
+            c, B = method.step(k, residual).split(M, products)
             Z = shifted(c, B)
             Q = Z if Q is None else products.sym_mm(Q, Z)
             if k + 1 < method.steps and k + 1 not in restarts:

@@ -7,6 +7,7 @@ from .parse import method_from, spec_of
 from .polar_express import PolarExpress
 from .prism import Prism
 from .qdwh import QDWH
+from .ritz_minimax import RitzMinimax
 from .tuned import Tuned
 from .zolo_pd import ZoloPD
 
@@ -18,6 +19,7 @@ __all__ = [
     "NewtonSchulz",
     "PolarExpress",
     "Prism",
+    "RitzMinimax",
     "Tuned",
     "ZoloPD",
     "method",
@@ -28,6 +30,7 @@ METHODS: dict[str, type] = {
     "polar-express": PolarExpress,
     "newton-schulz": NewtonSchulz,
     "prism": Prism,
+    "ritz-minimax": RitzMinimax,
     "db-newton": DBNewton,
     "tuned": Tuned,
     "qdwh": QDWH,

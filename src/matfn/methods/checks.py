@@ -1,8 +1,9 @@
 """What every method asks of its arguments."""
 
 from numbers import Real
+from typing import cast
 
-__all__ = ["check_degree", "check_exponent", "check_number", "check_steps"]
+__all__ = ["check_count", "check_degree", "check_degrees", "check_exponent", "check_number", "check_steps"]
 
 
 def check_degree(degree: object) -> None:
@@ -14,6 +15,16 @@ def check_degree(degree: object) -> None:
         )
 
 
+def check_degrees(degree: object) -> tuple[int, ...]:
+    """The degrees as a tuple; refuse anything but one odd integer of at least 3, or a tuple of some."""
+    degrees: tuple[int, ...] = degree if isinstance(degree, tuple) else (cast(int, degree),)
+    if not degrees:
+        raise ValueError("degree=() lists no step: give one degree, or one for each step, e.g. (9, 9, 5)")
+    for one in degrees:
+        check_degree(one)
+    return degrees
+
+
 def check_exponent(p: object) -> None:
     """Refuse anything but an integer of at least 1; before a cache sees it, to which 2.0 and True are 2 and 1."""
     if isinstance(p, bool) or not isinstance(p, int) or p < 1:
@@ -22,8 +33,13 @@ def check_exponent(p: object) -> None:
 
 def check_steps(steps: object) -> None:
     """Refuse anything but an integer of at least 1."""
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps must be an integer of at least 1, got {steps!r}")
+    check_count("steps", steps, 1)
+
+
+def check_count(name: str, value: object, least: int) -> None:
+    """Refuse anything but an integer of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
 
 
 def check_number(name: str, value: object, low: float, high: float, why: str) -> None:

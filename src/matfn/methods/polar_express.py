@@ -7,7 +7,7 @@ from numbers import Real
 from ..minimax import Request, cached_rows
 from ..schedule import Schedule
 from ..step import Polynomial
-from .checks import check_degree, check_exponent, check_number, check_steps
+from .checks import check_degrees, check_exponent, check_number, check_steps
 
 __all__ = ["PolarExpress"]
 
@@ -42,11 +42,7 @@ class PolarExpress:
 
     def __post_init__(self) -> None:
         """Refuse nonsense, and settle the number of steps."""
-        degrees = self.degree if isinstance(self.degree, tuple) else (self.degree,)
-        if not degrees:
-            raise ValueError("degree=() lists no step: give one degree, or one for each step, e.g. (9, 9, 5)")
-        for degree in degrees:
-            check_degree(degree)
+        degrees = check_degrees(self.degree)
         settled = (len(degrees) if isinstance(self.degree, tuple) else 5) if self.steps is None else self.steps
         check_steps(settled)
         if isinstance(self.degree, tuple) and settled != len(degrees):

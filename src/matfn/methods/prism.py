@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..constant import constant
 from ..family import Family, family
 from ..fit import blocks, least, moments
 from ..residual import Residual
@@ -86,10 +87,6 @@ class Prism:
         return _family(p, (degree - 1) // 2)
 
 
+@constant
 def _family(p: int, d: int) -> Family:
     return family(p, d)
-
-
-# What torch.compiler.assume_constant_result does: fractions are no part of a graph. The decorator itself would import
-# the whole compiler, 1.5 s, with the package.
-_family._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]

@@ -7,13 +7,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .cache import cached_rows
-from .request import Request, Row
+from .request import GridRequest, Request, Row
 
 if TYPE_CHECKING:
     from .composition import compose, cushion
     from .remez import Minimax, best_odd, taylor
 
-__all__ = ["Minimax", "Request", "Row", "best_odd", "cached_rows", "compose", "cushion", "taylor"]
+__all__ = ["GridRequest", "Minimax", "Request", "Row", "best_odd", "cached_rows", "compose", "cushion", "taylor"]
 
 _SOLVER = {
     "compose": "composition",

@@ -9,12 +9,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from .request import Request, Row
+from .request import GridRequest, Request, Row
 
 __all__ = ["cached_rows", "directory"]
 
 # Part of every key: raise it when compose() changes, and old files are ignored.
-_VERSION = 2
+_VERSION = 3
 
 
 def directory() -> Path | None:
@@ -29,13 +29,13 @@ def directory() -> Path | None:
 
 
 @lru_cache(maxsize=256)
-def cached_rows(request: Request) -> tuple[Row, ...]:
-    """The rows of `compose(request)`, from memory, from disk, or computed now and stored.
+def cached_rows(request: Request | GridRequest) -> tuple[Row, ...]:
+    """The rows of `compose(request)` or `tabulate(request)`, from memory, from disk, or computed now and stored.
 
     A file that is missing, damaged or of another version counts as absent and is written anew. A directory that does
     not exist and cannot be made, or cannot be written, costs a recomputation in the next process, nothing else.
     """
-    key = {"version": _VERSION, **asdict(request), "degrees": list(request.degrees)}
+    key = json.loads(_canonical({"version": _VERSION, "kind": type(request).__name__, **asdict(request)}))
     if (folder := directory()) is None:
         return _computed(request)
     path = folder / f"minimax-{hashlib.sha256(_canonical(key).encode()).hexdigest()[:32]}.json"
@@ -46,8 +46,13 @@ def cached_rows(request: Request) -> tuple[Row, ...]:
     return rows
 
 
-def _computed(request: Request) -> tuple[Row, ...]:
-    from .composition import compose  # here and not above: it needs mpmath, and a warm cache does not
+def _computed(request: Request | GridRequest) -> tuple[Row, ...]:
+    # Imported here and not above: both need mpmath, and a warm cache does not.
+    if isinstance(request, GridRequest):
+        from .grid import tabulate
+
+        return tabulate(request)
+    from .composition import compose
 
     return compose(request)
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-__all__ = ["Request", "Row"]
+__all__ = ["GridRequest", "Request", "Row"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,25 @@ class Request:
     cushion: float | None
     safety: float
     inner_safety: float = 1.0
+
+
+@dataclass(frozen=True)
+class GridRequest:
+    """Everything a table of single steps depends on.
+
+    Attributes:
+        p: Exponent.
+        k: Degree of q.
+        start: The first point, in log(ratio / (1 - ratio)) for ratio = lower/upper of s.
+        spacing: From one point to the next.
+        limit: No more points than this.
+    """
+
+    p: int
+    k: int
+    start: float
+    spacing: float
+    limit: int = 1000
 
 
 @dataclass(frozen=True)
