@@ -56,6 +56,7 @@ HOME = {  # packages that only some places may import, whenever they do it
     "tokenizers": ("lab/",),
     "mpmath": ("minimax/", "lab/"),
     "scipy": ("lab/bench_solvers.py",),
+    "torch.utils.tensorboard": ("optim/sinks.py",),
 }
 HEAVY = ("triton", "matplotlib", "rich", "typer", "transformers", "scipy", "tokenizers")
 

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from ..quadrature import lanczos
+
 __all__ = ["FIGURES", "measured"]
 
 FIGURES = ("condition", "nuclear_norm", "gradient_norm", "nu", "orthogonality", "direction", "ratio")
@@ -78,8 +80,6 @@ def _summed(s: Tensor, tolerance: float) -> tuple[Tensor, Tensor, Tensor]:
 
 def _sketched(X: Tensor, tolerance: float) -> tuple[Tensor, Tensor, Tensor]:
     """The same, estimated: the extremes from within, so that the condition is a lower bound."""
-    from ..quadrature import lanczos
-
     S = _probes(X, _COLUMNS)
     for _ in range(2):
         S = torch.linalg.qr(X @ (X.mT @ S)).Q
