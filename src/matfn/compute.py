@@ -6,7 +6,7 @@ from torch import Generator, Tensor
 from .checks import check_definite, check_engine, check_matrix, check_method, check_precision, check_rounding
 from .engines import Engine, choose, prescale
 from .errors import SpectrumError
-from .kernels import EAGER
+from .kernels import products_for
 from .method import Evaluation, Fitted, Iteration, Method, Scheduled
 from .rank import completed, on_the_range, on_the_range_if_deficient
 from .schedule import Schedule
@@ -67,7 +67,9 @@ def _iterate(
     if not torch.compiler.is_compiling():  # the bound needs numpy, which torch.compile cannot follow
         check_rounding(iteration, precision)
     scaled, scale = prescale(A)
-    result = engine.run(target, scaled.to(precision), iteration, EAGER, key)
+    first = scaled.to(precision)
+    products = products_for(first, mirrored=target.domain is Domain.RECTANGULAR)
+    result = engine.run(target, first, iteration, products, key)
     return scale.undo(result.to(scaled.dtype), target.homogeneity)
 
 

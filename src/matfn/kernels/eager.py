@@ -9,7 +9,7 @@ from .products import Weight
 
 __all__ = ["EAGER", "Eager"]
 
-_LARGE = 128**2
+_LARGE = 256**2
 
 
 @dataclass(frozen=True)
