@@ -104,8 +104,8 @@ def compare(
     checked = recipes.load(resume / "recipe.toml" if resume else recipe, set_ or [])
     console = _console(checked, json_)
     with checkpoint.folder(resume or out or _dated(recipe)) as folder:
-        runs = comparing.unfinished(checked, folder)
-        with Progressing(console, runs * checked.train.steps, runs=runs) as watcher, Interrupt() as ctrl_c:
+        runs, steps = comparing.remaining(checked, folder)
+        with Progressing(console, steps, runs=runs) as watcher, Interrupt() as ctrl_c:
             try:
                 result = comparing.run(checked, folder, watcher, stop=lambda: ctrl_c.wanted)
             except comparing.Stopped:

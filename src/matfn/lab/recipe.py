@@ -15,6 +15,7 @@ from matfn.lab.settings import build, override, plain, setting, to_toml
 __all__ = [
     "CompareTable",
     "DataTable",
+    "GridTable",
     "ModelTable",
     "OptimizerTable",
     "Recipe",
@@ -111,11 +112,23 @@ class TelemetryTable:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GridTable:
+    """How the `rates` of the arms are tried: steps of each trial (0: train.steps) and a seed that decides nothing else.
+
+    A seed of its own, so that the choice of the rate does not flatter the seeds that are compared.
+    """
+
+    steps: int = setting(0, low=0, high=10**9)
+    seed: int = setting(1000, low=0, high=2**31)
+
+
+@dataclass(frozen=True, kw_only=True)
 class CompareTable:
     """Which seeds, and whether the arms take turns (so that a busy machine hits all of them) or run one by one."""
 
     seeds: tuple[int, ...] = setting((0,), low=0, high=2**31)
     order: str = setting("interleaved", choices=("interleaved", "sequential"))
+    grid: GridTable = field(default_factory=GridTable)
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):

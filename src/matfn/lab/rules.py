@@ -62,6 +62,9 @@ class EmbeddingsTable:
 class OptimizerTable:
     """One optimizer. For "adamw", lr and weight_decay hold for all parameters and `rest` gives only betas and eps.
 
+    `rates` is a grid, ascending: `matfn compare` tries each and goes on with the best in place of `lr`, the one that
+    `matfn train` uses.
+
     `nesterov` is on for Muon and its kin and off for Shampoo and SOAP, unless it is given. The `method` of Shampoo may
     also be "minimax": the schedule that its ridge asks for.
     """
@@ -69,6 +72,7 @@ class OptimizerTable:
     kind: str = setting("muon", choices=("adamw", "torch-muon", *MATFN))
     name: str = ""
     lr: float = setting(0.03, low=0.0, high=1e6)
+    rates: tuple[float, ...] = setting((), low=0.0, high=1e6)
     weight_decay: float = setting(0.01, low=0.0, high=1e3)
     momentum: float = setting(0.95, low=0.0, high=0.999999)
     nesterov: bool | None = None
@@ -90,6 +94,8 @@ class OptimizerTable:
     embeddings: EmbeddingsTable | None = None
 
     def __post_init__(self) -> None:
+        if list(self.rates) != sorted(set(self.rates)):
+            raise LabError(f"rates must rise and differ, got {list(self.rates)}")
         for key, kinds in _BELONGS.items():
             if getattr(self, key) is not None and self.kind not in kinds:
                 owners = ", ".join(f'"{kind}"' for kind in kinds)
