@@ -19,6 +19,7 @@ from .methods import (
     spec,
 )
 from .partial_fraction import PartialFraction
+from .record import Recorder
 from .schedule import Schedule
 from .step import Polynomial
 
@@ -40,6 +41,7 @@ __all__ = [
     "PolarExpress",
     "Polynomial",
     "Prism",
+    "Recorder",
     "RitzMinimax",
     "Schedule",
     "SpectrumError",

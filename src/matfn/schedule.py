@@ -30,9 +30,10 @@ class Schedule:
     Attributes:
         rows: The steps.
         p: The exponent they were made for.
-        lower: The assumed lower bound of s; the upper bound is 1.
+        lower: The assumed lower bound of s.
         source: Where the numbers come from.
         intervals: For each step, the interval of s it was made for (empty if it was made for none).
+        upper: The upper bound of s: 1, which holds for every matrix, or what one matrix has shown (`Recorder`).
     """
 
     rows: tuple[Step, ...]
@@ -40,6 +41,7 @@ class Schedule:
     lower: float
     source: str
     intervals: tuple[tuple[float, float], ...] = ()
+    upper: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse a schedule of nothing."""
@@ -73,7 +75,7 @@ class Schedule:
         the quintics of Polar Express, 250 in degree 7, 1400 in degree 9 and 7600 in degree 11. Partial fractions have
         positive terms, and amplify nothing.
         """
-        tops = (1.0, *(high for _, high in self.images()[:-1]))
+        tops = (self.upper, *(high for _, high in self.images()[:-1]))
         sums = [
             sum(abs(float(c)) * top ** (j * self.p) for j, c in enumerate(row.coefficients))
             for row, top in zip(self.rows, tops, strict=True)
@@ -116,13 +118,13 @@ class Schedule:
             yield s
 
     def images(self) -> tuple[tuple[float, float], ...]:
-        """After each step, the exact image [least, greatest] of [lower, 1] in s.
+        """After each step, the exact image [least, greatest] of [lower, upper] in s.
 
         One step maps an interval onto an interval whose ends are values at its own ends or at critical points inside,
         so the composition needs no sampling. A schedule that diverges in double precision (many steps without safety)
         ends at (-inf, inf).
         """
-        low, high = self.lower, 1.0
+        low, high = self.lower, self.upper
         images = []
         for row in self.rows:
             if high < math.inf:
@@ -135,11 +137,11 @@ class Schedule:
         return tuple(images)
 
     def errors(self) -> tuple[float, ...]:
-        """Worst |1 - s| over [lower, 1] after each step."""
+        """Worst |1 - s| over [lower, upper] after each step."""
         return tuple(max(abs(1 - low), abs(1 - high)) for low, high in self.images())
 
     def error(self) -> float:
-        """Worst |1 - s| over [lower, 1] after all steps: for p = 2 the worst spectral error of the polar factor."""
+        """Worst |1 - s| over [lower, upper] after all steps: for p = 2 the worst spectral error of the polar factor."""
         return self.errors()[-1]
 
     def _polynomials(self) -> tuple[Polynomial, ...]:

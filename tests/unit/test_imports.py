@@ -33,6 +33,7 @@ FLOOR = {
     "schedule": 3,
     "method": 4,
     "checks": 5,
+    "record": 5,
     "methods": 6,
     "engines": 6,
     "certify": 7,

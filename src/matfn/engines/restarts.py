@@ -61,7 +61,7 @@ def amplification(schedule: Schedule, restarts: tuple[int, ...], delta: float) -
     Negative eigenvalues grow without bound under any polynomial made for positive ones, so a missing restart shows as a
     huge or infinite number.
     """
-    x, worst = _singular_values(), 1.0
+    x, worst = schedule.upper * _singular_values(), 1.0
     for start, end in pairwise((0, *sorted(restarts), schedule.steps)):
         ratios, images = zip(*_run(schedule, start, end, x, delta), strict=True)
         x, worst = images[-1], max(worst, *ratios)
@@ -74,7 +74,7 @@ def _best_of_each_count(schedule: Schedule, delta: float) -> Iterator[tuple[tupl
     For each place of the last restart only the best way to get there is kept. That is exact for one restart; beyond, it
     neglects that the singular values at a restart depend a little on where the earlier ones were.
     """
-    ways = {0: (1.0, (), _singular_values())}
+    ways = {0: (1.0, (), schedule.upper * _singular_values())}
     for _ in range(schedule.steps):
         longer: dict[int, tuple[float, tuple[int, ...], np.ndarray]] = {}
         for start, (worst, restarts, x) in ways.items():
