@@ -63,6 +63,10 @@ class Blocked:
         """Alpha A B + beta C, which has no symmetry to use."""
         return EAGER.addmm(C, A, B, alpha=alpha, beta=beta)
 
+    def share(self, n: int) -> float:
+        """What part of a symmetric n x n result is computed and not mirrored, 1/2 to 1."""
+        return sum((stop - start) * stop for start, stop in self._rows(n)) / n**2 if n else 1.0
+
     def _rows(self, n: int) -> Iterator[tuple[int, int]]:
         """The block rows: as many as fit at `rows` each, of nearly equal height, in multiples of 16 where possible."""
         count = max(1, n // self.rows)

@@ -1,0 +1,150 @@
+"""Cost: the products that an engine asks for, counted by arithmetic before anything is run, and what a kernel does."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
+
+from ..schedule import Schedule
+from ..target import POLAR, Target
+from .coupled import Coupled
+from .direct import Direct
+from .gram import Gram
+
+__all__ = ["Product", "computed", "products_of", "share", "sweeps"]
+
+_SYMMETRIC = ("syrk", "sym_mm", "sym_addmm")
+
+
+@dataclass(frozen=True)
+class Product:
+    """One call of `kernels.Products`: (rows x inner) times (inner x columns), for one matrix of a batch.
+
+    Attributes:
+        name: "syrk", "sym_mm", "sym_addmm", "mm" or "addmm".
+        rows: Of the result.
+        inner: What is summed over.
+        columns: Of the result.
+    """
+
+    name: str
+    rows: int
+    inner: int
+    columns: int
+
+    @property
+    def multiply_adds(self) -> int:
+        """All of them, also where the result is symmetric; a multiply-add is two floating-point operations."""
+        return self.rows * self.inner * self.columns
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether a kernel may compute one half of the result."""
+        return self.name in _SYMMETRIC
+
+
+def products_of(
+    schedule: Schedule, engine: Direct | Gram | Coupled, shape: tuple[int, int], target: Target = POLAR
+) -> tuple[Product, ...]:
+    """The products of one call, in the order in which the engine makes them.
+
+    With n the short side, m the long one, and q of degree k in each step, in units of n^3 and a = m / n:
+
+    | engine  | per step                                   | once                                        |
+    |---------|--------------------------------------------|---------------------------------------------|
+    | direct  | a (M) + s(k) + a (applied)                 |                                             |
+    | gram    | s(k) + 1 (Q) + 2 (M carried)               | a (M) + a (applied), and again at a restart |
+    | coupled | 1 (M) + s(k) + t(p - 1) (Y) + 1 (Z)        | 2 less, in the first step, where Z is I     |
+
+    s(k) = 0, 1, 2, 2, 3, 3, 4 for k = 1 .. 7 (`Polynomial.products`); t(j) = floor(log2 j) + popcount(j), t(0) = 0.
+    After a restart the first product for Q is saved, and before one, and at the end, those that carry M.
+
+    Args:
+        schedule: Of polynomials, for the exponent of `target`.
+        engine: `Gram` with restarts of its own: None has them computed, which needs a dtype (`restarts_for`).
+        shape: (rows, columns) of the matrix, tall or wide; square for `Coupled`, the sign and the inverse.
+        target: What is computed.
+
+    Raises:
+        TypeError: If a step is no polynomial: a decomposition is not counted in products.
+        ValueError: If the engine has another target, or `Gram` no restarts.
+
+    References:
+        Polar Express, Sections 3.1 to 3.3 of the specification.
+    """
+    degrees = [(degree - 1) // 2 for degree in schedule.degrees]
+    if target.name not in engine.targets:
+        raise ValueError(f"{engine!r} computes {', '.join(sorted(engine.targets))}, not {target.name}")
+    n, m, tall = min(shape), max(shape), shape[0] > shape[1]
+    match engine:
+        case Direct():
+            return tuple(_direct(degrees, n, m, tall, target.name))
+        case Gram(restarts=None):
+            raise ValueError(
+                "Gram() chooses its restarts by the dtype: count Gram(restarts=restarts_for(schedule, dtype)) instead"
+            )
+        case Gram():
+            return tuple(_gram(degrees, n, m, tall, engine.restarts or ()))
+        case Coupled():
+            return tuple(_coupled(degrees, n, target.p))
+
+
+def sweeps(schedule: Schedule, shape: tuple[int, int]) -> int:
+    """Entries of n x n matrices that the steps touch outside products: the weighted sums of powers of M."""
+    passes = 0
+    for degree in schedule.degrees:
+        k = (degree - 1) // 2
+        passes += {1: 1, 2: 0}.get(k, k)
+    return passes * min(shape) ** 2
+
+
+def share(kernel: object, n: int) -> float:
+    """What part of a symmetric n x n result a kernel computes: `kernel.share(n)`, and all of it if it does not say."""
+    stated = getattr(kernel, "share", None)
+    return 1.0 if stated is None else float(stated(n))
+
+
+def computed(product: Product, kernel: object) -> float:
+    """The multiply-adds that a kernel really does for a product."""
+    return product.multiply_adds * (share(kernel, product.rows) if product.symmetric else 1.0)
+
+
+def _direct(degrees: list[int], n: int, m: int, tall: bool, name: str) -> Iterator[Product]:
+    for k in degrees:
+        yield Product("syrk" if name == "polar" else "mm", n, m, n)
+        yield from _split(k, n)
+        yield _applied("addmm", n, m, tall)
+
+
+def _gram(degrees: list[int], n: int, m: int, tall: bool, restarts: tuple[int, ...]) -> Iterator[Product]:
+    square = Product("sym_mm", n, n, n)
+    for step, k in enumerate(degrees):
+        fresh = step == 0 or step in restarts
+        if step and fresh:
+            yield _applied("mm", n, m, tall)
+        if fresh:
+            yield Product("syrk", n, m, n)
+        yield from _split(k, n)
+        yield from (square,) * (not fresh)
+        if step + 1 < len(degrees) and step + 1 not in restarts:
+            yield from (square, square)  # M Z^2
+    yield _applied("mm", n, m, tall)
+
+
+def _coupled(degrees: list[int], n: int, p: int) -> Iterator[Product]:
+    square = Product("sym_mm", n, n, n)
+    powers = (p - 1).bit_length() - 1 + (p - 1).bit_count() if p > 1 else 0
+    for step, k in enumerate(degrees):
+        yield from (square,) * (step > 0)
+        yield from _split(k, n)
+        yield from (square,) * (powers + (step > 0))
+
+
+def _split(k: int, n: int) -> Iterator[Product]:
+    """Powers of M, then Horner's rule over blocks of them, of the length with the fewest products, as `step` has it."""
+    stride = min(range(1, k + 1), key=lambda s: ((s - 1) + (ceil(k / s) - 1), s))
+    yield from (Product("sym_mm", n, n, n),) * (stride - 1)
+    yield from (Product("sym_addmm", n, n, n),) * (ceil(k / stride) - 1)
+
+
+def _applied(name: str, n: int, m: int, tall: bool) -> Product:
+    return Product(name, m, n, n) if tall else Product(name, n, n, m)
