@@ -7,8 +7,7 @@ from torch import Tensor
 
 from ..schedule import Schedule
 from ..target import Target
-from .checks import check_number
-from .rational import WORST, check_p2, measured, rational
+from .rational import check_bounds, check_p2, measured, rational
 
 __all__ = ["QDWH"]
 
@@ -43,9 +42,7 @@ class QDWH:
 
     def __post_init__(self) -> None:
         """Refuse bounds that are none."""
-        if self.lower is not None:
-            check_number("lower", self.lower, WORST, 1, "it bounds singular values after division by the norm")
-        check_number("tolerance", self.tolerance, 1e-30, 1, "it is the worst |1 - s| to stop at")
+        check_bounds(self)
 
     def schedule(self, p: int = 2) -> Schedule:
         """All steps, for p = 2 alone."""

@@ -11,9 +11,9 @@ from ..bounds import least_singular_value
 from ..partial_fraction import PartialFraction
 from ..schedule import Schedule
 from ..target import Domain, Target
-from .checks import check_exponent
+from .checks import check_exponent, check_number
 
-__all__ = ["DEFAULT_LOWER", "WORST", "check_p2", "measured", "rational"]
+__all__ = ["check_bounds", "check_p2", "measured", "rational"]
 
 # Singular values below max(m, n) eps count as zero, so that nothing smaller need be lifted in float64.
 DEFAULT_LOWER = 1e-16
@@ -45,6 +45,13 @@ def check_p2(method: Rational, p: int) -> None:
             f"{type(method).__name__} has steps for p = 2 alone (polar factor, sign, square roots), not for p = {p}: "
             "use PolarExpress or Exact"
         )
+
+
+def check_bounds(method: Rational) -> None:
+    """Refuse a `lower` or a `tolerance` that is none."""
+    if method.lower is not None:
+        check_number("lower", method.lower, WORST, 1, "it bounds singular values after division by the norm")
+    check_number("tolerance", method.tolerance, 1e-30, 1, "it is the worst |1 - s| to stop at")
 
 
 def rational(r: int | None, lower: float | None, tolerance: float, name: str) -> Schedule:

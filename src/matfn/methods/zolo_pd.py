@@ -7,8 +7,7 @@ from torch import Tensor
 
 from ..schedule import Schedule
 from ..target import Target
-from .checks import check_number
-from .rational import WORST, check_p2, measured, rational
+from .rational import check_bounds, check_p2, measured, rational
 
 __all__ = ["ZoloPD"]
 
@@ -42,9 +41,7 @@ class ZoloPD:
         """Refuse bounds and counts that are none."""
         if self.r is not None and (isinstance(self.r, bool) or not isinstance(self.r, int) or not 1 <= self.r <= 8):
             raise ValueError(f"r must be None or an integer from 1 to 8, got {self.r!r}: it counts the terms of a step")
-        if self.lower is not None:
-            check_number("lower", self.lower, WORST, 1, "it bounds singular values after division by the norm")
-        check_number("tolerance", self.tolerance, 1e-30, 1, "it is the worst |1 - s| to stop at")
+        check_bounds(self)
 
     def schedule(self, p: int = 2) -> Schedule:
         """All steps, for p = 2 alone."""
