@@ -19,6 +19,7 @@ from matfn.lab.provenance import conditions
 from matfn.lab.recipe import OptimizerTable, Recipe
 from matfn.lab.search import Search
 from matfn.lab.train import Watcher, pick_device
+from matfn.lab.views import TimeView, time_views
 
 __all__ = ["Comparison", "Stopped", "remaining", "run", "summarize"]
 
@@ -36,6 +37,7 @@ class Comparison:
     rows: tuple[Row, ...]
     differences: tuple[Difference, ...]
     searches: tuple[Search, ...]
+    equal_time: tuple[TimeView, ...]
     note: str
     conditions: dict[str, str]
 
@@ -101,15 +103,17 @@ def _rounds(recipe: Recipe, arms: Sequence[OptimizerTable], directory: Path) -> 
 
 def summarize(recipe: Recipe, corpus: Corpus, runs: list[Outcome], searches: Sequence[Search] = ()) -> Comparison:
     """Table, differences and notes of finished runs, and the grids their rates come from."""
+    table = rows(runs)
     told = (resolution(runs, recipe.train.steps), unlike(recipe, corpus.vocabulary), *search.warnings(searches))
     return Comparison(
         recipe=recipe,
         text=corpus.facts,
         unit=corpus.unit,
         runs=tuple(runs),
-        rows=tuple(rows(runs)),
+        rows=tuple(table),
         differences=tuple(differences(runs)),
         searches=tuple(searches),
+        equal_time=tuple(time_views(runs, table, recipe.train)),
         note=" ".join(filter(None, told)),
         conditions=conditions(pick_device(recipe.train.device)),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from matfn.lab.stats import Interval, interval
@@ -23,9 +23,11 @@ class Outcome:
         lr: Learning rate in the recipe.
         train: Training loss at every step.
         val: Validation loss at every evaluation, with the training seconds up to it as a third member.
-        step_seconds: Median time of a step.
-        optimizer_share: Median share of the step spent in the optimizer.
+        step_seconds: Time of a step: the median of forward and backward, which are the same work each time, and the
+            mean of the optimizer, which works harder at some steps (roots, bases) than at others.
+        optimizer_share: The optimizer's part of that.
         diverged: The step at which the loss was no longer finite, or None.
+        accuracy: Share of the test images named rightly, at every evaluation; empty for text.
     """
 
     arm: str
@@ -36,6 +38,7 @@ class Outcome:
     step_seconds: float
     optimizer_share: float
     diverged: int | None
+    accuracy: tuple[tuple[int, float], ...] = ()
 
     @property
     def final(self) -> float | None:
@@ -48,16 +51,18 @@ def outcome(lines: Sequence[dict[str, float]], *, arm: str, seed: int, lr: float
     steps = [line for line in lines if "loss" in line]
     timed = steps[WARM:] or steps
     lost = [int(line["step"]) for line in lines if "diverged" in line]
-    shares = [line["optimizer_seconds"] / line["seconds"] for line in timed]
+    passes = statistics.median(line["seconds"] - line["optimizer_seconds"] for line in timed) if timed else 0.0
+    optimizer = statistics.fmean(line["optimizer_seconds"] for line in timed) if timed else 0.0
     return Outcome(
         arm=arm,
         seed=seed,
         lr=lr,
         train=tuple((int(line["step"]), line["loss"]) for line in steps),
         val=tuple((int(line["step"]), line["val_loss"], line["elapsed"]) for line in lines if "val_loss" in line),
-        step_seconds=statistics.median(line["seconds"] for line in timed) if timed else 0.0,
-        optimizer_share=statistics.median(shares) if shares else 0.0,
+        step_seconds=passes + optimizer,
+        optimizer_share=optimizer / (passes + optimizer) if timed else 0.0,
         diverged=lost[0] if lost else None,
+        accuracy=tuple((int(line["step"]), line["accuracy"]) for line in lines if "accuracy" in line),
     )
 
 
@@ -101,10 +106,14 @@ def _row(arm: str, runs: list[Outcome]) -> Row:
 
 def differences(outcomes: Sequence[Outcome]) -> list[Difference]:
     """Every pair of arms, over the seeds that both survived."""
-    finals = {(o.arm, o.seed): o.final for o in outcomes if o.final is not None}
-    arms, pairs = list(dict.fromkeys(o.arm for o in outcomes)), []
+    return differences_of({(o.arm, o.seed): o.final for o in outcomes if o.final is not None})
+
+
+def differences_of(losses: Mapping[tuple[str, int], float]) -> list[Difference]:
+    """Every pair of arms, over the seeds that both have a loss for; `losses` has (arm, seed) for keys."""
+    arms, pairs = list(dict.fromkeys(arm for arm, _ in losses)), []
     for first, second in itertools.combinations(arms, 2):
-        paired = [finals[second, s] - finals[first, s] for a, s in finals if a == first and (second, s) in finals]
+        paired = [losses[second, s] - losses[first, s] for a, s in losses if a == first and (second, s) in losses]
         if paired:
             pairs.append(Difference(first, second, interval(paired)))
     return pairs

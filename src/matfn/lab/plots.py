@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,19 +64,59 @@ def loss_curves(comparison: Comparison) -> Figure:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10, 4.4), layout="constrained")
         by_step, by_time = figure.subplots(1, 2, sharey=True, width_ratios=(1.15, 1))
-        arms = list(dict.fromkeys(run.arm for run in comparison.runs))
-        for arm, colour, marker in zip(arms, _cycle(COLOURS), _cycle(MARKERS), strict=False):
+        looks = _looks(comparison)
+        for arm, look in looks.items():
             runs = [run for run in comparison.runs if run.arm == arm]
-            _arm(by_step, by_time, runs, look={"color": colour, "marker": marker})
+            _arm(by_step, by_time, runs if len(looks) <= MANY else _mean(runs), look=look)
         unit = comparison.unit
         by_step.set(xlabel="optimizer step", ylabel=f"loss (nats per {unit})", title="Equal steps")
-        by_time.set(xlabel="training time (s): steps × median step", title="Equal time on this machine")
+        by_time.set(xlabel="training time (s): steps × time of a step", title="Equal time on this machine")
         by_step.set_xlim(0, comparison.recipe.train.steps * 1.02)
         by_time.set_xlim(left=0)
         low, high = _range(comparison.runs)
         by_step.set_ylim(low, high)
-        by_step.legend(loc="upper right")
+        by_step.legend(loc="upper right", fontsize=10 if len(looks) <= MANY else 7.5)
         return figure
+
+
+def rate_curves(comparison: Comparison) -> Figure:
+    """Loss against learning rate of every arm that has a grid; the rate that was taken has a ring."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10, 4.4), layout="constrained")
+        axes, looks = figure.subplots(), _looks(comparison)
+        for found in comparison.searches:
+            points = [(r, loss) for r, loss in zip(found.rates, found.losses, strict=True) if loss is not None]
+            rates, losses = zip(*points, strict=True) if points else ((), ())
+            axes.plot(rates, losses, **looks[found.arm], label=found.arm, linewidth=1.5)
+            ring = [(r, loss) for r, loss in points if r == found.best]
+            axes.plot(*zip(*ring, strict=True), "o", markersize=13, color=looks[found.arm]["color"], fillstyle="none")
+        axes.set(xscale="log", xlabel="learning rate", ylabel=f"validation loss (nats per {comparison.unit})")
+        axes.set_title(f"Learning rates, {comparison.searches[0].steps} steps each")
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        return figure
+
+
+MANY = 6  # arms, above which a figure shows the mean of the seeds and no training loss
+
+
+def _looks(comparison: Comparison) -> dict[str, dict[str, Any]]:
+    """Colour and marker of each arm; the second round of colours has hollow markers and dashes."""
+    arms = dict.fromkeys(run.arm for run in comparison.runs)
+    looks = {}
+    for index, arm in enumerate(arms):
+        turn, place = divmod(index, len(COLOURS))
+        looks[arm] = {"color": COLOURS[place], "marker": MARKERS[place], "linestyle": ("-", "--", ":")[turn % 3]}
+    return looks
+
+
+def _mean(runs: list[Outcome]) -> list[Outcome]:
+    """One run that is the mean of those that came to the end, without training losses; empty where none did."""
+    whole = [run for run in runs if run.final is not None]
+    if not whole:
+        return []
+    points = zip(*(run.val for run in whole), strict=True)
+    val = tuple((p[0][0], statistics.fmean(loss for _, loss, _ in p), p[0][2]) for p in points)
+    return [replace(whole[0], train=(), val=val, step_seconds=statistics.median(run.step_seconds for run in whole))]
 
 
 def _cycle(values: Sequence[str]) -> list[str]:

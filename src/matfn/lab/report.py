@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
 from matfn.lab import checkpoint, plots
 from matfn.lab import recipe as recipes
+from matfn.lab import report_parts as parts
 from matfn.lab.compare import Comparison
 from matfn.lab.outcome import Row, leaders
 
@@ -48,9 +49,11 @@ HEAD = """<!doctype html>
 
 
 def write(comparison: Comparison, directory: Path) -> Path:
-    """Write `report.html` and `loss.png` into the folder; the report's path is returned."""
+    """Write `report.html`, `loss.png` and, where rates were searched, `rates.png`; the report's path is returned."""
     figure = plots.loss_curves(comparison)
     plots.png(figure, directory / "loss.png")
+    if comparison.searches:
+        plots.png(plots.rate_curves(comparison), directory / "rates.png")
     checkpoint.replace_text(directory / "report.html", page(comparison, plots.svg(figure)))
     return directory / "report.html"
 
@@ -60,8 +63,9 @@ def page(comparison: Comparison, figure: str) -> str:
     recipe, unit = comparison.recipe, comparison.unit
     caption = (
         f"Validation loss in nats per {unit} (markers) and the training loss, smoothed over 10 steps (faint), for "
-        f"{_seeds(recipe.compare.seeds)}. Left: against optimizer steps. "
-        "Right: against steps times the median time of a step on this machine."
+        f"{_seeds(recipe.compare.seeds)}. Left: against optimizer steps. Right: against steps times the time of a step "
+        "here, the median of forward and backward and the mean of the optimizer. More than six arms are drawn as the "
+        "mean of their seeds."
     )
     body = [
         f"<h1>{escape(recipe.title)}</h1>",
@@ -69,7 +73,9 @@ def page(comparison: Comparison, figure: str) -> str:
         f'<div class="wide">{_results(comparison)}</div>',
         f'<p class="note">{escape(comparison.note)}</p>',
         f"<figure>{figure}<figcaption>{escape(caption)}</figcaption></figure>",
-        *_differences(comparison),
+        *parts.equal_steps(comparison),
+        *parts.equal_times(comparison),
+        *parts.searches(comparison),
         f'<div class="columns"><div><h2>Text</h2>{facts(comparison.text)}</div>',
         f"<div><h2>Conditions</h2>{facts(comparison.conditions)}</div></div>",
         f"<details open><summary>Recipe</summary><pre>{escape(recipes.text(recipe))}</pre></details>",
@@ -120,29 +126,6 @@ def _results(comparison: Comparison) -> str:
         data = "".join(f"<td>{escape(text)}</td>" for text in cells(row, tokens_per_step(comparison)))
         lines.append(f"<tr{mark}>{data}</tr>")
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
-
-
-def _differences(comparison: Comparison) -> Iterable[str]:
-    if comparison.differences:
-        yield "<h2>Differences</h2><ul>"
-        yield from (f"<li>{escape(text)}</li>" for text in difference_lines(comparison))
-        yield "</ul>"
-
-
-def difference_lines(comparison: Comparison) -> list[str]:
-    """Each pair in words; whether a gap is resolved is said where there are seeds enough to know."""
-    lines = []
-    for pair in comparison.differences:
-        gap = pair.nats
-        sign = "+" if gap.mean > 0 else "\N{MINUS SIGN}"
-        text = f"{pair.second} minus {pair.first}: {sign}{abs(gap.mean):.4f}"
-        if gap.half_width is None:
-            text += f" nats/{comparison.unit} (one seed: no interval)"
-        else:
-            verdict = "" if gap.resolved else "; no difference seen"
-            text += f" ± {gap.half_width:.4f} nats/{comparison.unit} over {gap.count} seeds{verdict}"
-        lines.append(text)
-    return lines
 
 
 def facts(known: Mapping[str, object]) -> str:

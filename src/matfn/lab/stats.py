@@ -22,6 +22,11 @@ class Interval:
         """Whether the interval leaves out 0; False for a single value."""
         return self.half_width is not None and abs(self.mean) > self.half_width
 
+    @property
+    def negative(self) -> Interval:
+        """The interval of the values with their signs changed."""
+        return Interval(-self.mean, self.half_width, self.count)
+
     def __str__(self) -> str:
         return f"{self.mean:.4f}" + ("" if self.half_width is None else f" ± {self.half_width:.4f}")
 
