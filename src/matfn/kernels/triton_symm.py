@@ -1,0 +1,227 @@
+"""Triton products: of a symmetric result only the tiles on and below the diagonal are computed, and stored twice.
+
+The one file that imports triton, which comes with torch for CUDA; `kernels.choice` imports it where it is needed.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton  # pyright: ignore[reportMissingImports]
+import triton.language as tl  # pyright: ignore[reportMissingImports]
+from torch import Tensor
+from triton.runtime.errors import OutOfResources  # pyright: ignore[reportMissingImports]
+
+from .eager import EAGER
+from .products import Weight
+
+__all__ = ["DTYPES", "TILES", "Tile", "TritonSymmetric"]
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """How the kernel cuts a product.
+
+    Attributes:
+        size: Rows and columns of a tile of the result, a power of 2 of at least 16.
+        depth: Length of the inner dimension taken at once, likewise.
+        warps: Warps that share a tile.
+        stages: Loads in flight.
+    """
+
+    size: int
+    depth: int
+    warps: int
+    stages: int
+
+
+# What is tried: large tiles read less, small ones fill a device that has more processors than the result has tiles. All
+# take at most 96 kB of shared memory, and compiled for compute capability 8.0 and 9.0 they spill next to nothing.
+TILES = (Tile(128, 64, 8, 3), Tile(128, 32, 4, 4), Tile(64, 64, 4, 4), Tile(64, 32, 4, 4))
+TILES_WIDE = (Tile(128, 32, 8, 3), Tile(64, 32, 4, 3), Tile(64, 16, 4, 4), Tile(32, 32, 4, 3))
+
+
+@triton.jit
+def place(t: tl.tensor, tiles: tl.tensor, GROUP: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
+    """Tile number t of the lower triangle as (row, column).
+
+    `GROUP` rows of tiles are walked together, column by column, so that what neighbours read is still in the cache.
+    """
+    # The row if the triangle were walked row by row; a rounded root is off by one at most.
+    row = ((tl.sqrt(8.0 * t + 1.0) - 1.0) * 0.5).to(tl.int32)
+    row = tl.where(row * (row + 1) // 2 > t, row - 1, row)
+    row = tl.where((row + 1) * (row + 2) // 2 <= t, row + 1, row)
+    first = row // GROUP * GROUP  # of the group, which begins where its first row does
+    rest = t - first * (first + 1) // 2
+    rows = tl.minimum(GROUP, tiles - first)
+    # A rectangle of `rows` by `first` tiles, then the triangle at its end, row by row.
+    past = rest - rows * first
+    down = ((tl.sqrt(8.0 * tl.maximum(past, 0) + 1.0) - 1.0) * 0.5 + 1e-4).to(tl.int32)
+    i = tl.where(past < 0, first + rest % rows, first + down)
+    j = tl.where(past < 0, rest // rows, first + past - down * (down + 1) // 2)
+    return i, j
+
+
+@triton.jit
+def symmetric_product(
+    A: tl.tensor, B: tl.tensor, C: tl.tensor, out: tl.tensor, alpha: tl.tensor, beta: tl.tensor,
+    n: tl.tensor, k: tl.tensor, tiles: tl.tensor,
+    a_batch: tl.tensor, a_row: tl.tensor, a_column: tl.tensor,
+    b_batch: tl.tensor, b_row: tl.tensor, b_column: tl.tensor,
+    c_batch: tl.tensor, c_row: tl.tensor, c_column: tl.tensor,
+    alpha_batch: tl.tensor, beta_batch: tl.tensor,
+    ADD: tl.constexpr, ALPHAS: tl.constexpr, BETAS: tl.constexpr, WIDEN: tl.constexpr,
+    SIZE: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr,
+) -> None:  # fmt: skip
+    """The lower triangle of alpha A B, plus beta C if `ADD`, and its mirror image; (b, n, k) times (b, k, n).
+
+    One program makes one tile, with sums in float32. `ALPHAS`, `BETAS` say whether a weight is a pointer to one number
+    per matrix. Offsets are 64 bits wide: a batch of large matrices has more than 2^31 entries. `WIDEN` is for triton's
+    interpreter, whose product of bfloat16 numbers is one of their bits.
+    """
+    program = tl.program_id(0)
+    count = tiles * (tiles + 1) // 2
+    batch = (program // count).to(tl.int64)
+    i, j = place(program % count, tiles, GROUP)  # pyright: ignore[reportGeneralTypeIssues]
+    rows = (i * SIZE + tl.arange(0, SIZE)).to(tl.int64)
+    columns = (j * SIZE + tl.arange(0, SIZE)).to(tl.int64)
+    inner = tl.arange(0, DEPTH).to(tl.int64)
+    a = A + batch * a_batch + rows[:, None] * a_row + inner[None, :] * a_column
+    b = B + batch * b_batch + inner[:, None] * b_row + columns[None, :] * b_column
+    total, depth = tl.full((SIZE, SIZE), 0.0, tl.float32), tl.full((), DEPTH, tl.int64)
+    for start in range(0, k, DEPTH):
+        left = tl.load(a, mask=(rows[:, None] < n) & (inner[None, :] < k - start), other=0.0)
+        right = tl.load(b, mask=(inner[:, None] < k - start) & (columns[None, :] < n), other=0.0)
+        if WIDEN:
+            left, right = left.to(tl.float32), right.to(tl.float32)
+        total = tl.dot(left, right, total, input_precision="ieee")  # float32 is float32, not TF32
+        a += depth * a_column
+        b += depth * b_row
+    total *= tl.load(alpha + batch * alpha_batch).to(tl.float32) if ALPHAS else alpha
+    # On the diagonal what lies above it is left to the mirrored store: the result is symmetric to the last bit.
+    lower = (rows[:, None] >= columns[None, :]) & (rows[:, None] < n)
+    if ADD:
+        c = tl.load(C + batch * c_batch + rows[:, None] * c_row + columns[None, :] * c_column, mask=lower, other=0.0)
+        total += c.to(tl.float32) * (tl.load(beta + batch * beta_batch).to(tl.float32) if BETAS else beta)
+    tile = total.to(out.dtype.element_ty)
+    base = out + batch * n * n
+    tl.store(base + rows[:, None] * n + columns[None, :], tile, mask=lower)
+    upper = (columns[:, None] < rows[None, :]) & (rows[None, :] < n)
+    tl.store(base + columns[:, None] * n + rows[None, :], tl.trans(tile), mask=upper)
+
+
+@dataclass(frozen=True)
+class TritonSymmetric:
+    """`Products` that compute half of each symmetric result, on a GPU, in float16, bfloat16 and float32.
+
+    Sums are kept in float32 whatever the dtype, and float32 entries are multiplied as such (no TF32, whatever torch's
+    flag says). What has no symmetry is left to torch. There are no derivatives. Not yet measured on a GPU.
+
+    Attributes:
+        tile: How to cut the product. None tries `TILES` on the first product of a kind (dtype, sizes up to a factor
+            of 2) in a process and keeps the quickest. That waits for the device; it takes seconds where the kernels
+            have never been compiled (triton keeps them on disk), a fraction of one later. Name a tile to spend nothing,
+            or where two processes must agree to the last bit: the order of sums can depend on it.
+    """
+
+    tile: Tile | None = None
+
+    def syrk(self, X: Tensor) -> Tensor:
+        """X X^T."""
+        return _product(self.tile, X, X.mT, None, 1.0, 0.0)
+
+    def sym_mm(self, A: Tensor, B: Tensor) -> Tensor:
+        """A B."""
+        return _product(self.tile, A, B, None, 1.0, 0.0)
+
+    def sym_addmm(self, C: Tensor, A: Tensor, B: Tensor, *, alpha: Weight, beta: Weight) -> Tensor:
+        """Alpha A B + beta C."""
+        return _product(self.tile, A, B, C, alpha, beta)
+
+    def mm(self, A: Tensor, B: Tensor) -> Tensor:
+        """A B, which has no symmetry to use."""
+        return EAGER.mm(A, B)
+
+    def addmm(self, C: Tensor, A: Tensor, B: Tensor, *, alpha: Weight, beta: Weight) -> Tensor:
+        """Alpha A B + beta C, which has no symmetry to use."""
+        return EAGER.addmm(C, A, B, alpha=alpha, beta=beta)
+
+
+def _product(tile: Tile | None, A: Tensor, B: Tensor, C: Tensor | None, alpha: Weight, beta: Weight) -> Tensor:
+    _check(A)
+    b, n, k = A.shape
+    out = A.new_empty(b, n, n)
+    if not out.numel():
+        return out
+    weights = [w.contiguous() if isinstance(w, Tensor) else w for w in (alpha, beta)]
+
+    def launch(tile: Tile) -> None:
+        tiles = triton.cdiv(n, tile.size)
+        held = A if C is None else C  # a pointer is wanted, though it is not read
+        with torch.cuda.device_of(A):  # nothing on a CPU
+            kernel: Any = symmetric_product[(b * tiles * (tiles + 1) // 2,)]
+            kernel(
+                A, B, held, out, *weights, n, k, tiles, *A.stride(), *B.stride(), *held.stride(),
+                *(int(isinstance(w, Tensor) and w.numel() > 1) for w in weights),
+                ADD=C is not None, ALPHAS=isinstance(alpha, Tensor), BETAS=isinstance(beta, Tensor), WIDEN=A.is_cpu,
+                SIZE=tile.size, DEPTH=tile.depth, GROUP=8, num_warps=tile.warps, num_stages=tile.stages,
+            )  # fmt: skip
+
+    launch(_quickest(A, B, launch) if tile is None else tile)
+    return out
+
+
+def _check(A: Tensor) -> None:
+    """Refuse what the kernel is not made for.
+
+    Raises:
+        TypeError: The dtype is none of `DTYPES`.
+        RuntimeError: The tensor is not on a GPU, and triton does not interpret.
+    """
+    if A.dtype not in DTYPES:
+        raise TypeError(f"TritonSymmetric takes {', '.join(map(str, DTYPES))}, got {A.dtype}: take EAGER for it")
+    if A.device.type == "cpu" and isinstance(symmetric_product, triton.JITFunction):
+        raise RuntimeError("TritonSymmetric runs on a GPU, got a tensor on cpu: take Blocked() there")
+
+
+_CHOSEN: dict[tuple[object, ...], Tile] = {}
+
+
+def _quickest(A: Tensor, B: Tensor, launch: Callable[[Tile], None]) -> Tile:
+    """The tile that was quickest on the first product of this kind; tried now if there was none.
+
+    Raises:
+        RuntimeError: There was none, and a CUDA graph is being captured, which cannot wait for the device.
+    """
+    tiles = TILES_WIDE if A.dtype == torch.float32 else TILES
+    if A.device.type == "cpu":  # interpreted: there is nothing to measure
+        return tiles[-1]
+    sizes = [x.bit_length() for x in A.shape]
+    kind = (A.device, A.dtype, *sizes, A.stride(-1) == 1, B.stride(-1) == 1)
+    if kind not in _CHOSEN:
+        if torch.cuda.is_current_stream_capturing():
+            raise RuntimeError(
+                f"TritonSymmetric has met no {tuple(A.shape)} {A.dtype} yet and cannot try tiles while a graph is "
+                f"captured: run the step once before, or name a tile, as in TritonSymmetric({tiles[0]})"
+            )
+        _CHOSEN[kind] = min(tiles, key=lambda tile: _milliseconds(lambda: launch(tile)))
+    return _CHOSEN[kind]
+
+
+def _milliseconds(work: Callable[[], None]) -> float:
+    """Of ten launches in a row; infinite on a device with less shared memory than the tile wants."""
+    first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    try:
+        work()  # compiles
+    except OutOfResources:
+        return float("inf")
+    work()
+    first.record()
+    for _ in range(10):
+        work()
+    last.record()
+    last.synchronize()
+    return first.elapsed_time(last)
