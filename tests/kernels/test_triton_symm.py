@@ -104,14 +104,14 @@ def test_every_tile_of_the_triangle_is_made_once(tiles):
 
 
 def test_offsets_beyond_31_bits():
-    """The second matrix begins 2^31 entries behind the first: 4 GB that are reserved and never touched between."""
-    far = 2**31 + 8
+    """The third matrix begins 2^31 entries behind the first: 4 GB that are reserved and never touched between."""
+    far = 2**30 + 8
     try:
-        memory = torch.empty(far + 64, dtype=torch.bfloat16, device=DEVICE)
+        memory = torch.empty(2 * far + 64, dtype=torch.bfloat16, device=DEVICE)
     except RuntimeError:
         pytest.skip("4 GB cannot be reserved here")
-    X = memory.as_strided((2, 8, 8), (far, 8, 1))
-    X.copy_(gaussian(2, 8, 8, seed=4))
+    X = memory.as_strided((3, 8, 8), (far, 8, 1))
+    X.copy_(gaussian(3, 8, 8, seed=4))
     close = X.clone()
     assert torch.equal(SMALL.syrk(X), SMALL.syrk(close))
 
