@@ -222,7 +222,7 @@ def _dated(recipe: Path | None) -> Path:
 
 
 def _print_comparison(console: Console, result: Comparison) -> None:
-    from matfn.lab import report, report_parts
+    from matfn.lab import report, report_images, report_parts
     from matfn.lab.outcome import leaders
 
     shown = grid(*report.headings(result.unit), right=(1, 2, 3, 4, 5))
@@ -235,7 +235,7 @@ def _print_comparison(console: Console, result: Comparison) -> None:
     console.print()
     console.print(shown)
     console.print()
-    for line in report_parts.summary(result):
+    for line in [*report_images.lines(result), *report_parts.summary(result)]:
         console.print(f"  {safe(line)}", highlight=False)
     console.print(f"[dim]{safe(result.note)}[/]", highlight=False)
 

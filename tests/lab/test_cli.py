@@ -153,7 +153,7 @@ def test_bad_output_folders_are_refused_before_the_work(cli, path, tmp_path, mon
     def worked(*_, **__):
         raise AssertionError("work was done first")
 
-    for work in ("bench_accuracy.run", "reproduce.run", "single.load_corpus", "compare.load_corpus"):
+    for work in ("bench_accuracy.run", "reproduce.run", "single.load_task", "compare.load_task"):
         monkeypatch.setattr(f"matfn.lab.{work}", worked)
     (tmp_path / "afile").write_text("mine")
     words = {"train": ("train", path, "--arm", "AdamW"), "compare": ("compare", path)}

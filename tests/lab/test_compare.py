@@ -37,7 +37,7 @@ def test_compare_and_report(two_seeds, tmp_path, watcher):
     assert len(result.runs) == 6
     recorded = json.loads((tmp_path / "result.json").read_text())
     assert recorded["rows"][0]["val"]["mean"] == result.rows[0].val.mean
-    assert recorded["text"]["sha256"]
+    assert recorded["data"]["sha256"]
     assert {"torch", "threads", "processor", "matfn"} <= set(recorded["conditions"])
     path = report.write(result, tmp_path)
     _stands_alone(path.read_text())

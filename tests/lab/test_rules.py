@@ -5,11 +5,11 @@ import torch
 
 from matfn.lab import optimizers
 from matfn.lab import recipe as recipes
-from matfn.lab.data import load_corpus
 from matfn.lab.errors import LabError
 from matfn.lab.makers import MAKERS
 from matfn.lab.model import make_model
 from matfn.lab.rules import MATFN
+from matfn.lab.tasks import load_task
 from matfn.lab.train import Trainer
 from matfn.optim import minimax
 
@@ -46,7 +46,7 @@ def test_each_trains_and_resumes_with_the_same_bits(table, tmp_path, watcher, ar
     optimizers.check(recipe.arms[0], "arms.0", torch.device("cpu"))
 
     def trainer(place):
-        return Trainer(recipe, recipe.arms[0], load_corpus(recipe.data), seed=0, directory=tmp_path / place)
+        return Trainer(recipe, recipe.arms[0], load_task(recipe), seed=0, directory=tmp_path / place)
 
     whole, first = trainer("whole"), trainer("parts")
     start = {name: p.detach().clone() for name, p in whole.model.named_parameters()}

@@ -16,7 +16,7 @@ RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
 def test_shipped_recipes_are_valid_and_survive_writing(path):
     recipe = recipes.load(path)
     assert recipes.from_table(tomllib.loads(recipes.text(recipe))) == recipe
-    assert len(recipe.arms) == 3
+    assert len(recipe.arms) >= 3
 
 
 def test_demo_is_the_small_model_and_three_optimizers():

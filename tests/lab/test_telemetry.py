@@ -7,9 +7,9 @@ import pytest
 
 from matfn.lab import checkpoint
 from matfn.lab import recipe as recipes
-from matfn.lab.data import load_corpus
 from matfn.lab.errors import LabError
 from matfn.lab.settings import override
+from matfn.lab.tasks import load_task
 from matfn.lab.telemetry import TELEMETRY
 from matfn.lab.train import METRICS, Trainer
 
@@ -21,7 +21,7 @@ def _recipe(table, *assignments):
 
 
 def _trainer(recipe, directory, arm="matfn Muon"):
-    return Trainer(recipe, recipe.arm(arm), load_corpus(recipe.data), seed=0, directory=directory)
+    return Trainer(recipe, recipe.arm(arm), load_task(recipe), seed=0, directory=directory)
 
 
 def _lines(directory):

@@ -12,20 +12,20 @@ import torch
 
 from matfn.lab import checkpoint
 from matfn.lab import recipe as recipes
-from matfn.lab.data import load_corpus
 from matfn.lab.errors import LabError
 from matfn.lab.interrupt import Interrupt
 from matfn.lab.model import GPT, make_model
 from matfn.lab.optimizers import wsd
 from matfn.lab.recipe import ModelTable, TrainTable
 from matfn.lab.settings import override
+from matfn.lab.tasks import Text, load_task
 from matfn.lab.train import CHECKPOINT, METRICS, Diverged, Trainer, pick_device
 
 ARMS = ("AdamW", "torch Muon", "matfn Muon")
 
 
 def _trainer(recipe, directory, arm="AdamW", seed=0):
-    return Trainer(recipe, recipe.arm(arm), load_corpus(recipe.data), seed=seed, directory=directory)
+    return Trainer(recipe, recipe.arm(arm), load_task(recipe), seed=seed, directory=directory)
 
 
 def _curve(directory):
@@ -96,7 +96,7 @@ def test_every_optimizer_learns(table, tmp_path, watcher, arm):
     recipe = recipes.from_table(override(table, 'arms."matfn Muon".rest.lr=0.02'))
     trainer = _trainer(recipe, tmp_path, arm)
     trainer.advance(100, watcher)
-    share = np.bincount(trainer.corpus.train) / trainer.corpus.train.size
+    share = np.bincount(trainer.task.corpus.train) / trainer.task.corpus.train.size
     by_frequency = -sum(q * math.log(q) for q in share if q)
     assert trainer.history[-1]["val_loss"] < 0.9 * by_frequency
 
@@ -110,7 +110,7 @@ def test_accumulation_is_the_mean_of_its_batches(table, tmp_path, watcher):
     fresh = _trainer(double, tmp_path / "fresh")
     fresh.batches.generator.set_state(state)
     with torch.no_grad():
-        losses = [float(fresh._loss(*fresh.batches.draw())) for _ in range(2)]
+        losses = [float(fresh._apply(fresh.task.loss, *fresh.batches.draw())) for _ in range(2)]
     assert trainer.history[0]["loss"] == pytest.approx(sum(losses) / 2, rel=4 * 2**-24)
 
 
@@ -167,10 +167,10 @@ def test_a_checkpoint_of_another_run_is_refused(recipe, table, tmp_path, watcher
         _trainer(recipe, tmp_path, "matfn Muon")
     with pytest.raises(LabError, match="another recipe"):
         _trainer(recipes.from_table(override(table, "train.clip=1")), tmp_path)
-    corpus = load_corpus(recipe.data)
+    corpus = load_task(recipe).corpus
     changed = replace(corpus, facts={**corpus.facts, "sha256": "0"})
-    with pytest.raises(LabError, match="another text"):
-        Trainer(recipe, recipe.arm("AdamW"), changed, seed=0, directory=tmp_path)
+    with pytest.raises(LabError, match="another data"):
+        Trainer(recipe, recipe.arm("AdamW"), Text(recipe, changed), seed=0, directory=tmp_path)
 
 
 def test_a_kill_before_the_move_keeps_the_old_checkpoint(tmp_path, monkeypatch):

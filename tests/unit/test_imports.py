@@ -55,11 +55,12 @@ HOME = {  # packages that only some places may import, whenever they do it
     "rich": ("cli.py", "lab/"),
     "transformers": ("lab/",),
     "tokenizers": ("lab/",),
+    "mlxtend": ("lab/images.py",),
     "mpmath": ("minimax/", "lab/"),
     "scipy": ("lab/bench_solvers.py",),
     "torch.utils.tensorboard": ("optim/sinks.py",),
 }
-HEAVY = ("triton", "matplotlib", "rich", "typer", "transformers", "scipy", "tokenizers")
+HEAVY = ("triton", "matplotlib", "rich", "typer", "transformers", "scipy", "tokenizers", "mlxtend")
 
 
 def imports(path):

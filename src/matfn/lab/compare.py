@@ -1,4 +1,4 @@
-"""Several optimizers on the same text, weights and batches: run them, sum them up, write everything down."""
+"""Several optimizers on the same data, weights and batches: run them, sum them up, write everything down."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from typing import Any
 
 from matfn.lab import checkpoint, jobs, optimizers, search
 from matfn.lab import recipe as recipes
-from matfn.lab.data import Corpus, load_corpus
 from matfn.lab.errors import LabError
-from matfn.lab.fairness import unlike
 from matfn.lab.jobs import Job, Stopped
 from matfn.lab.outcome import Difference, Outcome, Row, differences, resolution, rows
 from matfn.lab.provenance import conditions
 from matfn.lab.recipe import OptimizerTable, Recipe
 from matfn.lab.search import Search
+from matfn.lab.tasks import Task, load_task
 from matfn.lab.train import Watcher, pick_device
 from matfn.lab.views import TimeView, time_views
 
@@ -28,10 +27,10 @@ RECIPE = "recipe.toml"
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything a report says: the recipe, the text, each run, the table's rows, the paired differences."""
+    """Everything a report says: the recipe, the data, each run, the table's rows, the paired differences."""
 
     recipe: Recipe
-    text: dict[str, Any]
+    data: dict[str, Any]
     unit: str
     runs: tuple[Outcome, ...]
     rows: tuple[Row, ...]
@@ -64,18 +63,18 @@ def run(recipe: Recipe, directory: Path, watcher: Watcher, *, stop: Callable[[],
     _refuse_other_recipes(directory / RECIPE, recipe)
     for arm in recipe.arms:
         optimizers.check(arm, recipe.place(arm), pick_device(recipe.train.device))
-    trials, corpus = search.grid(recipe, directory), load_corpus(recipe.data)
+    trials, task = search.grid(recipe, directory), load_task(recipe)
     directory.mkdir(parents=True, exist_ok=True)
     checkpoint.replace_text(directory / RECIPE, recipes.text(recipe))
     arms, searches, runs = [], [], []
     for arm, tried in zip(recipe.arms, trials, strict=True):
         steps = recipe.compare.grid.steps or recipe.train.steps
-        best, found = search.chosen(arm, steps, jobs.train(tried, corpus, watcher, stop))
+        best, found = search.chosen(arm, steps, jobs.train(tried, task, watcher, stop))
         arms.append(best)
         searches += [found] if found else []
     for together in _rounds(recipe, arms, directory):
-        runs += jobs.train(together, corpus, watcher, stop)
-    comparison = summarize(recipe, corpus, runs, searches)
+        runs += jobs.train(together, task, watcher, stop)
+    comparison = summarize(recipe, task, runs, searches)
     checkpoint.replace_text(directory / "result.json", json.dumps(comparison.table(), indent=1, ensure_ascii=False))
     return comparison
 
@@ -101,14 +100,14 @@ def _rounds(recipe: Recipe, arms: Sequence[OptimizerTable], directory: Path) -> 
     return found
 
 
-def summarize(recipe: Recipe, corpus: Corpus, runs: list[Outcome], searches: Sequence[Search] = ()) -> Comparison:
+def summarize(recipe: Recipe, task: Task, runs: list[Outcome], searches: Sequence[Search] = ()) -> Comparison:
     """Table, differences and notes of finished runs, and the grids their rates come from."""
     table = rows(runs)
-    told = (resolution(runs, recipe.train.steps), unlike(recipe, corpus.vocabulary), *search.warnings(searches))
+    told = (resolution(runs, recipe.train.steps), task.unlike(), *search.warnings(searches))
     return Comparison(
         recipe=recipe,
-        text=corpus.facts,
-        unit=corpus.unit,
+        data=task.facts,
+        unit=task.unit,
         runs=tuple(runs),
         rows=tuple(table),
         differences=tuple(differences(runs)),

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from matfn.lab import checkpoint
-from matfn.lab.data import Corpus
 from matfn.lab.outcome import Outcome, outcome
 from matfn.lab.recipe import OptimizerTable, Recipe
+from matfn.lab.tasks import Task
 from matfn.lab.train import CHECKPOINT, METRICS, Diverged, Trainer, Watcher
 
 TURN = 10  # steps an arm makes before the next has its turn: short enough that a busy spell hits all of them
@@ -48,21 +48,19 @@ def folder_name(label: str, seed: int) -> str:
     return f"{safe}-seed{seed}"
 
 
-def train(jobs: Sequence[Job], corpus: Corpus, watcher: Watcher, stop: Callable[[], bool]) -> list[Outcome]:
+def train(jobs: Sequence[Job], task: Task, watcher: Watcher, stop: Callable[[], bool]) -> list[Outcome]:
     """Train the jobs in turns; one that diverges is recorded and the others go on. Jobs that are over are left alone.
 
     Args:
         jobs: With models small enough to live at the same time.
-        corpus: What all of them read.
+        task: What all of them learn.
         watcher: Sees every step.
         stop: Asked between steps.
 
     Raises:
         Stopped: `stop` said so; all jobs under way have been checkpointed.
     """
-    live = [
-        (job, Trainer(job.recipe, job.arm, corpus, seed=job.seed, directory=job.folder)) for job in unfinished(jobs)
-    ]
+    live = [(job, Trainer(job.recipe, job.arm, task, seed=job.seed, directory=job.folder)) for job in unfinished(jobs)]
     active = live
     while active:
         for _, trainer in active:

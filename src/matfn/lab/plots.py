@@ -96,6 +96,21 @@ def rate_curves(comparison: Comparison) -> Figure:
         return figure
 
 
+def train_curves(comparison: Comparison) -> Figure:
+    """Training loss against steps, smoothed, the mean over the seeds that came to the end."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10, 4.4), layout="constrained")
+        axes = figure.subplots()
+        for arm, look in _looks(comparison).items():
+            whole = [run.train for run in comparison.runs if run.arm == arm and run.final is not None]
+            if whole:
+                means = _smooth([statistics.fmean(loss for _, loss in losses) for losses in zip(*whole, strict=True)])
+                axes.plot([step for step, _ in whole[0]], means, **look, markevery=max(1, len(means) // 8), label=arm)
+        axes.set(yscale="log", xlabel="optimizer step", ylabel=f"training loss (nats per {comparison.unit})")
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        return figure
+
+
 MANY = 6  # arms, above which a figure shows the mean of the seeds and no training loss
 
 

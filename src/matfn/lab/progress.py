@@ -48,7 +48,7 @@ class Progressing:
         if not self._done:  # reading the text and building the models is no measure of a step
             self._start = now - line["seconds"]
         self._done += 1
-        rate = f"{trainer.tokens_per_step / line['seconds'] / 1e3:6.1f}k {trainer.corpus.unit}s/s"
+        rate = f"{trainer.tokens_per_step / line['seconds'] / 1e3:6.1f}k {trainer.task.unit}s/s"
         self._notes[key] = f"loss {line['loss']:6.4f}", rate
         self._show(trainer, task)
         if now - self._printed.get(key, -PLAIN_EVERY) >= PLAIN_EVERY and trainer.step < trainer.recipe.train.steps:

@@ -30,9 +30,12 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class ModelTable:
-    """The network: the compact GPT of `lab/model.py`, or transformers' GPT-2 from its config."""
+    """The network: the compact GPT of `lab/model.py`, transformers' GPT-2 from its config, or a ResNet for images.
 
-    name: str = setting("gpt", choices=("gpt", "gpt2"))
+    Of a ResNet `layers` is 6 n + 2 and `width` that of the first of its three stages.
+    """
+
+    name: str = setting("gpt", choices=("gpt", "gpt2", "resnet"))
     layers: int = setting(4, low=1, high=1000)
     width: int = setting(128, low=8, high=65536)
     heads: int = setting(4, low=1, high=1024)
@@ -40,6 +43,13 @@ class ModelTable:
     tied: bool = False
 
     def __post_init__(self) -> None:
+        if self.name == "resnet":
+            if self.layers % 6 != 2 or (self.heads, self.positions, self.tied) != (4, "learned", False):
+                raise LabError(
+                    'layers of name = "resnet" must be 6 n + 2, such as 20, and heads, positions and tied are the '
+                    f"GPTs' alone: got layers = {self.layers}, or one of those"
+                )
+            return
         if self.width % self.heads or (self.positions == "rotary" and (self.width // self.heads) % 2):
             even = " and, for rotary positions, leave an even width per head" if self.positions == "rotary" else ""
             raise LabError(f"heads must divide model.width{even}; got {self.heads} and {self.width}")
@@ -49,9 +59,12 @@ class ModelTable:
 
 @dataclass(frozen=True, kw_only=True)
 class DataTable:
-    """The text and how it is split. `path` and `extensions` are for "text", `path` (a glob or folder) for "shards"."""
+    """The text and how it is split. `path` and `extensions` are for "text", `path` (a glob or folder) for "shards".
 
-    source: str = setting("stdlib", choices=("stdlib", "text", "shards"))
+    "mnist5k" has images: of the other keys only `val_fraction` is for it, 0.2 for the usual 1000 of 5000.
+    """
+
+    source: str = setting("stdlib", choices=("stdlib", "text", "shards", "mnist5k"))
     path: str = ""
     extensions: tuple[str, ...] = (".txt", ".md", ".py")
     context: int = setting(128, low=1, high=1 << 20)
@@ -61,7 +74,7 @@ class DataTable:
     vocabulary: int = setting(50304, low=1, high=65536)
 
     def __post_init__(self) -> None:
-        if self.source != "stdlib" and not self.path:
+        if self.source in ("text", "shards") and not self.path:
             raise LabError(f'source = "{self.source}" needs data.path: a file, a folder or, for shards, a glob')
         if self.split == "shard" and self.source != "shards":
             raise LabError(f'split = "shard" needs data.source = "shards", got {self.source!r}')
@@ -149,6 +162,11 @@ class Recipe:
     telemetry: TelemetryTable = field(default_factory=TelemetryTable)
 
     def __post_init__(self) -> None:
+        if (self.model.name == "resnet") != (self.data.source == "mnist5k"):
+            raise LabError(
+                'model.name = "resnet" and data.source = "mnist5k" go together; got '
+                f'"{self.model.name}" and "{self.data.source}": change one of them'
+            )
         labels = [arm.label for arm in self.arms]
         if len(set(labels)) < len(labels):
             raise LabError(f"two arms share a name, give each its own: {', '.join(labels)}")

@@ -1,4 +1,4 @@
-"""A comparison as one HTML file that can be mailed: table, figure, recipe, text, machine. No outside resources."""
+"""A comparison as one HTML file that can be mailed: table, figure, recipe, data, machine. No outside resources."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from pathlib import Path
 
 from matfn.lab import checkpoint, plots
 from matfn.lab import recipe as recipes
+from matfn.lab import report_images as images
 from matfn.lab import report_parts as parts
 from matfn.lab.compare import Comparison
 from matfn.lab.outcome import Row, leaders
+from matfn.lab.tasks import network, per_step
 
 CSS = """
 :root { --ink: #1d1f23; --soft: #5b616b; --line: #e3e5e9; --wash: #f6f7f9; --best: #eaf3fa; }
@@ -73,10 +75,11 @@ def page(comparison: Comparison, figure: str) -> str:
         f'<div class="wide">{_results(comparison)}</div>',
         f'<p class="note">{escape(comparison.note)}</p>',
         f"<figure>{figure}<figcaption>{escape(caption)}</figcaption></figure>",
+        *images.section(comparison),
         *parts.equal_steps(comparison),
         *parts.equal_times(comparison),
         *parts.searches(comparison),
-        f'<div class="columns"><div><h2>Text</h2>{facts(comparison.text)}</div>',
+        f'<div class="columns"><div><h2>Data</h2>{facts(comparison.data)}</div>',
         f"<div><h2>Conditions</h2>{facts(comparison.conditions)}</div></div>",
         f"<details open><summary>Recipe</summary><pre>{escape(recipes.text(recipe))}</pre></details>",
         f"<details><summary>Every run, as JSON</summary><pre>{escape(_runs(comparison))}</pre></details>",
@@ -87,11 +90,10 @@ def page(comparison: Comparison, figure: str) -> str:
 def lead(comparison: Comparison) -> str:
     """What was trained on what, in a sentence."""
     recipe = comparison.recipe
-    model, train, data = recipe.model, recipe.train, recipe.data
-    tokens = train.steps * train.batch * train.accumulate * data.context
+    seen = _count(recipe.train.steps * per_step(recipe))
     return (
-        f"A {model.name.upper()} of {model.layers} layers and width {model.width} (context {data.context}), trained "
-        f"for {train.steps} steps, {_count(tokens)} {comparison.unit}s, on {comparison.text['source']}."
+        f"A {network(recipe)}, trained for {recipe.train.steps} steps, {seen} {comparison.unit}s, on "
+        f"{comparison.data['source']}."
     )
 
 
@@ -115,7 +117,7 @@ def headings(unit: str) -> tuple[str, ...]:
 
 def tokens_per_step(comparison: Comparison) -> int:
     """Tokens between two optimizer steps."""
-    return comparison.recipe.train.batch * comparison.recipe.train.accumulate * comparison.recipe.data.context
+    return per_step(comparison.recipe)
 
 
 def _results(comparison: Comparison) -> str:

@@ -10,13 +10,13 @@ from rich.console import Console
 
 from matfn.lab import checkpoint, optimizers
 from matfn.lab import recipe as recipes
-from matfn.lab.data import load_corpus
 from matfn.lab.errors import LabError
 from matfn.lab.interrupt import Interrupt
 from matfn.lab.outcome import outcome
 from matfn.lab.progress import Progressing
 from matfn.lab.provenance import conditions
 from matfn.lab.recipe import Recipe
+from matfn.lab.tasks import load_task
 from matfn.lab.train import CHECKPOINT, Trainer, pick_device
 
 RECIPE = "recipe.toml"
@@ -54,7 +54,7 @@ def run(recipe: Recipe, folder: Path, console: Console, *, arm: str | None = Non
     _refuse_other_runs(folder, chosen)
     optimizers.check(table, recipe.place(table), pick_device(recipe.train.device))
     # The trainer makes the folder, when all that can be wrong with a recipe has been found.
-    trainer = Trainer(chosen, chosen.arm(None), load_corpus(chosen.data), seed=chosen.train.seed, directory=folder)
+    trainer = Trainer(chosen, chosen.arm(None), load_task(chosen), seed=chosen.train.seed, directory=folder)
     checkpoint.replace_text(folder / RECIPE, recipes.text(chosen))
     with Progressing(console, chosen.train.steps) as watcher, Interrupt() as ctrl_c:
         trainer.advance(chosen.train.steps, watcher, stop=lambda: ctrl_c.wanted)
@@ -73,7 +73,7 @@ def _refuse_other_runs(folder: Path, recipe: Recipe) -> None:
 
 
 def _summary(trainer: Trainer, console: Console) -> dict[str, Any]:
-    table, unit = trainer.table, trainer.corpus.unit
+    table, unit = trainer.table, trainer.task.unit
     result = outcome(trainer.history, arm=table.label, seed=trainer.seed, lr=table.lr)
     rate = trainer.tokens_per_step / result.step_seconds
     console.print(
@@ -89,6 +89,6 @@ def _summary(trainer: Trainer, console: Console) -> dict[str, Any]:
         "step_seconds": result.step_seconds,
         "optimizer_share": result.optimizer_share,
         "folder": str(trainer.directory),
-        "text": trainer.corpus.facts,
+        "data": trainer.task.facts,
         "conditions": conditions(trainer.device),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,12 +14,11 @@ import torch
 from torch import Tensor
 
 from matfn.lab import checkpoint
-from matfn.lab.data import Batches, Corpus, validation_windows
 from matfn.lab.errors import LabError
-from matfn.lab.model import loss, make_model
 from matfn.lab.optimizers import make_optimizers
 from matfn.lab.recipe import OptimizerTable, Recipe, to_table
 from matfn.lab.settings import plain
+from matfn.lab.tasks import Task, per_step
 from matfn.lab.telemetry import Telemetries
 
 METRICS, CHECKPOINT = "metrics.jsonl", "checkpoint.pt"
@@ -41,32 +41,31 @@ class Watcher(Protocol):
 class Trainer:
     """A run in its folder: `metrics.jsonl`, `checkpoint.pt`. Runs in one process have each their own random state."""
 
-    def __init__(self, recipe: Recipe, table: OptimizerTable, corpus: Corpus, *, seed: int, directory: Path) -> None:
+    def __init__(self, recipe: Recipe, table: OptimizerTable, task: Task, *, seed: int, directory: Path) -> None:
         """Build everything at step 0, or at the folder's checkpoint where it holds one.
 
         Args:
             recipe: Model, data and loop.
             table: The optimizer of this run.
-            corpus: The text, already split.
+            task: What is learned, from data already split.
             seed: Decides the weights and the order of the batches.
             directory: The run's folder, made here. A checkpoint in it is resumed.
 
         Raises:
-            LabError: The device is missing, or the checkpoint is damaged or belongs to another recipe, seed or text.
+            LabError: The device is missing, or the checkpoint is damaged or belongs to another recipe, seed or data.
         """
-        self.recipe, self.table, self.corpus, self.seed, self.directory = recipe, table, corpus, seed, directory
-        train, context = recipe.train, recipe.data.context
+        self.recipe, self.table, self.task, self.seed, self.directory = recipe, table, task, seed, directory
+        train = recipe.train
         self.device = pick_device(train.device)
-        self.model = make_model(recipe.model, corpus.vocabulary, context=context, seed=seed).to(self.device)
+        self.model = task.model(seed).to(self.device)
         self.optimizers = make_optimizers(table, self.model, train)
-        self.batches = Batches(corpus.train, context, batch=train.batch, seed=seed)
+        self.batches = task.batches(seed)
         self.step, self.history = 0, []
         self._rng = [
             torch.Generator(kind).manual_seed(seed).get_state() for kind in dict.fromkeys(("cpu", self.device.type))
         ]
         # The state dict stays that of the plain model: a compiled one prefixes every name.
         self._forward = torch.compile(self.model) if train.compile else self.model
-        self._validation = validation_windows(corpus, context, train.eval_windows)
         directory.mkdir(parents=True, exist_ok=True)
         if (directory / CHECKPOINT).exists():
             self._restore(checkpoint.load(directory / CHECKPOINT))
@@ -77,9 +76,8 @@ class Trainer:
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens seen between two optimizer steps."""
-        train = self.recipe.train
-        return train.batch * train.accumulate * self.recipe.data.context
+        """Tokens, or images, seen between two optimizer steps."""
+        return per_step(self.recipe)
 
     def advance(self, until: int, watcher: Watcher, *, stop: Callable[[], bool] = lambda: False) -> None:
         """Train to step `until`, evaluating and checkpointing on the way; return early where `stop()` says so.
@@ -93,22 +91,25 @@ class Trainer:
                 watcher.stepped(self, self._record(**self._one_step()))
                 if self.step % train.eval_every == 0 or self.step == train.steps:
                     elapsed = sum(line.get("seconds", 0.0) for line in self.history)
-                    watcher.evaluated(self, self._record(step=self.step, val_loss=self.evaluate(), elapsed=elapsed))
+                    watcher.evaluated(self, self._record(step=self.step, **self.evaluate(), elapsed=elapsed))
                 if train.checkpoint_every and self.step % train.checkpoint_every == 0:
                     self._rng = self._rng_now()
                     self.save()
 
-    def evaluate(self) -> float:
-        """Mean loss over the fixed validation windows, in nats per token."""
-        inputs, targets = self._validation
-        size, total = self.recipe.train.batch, 0.0
+    def evaluate(self) -> dict[str, float]:
+        """What the task measures, over all its validation data: "val_loss" in nats, and more."""
+        inputs, targets = self.task.validation
+        size, total = self.recipe.train.batch, defaultdict(float)
         self.model.eval()
         with torch.no_grad():
             for i in range(0, len(inputs), size):
-                part = self._loss(inputs[i : i + size], targets[i : i + size])
-                total += float(part) * len(inputs[i : i + size])
+                part = self._apply(self.task.measures, inputs[i : i + size], targets[i : i + size])
+                for name, value in part.items():
+                    total[name] += float(value) * len(inputs[i : i + size])
         self.model.train()
-        return self._finite(total / len(inputs), "validation loss")
+        means = {name: value / len(inputs) for name, value in total.items()}
+        self._finite(means["val_loss"], "validation loss")
+        return means
 
     def save(self) -> None:
         """Write the checkpoint; the older one stays until this one is complete."""
@@ -124,7 +125,7 @@ class Trainer:
         checkpoint.save(self.directory / CHECKPOINT, state)
 
     def _identity(self) -> dict[str, Any]:
-        return {"optimizer": plain(self.table), "seed": self.seed, "text": self.corpus.facts["sha256"]}
+        return {"optimizer": plain(self.table), "seed": self.seed, "data": self.task.facts["sha256"]}
 
     def _restore(self, state: dict[str, Any]) -> None:
         wanted = {**self._identity(), "recipe": to_table(self.recipe)}
@@ -148,7 +149,7 @@ class Trainer:
     def _one_step(self) -> dict[str, float]:
         train, start, total = self.recipe.train, self._clock(), torch.zeros((), device=self.device)
         for _ in range(train.accumulate):
-            value = self._loss(*self.batches.draw()) / train.accumulate
+            value = self._apply(self.task.loss, *self.batches.draw()) / train.accumulate
             value.backward()
             total += value.detach()
         if train.clip:
@@ -163,10 +164,10 @@ class Trainer:
         line = {"step": self.step, "loss": number, "lr": lr, "seconds": end - start, "optimizer_seconds": end - middle}
         return {**line, "telemetry_seconds": measured} if measured else line
 
-    def _loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+    def _apply(self, rule: Callable[..., Any], inputs: Tensor, targets: Tensor) -> Any:
         enabled = self.recipe.train.autocast == "bfloat16"
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled):
-            return loss(self._forward, inputs.to(self.device), targets.to(self.device))
+            return rule(self._forward, inputs.to(self.device), targets.to(self.device))
 
     def _finite(self, value: float, what: str) -> float:
         if math.isfinite(value):
