@@ -17,6 +17,7 @@ __all__ = [
     "check_matrix",
     "check_method",
     "check_precision",
+    "check_products",
     "check_rounding",
     "check_spectrum",
     "symmetric_part",
@@ -116,6 +117,19 @@ def check_engine(engine: object) -> None:
     if isinstance(engine, str | type) or not hasattr(engine, "run"):
         name = engine.__name__ if isinstance(engine, type) else str(engine).capitalize()
         raise TypeError(f"engine must be a value such as Direct(), Gram() or Coupled(), got {engine!r}: write {name}()")
+
+
+def check_products(products: object) -> None:
+    """Refuse what does not multiply.
+
+    Raises:
+        TypeError: If it is a class or a text instead of a value.
+    """
+    if isinstance(products, str | type) or not hasattr(products, "sym_addmm"):
+        raise TypeError(
+            "products must be a value of matfn.kernels such as EAGER or Blocked(96), or None for the choice by device, "
+            f"dtype and size, got {products!r}"
+        )
 
 
 def symmetric_part(A: Tensor, target: Target, eps: float) -> Tensor:

@@ -3,10 +3,18 @@
 import torch
 from torch import Generator, Tensor
 
-from .checks import check_definite, check_engine, check_matrix, check_method, check_precision, check_rounding
+from .checks import (
+    check_definite,
+    check_engine,
+    check_matrix,
+    check_method,
+    check_precision,
+    check_products,
+    check_rounding,
+)
 from .engines import Engine, choose, prescale
 from .errors import SpectrumError
-from .kernels import products_for
+from .kernels import Products, products_for
 from .method import Evaluation, Fitted, Iteration, Method, Scheduled
 from .rank import completed, on_the_range, on_the_range_if_deficient
 from .schedule import Schedule
@@ -22,6 +30,7 @@ def compute(
     engine: Engine | None = None,
     precision: torch.dtype | None = None,
     generator: Generator | None = None,
+    products: Products | None = None,
 ) -> Tensor:
     """The function of each matrix: flatten the batch, evaluate or iterate."""
     check_matrix(A, target)
@@ -32,17 +41,17 @@ def compute(
     m, n = A.shape[-2:]
     flat = A.reshape(-1, m, n)
     if isinstance(method, Evaluation):
-        if engine is not None or precision is not None:
+        if engine is not None or precision is not None or products is not None:
             raise ValueError(
-                f"{method!r} evaluates {target.name} outright and has no use for {engine=}, {precision=}: leave them "
-                "out, or choose a method that iterates"
+                f"{method!r} evaluates {target.name} outright and has no use for {engine=}, {precision=}, {products=}: "
+                "leave them out, or choose a method that iterates"
             )
         result = method.evaluate(target, flat.to(torch.promote_types(A.dtype, torch.float32)))
         if not isinstance(result, Tensor) or result.shape != flat.shape:
             got = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
             raise ValueError(f"{method!r}.evaluate must return shape {tuple(flat.shape)}, got {got}")
     else:
-        result = _iterate(target, flat, method, engine, precision, _key(generator))
+        result = _iterate(target, flat, method, engine, precision, _key(generator), products)
     return result.to(A.dtype).reshape(A.shape).contiguous()
 
 
@@ -53,6 +62,7 @@ def _iterate(
     engine: Engine | None,
     precision: torch.dtype | None,
     key: int | Tensor,
+    products: Products | None,
 ) -> Tensor:
     """Scale to norm 1, run the engine in `precision`, scale back."""
     iteration = _schedule(method, target) if isinstance(method, Scheduled) else method
@@ -68,7 +78,9 @@ def _iterate(
         check_rounding(iteration, precision)
     scaled, scale = prescale(A)
     first = scaled.to(precision)
-    products = products_for(first, mirrored=target.domain is Domain.RECTANGULAR)
+    if products is None:
+        products = products_for(first, mirrored=target.domain is Domain.RECTANGULAR)
+    check_products(products)
     result = engine.run(target, first, iteration, products, key)
     return scale.undo(result.to(scaled.dtype), target.homogeneity)
 
@@ -124,13 +136,14 @@ def orthogonal_factor(
     engine: Engine | None,
     precision: torch.dtype | None,
     generator: Generator | None,
+    products: Products | None,
 ) -> Tensor:
     """The polar factor, on the range where the method would show rounding errors; nothing is read back."""
     check_matrix(X, POLAR)
     wide = torch.promote_types(X.dtype, torch.float32)
     if X.numel() == 0 or not _lifts_rounding(check_method(method, POLAR), wide):
-        return compute(POLAR, X, method, engine, precision, generator)
-    U = compute(POLAR, X.to(wide), method, engine, precision, generator)
+        return compute(POLAR, X, method, engine, precision, generator, products)
+    U = compute(POLAR, X.to(wide), method, engine, precision, generator, products)
     scaled, _ = prescale(X.reshape(-1, *X.shape[-2:]))
     return on_the_range(U.reshape(scaled.shape), scaled).reshape(X.shape).to(X.dtype)
 

@@ -12,6 +12,7 @@ from .autocast import without_autocast
 from .checks import check_finite, check_matrix, symmetric_part
 from .compute import accurate, orthogonal_factor, polar_factor
 from .engines import Engine, prescale
+from .kernels import Products
 from .method import Evaluation, Method
 from .methods import Exact, PolarExpress
 from .target import INV, INV_ROOT, INV_SQRT, POLAR, ROOT, SIGN, SQRT, Domain, Target
@@ -36,6 +37,7 @@ def orthogonalize(
     engine: Engine | None = None,
     precision: torch.dtype | None = None,
     generator: Generator | None = None,
+    products: Products | None = None,
 ) -> Tensor:
     """The orthogonal polar factor U V^T of X = U S V^T; the hot path of an optimizer.
 
@@ -54,25 +56,28 @@ def orthogonalize(
         precision: The dtype to iterate in; default that of X. bfloat16 is several times faster on most hardware.
         generator: Draws the sketches of methods that use any; None is a fixed, counter-based sketch, the same on every
             device and call, and usable under `torch.compile(fullgraph=True)`.
+        products: Who multiplies, a value of `matfn.kernels` such as `EAGER` or `Blocked(96)`; None is the choice by
+            device, dtype and size that `matfn.kernels.choice_for` shows with its reason.
 
     Returns:
         (..., m, n), contiguous, in the dtype of X.
 
     Raises:
         TypeError: For a dtype, layout or method that is not supported.
-        ValueError: If X has fewer than two dimensions, `engine` or `precision` comes with a method that has no use for
-            it (`Exact`), or the steps amplify rounding errors beyond the precision (`Schedule.rounding`).
+        ValueError: If X has fewer than two dimensions, `engine`, `precision` or `products` comes with a method that has
+            no use for it (`Exact`), or the steps amplify rounding errors beyond the precision (`Schedule.rounding`).
 
     References:
         Polar Express, Section 3 of the specification.
     """
     method = _FAST if method is None else method
+    how = (method, engine, precision, generator, products)
     if not isinstance(method, Evaluation):
         check_matrix(X, POLAR)
         with without_autocast(X):
-            return orthogonal_factor(X, method, engine, precision, generator)
+            return orthogonal_factor(X, *how)
     check_matrix(X, POLAR)  # a decomposition has no steps to differentiate, and its own derivative divides by gaps
-    return attach(X, lambda X: (orthogonal_factor(X, method, engine, precision, generator),), polar_adjoint("right"))[0]
+    return attach(X, lambda X: (orthogonal_factor(X, *how),), polar_adjoint("right"))[0]
 
 
 def polar(

@@ -138,6 +138,14 @@ def test_float64_is_refused():
         SMALL.syrk(torch.empty(1, 5, 3, dtype=torch.float64, device=DEVICE))
 
 
+def test_no_derivative_is_lost():
+    X = torch.ones(1, 4, 4, device=DEVICE, requires_grad=True)
+    with pytest.raises(RuntimeError, match="has no derivative: take EAGER"):
+        SMALL.syrk(X)
+    with torch.no_grad():
+        assert not SMALL.syrk(X).requires_grad
+
+
 def stand_in(rows, dtype=torch.bfloat16):
     """What the choice sees of a tensor on a GPU, which need not exist for it."""
     shape, stride = torch.Size((3, rows, 2 * rows)), (2 * rows * rows, 2 * rows, 1)

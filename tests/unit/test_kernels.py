@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from matfn.kernels import EAGER
+import matfn
+from matfn.kernels import EAGER, Eager
 from matrices import gaussian
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -44,6 +45,41 @@ def test_products(dtype, weights):
         assert got.dtype == dtype, name
         assert got.shape == want.shape, name
         assert ((got.double() - want).abs() <= (m + 3) * torch.finfo(dtype).eps * size).all(), name
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_one_number_for_each_matrix_is_rounded_once(dtype):
+    """A B + beta C with beta in float32: the product is rounded, then the sum, and nothing else."""
+    C, A, B = (gaussian(3, 5, 5, seed=i).to(dtype) for i in range(3))
+    beta = torch.tensor([0.1, -2.0, 3.3], dtype=torch.promote_types(dtype, torch.float32))[:, None, None]
+    P = EAGER.mm(A, B)
+    want = P.double() + beta * C.double()
+    fine = torch.finfo(beta.dtype).eps * (P.abs() + (beta * C).abs())  # of the numbers that are added
+    for given in (C, C.clone().requires_grad_()):  # with derivatives the sum is another call
+        got = EAGER.addmm(given, A, B, alpha=1.0, beta=beta)
+        assert got.dtype == dtype
+        assert ((got.double() - want).abs() <= torch.finfo(dtype).eps / 2 * want.abs() + 2 * fine).all()
+    got.sum().backward()
+    assert torch.allclose(given.grad, beta.to(dtype).expand_as(C))
+
+
+def test_orthogonalize_takes_products():
+    """Those it is given are those it uses; what is none is refused."""
+    X, called = gaussian(3, 4, seed=1), []
+
+    class Watched(Eager):
+        def syrk(self, X):
+            called.append(X.shape)
+            return super().syrk(X)
+
+    U = matfn.orthogonalize(X, products=Watched())
+    assert called == [(1, 3, 4)] * 5
+    assert torch.equal(U, matfn.orthogonalize(X, products=EAGER))
+    for wrong in ("eager", Eager):
+        with pytest.raises(TypeError, match="products must be a value"):
+            matfn.orthogonalize(X, products=wrong)
+    with pytest.raises(ValueError, match="has no use for"):
+        matfn.orthogonalize(X, method=matfn.Exact(), products=EAGER)
 
 
 def test_nothing_is_written_in_place():

@@ -151,7 +151,7 @@ class TritonSymmetric:
 
 
 def _product(tile: Tile | None, A: Tensor, B: Tensor, C: Tensor | None, alpha: Weight, beta: Weight) -> Tensor:
-    _check(A)
+    _check(A, B, C, alpha, beta)
     b, n, k = A.shape
     out = A.new_empty(b, n, n)
     if not out.numel():
@@ -174,17 +174,19 @@ def _product(tile: Tile | None, A: Tensor, B: Tensor, C: Tensor | None, alpha: W
     return out
 
 
-def _check(A: Tensor) -> None:
+def _check(A: Tensor, *others: Tensor | float | None) -> None:
     """Refuse what the kernel is not made for.
 
     Raises:
         TypeError: The dtype is none of `DTYPES`.
-        RuntimeError: The tensor is not on a GPU, and triton does not interpret.
+        RuntimeError: The tensor is not on a GPU, and triton does not interpret; or a derivative would be lost.
     """
     if A.dtype not in DTYPES:
         raise TypeError(f"TritonSymmetric takes {', '.join(map(str, DTYPES))}, got {A.dtype}: take EAGER for it")
     if A.device.type == "cpu" and isinstance(symmetric_product, triton.JITFunction):
         raise RuntimeError("TritonSymmetric runs on a GPU, got a tensor on cpu: take Blocked() there")
+    if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in (A, *others)):
+        raise RuntimeError("TritonSymmetric has no derivative: take EAGER, or work under torch.no_grad()")
 
 
 _CHOSEN: dict[tuple[object, ...], Tile] = {}
