@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from matfn.lab import budget_command, speed_command
 from matfn.lab.terminal import grid, safe, screen, user_errors
 
 if TYPE_CHECKING:
@@ -23,6 +24,14 @@ app = typer.Typer(help="Measure the methods on this machine.", no_args_is_help=T
 @app.callback()
 def options() -> None:
     """Measure the methods on this machine."""
+
+
+app.command()(budget_command.momenta)
+app.command()(budget_command.budget)
+app.command()(speed_command.polar)
+app.command()(speed_command.step)
+app.command()(speed_command.roots)
+app.command()(speed_command.scaling)
 
 
 @app.command()

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from matfn.method import Evaluation, Fitted, Iteration, Method, Scheduled
+from matfn.method import Evaluation, Fitted, Iteration, Method, Scheduled, finished
 from matfn.residual import Residual
 from matfn.schedule import Schedule
 from matfn.step import Step
@@ -73,6 +73,9 @@ class _Stepping:
     def step(self, k: int, residual: Residual) -> Step:
         self.asked += 1
         return self._method.step(k, residual)
+
+    def done(self, k: int, residual: Residual) -> bool:
+        return finished(self._method, k, residual)
 
 
 class _Fitting:
