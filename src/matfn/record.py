@@ -200,9 +200,10 @@ class _Noting(Residual):
 
 def _kept(step: Step) -> Step | tuple[float | Tensor, ...]:
     """Of a polynomial the coefficients alone: no products of the very matrix, no graph of derivatives."""
-    if type(step) is not Polynomial:
+    coefficients = getattr(step, "coefficients", None)
+    if coefficients is None:
         return step
-    return tuple([c.detach() if isinstance(c, Tensor) else c for c in step.coefficients])
+    return tuple([c.detach() if isinstance(c, Tensor) else c for c in coefficients])
 
 
 def _member(step: Step, index: int) -> Step:
