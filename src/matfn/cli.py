@@ -172,10 +172,10 @@ def methods(json_: Json = False) -> None:
 @app.command()
 @user_errors
 def reproduce(
-    paper: Annotated[str, typer.Argument(metavar="PAPER", help="Whose tables: prism or polargrad.")],
+    paper: Annotated[str, typer.Argument(metavar="PAPER", help="Whose tables: prism, polargrad, or ritz (ours).")],
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the page, the JSON and the figures.")] = None,
     preset: Annotated[
-        str | None, typer.Option("--preset", help="full (default), or for polargrad quick: under a minute.")
+        str | None, typer.Option("--preset", help="full (default), or for polargrad and ritz quick: two minutes.")
     ] = None,
     json_: Json = False,
 ) -> None:
@@ -195,7 +195,7 @@ def reproduce(
         shown = grid("", *table.heads, right=() if table.wide else tuple(range(1, 1 + len(table.heads))))
         for row, cells in table.rows:
             shown.add_row(f"{safe(row)}\n", *(safe(c) if table.wide else _stacked(c) for c in cells))
-        console.print(f"\n[bold]{safe(table.title)}[/]: measured (published)", highlight=False)
+        console.print(f"\n[bold]{safe(table.title)}[/]: {safe(report.reading)}", highlight=False)
         console.print(shown)
         console.print(f"[dim]{safe(table.remark)}[/]", highlight=False)
     if path:

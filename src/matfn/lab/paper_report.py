@@ -46,6 +46,7 @@ class Report:
         figures: Caption and figure by the ending of the file's name ("" for the first), drawn when asked for.
         plain: Everything as plain values, for JSON.
         command: What makes the page.
+        reading: What a cell is, for the terminal.
     """
 
     paper: str
@@ -55,6 +56,7 @@ class Report:
     figures: Mapping[str, tuple[str, Callable[[], Figure]]]
     plain: Any
     command: str = field(default="")
+    reading: str = "measured (published)"
 
     def markdown(self, conditions: Mapping[str, str]) -> str:
         """The page in Markdown; the figures lie beside it."""

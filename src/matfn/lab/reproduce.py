@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from matfn.lab import plots, prism_report, reproduce_polargrad
+from matfn.lab import plots, prism_report, reproduce_polargrad, ritz_report
 from matfn.lab.checkpoint import replace_text
 from matfn.lab.errors import LabError
 from matfn.lab.paper_report import Report
@@ -21,6 +21,7 @@ Making = Callable[[Callable[[str], None]], Report]
 PAPERS: dict[str, dict[str, Making]] = {  # the presets of each paper, the default first
     "prism": {"full": prism_report.report},
     "polargrad": {"full": reproduce_polargrad.full, "quick": reproduce_polargrad.quick},
+    "ritz": {"full": ritz_report.full, "quick": ritz_report.quick},  # no paper's: our own method's choices
 }
 
 
