@@ -78,14 +78,16 @@ def test_edges_and_divergence_are_said(gridded):
 
     best, inside = found(2.0, 1.0, 3.0)
     assert (best.lr, best.rates, inside.warning) == (RATES[1], (), "")
-    assert "lowest of its grid" in found(1.0, 2.0, 3.0)[1].warning
-    assert "highest of its grid" in found(3.0, 2.0, 1.0)[1].warning
+    assert "is the lowest" in found(1.0, 2.0, 3.0)[1].warning
+    assert "is the highest" in found(3.0, 2.0, 1.0)[1].warning
     best, inside = found(2.0, 1.0, None)
     assert (best.lr, inside.losses[2]) == (RATES[1], None)
     best, lost = found(None, None, None)
     assert best.lr == RATES[0]
-    assert "every rate of the grid diverged" in lost.warning
+    assert "all of them diverged" in lost.warning
     assert search.chosen(arm, 8, []) == (arm, None)
+    assert search.warnings([inside, lost]).endswith("may lie outside: AdamW (all of them diverged).")
+    assert search.warnings([found(2.0, 1.0, 3.0)[1]]) == ""
 
 
 def test_rates_that_do_not_rise_are_refused(gridded):

@@ -103,7 +103,7 @@ def _rounds(recipe: Recipe, arms: Sequence[OptimizerTable], directory: Path) -> 
 def summarize(recipe: Recipe, task: Task, runs: list[Outcome], searches: Sequence[Search] = ()) -> Comparison:
     """Table, differences and notes of finished runs, and the grids their rates come from."""
     table = rows(runs)
-    told = (resolution(runs, recipe.train.steps), task.unlike(), *search.warnings(searches))
+    told = (resolution(runs, recipe.train.steps), task.unlike(), search.warnings(searches))
     return Comparison(
         recipe=recipe,
         data=task.facts,

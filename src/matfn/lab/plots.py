@@ -75,7 +75,10 @@ def loss_curves(comparison: Comparison) -> Figure:
         by_time.set_xlim(left=0)
         low, high = _range(comparison.runs)
         by_step.set_ylim(low, high)
-        by_step.legend(loc="upper right", fontsize=10 if len(looks) <= MANY else 7.5)
+        if len(looks) <= MANY:
+            by_step.legend(loc="upper right")
+        else:
+            by_time.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
         return figure
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from matfn.lab import plots
+from matfn.lab import plots, search
 from matfn.lab.compare import Comparison
 from matfn.lab.outcome import Difference
 from matfn.lab.stats import Interval
@@ -69,8 +69,7 @@ def searches(comparison: Comparison) -> Iterable[str]:
         losses = ", ".join(f"{rate:g}: {'diverged' if loss is None else f'{loss:.3f}'}" for rate, loss in pairs)
         rows.append((found.arm, losses, f"{found.best:g}"))
     yield table(("optimizer", "loss by rate", "taken"), rows)
-    lines = [f"<li>{escape(found.warning)}</li>" for found in comparison.searches if found.warning]
-    yield f"<ul>{''.join(lines)}</ul>" if lines else ""
+    yield f'<p class="note">{escape(search.warnings(comparison.searches))}</p>'
 
 
 def difference_lines(pairs: Sequence[Difference], means: dict[str, float], unit: str) -> list[str]:

@@ -38,11 +38,11 @@ class Search:
     def warning(self) -> str:
         """What keeps the best from being known to be the best; empty where both its neighbours were tried."""
         if all(loss is None for loss in self.losses):
-            return f"{self.arm}: every rate of the grid diverged; extend it downwards."
+            return f"{self.arm} (all of them diverged)"
         if self.best not in (self.rates[0], self.rates[-1]):
             return ""
         where = "lowest" if self.best == self.rates[0] else "highest"
-        return f"{self.arm}: the best rate, {self.best:g}, is the {where} of its grid; a better one may lie outside."
+        return f"{self.arm} ({self.best:g} is the {where})"
 
 
 def grid(recipe: Recipe, directory: Path) -> list[list[Job]]:
@@ -67,6 +67,7 @@ def chosen(arm: OptimizerTable, steps: int, trials: Sequence[Outcome]) -> tuple[
     return replace(arm, lr=best, rates=()), Search(arm.label, steps, arm.rates, losses, best)
 
 
-def warnings(searches: Sequence[Search]) -> list[str]:
-    """All of them, to print beside the table."""
-    return [search.warning for search in searches if search.warning]
+def warnings(searches: Sequence[Search]) -> str:
+    """All of them in a sentence, to print beside the table; empty where there are none."""
+    found = [search.warning for search in searches if search.warning]
+    return f"At the edge of the grid, so that a better rate may lie outside: {', '.join(found)}." if found else ""
