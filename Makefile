@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 STAMPS := $(VENV)/.stamps
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test docs clean
+.PHONY: help demo test peers docs clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 10
@@ -21,6 +21,10 @@ test: $(STAMPS)/dev ## lint, types, tests (two at a time, one thread each)
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+
+peers: $(STAMPS)/lab ## install the packages that matfn bench measures beside itself
+	$(PIP) -e '.[peers]'
+	$(PIP) --no-deps gram-newton-schulz
 
 docs: $(STAMPS)/docs ## build the documentation into site/
 	$(BIN)/mkdocs build --strict

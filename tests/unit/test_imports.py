@@ -58,6 +58,7 @@ HOME = {  # packages that only some places may import, whenever they do it
     "mlxtend": ("lab/images.py",),
     "mpmath": ("minimax/", "lab/"),
     "scipy": ("lab/bench_solvers.py",),
+    **dict.fromkeys(("pytorch_optimizer", "heavyball", "gram_newton_schulz", "muon"), ("lab/peers.py",)),
     "torch.utils.tensorboard": ("optim/sinks.py",),
 }
 HEAVY = ("triton", "matplotlib", "rich", "typer", "transformers", "scipy", "tokenizers", "mlxtend")

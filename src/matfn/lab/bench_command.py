@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from matfn.lab import budget_command
+from matfn.lab import budget_command, speed_command
 from matfn.lab.terminal import grid, safe, screen, user_errors
 
 if TYPE_CHECKING:
@@ -28,6 +28,10 @@ def options() -> None:
 
 app.command()(budget_command.momenta)
 app.command()(budget_command.budget)
+app.command()(speed_command.polar)
+app.command()(speed_command.step)
+app.command()(speed_command.roots)
+app.command()(speed_command.scaling)
 
 
 @app.command()

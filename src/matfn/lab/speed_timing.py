@@ -1,0 +1,141 @@
+"""Timing on a machine that others use too: interleaved rounds, ratios within a round, repeats where times scatter."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+__all__ = ["Pace", "Timing", "interleaved"]
+
+Clock = Callable[[], float]
+_SAMPLE = 2e-3  # what is shorter is called several times a sample: the clock and a context switch would show
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long is measured.
+
+    Attributes:
+        rounds: Samples of everything, at least 1; in each round everything takes its turn.
+        bound: Quartile range by median above which a row is measured again.
+        repeats: How often at most; 2, because a third time says more about the machine than about the code.
+        limit: Seconds; what takes longer in one call is not called again, and its row says so.
+    """
+
+    rounds: int = 9
+    bound: float = 0.1
+    repeats: int = 2
+    limit: float = 60.0
+
+    def __post_init__(self) -> None:
+        """Refuse what measures nothing."""
+        if self.rounds < 1 or self.repeats < 0 or not self.bound > 0 or not self.limit > 0:
+            raise ValueError(f"rounds and bound must be positive, repeats not negative, got {self}: Pace(rounds=5)")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The samples of one piece of work.
+
+    Attributes:
+        seconds: Of one call, a sample each.
+        ratios: Seconds of the baseline by seconds of this, round by round: above 1 this is quicker.
+        attempts: How often it was measured; the attempt that scatters least is the one kept, with its own ratios.
+    """
+
+    seconds: tuple[float, ...]
+    ratios: tuple[float, ...]
+    attempts: int = 1
+
+    @property
+    def median(self) -> float:
+        """Seconds of one call."""
+        return statistics.median(self.seconds)
+
+    @property
+    def spread(self) -> float:
+        """Quartile range by median; 0 for a single sample, which says nothing about it."""
+        if len(self.seconds) < 2:
+            return 0.0
+        low, _, high = statistics.quantiles(self.seconds, n=4, method="inclusive")
+        return (high - low) / self.median
+
+    @property
+    def ratio(self) -> float:
+        """The median of the ratios."""
+        return statistics.median(self.ratios)
+
+
+def interleaved(
+    works: Mapping[str, Callable[[], object]],
+    baseline: str,
+    pace: Pace,
+    *,
+    clock: Clock = time.perf_counter,
+    prepare: Callable[[str], object] | None = None,
+) -> dict[str, Timing]:
+    """Time everything in turns.
+
+    A machine that slows down slows all of a round, so ratios within it stay; each round starts with another one, so
+    that none always follows the same one through the cache. Everything has been called once before (the caller warms
+    up, and looks at the result then); the first call here decides how many make a sample.
+
+    Args:
+        works: What to call, by name.
+        baseline: The name whose time the ratios are taken to.
+        pace: How long.
+        clock: Seconds.
+        prepare: Called with the name before each call, outside the time; with it a sample is one call.
+
+    Returns:
+        In the order of `works`. What took longer than `pace.limit` has that one sample.
+    """
+
+    def sample(name: str, calls: int) -> float:
+        if prepare is not None:
+            prepare(name)
+        start = clock()
+        for _ in range(calls):
+            works[name]()
+        return (clock() - start) / calls
+
+    first = {name: sample(name, 1) for name in works}
+    slow = {name for name, seconds in first.items() if seconds > pace.limit}
+    enough = {name: min(1000, math.ceil(_SAMPLE / max(seconds, 1e-9))) for name, seconds in first.items()}
+
+    def measure(names: list[str]) -> dict[str, Timing]:
+        found: dict[str, list[float]] = {name: [] for name in names}
+        for turn in range(pace.rounds):
+            start = turn % len(names)
+            for name in names[start:] + names[:start]:
+                found[name].append(sample(name, enough[name] if prepare is None else 1))
+        base = found.get(baseline, [first[baseline]] * pace.rounds)
+        return {name: Timing(tuple(ts), _ratios(base, ts)) for name, ts in found.items()}
+
+    quick = [name for name in works if name not in slow]
+    timings = _calmed(measure, quick, baseline, pace) if quick else {}
+    alone = {name: Timing((first[name],), (first[baseline] / first[name],)) for name in slow}
+    return {name: timings.get(name) or alone[name] for name in works}
+
+
+def _calmed(
+    measure: Callable[[list[str]], dict[str, Timing]], names: list[str], baseline: str, pace: Pace
+) -> dict[str, Timing]:
+    """All of them once, and those that scatter again, each beside the baseline."""
+    timings = measure(names)
+    for name in names:
+        for attempt in range(2, 2 + pace.repeats):
+            if timings[name].spread <= pace.bound:
+                break
+            pair = [name] if name == baseline or baseline not in names else [baseline, name]
+            again = measure(pair)[name]
+            best = min(timings[name], again, key=lambda timing: timing.spread)
+            timings[name] = Timing(best.seconds, best.ratios, attempt)
+    return timings
+
+
+def _ratios(base: list[float], seconds: list[float]) -> tuple[float, ...]:
+    return tuple(b / s for b, s in zip(base, seconds, strict=True))
