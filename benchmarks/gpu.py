@@ -1,162 +1,156 @@
-"""One script for one GPU: checks every method and engine there, then times orthogonalization and Muon's step.
+"""One script for one GPU: are the kernels and engines right there, how quick is what, and does a GPT train as well.
 
     PYTHONPATH=src python benchmarks/gpu.py --out gpu.json
 
-Needs torch, numpy and mpmath only, and a few minutes. Without a GPU it stops and says so; `--device cpu --quick` runs
-the same code small, to test the script itself.
+Needs torch, numpy and mpmath only, and under 8 minutes. Every part has its seconds, which what comes later inherits if
+they are not used; a part is stopped, or not begun, when they are gone, and says so. The file is written anew after
+each part and every few rows, so a run that is cut keeps what it measured. Without a GPU the script stops and says so;
+`--device cpu --quick` runs the same code small, to test the script itself: its times mean nothing.
 """
 
 import argparse
 import json
 import os
-import statistics
+import platform
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 import matfn
-from matfn.engines.restarts import amplification, restarts_for
-from matfn.optim import Muon
+from gpu_parts import optimizers, polar, products, training
+from gpu_parts.timing import Place
 
-METHODS = {
-    "polar-express": matfn.PolarExpress(),
-    "polar-express, safety 1.05": matfn.PolarExpress(safety=1.05),
-    "jordan": matfn.Tuned("jordan"),
-    "newton-schulz": matfn.NewtonSchulz(),
-}
-DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+Row = dict[str, Any]
 
 
-def tolerance(method: matfn.PolarExpress, engine: matfn.Direct | matfn.Gram, dtype: torch.dtype) -> float:
-    """100 units of roundoff, times what the Gram engine's model says it amplifies them by."""
-    roundoff = torch.finfo(dtype).eps / 2
-    if isinstance(engine, matfn.Direct):
-        return 100 * roundoff
-    schedule = method.schedule(2)
-    return 100 * roundoff * amplification(schedule, restarts_for(schedule, dtype), roundoff)
+@dataclass(frozen=True)
+class Part:
+    """Rows to measure, and the seconds they get: a share of the whole."""
+
+    name: str
+    share: float
+    rows: Callable[[Place, float], Iterator[Row]]
 
 
-def check(device: str, size: int) -> list[dict[str, object]]:
-    """Each method and engine on the device against the same schedule applied to singular values in float64."""
-    rows = []
-    generator = torch.Generator().manual_seed(0)
-    for shape in ((size, size), (size, 4 * size), (3 * size + 1, size - 1)):
-        X = torch.randn(2, *shape, generator=generator, dtype=torch.float64)
-        W, sigma, Vh = torch.linalg.svd(X, full_matrices=False)
-        for (name, method), dtype in ((item, d) for item in METHODS.items() for d in DTYPES):
-            scalars = method.schedule(2)(sigma / torch.linalg.matrix_norm(X)[:, None])
-            expected = (W * scalars.unsqueeze(-2)) @ Vh
-            for engine in (matfn.Direct(), matfn.Gram()):
-                if isinstance(engine, matfn.Gram) and dtype is torch.bfloat16:
-                    continue  # not offered: see how_to_choose
-                U = matfn.orthogonalize(X.to(device), method=method, engine=engine, precision=dtype)
-                error = (U.double().cpu() - expected).norm().item() / expected.norm().item()
-                rows.append(
-                    {
-                        "shape": shape,
-                        "method": name,
-                        "engine": repr(engine),
-                        "dtype": str(dtype),
-                        "error": error,
-                        "passed": error <= tolerance(method, engine, dtype),
-                    }
-                )
-    return rows
+def _untimed(rows: Callable[[Place], Iterator[Row]]) -> Callable[[Place, float], Iterator[Row]]:
+    return lambda place, _: rows(place)
 
 
-def seconds(work: Callable[[], object], device: str, repeats: int) -> float:
-    """The median over `repeats`, by device events on CUDA."""
-    for _ in range(3):
-        work()
-    times = []
-    for _ in range(repeats):
-        if device == "cpu":
-            start = time.perf_counter()
-            work()
-            times.append(time.perf_counter() - start)
-            continue
-        first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        first.record()
-        work()
-        last.record()
-        last.synchronize()
-        times.append(first.elapsed_time(last) / 1e3)
-    return statistics.median(times)
+PARTS = (
+    Part("kernel correctness", 0.13, _untimed(products.correctness)),
+    Part("method correctness", 0.08, _untimed(polar.correctness)),
+    Part("products", 0.10, _untimed(products.rates)),
+    Part("optimizer steps", 0.10, _untimed(optimizers.steps)),
+    Part("orthogonalization", 0.25, _untimed(polar.orthogonalization)),
+    Part("ritz-minimax overhead", 0.04, _untimed(polar.measuring)),
+    Part("shampoo roots", 0.07, _untimed(optimizers.roots)),
+    Part("training", 0.23, training.training),
+)
 
 
-def orthogonalization(device: str, sizes: list[int], repeats: int) -> list[dict[str, object]]:
-    """Time and reached error by method, shape and batch, in bfloat16."""
-    rows = []
-    for n in sizes:
-        for ratio, batch in ((1, 1), (4, 1), (1, 8)):
-            X = torch.randn(batch, n, ratio * n, device=device)
-            for name, method in METHODS.items():
-                iteration = method.schedule(2)
-
-                def work(X: Tensor = X, iteration: matfn.Schedule = iteration) -> Tensor:
-                    return matfn.orthogonalize(X, method=iteration, precision=torch.bfloat16)
-
-                sigma = torch.linalg.svdvals(work()[:1].double().cpu())
-                rows.append(
-                    {
-                        "n": n,
-                        "ratio": ratio,
-                        "batch": batch,
-                        "method": name,
-                        "seconds": seconds(work, device, repeats),
-                        "rms": (1 - sigma).square().mean().sqrt().item(),
-                    }
-                )
-    return rows
+def write(result: Row, path: Path) -> None:
+    """Whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(result, indent=1, default=str) + "\n")
+    os.replace(temporary, path)
 
 
-def optimizer_step(device: str, layers: int, width: int, repeats: int) -> dict[str, float]:
-    """Muon's step against torch.optim.Muon on the matrices of a GPT."""
-    shapes = [(3 * width, width), (width, width), (4 * width, width), (width, 4 * width)] * layers
-    result = {}
-    for name, build in {
-        "torch.optim.Muon": lambda w: torch.optim.Muon(w, lr=0.02),
-        "matfn": lambda w: Muon(w, lr=0.02),
-    }.items():
-        weights = [nn.Parameter(torch.randn(shape, device=device)) for shape in shapes]
-        for weight in weights:
-            weight.grad = torch.randn_like(weight)
-        result[name] = seconds(build(weights).step, device, repeats)
-    return result
+def _save(result: Row, path: Path, name: str, found: Row) -> None:
+    result["parts"][name] = found
+    write(result, path)
+
+
+def run(part: Part, place: Place, until: float, save: Callable[[Row], None]) -> Row:
+    """The rows of a part, as far as its time reaches; an error ends the part and not the run."""
+    start = time.monotonic()
+    found: Row = {"rows": [], "ended": "cut while it ran"}
+    try:
+        for row in part.rows(place, until - start):
+            found["rows"].append(row)
+            print(f"  {line(row)}", flush=True)
+            if len(found["rows"]) % 20 == 0:
+                save(found)
+            if time.monotonic() > until:
+                found["ended"] = f"stopped after {len(found['rows'])} rows: its seconds were gone"
+                break
+        else:
+            found["ended"] = "complete"
+    except Exception as error:
+        found |= {"ended": f"failed: {error!r}", "traceback": traceback.format_exc()}
+        print(found["traceback"], flush=True)
+    return found | {"seconds": time.monotonic() - start}
+
+
+def line(row: Row) -> str:
+    """A row for people: numbers short, what is long left to the file."""
+    shown = []
+    for key, value in row.items():
+        if isinstance(value, float):
+            shown.append(f"{key} {value:.4g}")
+        elif isinstance(value, str | int | bool | tuple) and not key.endswith("_calls"):
+            shown.append(f"{key} {value}")
+    return "  ".join(shown)
+
+
+def conditions(place: Place, seconds: float) -> Row:
+    """What ran where."""
+    try:
+        import triton
+
+        version = triton.__version__
+    except ImportError:
+        version = "not installed"
+    found = {"torch": torch.__version__, "triton": version, "matfn": matfn.__version__, "seconds": seconds,
+             "python": platform.python_version(), "device": place.device, "quick": place.quick}  # fmt: skip
+    if place.cuda:
+        device = torch.cuda.get_device_properties(place.device)
+        memory, cores = device.total_memory, device.multi_processor_count
+        found |= {"gpu": device.name, "capability": (device.major, device.minor), "multiprocessors": cores,
+                  "memory": memory, "cuda": torch.version.cuda}  # fmt: skip
+    return found | {"measured": "on a GPU" if place.cuda else "on a CPU, to test the script: no GPU number"}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--quick", action="store_true", help="small sizes, one repeat")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes and few calls, to test the script")
+    parser.add_argument("--seconds", type=float, default=450.0, help="for everything")
+    parser.add_argument(
+        "--only", nargs="*", choices=[part.name for part in PARTS], help="these parts, with all the time"
+    )
     parser.add_argument("--out", type=Path, default=Path("gpu.json"))
     arguments = parser.parse_args()
     if arguments.device.startswith("cuda") and not torch.cuda.is_available():
         raise SystemExit("no CUDA device is seen by torch; --device cpu --quick runs the same code small")
-    sizes, repeats = ([32], 1) if arguments.quick else ([512, 1024, 2048, 4096], 50)
-    checks = check(arguments.device, 32 if arguments.quick else 256)
-    failed = [row for row in checks if not row["passed"]]
-    print(f"{len(checks) - len(failed)} of {len(checks)} checks passed")
+    place = Place(arguments.device, arguments.quick)
+    parts = [part for part in PARTS if not arguments.only or part.name in arguments.only]
+    shares = sum(part.share for part in parts)
+    result: Row = {"conditions": conditions(place, arguments.seconds), "parts": {}}
+    begin = until = time.monotonic()
+    for part in parts:
+        until += arguments.seconds * part.share / shares
+        if time.monotonic() >= until:
+            result["parts"][part.name] = {"rows": [], "ended": "not begun: no time was left"}
+        else:
+            print(f"{part.name}: {until - time.monotonic():.0f} s", flush=True)
+            save = partial(_save, result, arguments.out, part.name)
+            save(run(part, place, until, save))
+        print(f"  {result['parts'][part.name]['ended']}", flush=True)
+    write(result, arguments.out)
+    failed = [row for part in result["parts"].values() for row in part["rows"] if row.get("passed") is False]
+    broken = [name for name, part in result["parts"].items() if part["ended"].startswith("failed")]
+    print(
+        f"{time.monotonic() - begin:.0f} s in all; {len(failed)} checks failed; parts that failed: {broken or 'none'}"
+    )
     for row in failed:
-        print("  FAILED", row)
-    result = {
-        "device": torch.cuda.get_device_name() if arguments.device != "cpu" else "cpu",
-        "torch": torch.__version__,
-        "matfn": matfn.__version__,
-        "checks": checks,
-        "orthogonalization": orthogonalization(arguments.device, sizes, repeats),
-        "step": optimizer_step(arguments.device, *((1, 64) if arguments.quick else (12, 768)), repeats),
-    }
-    for row in result["orthogonalization"]:
-        print("{n:5} x {ratio} batch {batch}  {method:28} {seconds:.6f} s   rms |1 - s| {rms:.4f}".format(**row))
-    print("step, seconds:", result["step"])
-    temporary = arguments.out.with_suffix(".tmp")
-    temporary.write_text(json.dumps(result, indent=1) + "\n")
-    os.replace(temporary, arguments.out)
-    raise SystemExit(1 if failed else 0)
+        print(f"  FAILED {line(row)}")
+    raise SystemExit(1 if failed or broken else 0)
 
 
 if __name__ == "__main__":
