@@ -11,7 +11,7 @@ from torch import Tensor
 from .kernels import Products
 from .residual import Residual
 
-__all__ = ["Polynomial", "Step", "multiplied"]
+__all__ = ["Magnified", "Polynomial", "Step", "multiplied"]
 
 Scalar = TypeVar("Scalar", float, np.ndarray, Tensor)
 
@@ -126,6 +126,51 @@ class Polynomial:
         roots = np.roots(derivative[::-1])
         m = roots[np.abs(roots.imag) <= 1e-7 * np.abs(roots)].real
         return m[(m > low**p) & (m < high**p)] ** (1 / p)
+
+
+@dataclass(frozen=True)
+class Magnified:
+    """A polynomial of an M far below I in float16, taken of a multiple of M near I.
+
+    Powers of a small M underflow in float16, and their coefficients overflow it: a flat spectrum puts the first M at
+    I/n, and in a step made for it M^2 stands with n^(5/2).
+
+    Attributes:
+        polynomial: q, with coefficients of shape (b, 1, 1), of which c_0 is not zero.
+        upper: (b, 1, 1), about the greatest eigenvalue of M.
+    """
+
+    polynomial: Polynomial
+    upper: Tensor
+
+    @property
+    def coefficients(self) -> tuple[float | Tensor, ...]:
+        """c_0 .. c_k of q."""
+        return self.polynomial.coefficients
+
+    def __call__(self, m: Scalar) -> Scalar:
+        """Q at scalars, by Horner's rule."""
+        return self.polynomial(m)
+
+    def split(self, M: Tensor, products: Products) -> tuple[float | Tensor, Tensor]:
+        """See `Step.split`: q(M) = c_0 r(zoom M), with a power of two for the zoom, which adds no rounding."""
+        zoom = torch.exp2(-self.upper.log2().round()).to(torch.promote_types(M.dtype, torch.float32))
+        c0 = self.coefficients[0]
+        r = Polynomial(tuple(c / c0 / zoom**j for j, c in enumerate(self.coefficients)))
+        _, B = r.split((M * zoom).to(M.dtype), products)
+        return c0, (c0 * B).to(M.dtype)
+
+    def apply(self, X: Tensor, residual: Residual, products: Products) -> Tensor:
+        """See `Step.apply`."""
+        return multiplied(*self.split(residual.M, products), X, products)
+
+    def precision(self, dtype: torch.dtype) -> torch.dtype:
+        """Any: products are all it takes."""
+        return dtype
+
+    def critical(self, p: int, low: float, high: float) -> np.ndarray:
+        """See `Step.critical`."""
+        return self.polynomial.critical(p, low, high)
 
 
 def multiplied(c: float | Tensor, B: Tensor, X: Tensor, products: Products) -> Tensor:

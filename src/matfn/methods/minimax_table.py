@@ -21,32 +21,53 @@ class Table:
     """Minimax steps on [ratio, 1], ascending in the ratio; the last one is Taylor's.
 
     Attributes:
+        p: Exponent.
         ratios: (g,).
         coefficients: (g, k + 1), of q in ascending powers of m.
         errors: (g,), the largest |1 - s q(s^p)| on [ratio, 1].
-        sensitivity: (g,), by how much errors of M, of q(M) and of the iterate, relative to the norm of each, move the
-            image of the upper end; 0 where the step damps whatever exceeds that end.
+        lows: (g,), 1 - errors, the least value there, without the cancellation.
+        sensitivity: (g,), by how much rounding errors of M, of the powers in q(M), of q(M) and of the iterate, relative
+            to the norm of each, move the image of the upper end; 0 where the step damps whatever exceeds that end.
+        noise: (g,), by how much they move any part of the image.
     """
 
+    p: int
     ratios: np.ndarray
     coefficients: np.ndarray
     errors: np.ndarray
+    lows: np.ndarray
     sensitivity: np.ndarray
+    noise: np.ndarray
 
-    def index(self, ratios: np.ndarray) -> np.ndarray:
-        """The last row at or below each ratio: best on an interval that contains the one asked for."""
+    def index(self, ratios: np.ndarray, roundoff: float = 0.0) -> np.ndarray:
+        """The last row at or below each ratio, best on an interval that contains it; if below `clear`, that one."""
         inside = np.clip(ratios, 1e-300, 1 - 1e-15)
         place = np.floor((np.log(inside) - np.log1p(-inside) - START) / SPACING + 1e-9)
-        return np.clip(place, 0, len(self.ratios) - 1).astype(int)
+        return np.clip(place, self.clear(roundoff), len(self.ratios) - 1).astype(int)
+
+    def clear(self, roundoff: float) -> int:
+        """The first row whose image rounding cannot push to zero.
+
+        Beyond zero, a singular vector changes its sign, and for odd p an eigenvalue of M is negative, to be driven to
+        minus infinity. What lies below the ratio of the row is lifted as much by this one as by those before.
+        """
+        return int(np.argmax(self.lows > _NOISE * roundoff * self.noise))
 
     def top(self, roundoff: float) -> np.ndarray:
         """The upper end of the image of each row, (g,), in an arithmetic with this unit roundoff u.
 
         Independent rounding errors give each entry of a matrix a relative variance of at most u^2/3; the norm of such
         an error matrix is about 2 u / sqrt(3) times the largest norm of a row, and the norm of a row at most that of
-        the matrix.
+        the matrix. Errors of different matrices add up in squares.
         """
         return 1 + self.errors + _NOISE * roundoff * self.sensitivity
+
+    def lifted(self, lower: np.ndarray, roundoff: float) -> tuple[np.ndarray, np.ndarray]:
+        """The row for each lower end, and the lower end of its image, whose upper end is scaled to 1."""
+        at = self.index(lower, roundoff)
+        powers = lower[:, None] ** (self.p * np.arange(self.coefficients.shape[1]))
+        image = np.minimum(lower * (self.coefficients[at] * powers).sum(1), self.lows[at])
+        return at, image / self.top(roundoff)[at]
 
 
 @lru_cache(maxsize=64)
@@ -59,24 +80,26 @@ def table(p: int, k: int) -> Table:
     ends, images = coefficients.sum(1), ratios * (ratios[:, None] ** (p * powers) * coefficients).sum(1)
     errors = np.maximum(abs(1 - ends), abs(1 - images))
     slope = coefficients @ powers  # q'(1)
-    inner = np.linspace(0, 1, 513)[:, None] ** powers @ coefficients.T
-    grown = abs(inner - coefficients[:, 0]).max(0)  # ||q(M) - c_0 I||, the part of q(M) that is rounded
-    sensitivity = np.where(abs(ends + p * slope) > 0.5, abs(slope) + grown + 1, 0.0)
-    return Table(ratios, coefficients, errors, sensitivity)
+    inside = np.linspace(0, 1, 513)[:, None] ** powers
+    steepest = abs(inside[:, :-1] @ (coefficients * powers)[:, 1:].T).max(0)
+    grown = abs(inside @ coefficients.T - coefficients[:, 0]).max(0)  # ||q(M) - c_0 I||, the part that is rounded
+    written = (coefficients[:, 2:] ** 2).sum(1) + grown**2 + 1
+    sensitivity = np.where(abs(ends + p * slope) > 0.5, np.sqrt(slope**2 + written), 0.0)
+    return Table(p, ratios, coefficients, errors, images, sensitivity, np.sqrt(steepest**2 + written))
 
 
 @constant
-def lower_ends(p: int, degrees: tuple[int, ...], lower: float) -> tuple[float, ...]:
+def lower_ends(p: int, degrees: tuple[int, ...], lower: float, roundoff: float = 0.0) -> tuple[float, ...]:
     """The lower end, relative to the upper one, before each step of the composition for [lower, 1], until it is 1.
 
     Args:
         p: Exponent.
         degrees: k of each step; the last one is repeated.
         lower: Of s.
+        roundoff: Unit roundoff of the iteration.
     """
     ends = [lower]
     while ends[-1] < 1 - 1e-15 and len(ends) < 1000:
         of = table(p, degrees[min(len(ends), len(degrees)) - 1])
-        error = of.errors[of.index(np.array(ends[-1]))]
-        ends.append(float((1 - error) / (1 + error)))
+        ends.append(float(of.lifted(np.array(ends[-1:]), roundoff)[1][0]))
     return tuple(ends)

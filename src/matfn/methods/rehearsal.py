@@ -30,10 +30,10 @@ def chain(p: int, degrees: tuple[int, ...], roundoff: float, device: torch.devic
     ratios, steps = table(p, degrees[0]).ratios[low::_EVERY], []
     for t, k in enumerate(degrees):
         of = table(p, k)
-        at = of.index(ratios)
+        at, image = of.lifted(ratios, roundoff)
         top = of.top(roundoff)[at] if t < len(degrees) - 1 else np.ones(len(at))
         steps.append(torch.from_numpy(of.coefficients[at] / top[:, None]).to(device))
-        ratios = (1 - of.errors[at]) / top
+        ratios = image
     return tuple(steps)
 
 
@@ -74,4 +74,5 @@ def best_step(p: int, k: int, roundoff: float, ratio: Tensor) -> Tensor:
 @constant
 def _rows(p: int, k: int, roundoff: float, device: torch.device) -> Tensor:
     of = table(p, k)
-    return torch.from_numpy(of.coefficients / of.top(roundoff)[:, None]).to(device)
+    at = np.maximum(np.arange(len(of.ratios)), of.clear(roundoff))
+    return torch.from_numpy(of.coefficients[at] / of.top(roundoff)[at, None]).to(device)

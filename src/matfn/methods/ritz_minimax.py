@@ -8,7 +8,7 @@ from torch import Tensor
 from ..bounds import greatest_eigenvalue
 from ..residual import Residual
 from ..ritz import Density, density
-from ..step import Polynomial
+from ..step import Magnified, Polynomial
 from .checks import check_count, check_degrees, check_number, check_steps
 from .rehearsal import best_first_step, best_step, chain
 from .tolerance import floor, reached
@@ -63,20 +63,20 @@ class RitzMinimax:
         check_count("sketch", self.sketch, 1)
         check_count("krylov", self.krylov, 2)
 
-    def step(self, k: int, residual: Residual) -> Polynomial:
+    def step(self, k: int, residual: Residual) -> Polynomial | Magnified:
         """The polynomial, its coefficients of shape (b, 1, 1): each matrix of a batch gets its own."""
         M = residual.M  # before gradients are switched off: what is seen only picks a row of a table
         with torch.no_grad():
             seen = density(residual, self.sketch, self.krylov, k)
-        # M^2 sharpens the bound, and q(M) needs it anyway; in float16 the squares of small entries are zero.
-        shared = k == 0 and self._k(0) > 1 and M.dtype != torch.float16
-        powers = (residual.square,) if shared else ()
+        tiny = k == 0 and M.dtype == torch.float16  # squares of small entries are zero; else M^2 sharpens the bound
+        powers = (residual.square,) if k == 0 and self._k(0) > 1 and not tiny else ()
         top = greatest_eigenvalue(M, *powers).double() if k == 0 else torch.ones_like(seen.greatest)
         # Where rounding has pushed a value above the end that the step before was made for, the Ritz values show it.
         top = torch.where(top > 0, top, 1.0).maximum(seen.greatest)  # 1 for a zero matrix and for NaN
         row = (self._to_budget if self.tol is None else self._to_tol)(k, residual, seen, top.detach())
-        row = row / top[:, None] ** (torch.arange(row.shape[-1], device=row.device) + 1 / residual.p)
-        return Polynomial(tuple(c[:, None, None] for c in row.to(residual.wide.dtype).unbind(-1)), powers)
+        row = row / top[:, None] ** (torch.arange(row.shape[-1], dtype=row.dtype, device=row.device) + 1 / residual.p)
+        step = Polynomial(tuple(c[:, None, None] for c in row.to(residual.wide.dtype).unbind(-1)), powers)
+        return Magnified(step, top.detach()[:, None, None]) if tiny else step
 
     def done(self, k: int, residual: Residual) -> bool:
         """Whether the matrices need no step k. With `tol` it waits for the device."""

@@ -38,4 +38,4 @@ def floor(k: int, residual: Residual, degrees: tuple[int, ...]) -> float:
 
 
 def _floors(residual: Residual, degrees: tuple[int, ...]) -> tuple[float, ...]:
-    return lower_ends(residual.p, degrees, 2 * residual.roundoff)
+    return lower_ends(residual.p, degrees, 2 * residual.roundoff, residual.roundoff)
