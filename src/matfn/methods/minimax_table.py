@@ -24,10 +24,9 @@ class Table:
         p: Exponent.
         ratios: (g,).
         coefficients: (g, k + 1), of q in ascending powers of m.
-        errors: (g,), the largest |1 - s q(s^p)| on [ratio, 1].
-        lows: (g,), 1 - errors, the least value there, without the cancellation.
-        sensitivity: (g,), by how much rounding errors of M, of the powers in q(M), of q(M) and of the iterate, relative
-            to the norm of each, move the image of the upper end; 0 where the step damps whatever exceeds that end.
+        errors: (g,), the largest |1 - s q(s^p)| on [ratio, 1]. `lows` are 1 - errors, without the cancellation.
+        sensitivity: (g,), by how much rounding errors of M, of its powers, of q(M) and of the iterate, relative to the
+            norm of each, move the image of the upper end; 0 where the step damps whatever exceeds that end.
         noise: (g,), by how much they move any part of the image.
     """
 
@@ -46,10 +45,9 @@ class Table:
         return np.clip(place, self.clear(roundoff), len(self.ratios) - 1).astype(int)
 
     def clear(self, roundoff: float) -> int:
-        """The first row whose image rounding cannot push to zero.
+        """The first row whose image rounding cannot push beyond zero; it lifts smaller values as well as those before.
 
-        Beyond zero, a singular vector changes its sign, and for odd p an eigenvalue of M is negative, to be driven to
-        minus infinity. What lies below the ratio of the row is lifted as much by this one as by those before.
+        There a singular vector changes its sign, and for odd p an eigenvalue of M would run to minus infinity.
         """
         return int(np.argmax(self.lows > _NOISE * roundoff * self.noise))
 
@@ -57,35 +55,32 @@ class Table:
         """The upper end of the image of each row, (g,), in an arithmetic with this unit roundoff u.
 
         Independent rounding errors give each entry of a matrix a relative variance of at most u^2/3; the norm of such
-        an error matrix is about 2 u / sqrt(3) times the largest norm of a row, and the norm of a row at most that of
-        the matrix. Errors of different matrices add up in squares.
+        an error matrix is about 2 u / sqrt(3) times the largest norm of a row, at most that of the matrix. Those of
+        different matrices add up in squares.
         """
         return 1 + self.errors + _NOISE * roundoff * self.sensitivity
 
     def lifted(self, lower: np.ndarray, roundoff: float) -> tuple[np.ndarray, np.ndarray]:
         """The row for each lower end, and the lower end of its image, whose upper end is scaled to 1."""
         at = self.index(lower, roundoff)
-        powers = lower[:, None] ** (self.p * np.arange(self.coefficients.shape[1]))
-        image = np.minimum(lower * (self.coefficients[at] * powers).sum(1), self.lows[at])
-        return at, image / self.top(roundoff)[at]
+        q = (self.coefficients[at] * lower[:, None] ** (self.p * np.arange(self.coefficients.shape[1]))).sum(1)
+        return at, np.minimum(lower * q, self.lows[at]) / self.top(roundoff)[at]
 
 
 @lru_cache(maxsize=64)
 def table(p: int, k: int) -> Table:
     """All rows with q of degree k for exponent p."""
     rows = cached_rows(GridRequest(p, k, START, SPACING))
-    ratios = np.array([row.interval[0] for row in rows])
-    coefficients = np.array([row.coefficients for row in rows])
+    ratios, coefficients = (np.array(x) for x in zip(*((r.interval[0], r.coefficients) for r in rows), strict=True))
     powers = np.arange(k + 1)
     ends, images = coefficients.sum(1), ratios * (ratios[:, None] ** (p * powers) * coefficients).sum(1)
     errors = np.maximum(abs(1 - ends), abs(1 - images))
-    slope = coefficients @ powers  # q'(1)
     inside = np.linspace(0, 1, 513)[:, None] ** powers
-    steepest = abs(inside[:, :-1] @ (coefficients * powers)[:, 1:].T).max(0)
+    slopes = inside[:, :-1] @ (coefficients * powers)[:, 1:].T  # q', up to the upper end
     grown = abs(inside @ coefficients.T - coefficients[:, 0]).max(0)  # ||q(M) - c_0 I||, the part that is rounded
     written = (coefficients[:, 2:] ** 2).sum(1) + grown**2 + 1
-    sensitivity = np.where(abs(ends + p * slope) > 0.5, np.sqrt(slope**2 + written), 0.0)
-    return Table(p, ratios, coefficients, errors, images, sensitivity, np.sqrt(steepest**2 + written))
+    sensitivity = np.where(abs(ends + p * slopes[-1]) > 0.5, np.sqrt(slopes[-1] ** 2 + written), 0.0)
+    return Table(p, ratios, coefficients, errors, images, sensitivity, np.sqrt((slopes**2).max(0) + written))
 
 
 @constant
