@@ -1,4 +1,4 @@
-"""The command line: `matfn train | compare | coeffs | methods | reproduce`. It only parses, calls `lab` and prints."""
+"""The command line: `matfn train | compare | coeffs | methods | tune | reproduce`. It parses, calls `lab`, prints."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ except ImportError as missing:
 from matfn.lab.bench_command import app as bench
 from matfn.lab.errors import LabError
 from matfn.lab.terminal import grid, safe, screen, user_errors
+from matfn.lab.tune_command import tune
 
 if TYPE_CHECKING:
     from matfn.lab.compare import Comparison
@@ -30,6 +31,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.add_typer(bench, name="bench")
+app.command()(tune)
 
 RecipePath = Annotated[
     Path | None, typer.Argument(help="TOML recipe; see the project's recipes/ folder.", show_default=False)
@@ -230,9 +232,7 @@ def _print_comparison(console: Console, result: Comparison) -> None:
     for row in result.rows:
         style = "bold" if row.arm in best else ""
         shown.add_row(*report.cells(row, report.tokens_per_step(result)), style=style)
-    console.print()
-    console.print(report.lead(result), highlight=False)
-    console.print()
+    console.print(f"\n{report.lead(result)}\n", highlight=False)
     console.print(shown)
     console.print()
     for line in [*report_images.lines(result), *report_parts.summary(result)]:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 import matfn
-from matfn.engines import prescale
 from matfn.engines.choose import choose
 from matfn.engines.cost import computed, products_of
 from matfn.engines.restarts import restarts_for
@@ -36,7 +35,6 @@ __all__ = [
     "kernels",
     "ours",
     "run",
-    "with_kernel",
 ]
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16, "float64": torch.float64}
@@ -117,12 +115,6 @@ def kernels(shape: tuple[int, int], heights: Sequence[int] = HEIGHTS) -> dict[st
     return {"eager": EAGER, **{f"blocked {rows}": Blocked(rows) for rows in heights if min(shape) >= 2 * rows}}
 
 
-def with_kernel(engine: Any, schedule: Schedule, products: Products, dtype: torch.dtype, X: Tensor) -> Tensor:
-    """What `orthogonalize` does, with products of the caller's choice."""
-    scaled, _ = prescale(X)
-    return engine.run(POLAR, scaled.to(dtype), schedule, products).to(X.dtype)
-
-
 def count_of(schedule: Schedule, engine: Any, kernel: Products, shape: tuple[int, int], dtype: torch.dtype) -> float:
     """Multiply-adds that one matrix takes."""
     if isinstance(engine, matfn.Gram) and engine.restarts is None:
@@ -143,7 +135,7 @@ def ours(shape: tuple[int, int], dtype: torch.dtype) -> Iterator[Solver]:
     schedule = matfn.PolarExpress().schedule(2)
     for name, kernel in kernels(shape).items():
         for engine in (matfn.Direct(), matfn.Gram()):
-            run = partial(with_kernel, engine, schedule, kernel, dtype)
+            run = partial(matfn.orthogonalize, method=schedule, engine=engine, products=kernel)
             yield Solver(f"polar-express, {type(engine).__name__.lower()}, {name}", run, (schedule, engine), kernel)
 
 
@@ -196,7 +188,7 @@ def _measured(
         key = (case.shape, case.dtype, solver.name)
         try:
             if key not in known:  # a stack gives what its matrices give alone: the errors are those of any batch
-                known[key] = _errors(samples, solver.run(torch.stack(samples)))
+                known[key] = errors_of(samples, solver.run(torch.stack(samples)))
             solver.run(X)
         except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
             rows.append(Row(str(case), solver.name, note=f"refused: {' '.join(str(error).split())[:120]}"))
@@ -209,7 +201,8 @@ def _measured(
     return [*measured(str(case), contenders, baseline, pace), *rows]
 
 
-def _errors(samples: list[Tensor], U: Tensor) -> dict[str, float]:
+def errors_of(samples: Sequence[Tensor], U: Tensor) -> dict[str, float]:
+    """rms(1 - sigma) and direction of the results of one matrix of each of `SPECTRA`."""
     found = {f"rms, {spectrum}": deviation(u) for spectrum, u in zip(SPECTRA, U, strict=True)}
     pointing = {f"direction, {s}": direction(x, u) for s, x, u in zip(SPECTRA, samples, U, strict=True)}
     return found | pointing

@@ -14,7 +14,7 @@ from matfn.engines.cost import share
 from matfn.kernels import products_for
 from matfn.lab import peers
 from matfn.lab.speed_errors import deviation, direction
-from matfn.lab.speed_polar import DTYPES, count_of, kernels, with_kernel
+from matfn.lab.speed_polar import DTYPES, count_of, kernels
 from matfn.lab.speed_rows import Contender, Report, Row, Watch, facts, measured
 from matfn.lab.speed_timing import Pace
 
@@ -113,7 +113,7 @@ def _measured(load: Load, pace: Pace) -> list[Row]:
     chosen = products_for(X, mirrored=True)
     for name, kernel in kernels(shape, heights=(96, 192)).items():
         for engine in (matfn.Direct(), matfn.Gram()):
-            work = partial(with_kernel, engine, schedule, kernel, dtype, X)
+            work = partial(matfn.orthogonalize, X, method=schedule, engine=engine, products=kernel)
             U = work()[0]
             count = load.batch * count_of(schedule, engine, kernel, shape, dtype)
             errors = {"rms": deviation(U), "direction": direction(X[0], U)}

@@ -1,0 +1,102 @@
+"""The command `matfn tune`: it only parses, calls the lab and prints."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from matfn.lab.errors import LabError
+from matfn.lab.terminal import grid, safe, screen, user_errors
+
+if TYPE_CHECKING:
+    from matfn.lab.tune import Tuning
+    from matfn.lab.tune_rates import Request
+
+__all__ = ["tune"]
+
+_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "fp64": "float64"}
+
+
+@user_errors
+def tune(
+    shape: Annotated[str, typer.Option(help="Rows x columns of each matrix, e.g. 768x3072.")] = "768x3072",
+    dtype: Annotated[str, typer.Option(help="bf16, fp16, fp32 or fp64.")] = "bf16",
+    batch: Annotated[int, typer.Option(min=1, help="Matrices in a stack.")] = 1,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    lower: Annotated[float, typer.Option(help="Least singular value the schedules are for, of the norm.")] = 1e-3,
+    rows: Annotated[int, typer.Option(min=1, help="How many plans of the foretold front to measure.")] = 12,
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 7,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch; by default what it takes.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder to write to; a dated one under runs/.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Kernels, engines and schedules for a shape: time foretold and measured, error, the front, and the choice."""
+    import torch
+
+    from matfn.lab import checkpoint, tune_report
+    from matfn.lab import tune as tuning
+
+    request = _request(shape, dtype, batch, device, lower)
+    request = replace(request, rows=rows, pace=replace(request.pace, rounds=rounds))
+    dated = Path("runs") / "tune" / datetime.now().strftime("%Y-%m-%d_%H%M%S")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        with checkpoint.folder(out or dated) as folder:
+            with screen(stderr=True).status("") as status:
+                result = tuning.tune(request, lambda text: status.update(safe(text)))
+            paths = tune_report.write(result, folder)
+    finally:
+        torch.set_num_threads(before)
+    if json_:
+        typer.echo(json.dumps(tune_report.plain(result)))
+        return
+    _print(result)
+    screen().print(f"\nwrote  {', '.join(map(str, paths))}", highlight=False, soft_wrap=True)
+
+
+def _request(shape: str, dtype: str, batch: int, device: str, lower: float) -> Request:
+    """The request that the options mean.
+
+    Raises:
+        LabError: An option has no meaning.
+    """
+    import torch
+
+    from matfn.lab.tune_rates import Request
+
+    sides = shape.lower().split("x")
+    if len(sides) != 2 or not all(side.strip().isdecimal() and int(side) > 0 for side in sides):
+        raise LabError(f"--shape is rows x columns, such as 768x3072, got {shape!r}")
+    name = _DTYPES.get(dtype, dtype)
+    if name not in _DTYPES.values():
+        raise LabError(f"--dtype is one of {', '.join(_DTYPES)}, got {dtype!r}")
+    if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
+        raise LabError(f"--device is cpu, or cuda where torch sees a CUDA device, got {device!r}")
+    if not 0 < lower < 1:
+        raise LabError(f"--lower is between 0 and 1, got {lower}")
+    return Request((int(sides[0]), int(sides[1])), getattr(torch, name), batch, device, lower)
+
+
+def _print(result: Tuning) -> None:
+    from matfn.lab import tune_report
+
+    console = screen()
+    console = console if console.is_terminal else Console(width=150)  # ten columns beside the name of a plan
+    console.print(f"[bold]{safe(tune_report.title(result))}[/]", highlight=False)
+    for head, rows in (tune_report.kernel_table(result), tune_report.candidate_table(result)):
+        shown = grid(*head, right=tuple(range(1, len(head))))
+        shown.padding = (0, 2, 0, 0)
+        for row in rows:
+            shown.add_row(*map(safe, row), style="bold" if "*" in row[0] + row[1] else "")
+        console.print(shown)
+        console.print()
+    for line in tune_report.lines(result):
+        console.print(safe(line), highlight=False)
+    console.print(f"[dim]{safe(tune_report.CAPTION)}[/]", highlight=False)
