@@ -77,7 +77,7 @@ def mixes(most: int) -> Iterator[tuple[int, ...]]:
 def plans(
     shape: tuple[int, int], dtype: torch.dtype, lower: float, most: int = 20
 ) -> tuple[tuple[Plan, ...], tuple[str, ...]]:
-    """All plans that the dtype bears, and the schedules that it does not.
+    """All plans that the dtype bears, and those that it does not.
 
     Args:
         shape: (rows, columns).
@@ -86,7 +86,7 @@ def plans(
         most: Products of a schedule, run directly on a square matrix; the default, five quintics, has 15.
 
     Returns:
-        The plans, and the refused degrees: rounding would spoil them (`Schedule.rounding`).
+        The plans, and the names of those that rounding would spoil (`Schedule.rounding`, amplification).
     """
     found, refused = [], []
     for degrees in mixes(most):
@@ -96,7 +96,9 @@ def plans(
         except ValueError:
             refused.append("-".join(map(str, degrees)))
             continue
-        found += _of_schedule(degrees, schedule, shape, dtype)
+        both = list(_of_schedule(degrees, schedule, shape, dtype))
+        found += [plan for plan in both if plan.rounding < 1]
+        refused += [plan.name for plan in both if plan.rounding >= 1]  # Gram, which no restart saves here
     return tuple(found), tuple(refused)
 
 

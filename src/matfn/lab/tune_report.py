@@ -85,7 +85,7 @@ def _cells(c: Candidate) -> list[str]:
 def lines(tuning: Tuning) -> list[str]:
     """The choice, and everything that was left out."""
     name, reason = tuning.kernel
-    refused = f"{len(tuning.refused)} schedules that this dtype does not bear (Schedule.rounding) are left out"
+    refused = f"{len(tuning.refused)} that this dtype does not bear (rounding) are left out"
     return [
         f"choice: {tuning.engine}, kernel {name} ({reason})",
         f"{len(tuning.foretold)} plans foretold, {len(tuning.measured)} measured; {refused}",
