@@ -16,6 +16,7 @@ from matfn.lab import momenta
 from matfn.lab import recipe as recipes
 from matfn.lab.bench_work import steps_of
 from matfn.lab.budget_errors import ALL, dense, drawn_cases, of_case, spectrum_cases
+from matfn.lab.budget_perfect import perfect
 from matfn.lab.budget_rivals import BUDGETS, OTHERS, OURS, RIVALS, rival
 from matfn.lab.budget_steps import Count
 from matfn.lab.budget_time import overhead
@@ -114,17 +115,32 @@ def errors(ours, others):
     return {name: [ours if name == OURS else others if name in OTHERS else 9.0] * len(BUDGETS) for name in RIVALS}
 
 
+def test_a_perfect_choice_bounds_every_composition():
+    """None for any one interval is better, 1 % for the grid aside, and nothing said of errors below 1e-3."""
+    for case in (*spectrum_cases(48, 1), *drawn_cases(4, 48)):
+        s = case.spectrum[: case.rank]
+        bound = perfect(s)
+        for lower in (1e-3, 0.05, 0.4):
+            schedule = matfn.PolarExpress(steps=6, lower=lower, safety=1, cushion=0).schedule()
+            after = list(schedule.trace(s))
+            for b, steps in zip(bound, BUDGETS, strict=True):
+                assert b <= max(1.01 * np.sqrt(np.mean((1 - after[steps - 1]) ** 2)), 1.2e-3)
+
+
 def test_verdicts_can_fail():
     good, even, bad = errors(0.1, 0.3), errors(0.3, 0.3), errors(0.32, 0.3)
     assert verdicts.no_worse({"a: x": good, "a: y": even}, "").met
     assert verdicts.no_worse({"a: x": errors(0.0009, 0.0)}, "").met  # within 1e-3
     worse = verdicts.no_worse({"a: x": good, "a: y": bad}, "")
     assert not worse.met
-    assert worse.measured.startswith("5 of 10: a: y at")
-    assert verdicts.half({"a": good, "b": bad}, "").met
-    assert not verdicts.half({"a": good, "b": bad, "c": even}, "").met
-    assert verdicts.trained({"a": good}, "", 4, "Jordan").met
-    assert not verdicts.trained({"a": good, "b": even}, "", 5, "Polar Express").met
+    assert worse.measured.startswith("5 of 10: y at")
+    could = {name: [0.1] * len(BUDGETS) for name in "abc"}
+    assert verdicts.half({"a": good, "b": bad}, could, "").met
+    assert not verdicts.half({"a": good, "b": bad, "c": even}, could, "").met
+    assert verdicts.trained({"a": good}, could, "", ours=4, other="Jordan").met
+    failed = verdicts.trained({"a": good, "b": even}, could, "", ours=5, other="Polar Express")
+    assert not failed.met
+    assert failed.measured.startswith("1 of 2 (a perfect choice: 2)")
     assert verdicts.ratio(good, 4) == pytest.approx(0.101 / 0.301)
     fine, slow = Count("x", 0.1, {"P": 10}, 6, 6, 5), Count("y", 0.1, {"P": 9}, 6, 7, 7)
     never = Count("z", 0.0, {"P": None}, None, None, None)

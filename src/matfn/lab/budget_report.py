@@ -11,9 +11,10 @@ import torch
 from matfn.lab import budget_plots as plots
 from matfn.lab import budget_verdicts as verdicts
 from matfn.lab.budget_errors import ALL, Errors, drawn_cases, measured, momentum_cases, spectrum_cases
+from matfn.lab.budget_perfect import perfect
 from matfn.lab.budget_rivals import BUDGETS
 from matfn.lab.budget_steps import ROOTS, SPECTRA, Count, polar_counts, root_counts
-from matfn.lab.budget_tables import tables
+from matfn.lab.budget_tables import measurements, tables
 from matfn.lab.budget_time import SHAPES, Clock, Overhead, clocks, ladder, overhead
 from matfn.lab.momenta import load
 from matfn.lab.paper_report import Report, Shown
@@ -29,7 +30,8 @@ all values, where the zeros, which no method lifts, are a share that all have.""
 RIVALS_NOTE = """Polar Express is at its defaults (lower bound 1e-3), `told` has the true least singular value, PRISM a
 sketch of 8 columns, You the published five and six steps (there are no others). A step of PRISM-3 is one product less
 than those of the others. Steps to an accuracy are followed on eigenvalues in float64; RitzMinimax on diagonal matrices,
-for five draws of its vectors, of which the worst counts."""
+for five draws of its vectors, of which the worst counts. A perfect choice knows the spectrum exactly and takes the best
+composition of quintics that are minimax one by one: what no measurement can better."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Result:
 
     Attributes:
         errors: By dtype, then "group: case".
+        perfect: By "group: case", what the best composition could do at each budget.
         sources: The groups of momentum matrices.
         polar, roots: Steps to an accuracy, p = 2 and 4.
         overheads: Arithmetic of the measurement.
@@ -72,6 +75,7 @@ class Result:
     """
 
     errors: dict[str, dict[str, Errors]]
+    perfect: dict[str, list[float]]
     sources: tuple[str, ...]
     polar: list[Count]
     roots: list[Count]
@@ -92,9 +96,10 @@ def run(options: Options, notice: Callable[[str], None]) -> Result:
     times = clocks(options.shapes, options.dtypes, options.rounds, notice)
     ladders = {dtype: ladder(options.size, dtype, options.rounds) for dtype in options.dtypes}
     errors = measured(cases, options.dtypes, notice)
-    return Result(
-        errors, tuple(source.replace(": ", ", ") for source, _ in loaded), *counted, overheads, times, ladders
-    )
+    notice("perfect choices")
+    bounds = {f"{case.group}: {case.name}": perfect(case.spectrum[: case.rank]) for case in cases}
+    sources = tuple(source.replace(": ", ", ") for source, _ in loaded)
+    return Result(errors, bounds, sources, *counted, overheads, times, ladders)
 
 
 def report(result: Result) -> Report:
@@ -108,7 +113,8 @@ def report(result: Result) -> Report:
         notes=(NOTES, RIVALS_NOTE),
         tables=[
             first,
-            *tables(result.errors, result.sources, result.polar, result.roots, result.overheads, result.clocks),
+            *measurements(result.errors, result.perfect, result.sources),
+            *tables(result.polar, result.roots, result.overheads, result.clocks),
         ],
         figures=figures(result),
         plain={"budgets": BUDGETS, "targets": [asdict(v) for v in found], **asdict(result)},
@@ -120,22 +126,23 @@ def targets(result: Result) -> list[verdicts.Verdict]:
     """Every target, with its numbers."""
     found: list[verdicts.Verdict] = []
     for dtype, errors in result.errors.items():
-        spectra = verdicts.of_group(errors, "spectra", "drawn")
-        found.append(verdicts.no_worse(spectra, f"spectra, {dtype}"))
-        found.append(
-            verdicts.no_worse(
-                verdicts.of_group(errors, "spectra", "drawn", over_all=ALL), f"spectra, {dtype}, over all values"
-            )
-        )
-        found.append(verdicts.half(verdicts.of_group(errors, "spectra"), f"named spectra, {dtype}"))
-        found.append(verdicts.half(verdicts.of_group(errors, "drawn"), f"drawn spectra, {dtype}"))
+        found += _no_worse(errors, f"spectra, {dtype}", "spectra", "drawn")
+        for group in ("spectra", "drawn"):
+            where = f"{'named' if group == 'spectra' else 'drawn'} spectra, {dtype}"
+            found.append(verdicts.half(verdicts.of_group(errors, group), result.perfect, where))
         for source in result.sources:
-            momenta = verdicts.of_group(errors, source)
-            found.append(verdicts.no_worse(momenta, f"{source}, {dtype}"))
-            found.append(verdicts.trained(momenta, f"{source}, {dtype}", 4, "Jordan"))
-            found.append(verdicts.trained(momenta, f"{source}, {dtype}", 5, "Polar Express"))
+            where, momenta = f"{source}, {dtype}", verdicts.of_group(errors, source)
+            found += _no_worse(errors, where, source)
+            for ours, other in ((4, "Jordan"), (5, "Polar Express")):
+                found.append(verdicts.trained(momenta, result.perfect, where, ours=ours, other=other))
     found += [verdicts.steps(result.polar), *verdicts.roots(result.roots, "PRISM, degree 1")]
     return [*found, verdicts.small(result.overheads)]
+
+
+def _no_worse(errors: Mapping[str, Errors], where: str, *groups: str) -> list[verdicts.Verdict]:
+    """Over the values that are not zero, and over all of them."""
+    parts = (("", where), (ALL, where + ALL))
+    return [verdicts.no_worse(verdicts.of_group(errors, *groups, over_all=over), name) for over, name in parts]
 
 
 def figures(result: Result) -> dict[str, tuple[str, Callable[[], plots.Figure]]]:

@@ -11,40 +11,47 @@ from matfn.lab.budget_time import Clock, Overhead
 from matfn.lab.budget_verdicts import at, best, means, of_group
 from matfn.lab.paper_report import Shown
 
-__all__ = ["tables"]
+__all__ = ["measurements", "tables"]
+
+REMARK = "rms(1 - sigma); in brackets the best of Polar Express, PRISM-5 and Jordan, and a perfect choice."
+
+
+def measurements(
+    errors: Mapping[str, Mapping[str, Errors]], perfect: Mapping[str, Sequence[float]], sources: Sequence[str]
+) -> Iterator[Shown]:
+    """Errors at a budget, by dtype."""
+    for dtype, found in errors.items():
+        yield beside(of_group(found, "spectra", "drawn"), perfect, f"RitzMinimax and the best of the others, {dtype}")
+        if sources:
+            yield momenta(found, sources, dtype)
+    first = next(iter(errors))
+    yield at_five(of_group(errors[first], "spectra"), first)
 
 
 def tables(
-    errors: Mapping[str, Mapping[str, Errors]],
-    sources: Sequence[str],
-    polar: Sequence[Count],
-    roots: Sequence[Count],
-    overheads: Sequence[Overhead],
-    clocks: Sequence[Clock],
+    polar: Sequence[Count], roots: Sequence[Count], overheads: Sequence[Overhead], clocks: Sequence[Clock]
 ) -> Iterator[Shown]:
-    """All of them, in order."""
-    for dtype, found in errors.items():
-        yield beside(of_group(found, "spectra", "drawn"), f"RitzMinimax and the best of the others, {dtype}")
-        if sources:
-            yield momenta(found, sources, dtype)
-    yield at_five(of_group(errors[next(iter(errors))], "spectra"), next(iter(errors)))
+    """Steps to an accuracy, and what the measurement costs."""
     yield counts("Polar factor: steps to rms(I - M) <= 1e-6, float64", polar, "Polar Express, told")
     yield counts("Inverse fourth root: steps to rms(I - M) <= 1e-6, float64", roots, "minimax, told")
     yield arithmetic(overheads)
     yield times(clocks)
 
 
-def beside(errors: Mapping[str, Errors], title: str) -> Shown:
-    """Our error and, in brackets, the best of three others, at every budget."""
+def beside(errors: Mapping[str, Errors], perfect: Mapping[str, Sequence[float]], title: str) -> Shown:
+    """Our error and, in brackets, the best of three others and that of a perfect choice, at every budget."""
     rows = [
         (
             name.partition(": ")[2].removesuffix(ALL),
-            [f"{_error(at(e, OURS, t))} ({_error(best(e, t))})" for t in BUDGETS],
+            [
+                f"{_error(at(e, OURS, t))} ({_error(best(e, t))}, {_error(bound)})"
+                for t, bound in zip(BUDGETS, perfect[name], strict=True)
+            ],
         )
         for name, e in errors.items()
     ]
     heads = tuple(f"{t} steps" for t in BUDGETS)
-    return Shown(title, heads, rows, "rms(1 - sigma); in brackets the best of Polar Express, PRISM-5 and Jordan.")
+    return Shown(title, heads, rows, REMARK)
 
 
 def momenta(errors: Mapping[str, Errors], sources: Sequence[str], dtype: str) -> Shown:

@@ -67,27 +67,32 @@ def no_worse(errors: Mapping[str, Errors], where: str) -> Verdict:
         (name, steps): (at(errors[name], OURS, steps) - FLOOR) / max(best(errors[name], steps), 1e-12)
         for name, steps in pairs
     }
-    short = [(f"{name} at {steps}", e) for (name, steps), e in excess.items() if e > SLACK]
+    short = [(f"{name.partition(': ')[2]} at {steps}", e) for (name, steps), e in excess.items() if e > SLACK]
     shown = ", ".join(name for name, _ in sorted(short, key=lambda pair: -pair[1])[:6])
     more = f": {shown}{', ...' if len(short) > 6 else ''}" if short else ""
     target = f"{where}: rms no worse than 1.02 x the best of {', '.join(OTHERS)}, plus 1e-3, at 2 to 6 steps"
     return Verdict(target, f"{len(pairs) - len(short)} of {len(pairs)}{more}", not short)
 
 
-def half(errors: Mapping[str, Errors], where: str) -> Verdict:
+def half(errors: Mapping[str, Errors], perfect: Mapping[str, Sequence[float]], where: str) -> Verdict:
     """At most half of the best on at least half of the cases, at 4 and at 5 steps."""
     counts = {t: sum(at(e, OURS, t) <= best(e, t) / 2 for e in errors.values()) for t in (4, 5)}
-    shown = "; ".join(f"{count} of {len(errors)} at {steps} steps" for steps, count in counts.items())
+    could = {t: sum(perfect[n][BUDGETS.index(t)] <= best(e, t) / 2 for n, e in errors.items()) for t in (4, 5)}
+    shown = "; ".join(f"{counts[t]} of {len(errors)} at {t} steps (a perfect choice: {could[t]})" for t in counts)
     target = f"{where}: at most half of it on at least half of them, at 4 and 5 steps"
     return Verdict(target, shown, all(2 * count >= len(errors) for count in counts.values()))
 
 
-def trained(errors: Mapping[str, Errors], where: str, ours: int, other: str) -> Verdict:
+def trained(
+    errors: Mapping[str, Errors], perfect: Mapping[str, Sequence[float]], where: str, *, ours: int, other: str
+) -> Verdict:
     """Our `ours` steps are better than five of another one, on every matrix; beside it, their means."""
     better = [at(e, OURS, ours) < at(e, other, 5) for e in errors.values()]
+    could = sum(perfect[n][BUDGETS.index(ours)] < at(e, other, 5) for n, e in errors.items())
     mean, theirs = (means(errors.values(), lambda e, n=n, t=t: at(e, n, t)) for n, t in ((OURS, ours), (other, 5)))
     target = f"{where}: {ours} steps better than five of {other}"
-    return Verdict(target, f"{sum(better)} of {len(better)}; mean {mean:.3f} against {theirs:.3f}", all(better))
+    shown = f"{sum(better)} of {len(better)} (a perfect choice: {could}); mean {mean:.3f} against {theirs:.3f}"
+    return Verdict(target, shown, all(better))
 
 
 def means(values: Iterable[Errors], of: Callable[[Errors], float]) -> float:
