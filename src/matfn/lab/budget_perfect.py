@@ -12,7 +12,7 @@ from matfn.schedule import Schedule
 
 __all__ = ["perfect"]
 
-# Lower ends over the upper one, even in log(l / (1 - l)) as in the method's table. Errors above 1e-3 are 1 % off at most.
+# Lower ends over the upper one, even in log(l / (1 - l)). Errors above 1e-3 are 1 % off at most.
 _LOWER = 1 / (1 + np.exp(-np.linspace(-20.0, 6.0, 105)))
 
 
