@@ -110,8 +110,8 @@ def times(clocks: Sequence[Clock]) -> Shown:
         for clock in clocks
     ]
     remark = (
-        "Milliseconds, medians of rounds in which all take turns. Last column: the share of RitzMinimax's time that "
-        "Polar Express, of the same products, does not take: the median over rounds, and their range."
+        "Milliseconds, the least of rounds in which all take turns. Last column: the share of RitzMinimax's time that "
+        "Polar Express, of the same products, does not take; in brackets the quartiles of the pairs of each round."
     )
     return Shown("Time of five steps", (*RIVALS, "share of the measurement"), rows, remark)
 
