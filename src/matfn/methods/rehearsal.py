@@ -37,14 +37,18 @@ def chain(p: int, degrees: tuple[int, ...], roundoff: float, device: torch.devic
     return tuple(steps)
 
 
-def best_first_step(p: int, steps: tuple[Tensor, ...], nodes: Tensor, weights: Tensor) -> Tensor:
+def best_first_step(p: int, steps: tuple[Tensor, ...], nodes: Tensor, weights: Tensor, roundoff: float) -> Tensor:
     """The first step of the composition with the least sum of weights (1 - s)^2 at its end, (b, k + 1).
+
+    For p > 2 with what rounding adds: there the engine is the coupled one, which multiplies Y by q^(p - 1) and so the
+    errors of each factor by the others. Wide steps that nobody needs would make M indefinite.
 
     Args:
         p: Exponent.
         steps: As `chain` gives them.
         nodes: (b, nodes), of m relative to its upper end, in [0, 1].
         weights: (b, nodes).
+        roundoff: Unit roundoff of the iteration.
     """
     s = nodes[..., None] ** (1 / p)
     for coefficients in steps:
@@ -53,6 +57,11 @@ def best_first_step(p: int, steps: tuple[Tensor, ...], nodes: Tensor, weights: T
             q = q * m + c
         s = s * q
     loss = (weights[..., None] * (1 - s) ** 2).sum(1)
+    if p > 2:
+        first = [c[:, 0] for c in steps]  # ||q||
+        of_q = [c.abs().sum(1) for c in steps]  # rounding of q itself
+        wrong = sum(p * q ** (p - 1) + (p - 1) * r * q ** (p - 2) for q, r in zip(first, of_q, strict=True))
+        loss = loss + (roundoff * wrong) ** 2
     return steps[0][loss.argmin(-1)]
 
 

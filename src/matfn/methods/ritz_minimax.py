@@ -84,9 +84,9 @@ class RitzMinimax:
 
     def _to_budget(self, k: int, residual: Residual, seen: Density, top: Tensor) -> Tensor:
         assert self.steps is not None
-        degrees = tuple(self._k(j) for j in range(k, self.steps))
-        steps = chain(residual.p, degrees, residual.roundoff, residual.M.device)
-        return best_first_step(residual.p, steps, (seen.nodes / top[:, None]).clamp(max=1), seen.weights)
+        p, u, degrees = residual.p, residual.roundoff, tuple(self._k(j) for j in range(k, self.steps))
+        steps, nodes = chain(p, degrees, u, residual.M.device), (seen.nodes / top[:, None]).clamp(max=1)
+        return best_first_step(p, steps, nodes, seen.weights, u)
 
     def _to_tol(self, k: int, residual: Residual, seen: Density, top: Tensor) -> Tensor:
         ratio = (seen.least / top) ** (1 / residual.p)
