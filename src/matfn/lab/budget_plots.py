@@ -38,7 +38,7 @@ def against_steps(title: str, errors: Mapping[str, Errors], columns: int = 4) ->
         for axes, (name, found) in zip(panels, errors.items(), strict=False):
             for rival, values in found.items():
                 _line(axes, BUDGETS, values, rival)
-            axes.set(title=name.replace("), ", "),\n"), xticks=BUDGETS)
+            axes.set(title=name.replace(" (", "\n("), xticks=BUDGETS)
         return _finished(figure, panels, len(errors), title, "steps", "rms(1 − σ)")
 
 
