@@ -38,7 +38,8 @@ def against_steps(title: str, errors: Mapping[str, Errors], columns: int = 4) ->
         for axes, (name, found) in zip(panels, errors.items(), strict=False):
             for rival, values in found.items():
                 _line(axes, BUDGETS, values, rival)
-            axes.set(title=name.replace(" (", "\n("), xticks=BUDGETS)
+            axes.set_title(name.replace(" (", "\n("), fontsize=9)
+            axes.set_xticks(BUDGETS)
         return _finished(figure, panels, len(errors), title, "steps", "rms(1 − σ)")
 
 
@@ -49,7 +50,8 @@ def against_time(title: str, errors: Mapping[str, Errors], seconds: Mapping[str,
         for axes, (name, found) in zip(panels, errors.items(), strict=False):
             for rival, values in found.items():
                 _line(axes, [None if s is None else s * 1e3 for s in seconds[rival]], values, rival)
-            axes.set(title=name, xlim=(0, None))
+            axes.set_title(name, fontsize=9)
+            axes.set_xlim(0, None)
         return _finished(figure, panels, len(errors), title, "time (ms)", "rms(1 − σ)")
 
 
@@ -107,7 +109,6 @@ def _finished(figure: Figure, panels: list[Axes], used: int, title: str, x: str,
         axes.set_yscale("log")
         axes.set_ylim(_LOW / 1.3, _HIGH)
         axes.set_xlabel(x)
-        axes.title.set_fontsize(9)
     panels[0].set_ylabel(y)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
