@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .quadrature import lanczos
-from .residual import Residual
+from .residual import Form, Residual
 from .tridiagonal import eigen
 
 __all__ = ["Density", "density"]
@@ -41,11 +41,16 @@ def density(residual: Residual, columns: int, depth: int, draw: int) -> Density:
         depth: Lanczos steps from each, one product apiece.
         draw: Which random vectors.
 
+    Raises:
+        ValueError: If M is the square of a matrix that is not symmetric, which has no such density.
+
     References:
         Golub, Meurant, "Matrices, Moments and Quadrature with Applications" (2010), Chapter 6. Ubaru, Chen, Saad, "Fast
         estimation of tr(f(A)) via stochastic Lanczos quadrature", SIAM J. Matrix Anal. Appl. 38 (2017).
     """
     b = residual.M.shape[0]
+    if residual.form is Form.SQUARE:
+        _check_symmetric(residual.wide, residual.roundoff)
     S = residual.sketch(columns, draw).expand(b, -1, -1)
     T = lanczos(residual.product, S, depth).to(torch.float64)
     # LAPACK refuses NaN, and the NaN of one matrix is no reason to stop the others; it stays in its own iterate.
@@ -59,3 +64,13 @@ def density(residual: Residual, columns: int, depth: int, draw: int) -> Density:
     least = torch.where(held, inner, torch.inf).flatten(1).amin(-1).clamp(min=0)
     greatest = torch.where(held, inner, 0.0).flatten(1).amax(-1)
     return Density(nodes, weights / weights.sum(-1, keepdim=True), least, greatest)
+
+
+def _check_symmetric(M: Tensor, roundoff: float) -> None:
+    """It reads one flag from the device, for the sign alone; rounding makes M nonsymmetric by much less than the root."""
+    asymmetry = torch.linalg.matrix_norm(M - M.mT) > roundoff**0.5 * torch.linalg.matrix_norm(M)
+    if bool(asymmetry.any()):
+        raise ValueError(
+            "this method looks at the spectrum by Lanczos steps, which need a symmetric matrix, and this one is not: "
+            "for its sign take PolarExpress(...), NewtonSchulz(...) or Exact()"
+        )

@@ -281,3 +281,13 @@ def test_to_an_accuracy_a_singular_matrix_gets_its_factor_on_the_range(dtype):
     got = matfn.orthogonalize(((U * s) @ V).to(dtype), method=RitzMinimax(tol=1e-6)).double()
     want = (U * (s > 0)) @ V
     assert torch.linalg.matrix_norm(got - want, 2) <= 2e-6 + 100 * torch.finfo(dtype).eps
+
+
+def test_the_sign_of_a_matrix_that_is_not_symmetric_is_refused():
+    """Its numerical range is no interval of its eigenvalues: the result would be wrong without a word."""
+    V = gaussian(12, 12, seed=5)
+    A = V @ torch.diag(torch.linspace(-1, 2, 12, dtype=torch.float64)) @ torch.linalg.inv(V)
+    with pytest.raises(ValueError, match="symmetric matrix"):
+        matfn.signm(A, method=RitzMinimax(steps=8))
+    S = (V + V.mT) / 2
+    assert torch.linalg.matrix_norm(matfn.signm(S, method=RitzMinimax(tol=1e-10)) - matfn.signm(S)) <= 1e-8
