@@ -89,7 +89,7 @@ def test_global_state_is_neither_changed_nor_read(method, target):
 @cases.every_orthogonalization
 def test_autograd_runs_unless_switched_off(method, engine):
     """grad mode is the caller's: with it there is a gradient, of the right value; without it there is no graph."""
-    A = gaussian(4, 6, seed=8).requires_grad_()
+    A = gaussian(3, 4, seed=8).requires_grad_()
     with torch.no_grad():
         assert not matfn.orthogonalize(A, method=method, engine=engine).requires_grad
     assert torch.autograd.gradcheck(
@@ -103,7 +103,7 @@ def test_autograd_through_an_iteration(method, target):
     """The derivative of the approximation itself; the verbs give that of the function, see below."""
     if cases.refusal(method, target):
         pytest.skip("refused")
-    A = problem(target, condition=3.0)[0].requires_grad_()
+    A = problem(target, (4, 4), condition=3.0)[0].requires_grad_()  # two runs for each entry: no more than it takes
 
     def iterate(X):
         return compute(target, X if target in (POLAR, matfn.target.INV) else (X + X.mT) / 2, method)
@@ -130,7 +130,7 @@ def test_no_value_is_read_back(method, engine):
     """On the meta device there are no values: what runs there asks for none, so it cannot wait for a GPU."""
     if isinstance(method, Evaluation):
         pytest.skip("a decomposition looks at the spectrum")
-    for shape in [(5, 8), (2, 8, 5), (3, 3)]:
+    for shape in [(5, 8), (2, 8, 5)]:
         U = matfn.orthogonalize(torch.empty(shape, device="meta"), method=method, engine=engine)
         assert U.shape == shape
         assert U.device.type == "meta"
