@@ -80,6 +80,17 @@ def test_top_bounds_the_image(p, k, roundoff):
         assert values.min() >= -slack
 
 
+@pytest.mark.parametrize("roundoff", [2.0**-24, 2.0**-53], ids=["float32", "float64"])
+@every_table
+def test_what_a_step_leaves_beyond_the_end_does_not_grow(p, k, roundoff):
+    """From 1 + 2 u, where a damping step may leave a number, a wide one comes back into [0, 1]; not 37 times further."""
+    of = table(p, k)
+    beyond = np.longdouble(1) + 2 * np.longdouble(roundoff)
+    for row in range(of.clear(roundoff), len(of.ratios), 7):
+        f = beyond * sum(np.longdouble(c) * beyond ** (j * p) for j, c in enumerate(of.coefficients[row]))
+        assert f <= of.top(roundoff)[row] + 2 * roundoff * (of.sensitivity[row] == 0)
+
+
 @every_roundoff
 @every_table
 def test_no_row_in_use_comes_near_zero(p, k, roundoff):

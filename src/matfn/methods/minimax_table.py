@@ -25,8 +25,8 @@ class Table:
         ratios: (g,).
         coefficients: (g, k + 1), of q in ascending powers of m.
         errors: (g,), the largest |1 - s q(s^p)| on [ratio, 1]. `lows` are 1 - errors, without the cancellation.
-        sensitivity: (g,), by how much rounding errors of M, of its powers, of q(M) and of the iterate, relative to the
-            norm of each, move the image of the upper end; 0 where the step damps whatever exceeds that end.
+        sensitivity: (g,), by how much rounding errors of M, its powers, q(M) and the iterate, relative to the norm of
+            each, move the image of the upper end; 0 where the step damps whatever exceeds that end.
         noise: (g,), by how much they move any part of the image.
     """
 
@@ -54,11 +54,11 @@ class Table:
     def top(self, roundoff: float) -> np.ndarray:
         """The upper end of the image of each row, (g,), in an arithmetic with this unit roundoff u.
 
-        Independent rounding errors give each entry of a matrix a relative variance of at most u^2/3; the norm of such
-        an error matrix is about 2 u / sqrt(3) times the largest norm of a row, at most that of the matrix. Those of
-        different matrices add up in squares; of one number to 2.5 times that, which is added where it costs nothing.
+        Independent rounding errors give each entry a relative variance of at most u^2/3; the norm of such a matrix is
+        about 2 u / sqrt(3) times the largest norm of a row. Those of different matrices add up in squares; of one
+        number, in line, with p times what the step before left: 16 times as much, which costs nothing in float32.
         """
-        return 1 + self.errors + _NOISE * roundoff * (2.5 if roundoff < 1e-6 else 1.0) * self.sensitivity
+        return 1 + self.errors + _NOISE * roundoff * (16 if roundoff < 1e-6 else 1) * self.sensitivity
 
     def lifted(self, lower: np.ndarray, roundoff: float) -> tuple[np.ndarray, np.ndarray]:
         """The row for each lower end, and the lower end of its image, whose upper end is scaled to 1."""
