@@ -152,11 +152,8 @@ def _lifts_rounding(method: Method, dtype: torch.dtype) -> bool:
     """Whether singular values that are nothing but rounding in `dtype` show in the polar factor by this method.
 
     A schedule made for singular values of eps and less lifts those too that a rank-deficient matrix has in place of
-    zeros. One made for larger ones leaves them small, and its result need not be put on the range. What goes on to an
-    accuracy (`tol`) goes on until every value above the roundoff is lifted.
+    zeros. One made for larger ones leaves them small, and its result need not be put on the range.
     """
-    if getattr(method, "tol", None) is not None:
-        return True
     return isinstance(method, Scheduled) and _schedule(method, POLAR).lower <= torch.finfo(dtype).eps
 
 
