@@ -83,12 +83,13 @@ def test_top_bounds_the_image(p, k, roundoff):
 @pytest.mark.parametrize("roundoff", [2.0**-24, 2.0**-53], ids=["float32", "float64"])
 @every_table
 def test_what_a_step_leaves_beyond_the_end_does_not_grow(p, k, roundoff):
-    """From 1 + 2 u, where a damping step may leave a number, a wide one comes back into [0, 1]; not 37 times further."""
+    """From 1 + 2 u, where a damping step may leave a number, a wide one comes back into [0, 1], not 37 times away."""
     of = table(p, k)
     beyond = np.longdouble(1) + 2 * np.longdouble(roundoff)
     for row in range(of.clear(roundoff), len(of.ratios), 7):
         f = beyond * sum(np.longdouble(c) * beyond ** (j * p) for j, c in enumerate(of.coefficients[row]))
-        assert f <= of.top(roundoff)[row] + 2 * roundoff * (of.sensitivity[row] == 0)
+        damped = of.sensitivity[row] == 0  # |f'(1)| is at most 1/2, and the table itself is rounded
+        assert f <= of.top(roundoff)[row] + (roundoff + 8 * 2.0**-53 if damped else 0)
 
 
 @every_roundoff
