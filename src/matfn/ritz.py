@@ -67,7 +67,7 @@ def density(residual: Residual, columns: int, depth: int, draw: int) -> Density:
 
 
 def _check_symmetric(M: Tensor, roundoff: float) -> None:
-    """It reads one flag from the device, for the sign alone; rounding makes M nonsymmetric by far less than its root."""
+    """One flag is read from the device, for the sign alone; rounding makes M nonsymmetric by far less."""
     asymmetry = torch.linalg.matrix_norm(M - M.mT) > roundoff**0.5 * torch.linalg.matrix_norm(M)
     if bool(asymmetry.any()):
         raise ValueError(
