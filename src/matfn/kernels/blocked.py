@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .eager import EAGER
-from .products import Weight
+from .products import Plain, Weight, numbers
 
 __all__ = ["Blocked"]
 
@@ -22,16 +22,19 @@ class Blocked:
 
     Attributes:
         rows: Height of a block row, at least 1.
+        plain: What multiplies the blocks, and what has no symmetry to use.
     """
 
     rows: int = 192
+    plain: Plain = EAGER
 
     def syrk(self, X: Tensor) -> Tensor:
         """X X^T."""
         out = X.new_empty(X.shape[0], X.shape[1], X.shape[1])
-        for x, into in zip(X, out, strict=True):
+        for matrix, into in zip(X, out, strict=True):
+            x = self.plain.ready(matrix)
             for start, stop in self._rows(x.shape[0]):
-                torch.mm(x[start:stop], x[:stop].mT, out=into[start:stop, :stop])
+                self.plain.write(x[start:stop], x[:stop].mT, into[start:stop, :stop])
                 into[:start, start:stop] = into[start:stop, :start].mT
         return out
 
@@ -40,28 +43,28 @@ class Blocked:
         out = torch.empty_like(A, memory_format=torch.contiguous_format)
         for a, b, into in zip(A, B, out, strict=True):
             for start, stop in self._rows(a.shape[0]):
-                torch.mm(a[start:stop], b[:, :stop], out=into[start:stop, :stop])
+                self.plain.write(a[start:stop], b[:, :stop], into[start:stop, :stop])
                 into[:start, start:stop] = into[start:stop, :start].mT
         return out
 
     def sym_addmm(self, C: Tensor, A: Tensor, B: Tensor, *, alpha: Weight, beta: Weight) -> Tensor:
         """Alpha A B + beta C."""
         out = torch.empty_like(C, memory_format=torch.contiguous_format)
-        numbers = zip(_numbers(alpha, len(C)), _numbers(beta, len(C)), strict=True)
-        for c, a, b, (product_weight, weight), into in zip(C, A, B, numbers, out, strict=True):
+        weights = zip(numbers(alpha, len(C)), numbers(beta, len(C)), strict=True)
+        for c, a, b, (product_weight, weight), into in zip(C, A, B, weights, out, strict=True):
             for start, stop in self._rows(a.shape[0]):
                 block = c[start:stop, :stop], a[start:stop], b[:, :stop]
-                torch.addmm(*block, alpha=product_weight, beta=weight, out=into[start:stop, :stop])
+                self.plain.write_sum(*block, product_weight, weight, into[start:stop, :stop])
                 into[:start, start:stop] = into[start:stop, :start].mT
         return out
 
     def mm(self, A: Tensor, B: Tensor) -> Tensor:
         """A B, which has no symmetry to use."""
-        return EAGER.mm(A, B)
+        return self.plain.mm(A, B)
 
     def addmm(self, C: Tensor, A: Tensor, B: Tensor, *, alpha: Weight, beta: Weight) -> Tensor:
         """Alpha A B + beta C, which has no symmetry to use."""
-        return EAGER.addmm(C, A, B, alpha=alpha, beta=beta)
+        return self.plain.addmm(C, A, B, alpha=alpha, beta=beta)
 
     def share(self, n: int) -> float:
         """What part of a symmetric n x n result is computed and not mirrored, 1/2 to 1."""
@@ -72,8 +75,3 @@ class Blocked:
         count = max(1, n // self.rows)
         edges = [n * i // count // 16 * 16 if n >= 16 * count else n * i // count for i in range(count)] + [n]
         return pairwise(edges)
-
-
-def _numbers(weight: Weight, count: int) -> list[float]:
-    """One number for each matrix; on a CPU they are read at no cost."""
-    return weight.flatten().tolist() * (count // weight.numel()) if isinstance(weight, Tensor) else [weight] * count

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .products import Weight
+from .products import Weight, numbers
 
 __all__ = ["EAGER", "Eager"]
 
@@ -46,6 +46,18 @@ class Eager:
             return torch.add(beta * C, self.mm(A, B), alpha=alpha)
         return torch.baddbmm(C, A, B, beta=beta, alpha=alpha)
 
+    def ready(self, x: Tensor) -> Tensor:
+        """X: any rows and columns will do."""
+        return x
+
+    def write(self, a: Tensor, b: Tensor, out: Tensor) -> None:
+        """Out <- a b, of single matrices, into a view."""
+        torch.mm(a, b, out=out)
+
+    def write_sum(self, c: Tensor, a: Tensor, b: Tensor, alpha: float, beta: float, out: Tensor) -> None:
+        """Out <- alpha a b + beta c, of single matrices, into a view."""
+        torch.addmm(c, a, b, alpha=alpha, beta=beta, out=out)
+
 
 def _combined(P: Tensor, C: Tensor, alpha: Weight, beta: Weight) -> Tensor:
     """Alpha P + beta C in the dtype of C; the numbers may be finer than the matrices.
@@ -77,13 +89,10 @@ def _better_one_by_one(C: Tensor, A: Tensor, B: Tensor, alpha: Weight, beta: Wei
 
 
 def _one_by_one(C: Tensor, A: Tensor, B: Tensor, alpha: Weight, beta: Weight) -> Tensor:
-    def numbers(weight: Weight) -> list[float]:
-        return weight.flatten().tolist() if isinstance(weight, Tensor) else [weight]
-
-    alphas, betas = numbers(alpha) * len(C), numbers(beta) * len(C)  # one number, or one each: the rest is not used
+    weights = zip(numbers(alpha, len(C)), numbers(beta, len(C)), strict=True)
     out = torch.empty_like(C, memory_format=torch.contiguous_format)
-    for c, a, b, product_weight, weight, into in zip(C, A, B, alphas, betas, out, strict=False):
-        torch.addmm(c, a, b, alpha=product_weight, beta=weight, out=into)
+    for c, a, b, (product_weight, weight), into in zip(C, A, B, weights, out, strict=True):
+        EAGER.write_sum(c, a, b, product_weight, weight, into)
     return out
 
 

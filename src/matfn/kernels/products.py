@@ -4,7 +4,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-__all__ = ["Products", "Weight"]
+__all__ = ["Plain", "Products", "Weight", "numbers"]
 
 Weight = float | Tensor  # a number, or one per matrix of the batch, shaped (b, 1, 1), perhaps of a finer dtype
 
@@ -34,3 +34,24 @@ class Products(Protocol):
     def addmm(self, C: Tensor, A: Tensor, B: Tensor, *, alpha: Weight, beta: Weight) -> Tensor:
         """Alpha A B + beta C, any matrices."""
         ...
+
+
+class Plain(Products, Protocol):
+    """Products that can also write the product of two single matrices into a view."""
+
+    def ready(self, x: Tensor) -> Tensor:
+        """X, in a layout of which it multiplies block rows quickly."""
+        ...
+
+    def write(self, a: Tensor, b: Tensor, out: Tensor) -> None:
+        """Out <- a b."""
+        ...
+
+    def write_sum(self, c: Tensor, a: Tensor, b: Tensor, alpha: float, beta: float, out: Tensor) -> None:
+        """Out <- alpha a b + beta c."""
+        ...
+
+
+def numbers(weight: Weight, count: int) -> list[float]:
+    """One number for each of `count` matrices; on a CPU they are read at no cost."""
+    return weight.flatten().tolist() * (count // weight.numel()) if isinstance(weight, Tensor) else [weight] * count
