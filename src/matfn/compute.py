@@ -66,14 +66,15 @@ def _iterate(
 ) -> Tensor:
     """Scale to norm 1, run the engine in `precision`, scale back."""
     iteration = _schedule(method, target) if isinstance(method, Scheduled) else method
-    engine = choose(target) if engine is None else engine
-    check_engine(engine)
-    if target.name not in engine.targets:
-        raise ValueError(f"{engine!r} computes {', '.join(sorted(engine.targets))}, not {target.name}")
     if precision is None:
         # A method may have no half-precision form.
         chosen = getattr(iteration, "precision", None)
         precision = A.dtype if chosen is None else torch.promote_types(A.dtype, chosen(A.dtype))
+    rows, columns = A.shape[-2:]
+    engine = choose(target, iteration, (rows, columns), precision) if engine is None else engine
+    check_engine(engine)
+    if target.name not in engine.targets:
+        raise ValueError(f"{engine!r} computes {', '.join(sorted(engine.targets))}, not {target.name}")
     if not torch.compiler.is_compiling():  # the bound needs numpy, which torch.compile cannot follow
         check_rounding(iteration, precision)
     scaled, scale = prescale(A)

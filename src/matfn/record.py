@@ -150,7 +150,7 @@ class _ScheduledRecorder(Recorder):
         """Keep and return a step of the schedule."""
         self._begin(k, residual.p)
         self._plan = plan
-        return self._keep(plan.schedule(residual.p).rows[k])
+        return self._keep(Schedule.step(plan, k, residual))
 
 
 class _FittedRecorder(_ScheduledRecorder):

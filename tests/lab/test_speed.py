@@ -1,6 +1,7 @@
 """`matfn bench polar | step | roots | scaling`: what they time and how, what they say of errors and absences."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,17 @@ from typer.testing import CliRunner
 
 import matfn
 from matfn.cli import app
-from matfn.lab import peers, speed_polar, speed_report, speed_roots, speed_scaling, speed_step
+from matfn.lab import (
+    peers,
+    speed_errors,
+    speed_kernels,
+    speed_polar,
+    speed_report,
+    speed_roots,
+    speed_scaling,
+    speed_step,
+)
+from matfn.lab.speed_budget import Budget
 from matfn.lab.speed_errors import DENSE, deviation, direction, matrix
 from matfn.lab.speed_plots import front
 from matfn.lab.speed_rows import Row
@@ -170,7 +181,8 @@ def polar():
 def test_every_method_engine_kernel_and_peer_is_a_row(polar):
     named = {row.name for row in polar.rows}
     assert set(matfn.METHODS) <= named
-    assert {"polar-express, gram", "polar-express, direct, eager", "polar-express, gram, eager"} <= named
+    assert {"polar-express, gram", "polar-express, direct"} & named  # the one that is not chosen
+    assert {speed_polar.MUON, "polar-express, direct, eager", "polar-express, gram, eager"} <= named
     assert {peer.name for peer in peers.POLAR} <= named | set(polar.absent)
     assert [row.name for row in polar.rows if row.choice] == ["polar-express"]
 
@@ -186,6 +198,64 @@ def test_rows_have_errors_beside_times(polar):
     assert row.rate * row.median == pytest.approx(count)
 
 
+def test_a_run_hands_over_what_it_has_after_each_case():
+    cases = [speed_polar.Case((8, 12), batch, "float32") for batch in (1, 2)]
+    seen = []
+    report = speed_polar.run(cases, ONCE, keep=lambda report: seen.append(report))
+    assert [len(part.cases()) for part in seen] == [1, 2]
+    assert seen[-1].rows == report.rows
+    assert seen[0].rows == report.rows[: len(seen[0].rows)]
+
+
+def test_cases_come_by_size():
+    for presets in (speed_polar.PRESETS, speed_scaling.PRESETS):
+        for cases, pace in presets.values():
+            assert [case.volume for case in cases] == sorted(case.volume for case in cases)
+            assert pace.seconds < 480
+
+
+def test_a_budget_leaves_out_what_it_has_no_time_for_and_says_so():
+    """Ten seconds for two cases: five each, and what the first leaves is the second's; times grow with the volume."""
+    machine = Machine()
+    budget = Budget(10, 2, limit=3, clock=machine.clock)
+    budget.open()
+    assert budget.refusal("slow", "float32", 1.0, 2, 0) == ""  # nothing is known yet
+    machine.now = 0.5
+    budget.called("slow", "float32", 1.0, "small", 0.5)
+    budget.called("quick", "float32", 1.0, "small", 0.01)
+    budget.open()  # 9.5 seconds for the last
+    assert "about 4 s a call, foretold from small" in budget.refusal("slow", "float32", 8.0, 0, 0)
+    assert budget.refusal("slow", "bfloat16", 8.0, 0, 2) == ""
+    assert budget.refusal("slow", "float32", 3.7, 0, 2) == ""  # 1.85 s a call, five calls
+    assert "used up" in budget.refusal("slow", "float32", 4.0, 0, 2)
+    assert budget.refusal("slow", "float32", 4.0, 0, 1) == ""  # baseline and choice stay
+    budget.called("slow", "float32", 4.0, "large", 2.0)  # four calls more are promised: 8 of 9.5 seconds
+    assert budget.refusal("quick", "float32", 20.0, 0, 2) == ""
+    assert "used up" in budget.refusal("quick", "float32", 40.0, 0, 2)
+
+
+def test_a_budget_counts_rounds():
+    machine = Machine()
+    budget = Budget(10, 1, clock=machine.clock)
+    budget.open()
+    wanted = Pace(rounds=9, repeats=2)
+    assert budget.pace(wanted, [0.01]) == wanted
+    assert budget.pace(wanted, [0.5, 0.5]) == replace(wanted, repeats=0)
+    assert budget.pace(wanted, [1.0, 1.0]) == replace(wanted, rounds=4, repeats=0)
+    machine.now = 20
+    assert budget.pace(wanted, [1.0]) == replace(wanted, rounds=1, repeats=0)
+    unbounded = Budget(float("inf"), 1, clock=machine.clock)
+    unbounded.open()
+    assert unbounded.pace(wanted, [1.0]) == wanted
+
+
+def test_large_factors_are_orthonormal(monkeypatch):
+    monkeypatch.setattr(speed_errors, "_FACTORED", 10)
+    s = torch.linalg.svdvals(matrix("log-uniform 1e-3", (30, 50), torch.float64))
+    assert s[0].item() == pytest.approx(1, rel=1e-5)
+    assert s[-1].item() == pytest.approx(1e-3, rel=1e-3)
+
+
 def test_refusals_are_rows():
     report = speed_polar.run((speed_polar.Case((8, 8), 1, "bfloat16"),), ONCE)
     row = next(row for row in report.rows if row.name == "polar-express:degree=(9,9,9)")
@@ -194,10 +264,10 @@ def test_refusals_are_rows():
 
 
 def test_blocked_rows_count_what_they_compute():
-    n = 2 * speed_polar.HEIGHTS[0]
-    kernel = speed_polar.kernels((n, n))[f"blocked {speed_polar.HEIGHTS[0]}"]
+    n = 2 * speed_kernels.HEIGHTS[0]
+    kernel = speed_kernels.kernels((n, n), torch.float32)[f"blocked {speed_kernels.HEIGHTS[0]}"]
     schedule = matfn.PolarExpress().schedule(2)
-    count = speed_polar.count_of(schedule, matfn.Direct(), kernel, (n, n), torch.float32)
+    count = speed_kernels.count_of(schedule, matfn.Direct(), kernel, (n, n), torch.float32)
     assert count == 5 * n**3 * (0.75 + 0.75 + 1)
 
 
@@ -229,14 +299,21 @@ def test_fractions_are_of_the_best_product_of_the_dtype():
         Row("16 x 16, batch 1, float32", speed_scaling.BASELINE, rate=200.0),
         Row("8 x 8, batch 1, float32", "direct, eager", rate=50.0),
         Row("8 x 8, batch 1, bfloat16", speed_scaling.BASELINE, rate=400.0),
+        Row("16 x 16, batch 1, bfloat16", "onednn matmul", rate=800.0),
+        Row("16 x 16, batch 1, float16", "direct, eager", rate=50.0),
     ]
-    assert [row.errors["fraction"] for row in speed_scaling.fractions(rows)] == [0.5, 1.0, 0.25, 1.0]
+    found = [row.errors.get("fraction") for row in speed_scaling.fractions(rows)]
+    assert found == [0.5, 1.0, 0.25, 0.5, 1.0, None]
 
 
 def test_scaling_counts_and_draws(tmp_path):
     loads = [speed_scaling.Load(n, ratio, 2, "float32") for n in (8, 16) for ratio in (1, 2)]
     report = speed_scaling.run(loads, ONCE)
-    assert {row.name for row in report.rows} == {"torch matmul", "direct, eager", "gram, eager", "X X^T, eager"}
+    plain = speed_kernels.plain_kernels(torch.float32)
+    expected = {f"{what}, {name}" for what in ("direct", "gram", "X X^T") for name in plain}
+    expected |= {"torch matmul"} | {f"{name} matmul" for name in plain if name != "eager"}
+    assert expected < {row.name for row in report.rows}
+    assert [row.name for row in report.rows if row.choice]
     assert all(row.errors["fraction"] > 0 for row in report.rows)
     assert all(path.stat().st_size for path in speed_report.write(report, tmp_path))
 

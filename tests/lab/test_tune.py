@@ -106,7 +106,9 @@ def test_the_front_is_not_beaten(tuning):
 
 
 def test_every_kernel_is_there_with_its_rate(monkeypatch):
-    monkeypatch.setattr(tune_rates, "kernels", lambda shape: {"eager": matfn.kernels.EAGER, "blocked 8": Blocked(8)})
+    monkeypatch.setattr(
+        tune_rates, "kernels", lambda shape, dtype: {"eager": matfn.kernels.EAGER, "blocked 8": Blocked(8)}
+    )
     request = tune_rates.Request((16, 16), torch.float32, pace=Pace(rounds=1, repeats=0))
     found, choice, _ = tune_rates.candidates(request)
     products = tune_plans.plans((16, 16), torch.float32, 1e-3, SMALL)[0][0].products

@@ -29,6 +29,7 @@ FLOOR = {
     "ritz": 2,
     "minimax": 0,
     "step": 2,
+    "schatten": 3,
     "partial_fraction": 3,
     "schedule": 3,
     "method": 4,

@@ -1,17 +1,67 @@
-"""Choose: which engine computes a target when the caller names none."""
+"""Choose: which engine computes a target when the caller names none, by counted products and foretold rounding."""
 
-from ..target import Target
+import torch
+
+from ..constant import constant
+from ..method import Iteration
+from ..schedule import Schedule
+from ..step import Polynomial
+from ..target import POLAR, Target
+from .cost import products_of
 from .coupled import Coupled
 from .direct import Direct
 from .engine import Engine
+from .gram import Gram
+from .restarts import amplification, fewest_restarts
 
 __all__ = ["choose"]
 
+# A symmetric product, as a part of a full one: what block rows and half of the tiles cost, measured on matrices of 768.
+_SYMMETRIC = 0.75
 
-def choose(target: Target) -> Engine:
+
+def choose(
+    target: Target,
+    method: Iteration | None = None,
+    shape: tuple[int, int] | None = None,
+    dtype: torch.dtype | None = None,
+) -> Engine:
     """The engine for `target`.
 
-    Direct wherever it applies, because it alone is stable in every dtype for every method; the Gram engine, which needs
-    fewer products for rectangular matrices, is taken on request.
+    Direct where it applies, because it alone is stable in every dtype for every method. For the polar factor by a
+    schedule of polynomials it is `Gram`, with restarts computed for the dtype, where that needs fewer products and
+    where its rounding errors, by the model of `amplification`, stay below the error that the schedule itself leaves:
+    so it is for rectangular matrices in float32 and float64, by schedules that are no more accurate than that. In
+    bfloat16 the model allows it for hardly any, and torch.compile, which cannot follow it, gets Direct.
+
+    Args:
+        target: What is computed.
+        method: The iteration; without it, or without `shape` and `dtype`, only the target counts.
+        shape: (rows, columns) of each matrix.
+        dtype: Of the iteration.
     """
-    return Direct() if target.name in Direct().targets else Coupled()
+    if target.name not in Direct().targets:
+        return Coupled()
+    known = isinstance(method, Schedule) and shape is not None and dtype is not None
+    if target != POLAR or not known or torch.compiler.is_compiling():
+        return Direct()
+    assert isinstance(method, Schedule)
+    assert shape is not None
+    assert dtype is not None
+    return _for_polar(method, shape, dtype)
+
+
+@constant
+def _for_polar(schedule: Schedule, shape: tuple[int, int], dtype: torch.dtype) -> Engine:
+    if min(shape) == max(shape) or not all(isinstance(row, Polynomial) for row in schedule.rows):
+        return Direct()
+    roundoff, error = torch.finfo(dtype).eps / 2, schedule.error()
+    gram = Gram(fewest_restarts(schedule, roundoff, error))
+    if not amplification(schedule, gram.restarts or (), roundoff) * roundoff <= error:
+        return Direct()
+    return min(Direct(), gram, key=lambda engine: _cost(schedule, engine, shape))
+
+
+def _cost(schedule: Schedule, engine: Direct | Gram, shape: tuple[int, int]) -> float:
+    products = products_of(schedule, engine, shape)
+    return sum(p.multiply_adds * (_SYMMETRIC if p.symmetric else 1.0) for p in products)

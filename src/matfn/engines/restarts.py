@@ -10,7 +10,7 @@ import torch
 from ..method import Iteration
 from ..schedule import Schedule
 
-__all__ = ["amplification", "best_restarts", "restarts_for"]
+__all__ = ["amplification", "best_restarts", "fewest_restarts", "restarts_for"]
 
 # Rounding errors of M and Q reach X multiplied by the amplification; half of them may be lost, not more than 5 %.
 _TOLERATED = 0.05
@@ -25,13 +25,20 @@ def restarts_for(method: Iteration, dtype: torch.dtype) -> tuple[int, ...]:
     """
     if not isinstance(method, Schedule):
         return tuple(range(2, method.steps, 2))
-    return _cached(method, torch.finfo(dtype).eps / 2)
+    return fewest_restarts(method, torch.finfo(dtype).eps / 2, _TOLERATED)
 
 
 @lru_cache(maxsize=256)
-def _cached(schedule: Schedule, unit_roundoff: float) -> tuple[int, ...]:
+def fewest_restarts(schedule: Schedule, unit_roundoff: float, tolerated: float) -> tuple[int, ...]:
+    """The fewest restarts, at the best places, with (amplification) x (unit roundoff) <= `tolerated`.
+
+    Args:
+        schedule: A schedule for p = 2.
+        unit_roundoff: Of the dtype the Gram matrix is kept in.
+        tolerated: What may be lost, relative to 1; where no choice of places keeps it, every step restarts.
+    """
     for restarts, worst in _best_of_each_count(schedule, unit_roundoff):
-        if worst * unit_roundoff <= _TOLERATED:
+        if worst * unit_roundoff <= tolerated:
             return restarts
     return tuple(range(1, schedule.steps))
 

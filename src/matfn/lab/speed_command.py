@@ -41,7 +41,7 @@ def polar(
     from matfn.lab import speed_polar
 
     cases, pace = _chosen(speed_polar.PRESETS, preset, only, rounds)
-    _run("polar", lambda watch: speed_polar.run(cases, pace, watch), threads, out, json_)
+    _run("polar", lambda watch, keep: speed_polar.run(cases, pace, watch, keep), threads, out, json_)
 
 
 @user_errors
@@ -63,7 +63,7 @@ def step(
     cases, pace = _chosen(speed_step.PRESETS, preset, only, rounds)
     real = [momentum.matrix for momentum in captured.load(momenta)[1]] if momenta else []
 
-    def work(watch: Callable[[str], None]) -> Report:
+    def work(watch: Callable[[str], None], keep: object) -> Report:
         return speed_step.run(cases, pace, watch, momenta=real, compiled=preset == "full")
 
     _run("step", work, threads, out, json_)
@@ -82,7 +82,7 @@ def roots(
     from matfn.lab import speed_roots
 
     cases, pace = _chosen(speed_roots.PRESETS, preset, only, rounds)
-    _run("roots", lambda watch: speed_roots.run(cases, pace, watch), threads, out, json_)
+    _run("roots", lambda watch, keep: speed_roots.run(cases, pace, watch), threads, out, json_)
 
 
 @user_errors
@@ -98,7 +98,7 @@ def scaling(
     from matfn.lab import speed_scaling
 
     cases, pace = _chosen(speed_scaling.PRESETS, preset, only, rounds)
-    _run("scaling", lambda watch: speed_scaling.run(cases, pace, watch), threads, out, json_)
+    _run("scaling", lambda watch, keep: speed_scaling.run(cases, pace, watch, keep), threads, out, json_)
 
 
 def _chosen(
@@ -116,38 +116,53 @@ def _chosen(
 
 def _run(
     part: str,
-    work: Callable[[Callable[[str], None]], Report],
+    work: Callable[[Callable[[str], None], Callable[[Report], None]], Report],
     threads: int | None,
     out: Path | None,
     json_: bool,
 ) -> None:
+    """Do the work and write its report; parts that hand over what they have after each case lose nothing if cut."""
     import torch
 
     from matfn.lab import checkpoint, speed_report
 
     dated = Path("runs") / f"bench-{part}" / datetime.now().strftime("%Y-%m-%d_%H%M%S")
-    before = torch.get_num_threads()
+    before, printed = torch.get_num_threads(), list[str]()
     torch.set_num_threads(threads or before)
     try:
-        with checkpoint.folder(out or dated) as folder:
-            with screen(stderr=True).status("") as status:
-                report = work(lambda text: status.update(safe(text)))
+        with checkpoint.folder(out or dated) as folder, screen(stderr=True).status("") as status:
+
+            def keep(report: Report) -> None:
+                speed_report.write_json(report, folder)
+                if not json_:
+                    _print_new(report, printed)
+
+            report = work(lambda text: status.update(safe(text)), keep)
+            keep(report)
             paths = speed_report.write(report, folder)
     finally:
         torch.set_num_threads(before)
     if json_:
         typer.echo(speed_report.as_json(report))
         return
-    _print(report)
+    _print_end(report)
     screen().print(f"\nwrote  {', '.join(map(str, paths))}", highlight=False, soft_wrap=True)
 
 
-def _print(report: Report) -> None:
+def _console() -> Console:
+    console = screen()
+    return console if console.is_terminal else Console(width=150)  # names of a schedule beside nine columns
+
+
+def _print_new(report: Report, printed: list[str]) -> None:
+    """Tables of the cases that are not yet among `printed`, which they join."""
     from matfn.lab import speed_report
 
-    console = screen()
-    console = console if console.is_terminal else Console(width=150)  # names of a schedule beside nine columns
+    console = _console()
     for case in report.cases():
+        if case in printed:
+            continue
+        printed.append(case)
         rows = [row for row in report.rows if row.case == case]
         head = speed_report.heads(rows)
         shown = grid(*head, right=tuple(range(1, len(head))))
@@ -158,6 +173,12 @@ def _print(report: Report) -> None:
         console.print(shown)
         for note in speed_report.notes(rows):
             console.print(f"[dim]{safe(note)}[/]", highlight=False)
+
+
+def _print_end(report: Report) -> None:
+    from matfn.lab import speed_report
+
+    console = _console()
     console.print(
         f"\n[dim]{safe(report.caption)} * what the library does when it is asked for nothing.[/]", highlight=False
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -12,27 +13,28 @@ from torch import Tensor
 
 import matfn
 from matfn.engines.choose import choose
-from matfn.engines.cost import computed, products_of
-from matfn.engines.restarts import restarts_for
-from matfn.kernels import EAGER, Blocked, Products, products_for
+from matfn.kernels import Products, products_for
 from matfn.lab import peers
 from matfn.lab.bench_solvers import method_of
+from matfn.lab.speed_budget import Budget
 from matfn.lab.speed_errors import deviation, direction, matrix
-from matfn.lab.speed_rows import Contender, Report, Row, Watch, facts, measured
+from matfn.lab.speed_kernels import count_of, kernels
+from matfn.lab.speed_rows import Contender, Keep, Report, Row, Watch, facts, measured
 from matfn.lab.speed_timing import Pace
 from matfn.method import Scheduled
+from matfn.optim.oracle import USUAL, usual_engine
 from matfn.schedule import Schedule
 from matfn.target import POLAR
 
 __all__ = [
     "BASELINE",
     "DTYPES",
+    "MUON",
     "PRESETS",
     "SPECTRA",
     "Case",
     "Solver",
-    "count_of",
-    "kernels",
+    "errors_of",
     "ours",
     "run",
 ]
@@ -40,7 +42,8 @@ __all__ = [
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16, "float64": torch.float64}
 SPECTRA = ("gaussian", "log-uniform 1e-3")
 BASELINE = "torch.optim.Muon"
-HEIGHTS = (64, 96, 128, 192, 256, 384)  # of a block row
+MUON = "matfn.optim.Muon's"
+LARGE = 2048  # beyond, one matrix of known spectrum is both what is timed and what is examined
 # Beside every method at its defaults: the steps that people choose between.
 _MORE = (
     "polar-express:steps=3",
@@ -59,32 +62,39 @@ class Case:
     batch: int
     dtype: str
 
+    @property
+    def volume(self) -> float:
+        """What the time of products grows with: b n^2 m, n the short side."""
+        return self.batch * min(self.shape) ** 2 * max(self.shape)
+
     def __str__(self) -> str:
         m, n = self.shape
         return f"{m} x {n}, batch {self.batch}, {self.dtype}"
 
 
 def _cases(squares: tuple[int, ...], wide: tuple[tuple[int, int], ...], batches: tuple[int, ...]) -> tuple[Case, ...]:
+    """All of them by size, so that what is not needed for the small ones is there for the large."""
     shapes = [*((n, n) for n in squares), *wide]
     # 2^25 entries are 128 MB in float32: a larger stack tells nothing that its matrices alone do not.
-    return tuple(
+    found = [
         Case(shape, batch, dtype)
         for dtype in ("bfloat16", "float32")
         for shape in shapes
         for batch in batches
         if batch == 1 or batch * shape[0] * shape[1] <= 2**25
-    )
+    ]
+    return tuple(sorted(found, key=lambda case: case.volume))
 
 
 PRESETS: dict[str, tuple[tuple[Case, ...], Pace]] = {
-    "quick": (_cases((128,), ((128, 512),), (1, 8)), Pace(rounds=3, repeats=1, limit=2.0)),
+    "quick": (_cases((128,), ((128, 512),), (1, 8)), Pace(rounds=3, repeats=1, limit=2.0, seconds=45.0)),
     "full": (
         _cases(
             (128, 256, 512, 768, 1024, 2048, 4096, 8192),
             ((768, 1536), (768, 3072), (768, 6144), (3072, 768)),
             (1, 8, 32),
         ),
-        Pace(rounds=9, limit=60.0),
+        Pace(rounds=9, limit=20.0, seconds=420.0),
     ),
 }
 
@@ -107,36 +117,31 @@ class Solver:
     choice: bool = False
 
 
-def kernels(shape: tuple[int, int], heights: Sequence[int] = HEIGHTS) -> dict[str, Products]:
-    """The kernels that run here on such matrices, by name: full products, and blocked ones that have two rows.
-
-    The Triton kernels need a CUDA device; see `matfn tune` for what is said of them elsewhere.
-    """
-    return {"eager": EAGER, **{f"blocked {rows}": Blocked(rows) for rows in heights if min(shape) >= 2 * rows}}
-
-
-def count_of(schedule: Schedule, engine: Any, kernel: Products, shape: tuple[int, int], dtype: torch.dtype) -> float:
-    """Multiply-adds that one matrix takes."""
-    if isinstance(engine, matfn.Gram) and engine.restarts is None:
-        engine = matfn.Gram(restarts_for(schedule, dtype))
-    return sum(computed(product, kernel) for product in products_of(schedule, engine, shape))
-
-
 def ours(shape: tuple[int, int], dtype: torch.dtype) -> Iterator[Solver]:
-    """Every method as `orthogonalize` runs it, Gram for those with a schedule, and each kernel under the default."""
+    """What is done unasked, Muon's default, every method, Gram for schedules, and the kernels under the default."""
     chosen = products_for(torch.empty(1, *shape, dtype=dtype, device="cpu"), mirrored=True)
-    for spec in (*matfn.METHODS, *_MORE):
-        method, default, usual = method_of(spec), choose(POLAR), spec == "polar-express"
+    for spec in ("polar-express", *(name for name in matfn.METHODS if name != "polar-express"), *_MORE):
+        method, usual = method_of(spec), spec == "polar-express"
+        default = _usual(method, shape, dtype)
         yield Solver(spec, partial(matfn.orthogonalize, method=method), _plan(method, default), chosen, usual)
+        if usual:
+            work = partial(matfn.orthogonalize, method=USUAL, engine=usual_engine(shape))
+            yield Solver(MUON, work, _plan(USUAL, usual_engine(shape)), chosen)
         other = matfn.Gram() if isinstance(default, matfn.Direct) else matfn.Direct()
         if (plan := _plan(method, other)) is not None and plan[0].degrees[0] <= 5:
             name = f"{spec}, {type(other).__name__.lower()}"
             yield Solver(name, partial(matfn.orthogonalize, method=method, engine=other), plan, chosen)
     schedule = matfn.PolarExpress().schedule(2)
-    for name, kernel in kernels(shape).items():
+    for name, kernel in kernels(shape, dtype).items():
         for engine in (matfn.Direct(), matfn.Gram()):
             run = partial(matfn.orthogonalize, method=schedule, engine=engine, products=kernel)
             yield Solver(f"polar-express, {type(engine).__name__.lower()}, {name}", run, (schedule, engine), kernel)
+
+
+def _usual(method: Any, shape: tuple[int, int], dtype: torch.dtype) -> Any:
+    """The engine that the method gets if none is named."""
+    plan = _plan(method, None)
+    return choose(POLAR) if plan is None else choose(POLAR, plan[0], shape, dtype)
 
 
 def _plan(method: Any, engine: Any) -> tuple[Schedule, Any] | None:
@@ -149,60 +154,96 @@ def _plan(method: Any, engine: Any) -> tuple[Schedule, Any] | None:
         return None
 
 
-def run(cases: tuple[Case, ...], pace: Pace, watch: Watch = lambda text: None) -> Report:
+def run(
+    cases: Sequence[Case], pace: Pace, watch: Watch = lambda text: None, keep: Keep = lambda report: None
+) -> Report:
     """Measure the cases.
 
     Args:
-        cases: Stacks.
+        cases: Stacks, by size.
         pace: How long.
         watch: Told what is being measured.
+        keep: Given everything so far after each case.
     """
     found, absent = peers.installed(peers.POLAR)
     others = [Solver(peer.name, function) for peer, function in found.items()]
-    rows: list[Row] = []
     known: dict[tuple[tuple[int, int], str, str], dict[str, float]] = {}
+    budget, stand = Budget(pace.seconds, len(cases), pace.limit), facts(peers.versions(), pace)
+    report = Report("polar", _TITLE, _FIGURE, BASELINE, _CAPTION, (), absent, stand)
     for case in cases:
         watch(str(case))
-        rows += _measured(case, [*others, *ours(case.shape, DTYPES[case.dtype])], pace, known)
-    caption = (
-        "rms(1 - sigma) and direction <U, X> / ||X||_* of the result, on a Gaussian matrix and on one with log-uniform "
-        "singular values in [1e-3, 1]; times of stacks of Gaussian matrices of the dtype named; speeds relative to "
-        f"{BASELINE} in pairs of one round. Peers' iterations are in bfloat16 whatever the dtype, those of "
-        "gram-newton-schulz in float16. Rates count the products really done. Not yet measured on a GPU."
-    )
-    title, figure = (
-        "Orthogonalization: time against error",
-        ("rms, log-uniform 1e-3", "rms of 1 - sigma, log-uniform 1e-3"),
-    )
-    return Report("polar", title, figure, BASELINE, caption, tuple(rows), absent, facts(peers.versions(), pace))
+        solvers = _in_turn([*others, *ours(case.shape, DTYPES[case.dtype])])
+        report = replace(report, rows=(*report.rows, *_measured(case, solvers, pace, known, budget)))
+        keep(report)
+    return report
+
+
+_TITLE, _FIGURE = (
+    "Orthogonalization: time against error",
+    ("rms, log-uniform 1e-3", "rms of 1 - sigma, log-uniform 1e-3"),
+)
+_CAPTION = (
+    "rms(1 - sigma) and direction <U, X> / ||X||_* of the result, on a Gaussian matrix and on one with log-uniform "
+    f"singular values in [1e-3, 1]; times of stacks of Gaussian matrices of the dtype named, beyond {LARGE} rows of "
+    f"the log-uniform one; speeds relative to {BASELINE} in pairs of one round. Peers' iterations are in bfloat16 "
+    "whatever the dtype, those of gram-newton-schulz in float16. Rates count the products really done. Not yet "
+    "measured on a GPU."
+)
+
+
+def _in_turn(solvers: list[Solver]) -> list[Solver]:
+    """The baseline and the library's choices first: they are the last that a budget leaves out."""
+    return sorted(solvers, key=lambda s: 0 if s.name == BASELINE else 1 if s.choice else 2 if s.name == MUON else 3)
 
 
 def _measured(
-    case: Case, solvers: list[Solver], pace: Pace, known: dict[tuple[tuple[int, int], str, str], dict[str, float]]
+    case: Case,
+    solvers: list[Solver],
+    pace: Pace,
+    known: dict[tuple[tuple[int, int], str, str], dict[str, float]],
+    budget: Budget,
 ) -> list[Row]:
-    dtype, rows, contenders = DTYPES[case.dtype], [], []
-    samples = [matrix(spectrum, case.shape, dtype) for spectrum in SPECTRA]
+    budget.open()
+    dtype, rows, contenders, seconds = DTYPES[case.dtype], [], [], []
+    large = min(case.shape) > LARGE
+    samples = [matrix(spectrum, case.shape, dtype) for spectrum in SPECTRA[large:]]
     generator = torch.Generator().manual_seed(2)
-    X = torch.randn(case.batch, *case.shape, generator=generator).to(dtype)
+    X = samples[0][None] if large else torch.randn(case.batch, *case.shape, generator=generator).to(dtype)
     for solver in solvers:
         key = (case.shape, case.dtype, solver.name)
+        extra = 0 if large or key in known else len(SPECTRA)
+        if why := budget.refusal(solver.name, case.dtype, case.volume, extra, len(contenders)):
+            rows.append(Row(str(case), solver.name, known.get(key, {}), note=why))
+            continue
         try:
-            if key not in known:  # a stack gives what its matrices give alone: the errors are those of any batch
+            if extra:  # a stack gives what its matrices give alone: the errors are those of any batch
                 known[key] = errors_of(samples, solver.run(torch.stack(samples)))
-            solver.run(X)
+            start = time.perf_counter()
+            U = solver.run(X)
+            seconds.append(time.perf_counter() - start)
         except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
             rows.append(Row(str(case), solver.name, note=f"refused: {' '.join(str(error).split())[:120]}"))
             continue
-        count = None
-        if solver.plan is not None and solver.kernel is not None:
-            count = case.batch * count_of(*solver.plan, solver.kernel, case.shape, dtype)
-        contenders.append(Contender(solver.name, partial(solver.run, X), known[key], count, solver.choice))
+        if large:
+            known[key] = errors_of(samples, U)
+        budget.called(solver.name, case.dtype, case.volume, str(case), seconds[-1])
+        contenders.append(_contender(solver, case, X, known[key]))
+    if not contenders:
+        return rows
     baseline = BASELINE if any(c.name == BASELINE for c in contenders) else contenders[0].name
-    return [*measured(str(case), contenders, baseline, pace), *rows]
+    return [*measured(str(case), contenders, baseline, budget.pace(pace, seconds)), *rows]
+
+
+def _contender(solver: Solver, case: Case, X: Tensor, errors: dict[str, float]) -> Contender:
+    count = None
+    if solver.plan is not None and solver.kernel is not None:
+        count = case.batch * count_of(*solver.plan, solver.kernel, case.shape, X.dtype)
+    return Contender(solver.name, partial(solver.run, X), errors, count, solver.choice)
 
 
 def errors_of(samples: Sequence[Tensor], U: Tensor) -> dict[str, float]:
-    """rms(1 - sigma) and direction of the results of one matrix of each of `SPECTRA`."""
-    found = {f"rms, {spectrum}": deviation(u) for spectrum, u in zip(SPECTRA, U, strict=True)}
-    pointing = {f"direction, {s}": direction(x, u) for s, x, u in zip(SPECTRA, samples, U, strict=True)}
+    """rms(1 - sigma) and direction of the results of one matrix of each of the last of `SPECTRA`."""
+    names = SPECTRA[-len(samples) :]
+    found = {f"rms, {spectrum}": deviation(u) for spectrum, u in zip(names, U, strict=True)}
+    pointing = {f"direction, {s}": direction(x, u) for s, x, u in zip(names, samples, U, strict=True)}
     return found | pointing

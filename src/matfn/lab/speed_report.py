@@ -5,26 +5,47 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from matfn.lab import checkpoint
 from matfn.lab.speed_plots import figure
 from matfn.lab.speed_rows import Report, Row
 
-__all__ = ["as_json", "cells", "heads", "markdown", "notes", "write"]
+__all__ = ["as_json", "cells", "heads", "markdown", "notes", "write", "write_json"]
+
+_PANELS = 12  # of a figure
 
 
 def write(report: Report, directory: Path) -> list[Path]:
-    """Write bench-PART.json, .md and .png; the paths are returned."""
+    """Write bench-PART.json, .md and its figures; the paths are returned."""
     from matfn.lab import plots
 
-    directory.mkdir(parents=True, exist_ok=True)
-    name = f"bench-{report.part}"
-    paths = [directory / f"{name}{ending}" for ending in (".json", ".md", ".png")]
-    checkpoint.replace_text(paths[0], as_json(report))
+    paths = [write_json(report, directory), directory / f"bench-{report.part}.md"]
+    drawn = {directory / name: figure(part) for name, part in _pages(report).items()}
     checkpoint.replace_text(paths[1], markdown(report))
-    plots.png(figure(report), paths[2], dpi=110)
-    return paths
+    for path, one in drawn.items():
+        plots.png(one, path, dpi=110)
+    return [*paths, *drawn]
+
+
+def write_json(report: Report, directory: Path) -> Path:
+    """Write bench-PART.json alone, whole or not at all: what a run that goes on has so far."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"bench-{report.part}.json"
+    checkpoint.replace_text(path, as_json(report))
+    return path
+
+
+def _pages(report: Report) -> dict[str, Report]:
+    """The report by figures: one, or where that has too many panels one for each batch and dtype."""
+    name = f"bench-{report.part}"
+    if len(report.cases()) <= _PANELS or report.part == "scaling":
+        return {f"{name}.png": report}
+    pages: dict[str, list[Row]] = {}
+    for row in report.rows:
+        pages.setdefault("-".join(part.replace(" ", "-") for part in row.case.split(", ")[1:]), []).append(row)
+    return {f"{name}-{page}.png": replace(report, rows=tuple(rows)) for page, rows in pages.items()}
 
 
 def as_json(report: Report) -> str:
@@ -90,7 +111,8 @@ def markdown(report: Report) -> str:
         parts += [*(_line(cells(row, rows)) for row in rows), "", *(f"- {note}" for note in notes(rows)), ""]
     parts += ["`*`: what the library does when it is asked for nothing.", ""]
     parts += [f"Not measured: {absence(report)}.", ""] if report.absent else []
-    parts += [f"![{report.title}](bench-{report.part}.png)", "", f"[As JSON](bench-{report.part}.json).", ""]
+    parts += [f"![{report.title}]({name})\n" for name in _pages(report)]
+    parts += [f"[As JSON](bench-{report.part}.json).", ""]
     return "\n".join([*parts, *(f"- {name}: {fact}" for name, fact in report.conditions.items()), ""])
 
 

@@ -11,7 +11,7 @@ import torch
 from matfn.lab.provenance import conditions
 from matfn.lab.speed_timing import Pace, Timing, interleaved
 
-__all__ = ["Contender", "Report", "Row", "Watch", "facts", "measured"]
+__all__ = ["Contender", "Keep", "Report", "Row", "Watch", "facts", "measured"]
 
 Watch = Callable[[str], None]
 
@@ -97,6 +97,9 @@ class Report:
     def cases(self) -> list[str]:
         """In order."""
         return list(dict.fromkeys(row.case for row in self.rows))
+
+
+Keep = Callable[[Report], None]
 
 
 def measured(

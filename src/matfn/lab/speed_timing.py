@@ -23,16 +23,18 @@ class Pace:
         bound: Quartile range by median above which a row is measured again.
         repeats: How often at most; 2, because a third time says more about the machine than about the code.
         limit: Seconds; what takes longer in one call is not called again, and its row says so.
+        seconds: Of a whole part of the benchmark; rounds, repeats and contenders are left out to keep to it.
     """
 
     rounds: int = 9
     bound: float = 0.1
     repeats: int = 2
     limit: float = 60.0
+    seconds: float = math.inf
 
     def __post_init__(self) -> None:
         """Refuse what measures nothing."""
-        if self.rounds < 1 or self.repeats < 0 or not self.bound > 0 or not self.limit > 0:
+        if self.rounds < 1 or self.repeats < 0 or not min(self.bound, self.limit, self.seconds) > 0:
             raise ValueError(f"rounds and bound must be positive, repeats not negative, got {self}: Pace(rounds=5)")
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from matfn.engines import prescale
 from matfn.engines.cost import Product, computed
 from matfn.kernels import EAGER, Choice, Products, choice_for
-from matfn.lab.speed_polar import kernels
+from matfn.lab.speed_kernels import kernels
 from matfn.lab.speed_timing import Pace, interleaved
 
 __all__ = ["Rate", "Request", "candidates", "measured_rates", "stack", "synchronised"]
@@ -63,7 +63,7 @@ def candidates(request: Request) -> tuple[dict[str, Products], Choice, dict[str,
     """The kernels that run here, the one that would be chosen, and those that do not run, with the reason."""
     X, absent = torch.empty(request.batch, *request.shape, dtype=request.dtype, device=request.device), {}
     choice = choice_for(X, mirrored=True)
-    found: dict[str, Products] = kernels(request.shape) if request.device == "cpu" else {"eager": EAGER}
+    found: dict[str, Products] = kernels(request.shape, request.dtype) if request.device == "cpu" else {"eager": EAGER}
     if request.device == "cpu":
         absent["triton"] = "needs a CUDA device; not yet measured on a GPU"
     if choice.products not in found.values():

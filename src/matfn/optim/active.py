@@ -10,6 +10,7 @@ from .buckets import Bucket, check_gradients, fill_buckets
 from .layout import Layout
 from .rest import StateLike
 from .state import COUNTER, check_state
+from .workspace import Workspace
 
 __all__ = ["Active"]
 
@@ -22,11 +23,13 @@ class Active:
     Attributes:
         buckets: of the matrices that have a gradient.
         counted: the parameters in them whose state has a counter.
+        workspace: memory for the stack of any of the buckets.
     """
 
     def __init__(self) -> None:
         self.buckets: tuple[Bucket, ...] = ()
         self.counted: tuple[Tensor, ...] = ()
+        self.workspace = Workspace()
         self._key: tuple[Any, ...] | None = None
 
     def refresh(
@@ -60,6 +63,7 @@ class Active:
         self.buckets = fill_buckets((index, param, layouts[param]) for index, param in matrices)
         moving = {slot.param: groups[slot.group] for bucket in self.buckets for slot in bucket.slots}
         self.counted = tuple(param for param, group in moving.items() if COUNTER in state_like(param, group))
+        self.workspace.reserve(self.buckets)
         self._key = key
 
 

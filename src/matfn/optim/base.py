@@ -48,7 +48,8 @@ class MatrixOptimizer(torch.optim.Optimizer):
         rest: options of torch.optim.AdamW for the adamw groups; None takes AdamW's own defaults.
 
     Attributes:
-        observers: functions of (bucket, direction), called in order before the weights move; they must change neither.
+        observers: functions of (bucket, direction), called in order before the weights move; they must change neither,
+            and clone what they keep, because the next bucket may use the memory of the direction.
 
     Raises:
         ValueError: an option out of range, misspelt or unused; a matrix parameter that is no matrix; a name used twice.
@@ -80,9 +81,13 @@ class MatrixOptimizer(torch.optim.Optimizer):
             bucket: its slots give gradients (to be read only), groups and state.
 
         Returns:
-            ``(b, m, n)`` in the bucket's dtype, the caller's to overwrite.
+            ``(b, m, n)`` in the bucket's dtype, the caller's to overwrite: `stack` of the bucket, filled.
         """
-        return averaged(bucket, self.param_groups, lambda slot: self.state_of(slot, MOMENTUM))
+        return averaged(bucket, self.param_groups, lambda slot: self.state_of(slot, MOMENTUM), self.stack(bucket))
+
+    def stack(self, bucket: Bucket) -> Tensor:
+        """Memory for a stack ``(b, m, n)`` in the bucket's dtype, the same for all buckets; for `collect` to fill."""
+        return self._active.workspace.stack(bucket)
 
     def direction(self, bucket: Bucket, stack: Tensor) -> Tensor:
         """The update direction of each matrix of a bucket, before scale and learning rate.
@@ -92,7 +97,8 @@ class MatrixOptimizer(torch.optim.Optimizer):
             stack: ``(b, m, n)``, what `collect` returned; may be overwritten.
 
         Returns:
-            Shape, dtype and device of `stack`. The parameters move against it.
+            Shape and device of `stack`, in its dtype or in a narrower one, such as the dtype of an iteration. The
+            parameters move against it.
         """
         raise NotImplementedError(f"{type(self).__name__} must define direction(bucket, stack).")
 
@@ -154,7 +160,10 @@ class MatrixOptimizer(torch.optim.Optimizer):
         self._active.refresh(self.param_groups, self.layouts, self.state, self.state_like)
         count(self.state[param] for param in self._active.counted)
         for bucket in self._active.buckets:
-            direction = self.direction(bucket, self.collect(bucket))
+            stack = self.collect(bucket)
+            direction = self.direction(bucket, stack)
+            if direction.dtype is not bucket.dtype:
+                direction = stack.copy_(direction)  # the stack has had its use, so this takes no memory
             for observe in self.observers:
                 observe(bucket, direction)
             move(bucket, self.param_groups, self.scales, direction)

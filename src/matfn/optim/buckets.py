@@ -5,7 +5,8 @@ batched call per shape is not. The plan is pure bookkeeping: it holds no data, o
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -31,6 +32,7 @@ class Slot:
         piece: which row block of the layout.
         start: first index in the stack.
         count: so many matrices.
+        whole: whether the block is all of the parameter, axes in order, so that no view of it has to be made.
     """
 
     param: Tensor
@@ -39,10 +41,16 @@ class Slot:
     piece: int
     start: int
     count: int
+    whole: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        x = self.layout
+        in_order = (*x.batch, x.rows, *x.columns) == tuple(range(len(x.shape)))
+        object.__setattr__(self, "whole", x.split == x.shape and in_order and len(x.cuts) == 1)
 
     def read(self, x: Tensor) -> Tensor:
         """The block's view of `x`, a tensor of the parameter's shape (gradient, momentum, the parameter itself)."""
-        return self.layout.pieces(x)[self.piece]
+        return x if self.whole else self.layout.pieces(x)[self.piece]
 
     def gradient(self) -> Tensor:
         """The block's view of the gradient. To be read only.
@@ -77,9 +85,31 @@ class Bucket:
 
     def by_group(self) -> dict[int, list[Slot]]:
         """The slots of each parameter group, by group index: hyperparameters are constant within one list."""
+        return self._by_group
+
+    @cached_property
+    def _by_group(self) -> dict[int, list[Slot]]:
         found: dict[int, list[Slot]] = {}
         for slot in self.slots:
             found.setdefault(slot.group, []).append(slot)
+        return found
+
+    @cached_property
+    def _matrices(self) -> bool:
+        """Whether every slot is one parameter with two axes."""
+        return all(slot.whole and slot.count == 1 and len(slot.layout.shape) == 2 for slot in self.slots)
+
+    def places(self, stack: Tensor) -> dict[int, list[Tensor]]:
+        """The view that each slot has of the stack ``(b, m, n)``, as `Slot.place` gives it, in the order of `by_group`.
+
+        Where the slots are plain matrices one call cuts the stack: a view of its own for each takes as long as a kernel
+        on a small matrix.
+        """
+        views = list(stack.unbind()) if self._matrices else [slot.place(stack) for slot in self.slots]
+        found, start = {}, 0
+        for index, slots in self.by_group().items():
+            found[index] = views[start : start + len(slots)]
+            start += len(slots)
         return found
 
     @staticmethod
@@ -87,13 +117,18 @@ class Bucket:
         """Where the slots of one group lie in the stack: buckets are filled group by group, so they are neighbours."""
         return slice(slots[0].start, slots[-1].start + slots[-1].count)
 
-    def gather(self, block: Callable[[Slot], Tensor]) -> Tensor:
-        """A new stack ``(b, m, n)`` in the bucket's dtype of ``block(slot)``, views as `Slot.read` gives them.
+    def gather(self, block: Callable[[Slot], Tensor], into: Tensor | None = None) -> Tensor:
+        """The stack ``(b, m, n)`` in the bucket's dtype of ``block(slot)``, views as `Slot.read` gives them.
 
         ``bucket.gather(Slot.gradient)`` are the gradients.
+
+        Args:
+            block: gives what is gathered.
+            into: the memory to write to; None takes new memory.
         """
-        stack = torch.empty(self.shape, dtype=self.dtype, device=self.device)
-        foreach.copy_([slot.place(stack) for slot in self.slots], [block(slot) for slot in self.slots])
+        stack = torch.empty(self.shape, dtype=self.dtype, device=self.device) if into is None else into
+        places = [place for group in self.places(stack).values() for place in group]
+        foreach.copy_(places, [block(slot) for slot in self.slots])
         return stack
 
 

@@ -7,7 +7,7 @@ reaches for them.
 import torch
 from torch import Tensor
 
-__all__ = ["add_", "copy_", "lerp_", "mul_", "shift_"]
+__all__ = ["add_", "copy_", "lerp_", "lerp_into", "mul_", "shift_"]
 
 
 def copy_(targets: list[Tensor], sources: list[Tensor]) -> None:
@@ -20,8 +20,20 @@ def lerp_(targets: list[Tensor], ends: list[Tensor], weight: float) -> None:
     torch._foreach_lerp_(targets, ends, weight)  # pyright: ignore[reportPrivateImportUsage]
 
 
-def mul_(targets: list[Tensor], factor: float) -> None:
-    """``targets <- factor targets``."""
+def lerp_into(targets: list[Tensor], starts: list[Tensor], ends: list[Tensor], weight: float) -> None:
+    """``targets <- starts + weight (ends - starts)``; the targets may be the starts."""
+    if targets and targets[0].device.type == "cpu":
+        # There a foreach kernel is a loop too, and this one does not copy first.
+        for target, start, end in zip(targets, starts, ends, strict=True):
+            torch.lerp(start, end, weight, out=target)
+        return
+    if targets is not starts:
+        copy_(targets, starts)
+    lerp_(targets, ends, weight)
+
+
+def mul_(targets: list[Tensor], factor: float | Tensor) -> None:
+    """``targets <- factor targets``; a factor that is a tensor has no axes and lies where the targets are."""
     torch._foreach_mul_(targets, factor)  # pyright: ignore[reportPrivateImportUsage]
 
 

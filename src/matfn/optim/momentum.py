@@ -3,40 +3,56 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from . import foreach
 from .buckets import Bucket, Slot
 
-__all__ = ["averaged", "folded"]
+__all__ = ["average", "averaged", "folded"]
 
 Buffer = Callable[[Slot], Tensor]
 
 
-def averaged(bucket: Bucket, groups: Sequence[Mapping[str, Any]], buffer: Buffer) -> Tensor:
+def averaged(bucket: Bucket, groups: Sequence[Mapping[str, Any]], buffer: Buffer, stack: Tensor) -> Tensor:
     """B <- mu B + (1 - mu) G; the stack of mu B + (1 - mu) G where the group says nesterov, of B where not.
 
     Args:
         bucket: whose gradients they are.
         groups: all parameter groups; momentum and nesterov are read.
         buffer: gives B of a slot's parameter, whole; changed in place.
+        stack: ``(b, m, n)`` in the bucket's dtype, written to.
 
     Returns:
-        ``(b, m, n)`` in the bucket's dtype, in memory of its own.
+        `stack`.
     """
-    stack = torch.empty(bucket.shape, dtype=bucket.dtype, device=bucket.device)
+    places = bucket.places(stack)
     for index, slots in bucket.by_group().items():
-        momentum = float(groups[index]["momentum"])
-        gathered = [slot.place(stack) for slot in slots]
+        gradients = [slot.gradient() for slot in slots]
         buffers = [slot.read(buffer(slot)) for slot in slots]
-        foreach.copy_(gathered, [slot.gradient() for slot in slots])
-        foreach.lerp_(buffers, gathered, 1 - momentum)
-        if groups[index]["nesterov"]:
-            foreach.lerp_(gathered, buffers, momentum)
-        else:
-            foreach.copy_(gathered, buffers)
+        average(places[index], gradients, buffers, float(groups[index]["momentum"]), groups[index]["nesterov"])
     return stack
+
+
+def average(into: list[Tensor], gradients: list[Tensor], buffers: list[Tensor], momentum: float, ahead: bool) -> None:
+    """B <- mu B + (1 - mu) G, and mu B + (1 - mu) G if `ahead`, else B, into other memory.
+
+    Six passes over memory where all have one dtype, the gradient being read twice; it is copied where it is narrower.
+
+    Args:
+        into: written to.
+        gradients: G, read only.
+        buffers: B, changed in place.
+        momentum: mu.
+        ahead: whether Nesterov's step is added.
+    """
+    if any(G.dtype is not B.dtype for G, B in zip(gradients, buffers, strict=True)):
+        foreach.copy_(into, gradients)
+        gradients = into
+    foreach.lerp_(buffers, gradients, 1 - momentum)
+    if ahead:
+        foreach.lerp_into(into, gradients, buffers, momentum)
+    else:
+        foreach.copy_(into, buffers)
 
 
 def folded(fresh: list[Tensor], buffers: list[Tensor], momentum: float, share: float) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..engines import Engine
+from ..kernels import Products
 from ..method import Method
 from . import foreach
 from .buckets import Bucket, Slot, working_dtype
@@ -44,6 +46,8 @@ class NorMuon(PolarOptimizer):
         scale: as in `Muon`. "moonlight" is the authors' 0.2 sqrt(m n) / ||V||_F, for an exact U.
         method: as in `Muon`.
         precision: as in `Muon`.
+        engine: as in `Muon`.
+        products: as in `Muon`.
         rest: as in `Muon`.
 
     Raises:
@@ -68,6 +72,8 @@ class NorMuon(PolarOptimizer):
         scale: str | Scale = "jordan",
         method: Method | None = None,
         precision: torch.dtype | None = None,
+        engine: Engine | None = None,
+        products: Products | None = None,
         rest: Mapping[str, Any] | None = None,
     ) -> None:
         defaults = {
@@ -80,7 +86,9 @@ class NorMuon(PolarOptimizer):
             "cautious": cautious,
             "scale": scale,
         }
-        super().__init__(params, defaults, method=method, precision=precision, rest=rest)
+        super().__init__(
+            params, defaults, method=method, precision=precision, engine=engine, products=products, rest=rest
+        )
 
     def direction(self, bucket: Bucket, stack: Tensor) -> Tensor:
         """The polar factor ``(b, m, n)``, its rows evened out, at its norm."""

@@ -6,13 +6,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import check_precision
+from ..checks import check_engine, check_precision, check_products
+from ..engines import Direct, Engine, Gram
 from ..functions import orthogonalize
+from ..kernels import Products
 from ..method import Evaluation, Iteration, Method, Scheduled
 from ..methods import PolarExpress
 from .base import MatrixOptimizer
 
-__all__ = ["PolarOptimizer"]
+__all__ = ["USUAL", "PolarOptimizer", "usual_engine"]
+
+# On 70 momenta of two training runs, in bfloat16, with `usual_engine`: rms(1 - sigma) .28 and .50 in the mean, where
+# five steps of Muon's first polynomial leave .36 and .56, and less on every single matrix; <U, G> / ||G||_* at least
+# .95 (there .77). The cushion of .07 keeps the greatest singular values out of the range of Gram's rounding errors.
+USUAL = PolarExpress((5, 5, 5, 5, 3), lower=2e-3, cushion=0.07, norm="schatten4")
+
+
+def usual_engine(shape: tuple[int, int]) -> Engine:
+    """The engine for `USUAL`: Gram, restarted after the second step, from 2 : 3 on; Direct for squarer matrices.
+
+    Counted with symmetric products at 3/4 of a full one, Gram saves a third at 1 : 4 and nothing below 2 : 3.
+    """
+    return Gram((2,)) if 2 * max(shape) >= 3 * min(shape) else Direct()
 
 
 class PolarOptimizer(MatrixOptimizer):
@@ -21,8 +36,10 @@ class PolarOptimizer(MatrixOptimizer):
     Args:
         params: see `MatrixOptimizer`.
         defaults: see `MatrixOptimizer`.
-        method: a value of `matfn.METHODS`, None for `PolarExpress()`.
+        method: a value of `matfn.METHODS`, None for `USUAL` with `usual_engine`.
         precision: dtype in which the iteration runs, None for `usual_precision`.
+        engine: how the method's polynomials are applied, None for the planner's choice (`matfn.engines.choose`).
+        products: the matrix products of the engine, None for those that `matfn.kernels.choice_for` shows.
         rest: see `MatrixOptimizer`.
 
     Raises:
@@ -30,7 +47,7 @@ class PolarOptimizer(MatrixOptimizer):
         TypeError: `method` is no method object, `precision` no dtype; and see `MatrixOptimizer`.
     """
 
-    kept = (*MatrixOptimizer.kept, "method", "precision")
+    kept = (*MatrixOptimizer.kept, "method", "precision", "engine", "products")
 
     def __init__(
         self,
@@ -39,6 +56,8 @@ class PolarOptimizer(MatrixOptimizer):
         *,
         method: Method | None,
         precision: torch.dtype | None,
+        engine: Engine | None,
+        products: Products | None,
         rest: Mapping[str, Any] | None,
     ) -> None:
         who = type(self).__name__
@@ -46,21 +65,32 @@ class PolarOptimizer(MatrixOptimizer):
         if not known or isinstance(method, type):
             raise TypeError(f"{who}: method must be a value such as PolarExpress(), got {method!r}; see matfn.method.")
         check_precision(precision)
-        if isinstance(method, Evaluation) and precision is not None:
-            raise ValueError(f"{who}: {method!r} does not iterate, so precision={precision} has no use; leave it out.")
-        self.method = method
-        self.precision = precision
+        if engine is not None:
+            check_engine(engine)
+        if products is not None:
+            check_products(products)
+        for name, given in (("precision", precision), ("engine", engine), ("products", products)):
+            if isinstance(method, Evaluation) and given is not None:
+                raise ValueError(f"{who}: {method!r} does not iterate, so {name}={given} has no use; leave it out.")
+        self.method, self.precision, self.engine, self.products = method, precision, engine, products
         super().__init__(params, defaults, rest=rest)
 
     def factor(self, stack: Tensor) -> Tensor:
         """The polar factor of each matrix of the stack ``(b, m, n)``, contiguous, in its dtype."""
         if isinstance(self.method, Evaluation):
             return orthogonalize(stack, method=self.method)
-        return orthogonalize(stack, method=self.method, precision=self.precision or self.usual_precision(stack.dtype))
+        m, n = stack.shape[-2:]
+        return orthogonalize(
+            stack,
+            method=USUAL if self.method is None else self.method,
+            engine=usual_engine((m, n)) if self.method is None and self.engine is None else self.engine,
+            precision=self.precision or self.usual_precision(stack.dtype),
+            products=self.products,
+        )
 
     def usual_precision(self, dtype: torch.dtype) -> torch.dtype | None:
         """bfloat16, where momentum is float32 and the method has a half-precision form (products alone)."""
-        method = PolarExpress() if self.method is None else self.method
+        method = USUAL if self.method is None else self.method
         iteration = method.schedule(2) if isinstance(method, Scheduled) else method
         form = getattr(iteration, "precision", lambda half: half)(torch.bfloat16)
         return torch.bfloat16 if dtype is torch.float32 and form is torch.bfloat16 else None

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..engines import Engine
+from ..kernels import Products
 from ..method import Method
 from ..methods import QDWH
 from . import foreach
@@ -82,6 +84,8 @@ class PolarGrad(PolarOptimizer):
             condition number and usable at every rank, nothing read back.
         precision: dtype in which the iteration runs. None is that of the momentum: float32, float64 for float64
             weights. In bfloat16, U is 1 % off and so is nu.
+        engine: as in `Muon`; for a method of polynomials.
+        products: as in `Muon`.
         rest: options of torch.optim.AdamW for the rest, as in `Muon`.
 
     Raises:
@@ -110,6 +114,8 @@ class PolarGrad(PolarOptimizer):
         cautious: bool = False,
         method: Method | None = None,
         precision: torch.dtype | None = None,
+        engine: Engine | None = None,
+        products: Products | None = None,
         rest: Mapping[str, Any] | None = None,
     ) -> None:
         if variant == "vanilla" and momentum:
@@ -125,7 +131,9 @@ class PolarGrad(PolarOptimizer):
             "cautious": cautious,
         }
         method = QDWH() if method is None else method
-        super().__init__(params, defaults, method=method, precision=precision, rest=rest)
+        super().__init__(
+            params, defaults, method=method, precision=precision, engine=engine, products=products, rest=rest
+        )
 
     def usual_precision(self, dtype: torch.dtype) -> torch.dtype | None:
         """That of the stack, because nu must be accurate."""
