@@ -297,9 +297,11 @@ def test_a_parameter_group_can_be_added_while_training():
 def test_a_tensor_learning_rate_works():
     one, two = model(), model()
     first, second = Muon(plan(one), lr=0.125), Muon(plan(two), lr=torch.tensor(0.125))
-    train(one, first, 2)
-    train(two, second, 2)
-    assert same(one, two)
+    train(one, first, 1)
+    train(two, second, 1)
+    # The rate of a matrix is lr times its scale: a double for a number, rounded to float32 where lr is a tensor.
+    for p, q in zip(one.parameters(), two.parameters(), strict=True):
+        assert torch.allclose(p, q, rtol=0, atol=4 * torch.finfo(torch.float32).eps * (1 + p.abs().max().item()))
 
 
 def test_the_step_builds_no_graph_and_sets_no_global():

@@ -141,7 +141,7 @@ class PolarGrad(PolarOptimizer):
 
     def collect(self, bucket: Bucket) -> Tensor:
         """A of each matrix ``(b, m, n)``: the gradient, or the buffer it was folded into."""
-        stack = bucket.gather(Slot.gradient)
+        stack = bucket.gather(Slot.gradient, self.stack(bucket))
         for index, slots in bucket.by_group().items():
             group = self.param_groups[index]
             if group["variant"] in ("momentum-first", "heavy-ball"):
