@@ -89,6 +89,11 @@ class MatrixOptimizer(torch.optim.Optimizer):
         """Memory for a stack ``(b, m, n)`` in the bucket's dtype, the same for all buckets; for `collect` to fill."""
         return self._active.workspace.stack(bucket)
 
+    @property
+    def workspace(self) -> int:
+        """The bytes of that memory, held between steps beside the state: the largest stack on a CPU, none elsewhere."""
+        return self._active.workspace.nbytes
+
     def direction(self, bucket: Bucket, stack: Tensor) -> Tensor:
         """The update direction of each matrix of a bucket, before scale and learning rate.
 
