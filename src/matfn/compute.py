@@ -108,7 +108,9 @@ def accurate(target: Target, A: Tensor, method: Method, generator: Generator | N
     method = _fitted(target, A, method)
     if target.domain is Domain.SPD and A.numel() and not isinstance(method, Evaluation):
         check_definite(A, target)
-    result = compute(target, A, method, generator=generator)
+    # The planner may trade digits for products; these verbs ask for digits.
+    engine = None if isinstance(method, Evaluation) else choose(target)
+    result = compute(target, A, method, engine, generator=generator)
     if not isinstance(method, Evaluation) and not bool(torch.isfinite(result).all()):
         raise SpectrumError(
             f"{target} by {method!r} diverged: an iteration needs a real spectrum off zero; method=Exact() takes every "

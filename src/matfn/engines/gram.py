@@ -9,7 +9,7 @@ from ..method import Iteration, finished
 from ..residual import Residual
 from ..target import Target
 from .engine import gram_matrix, shifted, times_power
-from .restarts import restarts_for
+from .restarts import margins, restarts_for
 
 __all__ = ["Gram"]
 
@@ -20,7 +20,8 @@ class Gram:
 
     Q tends to an inverse square root, so it grows as the condition number of X does and its rounding errors with it;
     and rounding makes the smallest eigenvalues of M slightly negative, which no polynomial repairs. A restart
-    (X <- Q X, M rebuilt, Q = I) cures both.
+    (X <- Q X, M rebuilt, Q = I) cures both. At a restart X is divided by 1 + (unit roundoff) max|Q|, so that rounding
+    puts no singular value beyond the interval that the next step is made for (`restarts.margins`).
 
     Attributes:
         restarts: After which steps to restart, e.g. (2,). None computes them from the schedule and the unit roundoff of
@@ -51,10 +52,11 @@ class Gram:
         restarts = restarts_for(method, A.dtype) if self.restarts is None else self.restarts
         if max(restarts, default=0) >= method.steps:
             raise ValueError(f"{self!r} restarts after step {max(restarts)}, but there are {method.steps} steps")
+        room = dict(zip(sorted(restarts), margins(method, restarts, A.dtype), strict=True))
         X, Q, M = A, None, None
         for k in range(method.steps):
             if Q is not None and k in restarts:
-                X, Q, M = _applied(Q, X, products), None, None
+                X, Q, M = _applied(Q / room[k], X, products), None, None
             M = gram_matrix(X, products) if M is None else M
             residual = Residual(M, target.p, key, products=products)
             if finished(method, k, residual):

@@ -46,6 +46,9 @@ def prescale(A: Tensor) -> tuple[Tensor, Scale]:
     peak = torch.maximum(A.amax((-2, -1), keepdim=True), -A.amin((-2, -1), keepdim=True))
     peak = torch.where(peak == 0, 1.0, peak)
     A = A / peak
-    norm = torch.linalg.vector_norm(A, dim=(-2, -1), keepdim=True)
+    # Row by row first: one float32 sum of the squares of 4096 x 4096 entries is .07 % off on a CPU.
+    norm = torch.linalg.vector_norm(torch.linalg.vector_norm(A, dim=-1, keepdim=True), dim=-2, keepdim=True)
     norm = torch.where(norm == 0, 1.0, norm)
-    return A / norm, Scale(peak, norm)
+    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and A.requires_grad):
+        return A / norm, Scale(peak, norm)
+    return A.div_(norm), Scale(peak, norm)  # in place: a pass over fresh memory costs as much as the rest of this
