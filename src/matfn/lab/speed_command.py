@@ -63,8 +63,8 @@ def step(
     cases, pace = _chosen(speed_step.PRESETS, preset, only, rounds)
     real = [momentum.matrix for momentum in captured.load(momenta)[1]] if momenta else []
 
-    def work(watch: Callable[[str], None], keep: object) -> Report:
-        return speed_step.run(cases, pace, watch, momenta=real, compiled=preset == "full")
+    def work(watch: Callable[[str], None], keep: Callable[[Report], None]) -> Report:
+        return speed_step.run(cases, pace, watch, keep, momenta=real, compiled=preset == "full")
 
     _run("step", work, threads, out, json_)
 

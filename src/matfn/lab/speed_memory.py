@@ -19,10 +19,11 @@ def peak_bytes(work: Callable[[], object]) -> int:
     The profiler of torch reports each block that its allocator gives out and takes back; their running sum is what is
     held. What `work` leaves behind counts, what it frees of before is taken off.
     """
-    with _quiet(), profiler.profile(use_cpu=True, profile_memory=True) as seen:
+    seen: Any = profiler.profile(use_cpu=True, profile_memory=True)  # torch does not say what its results hold
+    with _quiet(), seen:
         work()
-    recorded: Any = seen.kineto_results  # torch does not say what it holds
-    events = [(event.start_ns(), event.nbytes()) for event in recorded.events() if event.name() == "[memory]"]
+    every = seen.kineto_results.events()
+    events = [(event.start_ns(), event.nbytes()) for event in every if event.name() == "[memory]"]
     held = most = 0
     for _, change in sorted(events, key=lambda event: event[0]):
         held += change

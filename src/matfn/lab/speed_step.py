@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from time import perf_counter
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-import matfn
 from matfn.lab import peers
-from matfn.lab.peers import LR, Named
-from matfn.lab.speed_errors import deviation, direction
+from matfn.lab.peers import Named
+from matfn.lab.speed_budget import Budget
+from matfn.lab.speed_makers import BASELINE, Family, Maker, errors_of, families, give, weights_of
+from matfn.lab.speed_memory import peak_bytes
 from matfn.lab.speed_rows import Contender, Report, Row, Watch, facts, measured
 from matfn.lab.speed_timing import Pace
 from matfn.optim import Muon
+from matfn.optim.buckets import fill_buckets
 from matfn.optim.layout import linear
 
-__all__ = ["BASELINE", "MODELS", "PRESETS", "gradient", "run"]
+__all__ = ["BASELINE", "MEMORY", "MODELS", "PRESETS", "gradient", "run"]
 
-BASELINE = "torch.optim.Muon"
+MEMORY = "memory, x bucket"
+FIGURE = ("rms", "rms of 1 - sigma of the update")
+CAPTION = (
+    "One step; gradients with random singular vectors and singular values i^-0.75, the same for all. rms(1 - sigma) "
+    "and the least direction <U, G> / ||G||_* are of the first update, of weights at zero; q, k and v apart are judged "
+    "apart. Speeds relative to the first row of a case, in pairs of one round. Memory: the most that a step takes "
+    "beyond weights, gradients and state, what is held between steps included, by the largest stack of equal matrices "
+    "in float32. Not yet measured on a GPU."
+)
 
 
 def _gpt(layers: int, width: int) -> dict[str, tuple[int, int, int]]:
@@ -31,24 +42,15 @@ def _gpt(layers: int, width: int) -> dict[str, tuple[int, int, int]]:
 
 MODELS: dict[str, dict[str, tuple[int, int, int]]] = {
     "gpt2-small": _gpt(12, 768),
-    "gpt2-medium, 6 of 24 layers": _gpt(6, 1024),  # all of them, times nine contenders, would take 20 GB
+    "gpt2-medium, 6 of 24 layers": _gpt(6, 1024),  # all of them, times a dozen contenders, would take 20 GB
     "100 of 64 x 64": {"small": (64, 64, 100)},
     "2 layers of width 128": _gpt(2, 128),
 }
 PRESETS: dict[str, tuple[tuple[str, ...], Pace]] = {
     "quick": (("2 layers of width 128", "100 of 64 x 64"), Pace(rounds=5, repeats=1)),
-    "full": (("gpt2-small", "gpt2-medium, 6 of 24 layers", "100 of 64 x 64"), Pace(rounds=7)),
+    "full": (("gpt2-small", "gpt2-medium, 6 of 24 layers", "100 of 64 x 64"), Pace(rounds=7, limit=30.0)),
 }
-
-
-@dataclass(frozen=True)
-class Maker:
-    """Builds an optimizer of named parameters, and says how its update reads."""
-
-    build: Callable[[Named], Any]
-    scale: Callable[[int, int], float]
-    cut: int = 1  # into how many pieces qkv is cut
-    choice: bool = False
+SECONDS = 180.0  # that a model is given; what does not fit gets fewer rounds, and a note where it gets none
 
 
 def gradient(shape: tuple[int, int], seed: int) -> Tensor:
@@ -58,33 +60,11 @@ def gradient(shape: tuple[int, int], seed: int) -> Tensor:
     return (left * torch.arange(1, short + 1) ** -0.75) @ right.mT
 
 
-def _ours(cut: int = 1, **options: Any) -> Maker:
-    def build(named: Named) -> Any:
-        layouts = [linear(w.shape).cut(cut if "qkv" in name else 1) for name, w in named]
-        return Muon([{"params": list(named), "layout": layouts}], lr=LR, **options)
-
-    return Maker(build, lambda m, n: max(1.0, m / n) ** 0.5, cut, not options and cut == 1)
-
-
-def makers(compiled: bool) -> tuple[dict[str, Maker], dict[str, str]]:
-    """Everyone, and who could not come; `compiled`: also those whose first step compiles."""
-    found, absent = peers.installed(peers.STEP)
-    absent |= {p.name: "compiles first: measured by the full preset" for p in found if p.compiles and not compiled}
-    chosen = {p.name: Maker(make, p.scale) for p, make in found.items() if compiled or not p.compiles}
-    express = matfn.PolarExpress
-    return chosen | {
-        "matfn tuned, bfloat16": _ours(method=matfn.Tuned("jordan"), precision=torch.bfloat16),
-        "matfn": _ours(),
-        "matfn, 4 steps, bfloat16": _ours(method=express(steps=4), precision=torch.bfloat16),
-        "matfn, q k v apart": _ours(3),
-        "matfn, float32": _ours(precision=torch.float32),
-    }, absent
-
-
 def run(
     models: Sequence[str],
     pace: Pace,
     watch: Watch = lambda text: None,
+    keep: Callable[[Report], object] = lambda report: None,
     *,
     momenta: Sequence[Tensor] = (),
     compiled: bool = True,
@@ -95,82 +75,123 @@ def run(
         models: Keys of `MODELS`.
         pace: How long.
         watch: Told what is being measured.
+        keep: Given everything so far after each case.
         momenta: Matrices of a training run (`matfn bench momenta`): the error of the first update is measured on them
             too, because real spectra are steeper than synthetic ones.
         compiled: Whether peers that compile at their first step take part.
     """
-    everyone, absent = makers(compiled)
+    each, absent = families(compiled)
     rows: list[Row] = []
-    for model in models:
-        watch(model)
-        rows += _measured(model, everyone, pace, momenta, watch)
-    caption = (
-        "One step on float32 weights; gradients with random singular vectors and singular values i^-0.75, the same for "
-        "all. rms(1 - sigma) and the least direction <U, G> / ||G||_* are of the first update, of weights at zero; "
-        "q, k and v apart are judged apart. Speeds relative to "
-        f"{BASELINE} in pairs of one round. Not yet measured on a GPU."
-    )
-    figure = ("rms", "rms of 1 - sigma of the update")
+
+    def report() -> Report:
+        return Report("step", "One step of Muon", FIGURE, BASELINE, CAPTION, tuple(rows), absent, stand)
+
     stand = facts(peers.versions(), pace)
-    return Report("step", "One step of Muon", figure, BASELINE, caption, tuple(rows), absent, stand)
+    for model in models:
+        for family in each:
+            share = SECONDS * len(family.makers) / sum(len(other.makers) for other in each)
+            rows += Case(model, family, momenta, watch).measured(pace, share)
+            keep(report())
+    return report()
 
 
-def _measured(model: str, everyone: dict[str, Maker], pace: Pace, momenta: Sequence[Tensor], watch: Watch) -> list[Row]:
-    sides = MODELS[model]
-    given = {name: gradient((m, n), seed) for seed, (name, (m, n, _)) in enumerate(sides.items())}
-    weights = {who: _weights(sides) for who in everyone}
-    contenders, steps, rows = [], {}, []
-    for who, maker in everyone.items():
-        watch(f"{model}: {who}")
-        try:
-            steps[who] = maker.build(weights[who])
-            _give(weights[who], given)
-            steps[who].step()  # warms up; its update is examined
-            errors = _errors(weights[who], given, maker)
-            if momenta:
-                real = _captured(maker, momenta)
-                errors |= {f"{name}, momenta": value for name, value in real.items()}
-        except (ValueError, TypeError, RuntimeError) as error:
-            rows.append(Row(model, who, note=f"refused: {' '.join(str(error).split())[:120]}"))
-            continue
-        contenders.append(Contender(who, steps[who].step, errors, choice=maker.choice))
-    baseline = BASELINE if any(c.name == BASELINE for c in contenders) else contenders[0].name
-    # Some optimizers overwrite gradients, some drop them: everyone gets fresh ones, outside the time.
-    return [*measured(model, contenders, baseline, pace, lambda who: _give(weights[who], given)), *rows]
+@dataclass(frozen=True)
+class Case:
+    """One family on one model.
+
+    Attributes:
+        model: A key of `MODELS`.
+        family: Who.
+        momenta: See `run`.
+        watch: See `run`.
+    """
+
+    model: str
+    family: Family
+    momenta: Sequence[Tensor]
+    watch: Watch
+
+    @property
+    def name(self) -> str:
+        """As shown."""
+        return f"{self.model}, {self.family.name}"
+
+    def measured(self, pace: Pace, seconds: float) -> list[Row]:
+        """Everyone's first step, examined; then rounds, as many as fit into the time."""
+        budget = Budget(seconds, 1)
+        budget.open()
+        sides, dtype = MODELS[self.model], self.family.dtype
+        given = {name: gradient((m, n), seed).to(dtype) for seed, (name, (m, n, _)) in enumerate(sides.items())}
+        weights = {who: weights_of(sides, dtype) for who in self.family.makers}
+        contenders, once, rows = [], [], []
+        for who, maker in self.family.makers.items():
+            self.watch(f"{self.name}: {who}")
+            try:
+                refusal = foretold(maker, sides, given, pace.limit) if maker.compiles else ""
+                contender, taken = (None, 0.0) if refusal else self._first(who, maker, weights[who], given)
+            except (ValueError, TypeError, RuntimeError) as error:
+                contender, taken, refusal = None, 0.0, f"refused: {' '.join(str(error).split())[:120]}"
+            if contender is None:
+                rows.append(Row(self.name, who, note=refusal))
+                del weights[who]
+                continue
+            contenders.append(contender)
+            once.append(taken)
+        if not contenders:
+            return rows
+        fitting = budget.pace(pace, once)
+        self.watch(f"{self.name}: {fitting.rounds} rounds of {sum(once):.3g} s")
+        # Some optimizers overwrite gradients, some drop them: everyone gets fresh ones, outside the time.
+        fresh = measured(self.name, contenders, contenders[0].name, fitting, lambda who: give(weights[who], given))
+        return [*fresh, *rows]
+
+    def _first(self, who: str, maker: Maker, weights: Named, given: dict[str, Tensor]) -> tuple[Contender, float]:
+        """A contender that has made its first steps, and the seconds of one."""
+        optimizer = maker.build(weights)
+        give(weights, given)
+        optimizer.step()  # its update is examined; compiles where anything does
+        errors = errors_of(weights, given, maker)
+        if self.momenta:
+            real = _captured(maker, self.momenta, self.family.dtype)
+            errors |= {f"{name}, momenta": value for name, value in real.items()}
+        give(weights, given)
+        start = perf_counter()
+        extra = peak_bytes(optimizer.step)
+        taken = perf_counter() - start
+        held = optimizer.workspace if isinstance(optimizer, Muon) else 0
+        errors[MEMORY] = (extra + held) / largest_bucket(weights)
+        return Contender(who, optimizer.step, errors, choice=maker.choice), taken
 
 
-def _weights(sides: dict[str, tuple[int, int, int]]) -> list[tuple[str, nn.Parameter]]:
-    return [
-        (f"{name}.{i}", nn.Parameter(torch.zeros(m, n))) for name, (m, n, count) in sides.items() for i in range(count)
-    ]
+def foretold(maker: Maker, sides: dict[str, tuple[int, int, int]], given: dict[str, Tensor], limit: float) -> str:
+    """Why a step of the model would take too long, from one of its smallest matrix; empty if it would not.
+
+    A first step cannot be broken off. What it compiles is left out of the reckoning.
+    """
+    work = {name: min(m, n) * m * n for name, (m, n, _) in sides.items()}
+    least = min(work, key=lambda name: work[name])
+    weights = weights_of({least: (*sides[least][:2], 1)}, given[least].dtype)
+    optimizer, taken = maker.build(weights), 0.0
+    for _ in range(2):
+        give(weights, given)
+        start = perf_counter()
+        optimizer.step()
+        taken = perf_counter() - start
+    whole = taken * sum(work[name] * count for name, (_, _, count) in sides.items()) / work[least]
+    m, n, _ = sides[least]
+    return f"left out: about {whole:.3g} s a step, foretold from one {m} x {n} matrix" if whole > limit else ""
 
 
-def _give(named: Named, given: dict[str, Tensor]) -> None:
-    for name, weight in named:
-        source = given[name.partition(".")[0]]
-        if weight.grad is None:
-            weight.grad = source.clone()
-        else:
-            weight.grad.copy_(source)
+def largest_bucket(weights: Named) -> int:
+    """Bytes of the largest stack of equal matrices that a step of Muon makes of them, in float32."""
+    buckets = fill_buckets((0, w, linear(w.shape)) for _, w in weights)
+    return max(4 * math.prod(bucket.shape) for bucket in buckets)
 
 
-def _errors(named: Named, given: dict[str, Tensor], maker: Maker) -> dict[str, float]:
-    """Of the first update of each kind of matrix: rms over all singular values, and the least direction."""
-    squares, count, least = 0.0, 0, float("inf")
-    for name, G in given.items():
-        weight = next(w for other, w in named if other.startswith(f"{name}."))
-        pieces = maker.cut if "qkv" in name else 1
-        for g, w in zip(G.chunk(pieces), weight.detach().chunk(pieces), strict=True):
-            U = -w / (LR * maker.scale(*w.shape))
-            squares += min(w.shape) * deviation(U) ** 2
-            count += min(w.shape)
-            least = min(least, direction(g, U))
-    return {"rms": (squares / count) ** 0.5, "direction": least}
-
-
-def _captured(maker: Maker, momenta: Sequence[Tensor]) -> dict[str, float]:
-    given = {f"m{i}": matrix for i, matrix in enumerate(momenta)}
-    named = [(f"{name}.0", nn.Parameter(torch.zeros(matrix.shape))) for name, matrix in given.items()]
-    _give(named, given)
+def _captured(maker: Maker, momenta: Sequence[Tensor], dtype: torch.dtype) -> dict[str, float]:
+    sides = {f"m{i}": (matrix.shape[0], matrix.shape[1], 1) for i, matrix in enumerate(momenta)}
+    given = {name: matrix.to(dtype) for name, matrix in zip(sides, momenta, strict=True)}
+    named = weights_of(sides, dtype)
+    give(named, given)
     maker.build(named).step()
-    return _errors(named, given, maker)
+    return errors_of(named, given, maker)
