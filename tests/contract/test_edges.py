@@ -6,7 +6,10 @@ import pytest
 import torch
 
 import matfn
-from matfn.method import Evaluation
+from matfn import Gram
+from matfn.engines import amplification
+from matfn.engines.restarts import margins, restarts_for
+from matfn.method import Evaluation, Scheduled
 from matfn.target import POLAR, Domain
 from matrices import gaussian, of_singular_values, orthogonal, spectrum
 
@@ -37,9 +40,19 @@ def test_zero(method, target, dtype):
         assert torch.equal(verb(target, zero, method), zero)
 
 
+def spoilt(method, engine, dtype):
+    """Whether Gram with the restarts it was given may blow rounding up to 1 in that dtype, as its model has it."""
+    if not isinstance(engine, Gram) or engine.restarts is None or not isinstance(method, Scheduled):
+        return False
+    roundoff = torch.finfo(dtype).eps / 2
+    return not amplification(method.schedule(2), engine.restarts, roundoff) * roundoff < 1
+
+
 @every_dtype
 @cases.every_orthogonalization
 def test_zero_rows_and_columns_stay_zero(method, engine, dtype):
+    if spoilt(method, engine, dtype):
+        pytest.skip("the model asks for more restarts")
     for shape in [(5, 8), (8, 5), (6, 6)]:
         A = gaussian(2, *shape, seed=3, dtype=dtype)
         A[:, 2, :] = 0
@@ -175,14 +188,19 @@ def test_dtype_shape_and_device(method, target, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @cases.every_orthogonalization
-def test_half_precision_orthogonalizes(method, engine, dtype):
+def test_half_precision_orthogonalizes(method, engine, dtype, monkeypatch):
     """Close to the float64 result: rounding to eps relative to entries, errors grown by the slope of the map.
+
+    At a restart of Gram both are divided by the margin of half precision.
 
     On an orthogonal matrix all s are 1/sqrt(n), and the bound, without the factor 100, says more than nothing.
     """
     A = orthogonal(8, seed=5).to(dtype)
     got = matfn.orthogonalize(A, method=method, engine=engine).double()
-    want = matfn.orthogonalize(A.double(), method=method)
+    restarts = restarts_for(method.schedule(2), dtype) if engine == Gram() and isinstance(method, Scheduled) else None
+    monkeypatch.setattr("matfn.engines.gram.margins", lambda given, places, _: margins(given, places, dtype))
+    same = engine if restarts is None else Gram(restarts)
+    want = matfn.orthogonalize(A.double(), method=method, engine=same)
     assert (got - want).norm() <= 0.01 * allowance(POLAR, method, engine, A)
 
 

@@ -10,6 +10,7 @@ import torch
 from ..constant import constant
 from ..method import Iteration
 from ..schedule import Schedule
+from ..step import Polynomial
 
 __all__ = ["amplification", "best_restarts", "fewest_restarts", "margins", "restarts_for"]
 
@@ -85,11 +86,12 @@ def margins(method: Iteration, restarts: tuple[int, ...], dtype: torch.dtype) ->
     quintic steps, in float32 it is 1 but for the sixth digit.
 
     Args:
-        method: Without a schedule all margins are 1: such methods look at M themselves.
+        method: Without a schedule all margins are 1, since such methods look at M themselves; with partial fractions
+            too, which map everything above the interval into it.
         restarts: After which steps.
         dtype: Of Q.
     """
-    if not isinstance(method, Schedule):
+    if not isinstance(method, Schedule) or not all(isinstance(row, Polynomial) for row in method.rows):
         return (1.0,) * len(restarts)
     return _margins(method, restarts, torch.finfo(dtype).eps / 2)
 
