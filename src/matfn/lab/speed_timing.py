@@ -58,6 +58,11 @@ class Timing:
         return statistics.median(self.seconds)
 
     @property
+    def least(self) -> float:
+        """Seconds of the quickest sample: what others on the machine move least."""
+        return min(self.seconds)
+
+    @property
     def spread(self) -> float:
         """Quartile range by median; 0 for a single sample, which says nothing about it."""
         if len(self.seconds) < 2:

@@ -7,37 +7,42 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 import matfn
 from matfn.engines.choose import choose
 from matfn.engines.restarts import restarts_for
 from matfn.kernels import Products
 from matfn.lab import peers
-from matfn.lab.speed_errors import matrix
+from matfn.lab.spectra import SPECTRA as LAWS
+from matfn.lab.speed_errors import deviation, direction, matrix
 from matfn.lab.speed_plots import front
-from matfn.lab.speed_polar import SPECTRA, errors_of
+from matfn.lab.speed_polar import BASELINE, SPECTRA, errors_of
 from matfn.lab.speed_rows import Watch, facts
 from matfn.lab.speed_timing import Timing, interleaved
-from matfn.lab.tune_plans import Plan, plans, predicted
-from matfn.lab.tune_rates import Rate, Request, candidates, measured_rates, stack, synchronised
+from matfn.lab.tune_plans import Plan, plan_of, plans, predicted
+from matfn.lab.tune_rates import Rate, Request, candidates, measured_rates, seconds_of, stack, synchronised
+from matfn.lab.tune_rounding import thinned
+from matfn.optim.oracle import USUAL, usual_engine
 from matfn.target import POLAR
 
-__all__ = ["FIGURE", "Candidate", "Tuning", "tune"]
+__all__ = ["FIGURES", "Candidate", "Tuning", "foretold", "spectra_of", "tune", "usual_plans"]
 
-FIGURE = f"rms, {SPECTRA[1]}"  # the error of the measured front
+FIGURES = ("rms, momenta", f"rms, {SPECTRA[1]}")  # the error of the measured front: the first that there is
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A plan on a kernel. What has not been measured is None or empty."""
+    """A plan on a kernel. What has not been measured is None or empty; `choice` says whose default it is."""
 
     plan: Plan
     kernel: str
     predicted: float
     timing: Timing | None = None
     errors: Mapping[str, float] | None = None
-    choice: bool = False
+    choice: str = ""
     best: bool = False
 
     @property
@@ -57,7 +62,8 @@ class Tuning:
         foretold: All plans on all kernels, not measured.
         measured: Those that were, by time; `best` ones are the measured Pareto front.
         kernel: What `kernels.choice` chooses, its name, and why.
-        engine: What `engines.choose` chooses.
+        usual: The defaults of `orthogonalize` and of `optim.Muon`.
+        beside: Time and errors of torch's own Muon, if it is here.
         refused: Degrees that the dtype does not bear.
         absent: Kernels that do not run here, and why.
         conditions: Of the run.
@@ -69,58 +75,77 @@ class Tuning:
     foretold: tuple[Candidate, ...]
     measured: tuple[Candidate, ...]
     kernel: tuple[str, str]
-    engine: str
+    usual: dict[str, Plan]
+    beside: tuple[Timing, dict[str, float]] | None
     refused: tuple[str, ...]
     absent: dict[str, str]
     conditions: dict[str, str]
 
+    @property
+    def figure(self) -> str:
+        """Which error the front is of."""
+        return next(name for name in FIGURES if name in (self.measured[0].errors or {}))
 
-def tune(request: Request, watch: Watch = lambda text: None) -> Tuning:
+
+def tune(request: Request, watch: Watch = lambda text: None, momenta: Sequence[Tensor] = ()) -> Tuning:
     """Measure the kernels, foretell every plan, measure the promising ones.
 
     Args:
         request: What.
         watch: Told what is being done.
+        momenta: Matrices of a training run (`matfn bench momenta`): what plans are weighed by, and measured on too.
+            Without them it is a log-uniform spectrum.
     """
     found, choice, absent = candidates(request)
     named = next(name for name, kernel in found.items() if kernel == choice.products)
     watch("schedules")
-    everything, refused = plans(request.shape, request.dtype, request.lower)
+    spectra = spectra_of(request.shape, momenta)
+    everything, refused = plans(request.shape, request.dtype, request.lowers, spectra)
+    usual = usual_plans(request, spectra)
+    everything = tuple(dict.fromkeys([*everything, *usual.values()]))
     watch("rates of the kernels")
     rates, around = measured_rates(request, found, sorted({p for plan in everything for p in plan.products}, key=repr))
-    foretold = tuple(_foretold(request, everything, found, rates, around))
-    usual = _usual(request)
-    chosen = [c for c in foretold if _same(c.plan, usual)]
+    cloud = tuple(foretold(request, everything, found, rates, around))
     watch("plans")
-    picked = list(dict.fromkeys([*_promising(foretold, request.rows), *chosen]))
-    measured = _measured(request, picked, found, lambda c: _same(c.plan, usual) and c.kernel == named)
+    picked = list(dict.fromkeys([*_promising(cloud, request.rows), *(c for c in cloud if c.plan in usual.values())]))
+    whose = {(plan, named): name for name, plan in usual.items()}
+    measured, beside = _measured(request, picked, found, whose, momenta)
     stand = facts(peers.versions(), request.pace)
-    return Tuning(
-        request, rates, around, foretold, measured, (named, choice.reason), repr(choose(POLAR)), refused, absent, stand
-    )
+    kernel = named, choice.reason
+    return Tuning(request, rates, around, cloud, measured, kernel, usual, beside, refused, absent, stand)
 
 
-def _usual(request: Request) -> tuple[tuple[int, ...], Any]:
-    """Degrees and engine that `orthogonalize` takes when it is asked for nothing."""
-    schedule, engine = matfn.PolarExpress().schedule(2), choose(POLAR)
-    if isinstance(engine, matfn.Gram) and engine.restarts is None:
-        engine = matfn.Gram(restarts_for(schedule, request.dtype))
-    return schedule.degrees, engine
+def spectra_of(shape: tuple[int, int], momenta: Sequence[Tensor]) -> list[np.ndarray]:
+    """Of the momenta their singular values, `thinned`; without any a log-uniform spectrum of the shape."""
+    values = [torch.linalg.svdvals(x.float()).double().numpy() for x in momenta]
+    values = values or [np.asarray(LAWS[SPECTRA[1]](*shape, 1), dtype=float)]
+    return [thinned(s) for s in values if s.max() > 0]
 
 
-def _same(plan: Plan, usual: tuple[tuple[int, ...], Any]) -> bool:
-    return (plan.degrees, plan.engine) == usual
+def usual_plans(request: Request, spectra: Sequence[np.ndarray]) -> dict[str, Plan]:
+    """What `orthogonalize` does when it is asked for nothing, and what `optim.Muon` does."""
+    method = matfn.PolarExpress()
+    pairs: dict[str, tuple[matfn.PolarExpress, Any]] = {
+        "orthogonalize": (method, choose(POLAR, method.schedule(2), request.shape, request.dtype)),
+        "Muon": (USUAL, usual_engine(request.shape)),
+    }
+    found = {}
+    for name, (taken, engine) in pairs.items():
+        automatic = isinstance(engine, matfn.Gram) and engine.restarts is None
+        spelt = matfn.Gram(restarts_for(taken.schedule(2), request.dtype)) if automatic else engine
+        found[name] = plan_of(taken, spelt, request.shape, request.dtype, spectra)
+    return found
 
 
-def _foretold(
+def foretold(
     request: Request,
     everything: Sequence[Plan],
-    found: dict[str, Products],
+    found: Mapping[str, Products],
     rates: Sequence[Rate],
     around: tuple[float, float],
 ) -> list[Candidate]:
-    plain = {rate.product: rate.seconds for rate in rates if rate.kernel == "eager"}
-    own = {name: plain | {r.product: r.seconds for r in rates if r.kernel == name} for name in found}
+    """Every plan on every kernel, with its time."""
+    own = {name: seconds_of(rates, kernel, name) for name, kernel in found.items()}
     return [
         Candidate(plan, name, predicted(plan, own[name], *around, request.shape))
         for plan in everything
@@ -128,35 +153,54 @@ def _foretold(
     ]
 
 
-def _promising(foretold: Sequence[Candidate], count: int) -> list[Candidate]:
+def _promising(cloud: Sequence[Candidate], count: int) -> list[Candidate]:
     """The predicted front, thinned evenly to `count` where it has more."""
-    best = [foretold[i] for i in front([(c.plan.total, c.predicted) for c in foretold])]
+    best = [cloud[i] for i in front([(c.plan.total, c.predicted) for c in cloud])]
     if len(best) <= count:
         return best
     return [best[round(i * (len(best) - 1) / max(1, count - 1))] for i in range(count)]
 
 
 def _measured(
-    request: Request, picked: Sequence[Candidate], found: dict[str, Products], chosen: Callable[[Candidate], bool]
-) -> tuple[Candidate, ...]:
-    samples = [matrix(spectrum, request.shape, request.dtype).to(request.device) for spectrum in SPECTRA]
-    X = stack(request, *request.shape, request.dtype)
-    works, errors = {}, {}
+    request: Request,
+    picked: Sequence[Candidate],
+    found: Mapping[str, Products],
+    whose: Mapping[tuple[Plan, str], str],
+    momenta: Sequence[Tensor],
+) -> tuple[tuple[Candidate, ...], tuple[Timing, dict[str, float]] | None]:
+    runs: dict[str, Callable[[Tensor], Tensor]] = {}
     for c in picked:
-        run = partial(
-            matfn.orthogonalize,
-            method=c.plan.schedule,
-            engine=c.plan.engine,
-            precision=request.dtype,
-            products=found[c.kernel],
-        )
-        errors[c.name] = errors_of([x.cpu() for x in samples], run(torch.stack(samples)).cpu())
-        works[c.name] = synchronised(partial(run, X), request.device)
-        works[c.name]()
-    timings = interleaved(works, next((c.name for c in picked if chosen(c)), picked[0].name), request.pace)
-    best = set(front([(errors[c.name][FIGURE], timings[c.name].median) for c in picked]))
+        kernel, engine = found[c.kernel], c.plan.engine
+        taken = partial(matfn.orthogonalize, method=c.plan.schedule, engine=engine, products=kernel)
+        runs[c.name] = partial(taken, precision=request.dtype)
+    there, _ = peers.installed([peer for peer in peers.POLAR if peer.name == BASELINE])
+    if there:
+        (runs[BASELINE],) = there.values()
+    errors = {name: _errors(request, run, momenta) for name, run in runs.items()}
+    X = stack(request, *request.shape, request.dtype)
+    works = {name: synchronised(partial(run, X), request.device) for name, run in runs.items()}
+    for work in works.values():
+        work()
+    base = next((c.name for c in picked if (c.plan, c.kernel) in whose), picked[0].name)
+    timings = interleaved(works, base, request.pace)
+    figure = next(name for name in FIGURES if name in errors[picked[0].name])
+    best = set(front([(errors[c.name][figure], timings[c.name].median) for c in picked]))
     rows = [
-        Candidate(c.plan, c.kernel, c.predicted, timings[c.name], errors[c.name], chosen(c), i in best)
+        Candidate(
+            c.plan, c.kernel, c.predicted, timings[c.name], errors[c.name], whose.get((c.plan, c.kernel), ""), i in best
+        )
         for i, c in enumerate(picked)
     ]
-    return tuple(sorted(rows, key=lambda c: timings[c.name].median))
+    beside = (timings[BASELINE], errors[BASELINE]) if BASELINE in timings else None
+    return tuple(sorted(rows, key=lambda c: timings[c.name].median)), beside
+
+
+def _errors(request: Request, run: Callable[[Tensor], Tensor], momenta: Sequence[Tensor]) -> dict[str, float]:
+    """Of a known spectrum at the shape that is asked for; and of the momenta the mean rms and the least direction."""
+    samples = [matrix(spectrum, request.shape, request.dtype).to(request.device) for spectrum in SPECTRA]
+    found = errors_of([x.cpu() for x in samples], run(torch.stack(samples)).cpu())
+    if momenta:
+        results = [(x, run(x[None].to(request.device))[0].cpu()) for x in momenta]
+        found["rms, momenta"] = float(np.mean([deviation(U) for _, U in results]))
+        found["direction, momenta"] = min(direction(x, U) for x, U in results)
+    return found

@@ -29,7 +29,12 @@ def tune(
     dtype: Annotated[str, typer.Option(help="bf16, fp16, fp32 or fp64.")] = "bf16",
     batch: Annotated[int, typer.Option(min=1, help="Matrices in a stack.")] = 1,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    lower: Annotated[float, typer.Option(help="Least singular value the schedules are for, of the norm.")] = 1e-3,
+    lower: Annotated[
+        float | None, typer.Option(help="Least singular value the schedules are for, of the norm; several by default.")
+    ] = None,
+    momenta: Annotated[
+        Path | None, typer.Option(help="Folder that `matfn bench momenta` wrote: plans are weighed by its matrices.")
+    ] = None,
     rows: Annotated[int, typer.Option(min=1, help="How many plans of the foretold front to measure.")] = 12,
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 7,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch; by default what it takes.")] = None,
@@ -40,17 +45,19 @@ def tune(
     import torch
 
     from matfn.lab import checkpoint, tune_report
+    from matfn.lab import momenta as captured
     from matfn.lab import tune as tuning
 
     request = _request(shape, dtype, batch, device, lower)
     request = replace(request, rows=rows, pace=replace(request.pace, rounds=rounds))
+    real = [momentum.matrix for momentum in captured.load(momenta)[1]] if momenta else []
     dated = Path("runs") / "tune" / datetime.now().strftime("%Y-%m-%d_%H%M%S")
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
         with checkpoint.folder(out or dated) as folder:
             with screen(stderr=True).status("") as status:
-                result = tuning.tune(request, lambda text: status.update(safe(text)))
+                result = tuning.tune(request, lambda text: status.update(safe(text)), real)
             paths = tune_report.write(result, folder)
     finally:
         torch.set_num_threads(before)
@@ -61,7 +68,7 @@ def tune(
     screen().print(f"\nwrote  {', '.join(map(str, paths))}", highlight=False, soft_wrap=True)
 
 
-def _request(shape: str, dtype: str, batch: int, device: str, lower: float) -> Request:
+def _request(shape: str, dtype: str, batch: int, device: str, lower: float | None) -> Request:
     """The request that the options mean.
 
     Raises:
@@ -79,22 +86,23 @@ def _request(shape: str, dtype: str, batch: int, device: str, lower: float) -> R
         raise LabError(f"--dtype is one of {', '.join(_DTYPES)}, got {dtype!r}")
     if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
         raise LabError(f"--device is cpu, or cuda where torch sees a CUDA device, got {device!r}")
-    if not 0 < lower < 1:
+    if lower is not None and not 0 < lower < 1:
         raise LabError(f"--lower is between 0 and 1, got {lower}")
-    return Request((int(sides[0]), int(sides[1])), getattr(torch, name), batch, device, lower)
+    asked = Request((int(sides[0]), int(sides[1])), getattr(torch, name), batch, device)
+    return asked if lower is None else replace(asked, lowers=(lower,))
 
 
 def _print(result: Tuning) -> None:
     from matfn.lab import tune_report
 
     console = screen()
-    console = console if console.is_terminal else Console(width=150)  # ten columns beside the name of a plan
+    console = console if console.is_terminal else Console(width=170)  # twelve columns beside the name of a plan
     console.print(f"[bold]{safe(tune_report.title(result))}[/]", highlight=False)
     for head, rows in (tune_report.kernel_table(result), tune_report.candidate_table(result)):
         shown = grid(*head, right=tuple(range(1, len(head))))
         shown.padding = (0, 2, 0, 0)
         for row in rows:
-            shown.add_row(*map(safe, row), style="bold" if "*" in row[0] + row[1] else "")
+            shown.add_row(*map(safe, row), style="bold" if {"*", "M"} & set(row[0][-1:] + row[1]) else "")
         console.print(shown)
         console.print()
     for line in tune_report.lines(result):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -11,11 +11,21 @@ from torch import Tensor
 
 from matfn.engines import prescale
 from matfn.engines.cost import Product, computed
-from matfn.kernels import EAGER, Choice, Products, choice_for
+from matfn.kernels import EAGER, ONEDNN, Choice, Eager, OneDNN, Products, choice_for
 from matfn.lab.speed_kernels import kernels
-from matfn.lab.speed_timing import Pace, interleaved
+from matfn.lab.speed_timing import Pace, Timing, interleaved
+from matfn.lab.tune_plans import LOWERS
 
-__all__ = ["Rate", "Request", "candidates", "measured_rates", "stack", "synchronised"]
+__all__ = [
+    "Rate",
+    "Request",
+    "candidates",
+    "measured_rates",
+    "product_works",
+    "seconds_of",
+    "stack",
+    "synchronised",
+]
 
 
 @dataclass(frozen=True)
@@ -27,8 +37,8 @@ class Request:
         dtype: Of the matrices and of the iteration.
         batch: Matrices in a stack.
         device: "cpu" or "cuda".
-        lower: See `PolarExpress.lower`.
-        rows: So many plans of the predicted front are measured, beside the library's own choice on every kernel.
+        lowers: Least singular values to make schedules for, see `PolarExpress.lower`.
+        rows: So many plans of the predicted front are measured, beside the library's own choices on every kernel.
         pace: How long.
     """
 
@@ -36,7 +46,7 @@ class Request:
     dtype: torch.dtype
     batch: int = 1
     device: str = "cpu"
-    lower: float = 1e-3
+    lowers: tuple[float, ...] = LOWERS
     rows: int = 12
     pace: Pace = field(default_factory=lambda: Pace(rounds=7))
 
@@ -48,7 +58,7 @@ class Rate:
     Attributes:
         kernel: Name.
         product: What is multiplied.
-        seconds, spread: Median of a call, quartile range by median.
+        seconds, spread: Of the quickest call, which others on the machine move least; quartile range by median.
         rate: Floating-point operations a second, of those really done.
     """
 
@@ -57,6 +67,9 @@ class Rate:
     seconds: float
     spread: float
     rate: float
+
+
+Rates = tuple[tuple[Rate, ...], tuple[float, float]]  # and seconds around a call, and of an entry in a sum of powers
 
 
 def candidates(request: Request) -> tuple[dict[str, Products], Choice, dict[str, str]]:
@@ -85,36 +98,52 @@ def synchronised(work: Callable[[], object], device: str) -> Callable[[], object
     return waited
 
 
-def measured_rates(
+def measured_rates(request: Request, found: dict[str, Products], products: Sequence[Product]) -> Rates:
+    """Every product on every kernel that has an own way to it; the others leave it to full products."""
+    works, read = product_works(request, found, products)
+    return read(interleaved(works, "sum", request.pace))
+
+
+def product_works(
     request: Request, found: dict[str, Products], products: Sequence[Product]
-) -> tuple[tuple[Rate, ...], tuple[float, float]]:
-    """Every product on every kernel that has an own way to it; the others leave it to torch, as eager does."""
+) -> tuple[dict[str, Callable[[], object]], Callable[[Mapping[str, Timing]], Rates]]:
+    """What has to be timed, each called once already, and how the rates are read off the times."""
     works: dict[str, Callable[[], object]] = {}
     keys: dict[str, tuple[str, Product]] = {}
     for name, kernel in found.items():
         for product in products:
-            if product.symmetric or kernel == EAGER:
+            if product.symmetric or isinstance(kernel, Eager | OneDNN):
                 key = f"{name} {product}"
                 works[key], keys[key] = _work(request, kernel, product), (name, product)
     X, n = stack(request, *request.shape, torch.float32), min(request.shape)
     M = stack(request, n, n, request.dtype)
     works["around"] = lambda: prescale(X)[0].to(request.dtype).to(X.dtype)
     works["sum"] = lambda: torch.add(M, M, alpha=0.5)
-    for work in works.values():
-        work()
     timed = {name: synchronised(work, request.device) for name, work in works.items()}
-    timings = interleaved(timed, "sum", request.pace)
-    rates = tuple(
-        Rate(
-            name,
-            product,
-            timings[key].median,
-            timings[key].spread,
-            2 * request.batch * computed(product, found[name]) / timings[key].median,
+    for work in timed.values():
+        work()
+
+    def read(timings: Mapping[str, Timing]) -> Rates:
+        rates = tuple(
+            Rate(
+                name,
+                product,
+                timings[key].least,
+                timings[key].spread,
+                2 * request.batch * computed(product, found[name]) / timings[key].least,
+            )
+            for key, (name, product) in keys.items()
         )
-        for key, (name, product) in keys.items()
-    )
-    return rates, (timings["around"].median, timings["sum"].median / n**2)
+        return rates, (timings["around"].least, timings["sum"].least / n**2)
+
+    return timed, read
+
+
+def seconds_of(rates: Sequence[Rate], kernel: Products, name: str) -> dict[Product, float]:
+    """Of each product by a kernel: its own, and where it has none that of the full products that it is made of."""
+    plain = "onednn" if kernel == ONEDNN or getattr(kernel, "plain", None) == ONEDNN else "eager"
+    below = {rate.product: rate.seconds for rate in rates if rate.kernel == plain}
+    return below | {rate.product: rate.seconds for rate in rates if rate.kernel == name}
 
 
 def stack(request: Request, rows: int, columns: int, dtype: torch.dtype) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,18 @@ from matplotlib.figure import Figure
 
 from matfn.lab import checkpoint, plots
 from matfn.lab.speed_plots import front
-from matfn.lab.tune import FIGURE, Candidate, Tuning
+from matfn.lab.speed_polar import BASELINE, SPECTRA
+from matfn.lab.tune import Candidate, Tuning
 
 __all__ = ["CAPTION", "candidate_table", "kernel_table", "lines", "plain", "title", "write"]
 
 CAPTION = (
-    "* what the library chooses; + on the measured Pareto front (time against rms of 1 - sigma on singular values that "
-    "are log-uniform in [1e-3, 1]). worst: largest |1 - s| over [lower, 1] without rounding; rounding: what the dtype "
-    "may add to it (unit roundoff times Schedule.rounding, with Gram times its amplification). predicted: products "
-    "counted, times the measured time of each on that kernel."
+    "* what `orthogonalize` does unasked, M the default of optim.Muon; + on the measured Pareto front of time against "
+    "rms(1 - sigma), of the momenta if there are any, else of singular values log-uniform in [1e-3, 1]. A plan is "
+    "named by degrees, lower end of the interval, cushion, S4 for the Schatten-4 norm, engine (restarts) and kernel. "
+    "worst: largest |1 - s| over [lower, 1] without rounding; rounding: what the dtype may add to it at most; "
+    "foretold: rms expected of those spectra. predicted: products counted, times the least measured time of each on "
+    "that kernel."
 )
 Table = tuple[list[str], list[list[str]]]
 
@@ -49,25 +53,30 @@ def kernel_table(tuning: Tuning) -> Table:
 
 
 def candidate_table(tuning: Tuning) -> Table:
-    """What was measured, by time."""
-    heads = [
-        "degrees, engine, kernel",
-        "",
-        "ms",
-        "spread",
-        "predicted",
-        "worst",
-        "rounding",
-        "rms log-u.",
-        "rms gauss.",
-    ]
-    return [*heads, "direction"], [_cells(candidate) for candidate in tuning.measured]
+    """What was measured, by time, and torch's Muon beside it."""
+    figures = [name for name in _HEADS if name in (tuning.measured[0].errors or {})]
+    heads = ["plan, kernel", "", "ms", "spread", "predicted", "worst", "rounding", "foretold"]
+    rows = [_cells(candidate, figures) for candidate in tuning.measured]
+    if tuning.beside is not None:
+        timing, errors = tuning.beside
+        times = ["", f"{1e3 * timing.median:.3g}", f"{timing.spread:.0%}", *["-"] * 4]
+        rows.append([BASELINE, *times, *(_figure(name, errors) for name in figures)])
+    return [*heads, *(_HEADS[name] for name in figures)], rows
 
 
-def _cells(c: Candidate) -> list[str]:
+_HEADS = {
+    "rms, momenta": "rms momenta",
+    "direction, momenta": "least direction",
+    f"rms, {SPECTRA[1]}": "rms log-u.",
+    f"rms, {SPECTRA[0]}": "rms gauss.",
+    f"direction, {SPECTRA[1]}": "direction log-u.",
+}
+
+
+def _cells(c: Candidate, figures: list[str]) -> list[str]:
     assert c.timing is not None
     assert c.errors is not None
-    mark = "*" * c.choice + "+" * c.best
+    mark = {"": "", "Muon": "M"}.get(c.choice, "*") + "+" * c.best
     return [
         c.name,
         mark,
@@ -76,19 +85,23 @@ def _cells(c: Candidate) -> list[str]:
         f"{1e3 * c.predicted:.3g}",
         f"{c.plan.error:.1e}",
         f"{c.plan.rounding:.1e}",
-        f"{c.errors[FIGURE]:.1e}",
-        f"{c.errors['rms, gaussian']:.1e}",
-        f"{c.errors['direction, log-uniform 1e-3']:.4f}",
+        f"{c.plan.expected:.1e}",
+        *(_figure(name, c.errors) for name in figures),
     ]
+
+
+def _figure(name: str, errors: Mapping[str, float]) -> str:
+    return f"{errors[name]:.3f}" if name.startswith("direction") else f"{errors[name]:.1e}"
 
 
 def lines(tuning: Tuning) -> list[str]:
     """The choice, and everything that was left out."""
     name, reason = tuning.kernel
-    refused = f"{len(tuning.refused)} that this dtype does not bear (rounding) are left out"
+    refused = f"{len(tuning.refused)} mixes of degrees that this dtype does not bear (rounding) are left out"
+    usual = [f"{who} takes {plan.name}" for who, plan in tuning.usual.items()]
     return [
-        f"choice: {tuning.engine}, kernel {name} ({reason})",
-        f"{len(tuning.foretold)} plans foretold, {len(tuning.measured)} measured; {refused}",
+        f"choice: {'; '.join(usual)}; kernel {name} ({reason})",
+        f"{len(tuning.foretold)} plans on kernels foretold, {len(tuning.measured)} measured; {refused}",
         *(f"{kernel} is not here: {why}" for kernel, why in tuning.absent.items()),
     ]
 
@@ -101,29 +114,49 @@ def plain(tuning: Tuning) -> dict[str, Any]:
         "dtype": str(request.dtype).removeprefix("torch."),
         "batch": request.batch,
         "device": request.device,
-        "lower": request.lower,
-        "choice": {"engine": tuning.engine, "kernel": tuning.kernel[0], "reason": tuning.kernel[1]},
+        "lowers": request.lowers,
+        "choice": {
+            **{who: plan.name for who, plan in tuning.usual.items()},
+            "kernel": tuning.kernel[0],
+            "reason": tuning.kernel[1],
+        },
+        "figure": tuning.figure,
         "rates": [
             {**vars(r.product), "kernel": r.kernel, "seconds": r.seconds, "spread": r.spread, "rate": r.rate}
             for r in tuning.rates
         ],
         "around": dict(zip(("seconds", "seconds per entry of a sum"), tuning.around, strict=True)),
         "measured": [_plain(candidate) for candidate in tuning.measured],
-        "foretold": [_plain(candidate) for candidate in tuning.foretold],
+        "foretold": [_plain(candidate) for candidate in _quickest(tuning)],
+        BASELINE: None
+        if tuning.beside is None
+        else {"median": tuning.beside[0].median, "spread": tuning.beside[0].spread, "errors": tuning.beside[1]},
         "refused": tuning.refused,
         "absent": tuning.absent,
         "conditions": tuning.conditions,
     }
 
 
+def _quickest(tuning: Tuning) -> list[Candidate]:
+    """Of each plan the kernel on which it is foretold to be quickest: thousands are enough for a file."""
+    found: dict[int, Candidate] = {}
+    for candidate in tuning.foretold:
+        key = id(candidate.plan)
+        if key not in found or candidate.predicted < found[key].predicted:
+            found[key] = candidate
+    return list(found.values())
+
+
 def _plain(c: Candidate) -> dict[str, Any]:
     known = {
-        "degrees": c.plan.degrees,
+        "name": c.name,
+        "method": repr(c.plan.method),
         "engine": repr(c.plan.engine),
         "kernel": c.kernel,
         "predicted": c.predicted,
         "worst": c.plan.error,
         "rounding": c.plan.rounding,
+        "expected": c.plan.expected,
     }
     if c.timing is None or c.errors is None:
         return known
@@ -149,27 +182,28 @@ def write(tuning: Tuning, directory: Path) -> list[Path]:
 
 
 def figure(tuning: Tuning) -> Figure:
-    """Left: error against time, foretold as dots, measured as marks, the fronts as lines. Right: the cost model."""
+    """Left: time against error, foretold as dots, measured as marks, the fronts as lines. Right: the cost model."""
     with matplotlib.rc_context(plots.STYLE):
-        drawn = Figure(figsize=(12, 4.8), layout="constrained")
-        left, right = drawn.subplots(1, 2, width_ratios=(1.4, 1))
+        drawn = Figure(figsize=(13, 5.2), layout="constrained")
+        left, right = drawn.subplots(1, 2, width_ratios=(1.5, 1))
         _foretold(left, tuning)
         _marks(left, right, tuning)
-        left.set(xscale="log", yscale="log", xlabel="error: rms of 1 - sigma (foretold: worst)", title=title(tuning))
+        left.set(yscale="log", xlabel=f"error: {tuning.figure} (dots: expected)", title=title(tuning))
+        left.set_xscale("linear" if tuning.measured[0].plan.error > _VISIBLE else "log")
         left.set_ylabel("time of a call, ms")
         right.set(xscale="log", yscale="log", xlabel="predicted time, ms", title="Cost model")
-        right.set_ylabel("measured time, ms")
+        right.set_ylabel("measured time, ms (least of the rounds)")
         handles, labels = left.get_legend_handles_labels()
         known = dict(zip(labels, handles, strict=True))
         drawn.legend(list(known.values()), list(known), loc="outside right upper", fontsize=8)
         facts = tuning.conditions
         where = f"{facts['processor']}, {facts['threads']} thread(s), torch {facts['torch']}"
-        drawn.supxlabel(f"{where}; medians; the large mark is the library's choice", fontsize=8, color="#555555")
+        drawn.supxlabel(f"{where}; medians", fontsize=8, color="#555555")
         return drawn
 
 
 def _foretold(axes: Axes, tuning: Tuning) -> None:
-    cloud = [(c.plan.total, 1e3 * c.predicted) for c in tuning.foretold]
+    cloud = [(c.plan.total, 1e3 * c.predicted) for c in _quickest(tuning)]
     axes.plot(*zip(*cloud, strict=True), ".", color="#cccccc", markersize=3, label="foretold, with rounding")
     line = [cloud[i] for i in front(cloud)]
     axes.plot(*zip(*line, strict=True), color="#bbbbbb", linewidth=1, label="foretold front")
@@ -181,12 +215,28 @@ def _marks(left: Axes, right: Axes, tuning: Tuning) -> None:
     for c in tuning.measured:
         assert c.timing is not None
         assert c.errors is not None
-        i, size = kernels.index(c.kernel), 11 if c.choice else 6
+        i = kernels.index(c.kernel)
         look: dict[str, Any] = {"color": plots.COLOURS[i % len(plots.COLOURS)], "marker": plots.MARKERS[i % 7]}
-        point = (c.errors[FIGURE], 1e3 * c.timing.median)
+        point = (c.errors[tuning.figure], 1e3 * c.timing.median)
         best += [point] if c.best else []
-        times += [point[1], 1e3 * c.predicted]
-        left.plot(*point, linestyle="none", markersize=size, label=c.kernel, **look)
-        right.plot(1e3 * c.predicted, point[1], linestyle="none", markersize=size, label=c.kernel, **look)
+        least = 1e3 * c.timing.least
+        times += [least, 1e3 * c.predicted]
+        left.plot(*point, linestyle="none", markersize=6, label=c.kernel, **look)
+        right.plot(1e3 * c.predicted, least, linestyle="none", markersize=5, label=c.kernel, **look)
+        if c.choice:
+            _ringed(left, point, f"{c.choice}: {'-'.join(map(str, c.plan.degrees))}", _RINGS[c.choice])
+    if tuning.beside is not None:
+        timing, errors = tuning.beside
+        point = (errors[tuning.figure], 1e3 * timing.median)
+        left.plot(*point, "x", color="black", markersize=9, markeredgewidth=2, label=BASELINE)
     left.plot(*zip(*sorted(best), strict=True), color="#333333", linewidth=1, label="measured front")
     right.plot([min(times), max(times)], [min(times), max(times)], color="#999999", linewidth=1)
+
+
+_VISIBLE = 0.05  # errors of this size and more are told apart on a linear axis
+_RINGS = {"orthogonalize": "#000000", "Muon": "#c03030"}
+
+
+def _ringed(axes: Axes, point: tuple[float, float], label: str, colour: str) -> None:
+    ring: dict[str, Any] = {"markersize": 14, "markerfacecolor": "none", "markeredgewidth": 1.6, "linestyle": "none"}
+    axes.plot(*point, marker="o", markeredgecolor=colour, label=label, **ring)
