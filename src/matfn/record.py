@@ -115,7 +115,8 @@ class Recorder:
             raise RuntimeError(f"the last call of {self!r} took no step: the matrices were done before the first one")
         rows = tuple(_member(step, index) for step in self.taken)
         known = 1e-3 if self._plan is None else self._plan.lower
-        schedule = Schedule(rows, self._p, known if lower is None else lower, f"{self!r}, matrix {index}")
+        norm = "frobenius" if self._plan is None else self._plan.norm
+        schedule = Schedule(rows, self._p, known if lower is None else lower, f"{self!r}, matrix {index}", norm=norm)
         return replace(schedule, upper=_reach(schedule))
 
     def _begin(self, k: int, p: int) -> None:
@@ -142,6 +143,11 @@ class _ScheduledRecorder(Recorder):
         """Of the schedule for p = 2."""
         return self.schedule().steps
 
+    @property
+    def norm(self) -> str:
+        """Of the schedule for p = 2, as engines ask for it that are called without a verb."""
+        return self.schedule().norm
+
     def step(self, k: int, residual: Residual) -> Step:
         """For engines that are called without a verb, which would ask for the schedule."""
         return self.schedule(residual.p).step(k, residual)
@@ -150,7 +156,7 @@ class _ScheduledRecorder(Recorder):
         """Keep and return a step of the schedule."""
         self._begin(k, residual.p)
         self._plan = plan
-        return self._keep(Schedule.step(plan, k, residual))
+        return self._keep(plan.schedule(residual.p).rows[k])
 
 
 class _FittedRecorder(_ScheduledRecorder):

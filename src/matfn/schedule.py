@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from .residual import Residual
-from .schatten import tightened
 from .step import Polynomial, Step
 
 __all__ = ["Schedule"]
@@ -35,7 +34,7 @@ class Schedule:
         source: Where the numbers come from.
         intervals: For each step, the interval of s it was made for (empty if it was made for none).
         upper: The upper bound of s: 1, which holds for every matrix, or what one matrix has shown (`Recorder`).
-        norm: What s is a part of: "frobenius", or "schatten4" (`tightened`), by which the first step divides once more.
+        norm: What s is a part of: "frobenius", or "schatten4", by which an engine divides once it has M (`tightened`).
     """
 
     rows: tuple[Step, ...]
@@ -100,9 +99,8 @@ class Schedule:
         return self
 
     def step(self, k: int, residual: Residual) -> Step:
-        """The k-th step, whatever the residual; only the first is scaled by its norm where `norm` says so."""
-        row = self.schedule(residual.p).rows[k]
-        return tightened(row, residual) if k == 0 and self.norm == "schatten4" else row
+        """The k-th step, whatever the residual."""
+        return self.schedule(residual.p).rows[k]
 
     def precision(self, dtype: torch.dtype) -> torch.dtype:
         """The dtype to iterate in for an argument of `dtype`: the widest that a step asks for."""

@@ -29,7 +29,7 @@ FLOOR = {
     "ritz": 2,
     "minimax": 0,
     "step": 2,
-    "schatten": 3,
+    "schatten": 0,
     "partial_fraction": 3,
     "schedule": 4,
     "method": 5,

@@ -8,8 +8,9 @@ from torch import Tensor
 from ..kernels import Products
 from ..method import Iteration, finished
 from ..residual import Form, Residual
+from ..schatten import tightened
 from ..target import Target
-from .engine import gram_matrix
+from .engine import gram_matrix, wants_tightening
 
 __all__ = ["Direct"]
 
@@ -39,7 +40,10 @@ class Direct:
         """See `Engine.run`."""
         X = A.mT if target.name == "inv" else A
         for k in range(method.steps):
-            residual = Residual(partial(_rebuilt, target, X, A, products), target.p, key, _FORM[target.name], products)
+            M = partial(_rebuilt, target, X, A, products)  # steps that act on X alone never ask for it
+            if wants_tightening(method, k):
+                X, M = tightened(X, M(), target.p)
+            residual = Residual(M, target.p, key, _FORM[target.name], products)
             if finished(method, k, residual):
                 break
             X = method.step(k, residual).apply(X, residual, products)

@@ -8,7 +8,7 @@ from ..kernels import Products
 from ..method import Iteration
 from ..target import Target
 
-__all__ = ["Engine", "gram_matrix", "shifted", "times_power"]
+__all__ = ["Engine", "gram_matrix", "shifted", "times_power", "wants_tightening"]
 
 
 class Engine(Protocol):
@@ -33,6 +33,11 @@ class Engine(Protocol):
             (b, m, n), in the dtype of A.
         """
         ...
+
+
+def wants_tightening(method: Iteration, k: int) -> bool:
+    """Whether X and M are to be divided by M's norm before step k (`schatten.tightened`)."""
+    return k == 0 and getattr(method, "norm", "frobenius") == "schatten4"
 
 
 def gram_matrix(X: Tensor, products: Products) -> Tensor:

@@ -7,8 +7,9 @@ from torch import Tensor
 from ..kernels import Products
 from ..method import Iteration, finished
 from ..residual import Residual
+from ..schatten import tightened
 from ..target import Target
-from .engine import gram_matrix, shifted, times_power
+from .engine import gram_matrix, shifted, times_power, wants_tightening
 from .restarts import margins, restarts_for
 
 __all__ = ["Gram"]
@@ -58,6 +59,8 @@ class Gram:
             if Q is not None and k in restarts:
                 X, Q, M = _applied(Q / room[k], X, products), None, None
             M = gram_matrix(X, products) if M is None else M
+            if wants_tightening(method, k):
+                X, M = tightened(X, M, target.p)
             residual = Residual(M, target.p, key, products=products)
             if finished(method, k, residual):
                 break
