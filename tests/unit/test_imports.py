@@ -28,6 +28,8 @@ FLOOR = {
     "fit": 2,
     "ritz": 2,
     "minimax": 0,
+    "triangle": 0,
+    "inverse_factor": 1,
     "step": 2,
     "schatten": 0,
     "partial_fraction": 3,

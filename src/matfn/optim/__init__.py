@@ -1,5 +1,6 @@
 """Optimizers of matrices: the matrices by a matrix function, the rest by torch's AdamW, in one torch optimizer."""
 
+from ..methods.resolvents import Resolvents, resolvents
 from .base import MatrixOptimizer
 from .blocks import Cutting
 from .layout import Layout
@@ -7,6 +8,7 @@ from .muon import Muon
 from .normuon import NorMuon
 from .plan import Entry, Plan, PlanError, plan
 from .polargrad import PolarGrad
+from .root_choice import RootChoice, root_choice
 from .roots import minimax
 from .scale import SCALES, jordan, moonlight, spectral, unit
 from .shampoo import Shampoo
@@ -28,6 +30,8 @@ __all__ = [
     "PlanError",
     "PolarGrad",
     "Record",
+    "Resolvents",
+    "RootChoice",
     "Shampoo",
     "Telemetry",
     "TensorBoard",
@@ -35,6 +39,8 @@ __all__ = [
     "minimax",
     "moonlight",
     "plan",
+    "resolvents",
+    "root_choice",
     "spectral",
     "unit",
 ]

@@ -63,7 +63,12 @@ def portions(due: Iterable[Due], limit: int) -> Iterator[list[Due]]:
 
 
 def compute_roots(
-    due: Sequence[Due], p: int, ridge: float, method: RootMethod, tolerance: float, groups: Sequence[Mapping[str, Any]]
+    due: Sequence[Due],
+    p: int,
+    ridge: float,
+    method: RootMethod | None,
+    tolerance: float,
+    groups: Sequence[Mapping[str, Any]],
 ) -> None:
     """Roots of factors of one size, in one batch; a factor that has none keeps the root it has.
 

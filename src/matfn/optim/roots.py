@@ -18,7 +18,10 @@ from ..errors import SpectrumError
 from ..functions import inv_rootm
 from ..method import Evaluation, Iteration, Method, Scheduled
 from ..methods import Exact, PolarExpress
+from ..methods.resolvents import Resolvents
+from ..target import INV_ROOT
 from .options import check_number
+from .root_choice import lower_bound, root_choice
 
 __all__ = ["RootMethod", "Roots", "check_roots", "inverse_roots", "minimax", "ridged"]
 
@@ -82,26 +85,25 @@ def ridged(A: Tensor, ridge: float) -> tuple[Tensor, Scale]:
     return scaled / 2 + scaled.mT / 2 + torch.where(zero, eye, ridge * eye), scale
 
 
-def inverse_roots(A: Tensor, p: int, ridge: float, method: RootMethod, tolerance: float) -> Roots:
+def inverse_roots(A: Tensor, p: int, ridge: float, method: RootMethod | None, tolerance: float) -> Roots:
     """(A + ridge ||A||_F I)^(-1/p) of each matrix.
 
-    The residual ||U^a A U^b - I||_F / sqrt(n), a + b = p, of every root that an iteration made is estimated by
-    `certify` (its "balanced" one); a decomposition either is accurate or raises. Where a residual is above `tolerance`
-    or no number, and where a method refuses a matrix, the root is computed again in float64 by `Exact`.
+    The residual ||U^a A U^b - I||_F / sqrt(n), a + b = p, of every root that an iteration or `Resolvents` made is
+    estimated by `certify` (its "balanced" one); a decomposition either is accurate or raises. Where a residual is above
+    `tolerance` or no number, and where a method refuses a matrix, the root is computed again in float64 by `Exact`.
 
     Args:
         A: ``(b, n, n)``, float32 or float64, symmetric positive semidefinite up to rounding.
         p: at least 1.
         ridge: at least 0; relative.
-        method: a method, or a function of p and of the lower bound of s = m^(1/p) that gives one.
+        method: a method, or a function of p and of the lower bound of s = m^(1/p) that gives one; None is that of
+            `root_choice`.
         tolerance: of the residual.
     """
     X, scale = ridged(A, ridge)
     finite = X.isfinite().all(-1).all(-1)
     X = torch.where(finite[:, None, None], X, torch.eye(X.shape[-1], dtype=X.dtype, device=X.device))
-    known = isinstance(method, Scheduled | Iteration | Evaluation)  # first: a Schedule can be called, too
-    chosen = method if known else method(p, lower_bound(p, ridge, X.shape[-1]))
-    U, reasons = _roots(X, p, chosen, tolerance)
+    U, reasons = _roots(X, p, _chosen(X, p, ridge, method), tolerance)
     repeated, failed = [], []
     for i, sound in enumerate(finite.tolist()):
         if not sound:
@@ -113,15 +115,20 @@ def inverse_roots(A: Tensor, p: int, ridge: float, method: RootMethod, tolerance
     return Roots(scale.undo(U, -1 / p), tuple(repeated), tuple(failed))
 
 
-def lower_bound(p: int, ridge: float, n: int) -> float:
-    """The bound of s = m^(1/p) that a ridge gives, for matrices divided by their Frobenius norm."""
-    return (ridge / (1 + ridge * math.sqrt(n))) ** (1 / p)
+def _chosen(X: Tensor, p: int, ridge: float, method: RootMethod | None) -> Method:
+    if method is None:
+        return root_choice(X.shape[-1], p, ridge, X.dtype, X.device).method
+    if isinstance(method, Scheduled | Iteration | Evaluation):  # first: a Schedule can be called, too
+        return method
+    return method(p, lower_bound(p, ridge, X.shape[-1]))
 
 
 def _roots(X: Tensor, p: int, method: Method, tolerance: float) -> tuple[Tensor, list[str]]:
     """The roots, and of each what is wrong with it: nothing, mostly."""
+    short = isinstance(method, Resolvents)
     try:
-        U = inv_rootm(X, p, method=method)
+        # What `inv_rootm` checks holds here, and its passes over X would take as long as a third of the resolvents.
+        U = method.evaluate(INV_ROOT.with_exponent(p), X) if short else inv_rootm(X, p, method=method)
     except (SpectrumError, LinAlgError) as error:
         if len(X) == 1:
             return torch.zeros_like(X), [" ".join(str(error).split())]
@@ -130,11 +137,12 @@ def _roots(X: Tensor, p: int, method: Method, tolerance: float) -> tuple[Tensor,
     finite = U.isfinite().all(-1).all(-1)
     U = torch.where(finite[:, None, None], U, 0.0)
     residuals = torch.where(finite, 0.0, math.inf)
-    if not isinstance(method, Evaluation):
+    if short or not isinstance(method, Evaluation):
         measured = certify(X, U, of="inv_root", p=p, only="balanced").residual
-        # An even power hides a negative eigenvalue; of a positive definite root there is a Cholesky factor.
-        _, info = torch.linalg.cholesky_ex(U / 2 + U.mT / 2)
-        residuals = torch.where(finite & (info == 0), measured, math.inf)
+        # An even power hides a negative eigenvalue; of a positive definite root there is a Cholesky factor. A sum of
+        # resolvents is positive definite as it is made: sums of K^T K, and a line that is positive on the spectrum.
+        sound = finite if short else finite & (torch.linalg.cholesky_ex(U / 2 + U.mT / 2).info == 0)
+        residuals = torch.where(sound, measured, math.inf)
     return U, ["" if r <= tolerance else f"its residual by {method!r} is {r:.2g}" for r in residuals.tolist()]
 
 
@@ -143,7 +151,7 @@ def check_roots(root: Any, method: Any, tolerance: Any) -> None:
 
     Args:
         root: p for every order, a mapping from orders to p, or None.
-        method: a method, or a function of p and a lower bound.
+        method: a method, a function of p and a lower bound, or None.
         tolerance: a positive number.
 
     Raises:
@@ -153,7 +161,7 @@ def check_roots(root: Any, method: Any, tolerance: Any) -> None:
     numbers = [*root, *root.values()] if isinstance(root, Mapping) else [1 if root is None else root]
     if not all(isinstance(number, int) and not isinstance(number, bool) and number >= 1 for number in numbers):
         raise ValueError(f"root must be p of the inverse p-th root, at least 1, or map orders to p; got {root!r}.")
-    known = isinstance(method, Scheduled | Iteration | Evaluation) or callable(method)
+    known = method is None or isinstance(method, Scheduled | Iteration | Evaluation) or callable(method)
     if not known or (isinstance(method, type)):
         raise TypeError(f"method must be a value such as Prism(), or a function of (p, lower); got {method!r}.")
     if not check_number(tolerance, "tolerance") > 0:

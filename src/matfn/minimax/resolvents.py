@@ -1,0 +1,174 @@
+"""Resolvents: the best approximation of x^(-1/p) by a line and a few poles, c + d x + sum_j w_j / (x + t_j)."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["PoleSum", "best_poles", "fewest_poles"]
+
+Array = NDArray[np.float64]
+
+_GRID = 1500  # points of [lower, 1], equispaced in log x, among which extrema are looked for
+_MOST = 24  # poles
+_STARTS = (0.3, 0.1, 0.5, 0.0, 0.7, -0.2)  # where the first pole begins, in distances between poles above `lower`
+
+
+@dataclass(frozen=True)
+class PoleSum:
+    """r(x) = constant + slope x + sum_j w_j / (x + t_j).
+
+    Attributes:
+        constant: c, positive.
+        slope: d; negative for p > 1, and smaller than `constant` in size, so that c + d x > 0 on [0, 1].
+        weights: w_j, positive: nothing cancels between the poles.
+        shifts: t_j, positive, ascending.
+        error: The greatest |1 - x^(1/p) r(x)| on [lower, 1], which r takes with alternating signs.
+    """
+
+    constant: float
+    slope: float
+    weights: tuple[float, ...]
+    shifts: tuple[float, ...]
+    error: float
+
+    def __call__(self, x: Array) -> Array:
+        """R at points."""
+        terms = (w / (x + t) for w, t in zip(self.weights, self.shifts, strict=True))
+        return self.constant + self.slope * x + sum(terms)
+
+
+@lru_cache(maxsize=64)
+def fewest_poles(p: int, lower: float, error: float) -> PoleSum:
+    """The sum with the fewest poles whose worst relative error is at most `error`.
+
+    Args:
+        p: Of x^(-1/p), at least 1.
+        lower: Of x, in (0, 1).
+        error: In [1e-3, 1): below it the exchange does not find its start on every interval.
+
+    Raises:
+        ValueError: An argument is out of range, or it takes more than 24 poles.
+    """
+    if p < 1 or not 0 < lower < 1 or not 1e-3 <= error < 1:
+        raise ValueError(f"poles need p >= 1, lower in (0, 1), error in [1e-3, 1); got {p=}, {lower=}, {error=}")
+    if p == 1:
+        return PoleSum(0.0, 0.0, (1.0,), (0.0,), 0.0)
+    for count in range(1, _MOST + 1):
+        found = best_poles(p, lower, count)
+        if found.error <= error:
+            return found
+    raise ValueError(f"x^(-1/{p}) on [{lower:g}, 1] takes more than {_MOST} poles for {error:g}: a larger ridge")
+
+
+def best_poles(p: int, lower: float, count: int) -> PoleSum:
+    r"""The minimax sum of so many poles for the relative error on [lower, 1].
+
+    x^(-1/p) = sin(pi/p)/pi times the integral of t^(-1/p) / (x + t) over t > 0, so positive weights at positive shifts
+    are a quadrature of it. Remez's exchange: 2 count + 3 alternating extrema, then Newton's method for the equations
+    e(x_i) = +-E in log t_j, w_j, c, d and E. It begins from least squares in all of them.
+
+    Args:
+        p: At least 2.
+        lower: In (0, 1).
+        count: Of the poles.
+
+    Raises:
+        ArithmeticError: The extrema do not alternate often enough, as happens where the error nears rounding.
+
+    References:
+        Stahl, "Best uniform rational approximation of x^alpha on [0, 1]", Acta Math. 190 (2003).
+    """
+    x = np.geomspace(lower, 1.0, _GRID)
+    for begin in _STARTS:
+        try:
+            return _exchanged(x, p, *_least_squares(x, p, lower ** (1 - (np.arange(count) + begin) / count)))
+        except (ArithmeticError, np.linalg.LinAlgError):
+            continue
+    raise ArithmeticError(f"no {count} poles were found for x^(-1/{p}) on [{lower:g}, 1]: another error or ridge")
+
+
+def _exchanged(x: Array, p: int, shifts: Array, linear: Array) -> PoleSum:
+    """Remez's exchange from there on."""
+    count = len(shifts)
+    for _ in range(30):
+        e = _defect(x, p, shifts, linear)
+        at = _alternating(e, 2 * count + 3)
+        shifts, linear, level = _equalized(x[at], p, shifts, linear, e[at])
+        worst = float(np.abs(_defect(x, p, shifts, linear)).max())
+        if worst <= level * (1 + 1e-3):
+            order = np.argsort(shifts)
+            weights = tuple(map(float, linear[:count][order]))
+            return PoleSum(float(linear[-2]), float(linear[-1]), weights, tuple(map(float, shifts[order])), worst)
+    raise ArithmeticError("the exchange did not settle")
+
+
+def _columns(x: Array, p: int, shifts: Array) -> Array:
+    """X^(1/p) times the basis 1/(x + t_j), 1, x."""
+    basis = np.concatenate([1 / (x[:, None] + shifts), np.ones((len(x), 1)), x[:, None]], axis=1)
+    return basis * x[:, None] ** (1 / p)
+
+
+def _defect(x: Array, p: int, shifts: Array, linear: Array) -> Array:
+    return 1 - _columns(x, p, shifts) @ linear
+
+
+def _slopes(x: Array, p: int, shifts: Array, linear: Array) -> Array:
+    """Of the defect, by log t_j and by the linear coefficients."""
+    by_shift = linear[: len(shifts)] * shifts / (x[:, None] + shifts) ** 2 * x[:, None] ** (1 / p)
+    return np.concatenate([by_shift, -_columns(x, p, shifts)], axis=1)
+
+
+def _solved(columns: Array, right: Array) -> Array:
+    """Least squares with columns of one length: those of poles near `lower` are longer by many decades."""
+    lengths = np.linalg.norm(columns, axis=0)
+    return np.linalg.lstsq(columns / lengths, right, rcond=None)[0] / lengths
+
+
+def _fitted(x: Array, p: int, shifts: Array) -> Array:
+    return _solved(_columns(x, p, shifts), np.ones_like(x))
+
+
+def _least_squares(x: Array, p: int, shifts: Array) -> tuple[Array, Array]:
+    """Levenberg-Marquardt in the logarithms of the shifts; for each of them the linear coefficients are the best."""
+    linear, damping = _fitted(x, p, shifts), 1e-3
+    for _ in range(300):
+        e, slopes = _defect(x, p, shifts, linear), _slopes(x, p, shifts, linear)
+        held = np.diag(damping * np.linalg.norm(slopes, axis=0))
+        move = _solved(np.concatenate([slopes, held]), np.concatenate([-e, np.zeros(len(held))]))[: len(shifts)]
+        trial = shifts * np.exp(np.clip(move, -1, 1))
+        fitted = _fitted(x, p, trial)
+        if (_defect(x, p, trial, fitted) ** 2).sum() < (e**2).sum():
+            shifts, linear, damping = trial, fitted, damping / 3
+        else:
+            damping *= 4
+        if damping > 1e8 or np.abs(move).max() < 1e-9:
+            break
+    return shifts, linear
+
+
+def _alternating(e: Array, wanted: int) -> NDArray[np.intp]:
+    """Where the defect is largest between its changes of sign; the smaller end is dropped while there are too many."""
+    pieces = np.split(np.arange(len(e)), np.flatnonzero(np.diff(np.sign(e))) + 1)
+    at = np.array([piece[np.argmax(np.abs(e[piece]))] for piece in pieces])
+    if len(at) < wanted:
+        raise ArithmeticError(f"{len(at)} alternating extrema, where {wanted} are needed")
+    while len(at) > wanted:
+        at = at[1:] if abs(e[at[0]]) < abs(e[at[-1]]) else at[:-1]
+    return at
+
+
+def _equalized(x: Array, p: int, shifts: Array, linear: Array, e: Array) -> tuple[Array, Array, float]:
+    """Newton's method for defects of one size and the signs of `e` at the points x."""
+    signs, level = np.sign(e), float(np.abs(e).mean())
+    for _ in range(40):
+        system = np.concatenate([_slopes(x, p, shifts, linear), -signs[:, None]], axis=1)
+        move = -_solved(system, _defect(x, p, shifts, linear) - signs * level)
+        size = np.abs(move[: len(shifts)]).max()
+        move *= min(1.0, 0.5 / max(size, 1e-300))  # no shift moves by more than half an e-fold
+        shifts, linear = shifts * np.exp(move[: len(shifts)]), linear + move[len(shifts) : -1]
+        level += float(move[-1])
+        if size < 1e-12:
+            break
+    return shifts, linear, abs(level)
