@@ -11,7 +11,7 @@ import matfn
 from matfn.cli import app
 from matfn.engines.cost import sweeps
 from matfn.kernels import Blocked
-from matfn.lab import tune, tune_plans, tune_rates, tune_report, tune_rounding
+from matfn.lab import tune, tune_model, tune_plans, tune_rates, tune_report, tune_rounding
 from matfn.lab.speed_errors import deviation, matrix
 from matfn.lab.speed_polar import SPECTRA
 from matfn.lab.speed_timing import Pace
@@ -218,6 +218,29 @@ def test_it_is_written_down(tuning, tmp_path):
     assert any("*" in row[1] for row in rows)
     assert any("M" in row[1] for row in rows)
     assert any("triton" in line for line in tune_report.lines(tuning))
+
+
+def test_the_cost_model_is_held_against_measurements(tmp_path):
+    cases = [tune_rates.Request((16, 24), dtype) for dtype in (FP32, BF16)]
+    seen = []
+    found = tune_model.run(cases, Pace(rounds=1, repeats=0), keep=lambda found: seen.append(len(found.cases())))
+    assert seen == [1, 2]
+    assert {point.kernel for point in found.points} >= {"eager"}
+    assert all(point.predicted > 0 and point.measured > 0 for point in found.points)
+    names = {point.plan for point in found.points if "bfloat16" in point.case}
+    assert not any(name.startswith("9-9-9") for name in names)
+    assert any("gram" in name for name in names)
+    assert any("direct" in name for name in names)
+    read = json.loads(tune_model.write(found, tmp_path)[0].read_text())
+    assert len(read["points"]) == len(found.points)
+    assert "16 x 24, float32" in read["caption"]
+
+
+def test_the_agreement_is_the_median_ratio():
+    points = [tune_model.Point("a", "p", "eager", 2.0, 2.0 * ratio, 9.0, 0.0) for ratio in (0.5, 1.0, 4.0)]
+    found = tune_model.Agreement((*points, tune_model.Point("b", "p", "eager", 1.0, 3.0, 9.0, 0.0)), {})
+    assert found.ratios("a") == (0.75, 1.0, 2.5)
+    assert found.ratios("b") == (3.0, 3.0, 3.0)
 
 
 @pytest.mark.parametrize(

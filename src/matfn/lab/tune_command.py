@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -40,32 +41,59 @@ def tune(
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch; by default what it takes.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder to write to; a dated one under runs/.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="The cost model against measurements, in a fixed list of shapes.")
+    ] = False,
 ) -> None:
     """Kernels, engines and schedules for a shape: time foretold and measured, error, the front, and the choice."""
-    import torch
-
-    from matfn.lab import checkpoint, tune_report
     from matfn.lab import momenta as captured
     from matfn.lab import tune as tuning
+    from matfn.lab import tune_report
 
+    if report:
+        _run(out, threads, _agreement, json_)
+        return
     request = _request(shape, dtype, batch, device, lower)
     request = replace(request, rows=rows, pace=replace(request.pace, rounds=rounds))
     real = [momentum.matrix for momentum in captured.load(momenta)[1]] if momenta else []
+
+    def work(watch: Callable[[str], None], folder: Path) -> tuple[list[Path], Callable[[], object], object]:
+        result = tuning.tune(request, watch, real)
+        return tune_report.write(result, folder), lambda: _print(result), tune_report.plain(result)
+
+    _run(out, threads, work, json_)
+
+
+Work = Callable[[Callable[[str], None], Path], tuple[list[Path], Callable[[], object], object]]
+
+
+def _run(out: Path | None, threads: int | None, work: Work, json_: bool) -> None:
+    """Do the work in a folder, which gives the files, what prints the result, and the result as plain values."""
+    import torch
+
+    from matfn.lab import checkpoint
+
     dated = Path("runs") / "tune" / datetime.now().strftime("%Y-%m-%d_%H%M%S")
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
-        with checkpoint.folder(out or dated) as folder:
-            with screen(stderr=True).status("") as status:
-                result = tuning.tune(request, lambda text: status.update(safe(text)), real)
-            paths = tune_report.write(result, folder)
+        with checkpoint.folder(out or dated) as folder, screen(stderr=True).status("") as status:
+            paths, show, plain = work(lambda text: status.update(safe(text)), folder)
     finally:
         torch.set_num_threads(before)
     if json_:
-        typer.echo(json.dumps(tune_report.plain(result)))
+        typer.echo(json.dumps(plain))
         return
-    _print(result)
+    show()
     screen().print(f"\nwrote  {', '.join(map(str, paths))}", highlight=False, soft_wrap=True)
+
+
+def _agreement(watch: Callable[[str], None], folder: Path) -> tuple[list[Path], Callable[[], object], object]:
+    from matfn.lab import tune_model
+
+    found = tune_model.run(tune_model.CASES, watch=watch, keep=lambda found: tune_model.write(found, folder))
+    paths = tune_model.write(found, folder)
+    return paths, lambda: screen().print(safe(found.caption()), highlight=False), json.loads(paths[0].read_text())
 
 
 def _request(shape: str, dtype: str, batch: int, device: str, lower: float | None) -> Request:
