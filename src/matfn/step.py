@@ -107,9 +107,10 @@ class Polynomial:
         while len(powers) < stride:
             powers.append(products.sym_mm(powers[-1], M))
         blocks = [rest[i : i + stride] for i in range(0, k, stride)]
-        B = _combination(blocks[-1], powers)
+        alpha, B = _scaled(blocks[-1], powers)
         for block in reversed(blocks[:-1]):
-            B = products.sym_addmm(_combination(block, powers), powers[-1], B, alpha=1.0, beta=1.0)
+            beta, C = _scaled(block, powers)
+            B, alpha = products.sym_addmm(C, powers[-1], B, alpha=alpha, beta=beta), 1.0
         return c0, B
 
     def apply(self, X: Tensor, residual: Residual, products: Products) -> Tensor:
@@ -184,8 +185,17 @@ def _stride(k: int) -> int:
     return min(range(1, k + 1), key=lambda s: ((s - 1) + (ceil(k / s) - 1), s))
 
 
+def _scaled(coefficients: list[float | Tensor], powers: list[Tensor]) -> tuple[float, Tensor]:
+    """A weighted sum of powers as a number times one, which saves a pass: a product takes the number for nothing."""
+    first, *others = coefficients
+    if not isinstance(first, float) or first == 0 or not all(isinstance(c, float) for c in others):
+        return 1.0, _combination(coefficients, powers)
+    return first, _combination([1.0, *(c / first for c in others)], powers)
+
+
 def _combination(coefficients: list[float | Tensor], powers: list[Tensor]) -> Tensor:
-    total = coefficients[0] * powers[0]
+    one = isinstance(coefficients[0], float) and coefficients[0] == 1.0
+    total = powers[0] if one else coefficients[0] * powers[0]
     for c, P in zip(coefficients[1:], powers[1:], strict=False):
         total = torch.add(total, P, alpha=c) if isinstance(c, float) else total + c * P
     return total.to(powers[0].dtype)  # coefficients of a half-precision iteration may be float32
