@@ -361,7 +361,7 @@ def test_stacks_are_bounded_and_the_bound_changes_nothing(monkeypatch):
         return take(optimizer, params, grads), [bucket.shape[0] for bucket in optimizer._active.buckets]
 
     together, one = moved()
-    monkeypatch.setattr("matfn.optim.buckets._ENTRIES", 3 * 48)
+    monkeypatch.setattr("matfn.optim.buckets.ENTRIES", 3 * 48)
     apart, several = moved()
     assert one == [7]
     assert several == [3, 3, 1]

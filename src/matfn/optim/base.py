@@ -20,6 +20,7 @@ from torch import Tensor
 from . import checkpoint
 from .active import Active
 from .buckets import Bucket, Slot, working_dtype
+from .crowds import directions
 from .groups import RULES, as_groups, check_parameters, check_rest_used, layouts_for, named
 from .layout import Layout
 from .momentum import averaged
@@ -107,6 +108,11 @@ class MatrixOptimizer(torch.optim.Optimizer):
         """
         raise NotImplementedError(f"{type(self).__name__} must define direction(bucket, stack).")
 
+    @property
+    def padded(self) -> bool:
+        """Whether `direction` bears matrices with rows and columns of zeros, and needs no slots: see `crowds`."""
+        return False
+
     def state_like(self, param: Tensor, group: Mapping[str, Any]) -> StateLike:
         """Shape and dtype of each state tensor of a parameter; a subclass overrides the matrix case.
 
@@ -162,16 +168,13 @@ class MatrixOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self.rest.adopt_momentum(self.param_groups)
-        self._active.refresh(self.param_groups, self.layouts, self.state, self.state_like)
+        self._active.refresh(self.param_groups, self.layouts, self.state, self.state_like, self.padded)
         count(self.state[param] for param in self._active.counted)
-        for bucket in self._active.buckets:
-            stack = self.collect(bucket)
-            direction = self.direction(bucket, stack)
-            if direction.dtype is not bucket.dtype:
-                direction = stack.copy_(direction)  # the stack has had its use, so this takes no memory
-            for observe in self.observers:
-                observe(bucket, direction)
-            move(bucket, self.param_groups, self.scales, direction)
+        for crowd in self._active.crowds:
+            for bucket, direction in directions(crowd, self.collect, self.direction, self.stack):
+                for observe in self.observers:
+                    observe(bucket, direction)
+                move(bucket, self.param_groups, self.scales, direction)
         self.rest.step([group for group in self.param_groups if group["rule"] == "adamw"], self.state)
         return loss
 

@@ -16,9 +16,9 @@ from .layout import Layout
 
 # 16 MB in float32: on a CPU larger stacks leave the cache between the passes over them (a step of GPT-2 small takes a
 # third longer), on any device they only cost memory, because the products of such matrices fill it one at a time.
-_ENTRIES = 2**22
+ENTRIES = 2**22
 
-__all__ = ["Bucket", "Slot", "check_gradients", "fill_buckets", "working_dtype"]
+__all__ = ["ENTRIES", "Bucket", "Slot", "check_gradients", "fill_buckets", "working_dtype"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +144,7 @@ def fill_buckets(members: Iterable[tuple[int, Tensor, Layout]]) -> tuple[Bucket,
         members: (group index, parameter, layout), in a fixed order: it becomes the order inside the stacks.
 
     Returns:
-        Buckets of at most `_ENTRIES` entries, or of one block larger than that. Blocks without entries are left out.
+        Buckets of at most `ENTRIES` entries, or of one block larger than that. Blocks without entries are left out.
     """
     open_: dict[tuple[int, int, torch.dtype, torch.device], Bucket] = {}
     filled: dict[Bucket, None] = {}  # in order of first appearance
@@ -154,7 +154,7 @@ def fill_buckets(members: Iterable[tuple[int, Tensor, Layout]]) -> tuple[Bucket,
                 continue
             key = (m, n, working_dtype(param), param.device)
             bucket = open_.get(key)
-            if bucket is None or (bucket.shape[0] + b) * m * n > _ENTRIES:
+            if bucket is None or (bucket.shape[0] + b) * m * n > ENTRIES:
                 bucket = Bucket((), (0, *key[:2]), *key[2:])
             else:
                 del filled[bucket]

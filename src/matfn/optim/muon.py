@@ -13,6 +13,7 @@ from torch import Tensor
 from ..engines import Engine
 from ..kernels import Products
 from ..method import Method
+from ..methods import NewtonSchulz, PolarExpress, Tuned
 from .buckets import Bucket
 from .oracle import PolarOptimizer
 from .scale import Scale
@@ -106,6 +107,12 @@ class Muon(PolarOptimizer):
         super().__init__(
             params, defaults, method=method, precision=precision, engine=engine, products=products, rest=rest
         )
+
+    @property
+    def padded(self) -> bool:
+        """By a fixed schedule of polynomials; what is fitted to a spectrum would fit the zeros too."""
+        fixed = self.method is None or isinstance(self.method, PolarExpress | NewtonSchulz | Tuned)
+        return fixed and type(self).direction is Muon.direction
 
     def direction(self, bucket: Bucket, stack: Tensor) -> Tensor:
         """The polar factor of each matrix of the stack ``(b, m, n)``."""

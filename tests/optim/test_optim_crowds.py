@@ -1,0 +1,105 @@
+"""Crowds: nearly equal small matrices in one padded stack move as they do apart."""
+
+import pytest
+import torch
+
+import matfn
+from matfn.optim import Muon, NorMuon, PolarGrad
+from matfn.optim.buckets import ENTRIES, Bucket
+from matfn.optim.crowds import SAVED, form_crowds
+from matfn.optim.layout import linear
+
+SHAPES = [(24, 16), (24, 16), (20, 16), (16, 24), (17, 13), (3, 1), (24, 15)]
+
+
+def parameters(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    found = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in SHAPES]
+    for p in found:
+        p.grad = torch.randn(p.shape, generator=generator)
+    return found
+
+
+def bucket(b, m, n, dtype=torch.float32):
+    return Bucket((), (b, m, n), dtype, torch.device("cpu"))
+
+
+class Apart(Muon):
+    """Each bucket for itself."""
+
+    padded = False
+
+
+@pytest.mark.parametrize("method", [None, matfn.PolarExpress(), matfn.NewtonSchulz(), matfn.Tuned("jordan")], ids=str)
+def test_together_is_apart_to_rounding(method):
+    ours, theirs, seen = parameters(), parameters(), []
+    options = {"method": method, "engine": matfn.Direct(), "precision": torch.float64, "weight_decay": 0.1}
+    one, two = Muon(ours, **options), Apart(theirs, **options)
+    one.observers.append(
+        lambda bucket, direction: seen.append((bucket.shape, tuple(direction.shape), direction.clone()))
+    )
+    for _ in range(3):
+        one.step()
+        two.step()
+    assert len(one._active.crowds) == 1
+    assert len(two._active.crowds) == len(two._active.buckets) == len(set(SHAPES))
+    # In float64 but for the sum with the weight, in float32: once for each decay and each move.
+    bound = 6 * torch.finfo(torch.float32).eps
+    assert all((p - q).abs().max() <= bound * (1 + q.abs().max()) for p, q in zip(ours, theirs, strict=True))
+    assert all(shape == direction for shape, direction, _ in seen)  # observers get each bucket in its own shape
+
+
+def test_layouts_dtypes_and_groups_may_be_mixed():
+    ours, theirs = parameters(), parameters()
+    ours[1], theirs[1] = (torch.nn.Parameter(x[1].detach().double()) for x in (ours, theirs))
+    for x in (ours, theirs):
+        x[1].grad = torch.ones_like(x[1])
+    made = []
+    for kind, p in ((Muon, ours), (Apart, theirs)):
+        groups = [
+            {"params": p[:4], "lr": 0.1, "layout": [linear(w.shape).cut(2) for w in p[:4]]},
+            {"params": p[4:], "lr": 0.3, "scale": "moonlight"},
+        ]
+        made.append(kind(groups, method=matfn.PolarExpress(), precision=torch.float64))
+        made[-1].step()
+    assert len(made[0]._active.crowds) == 2  # one for each dtype
+    assert all(torch.allclose(p, q, rtol=1e-6, atol=1e-6) for p, q in zip(ours, theirs, strict=True))
+
+
+def test_only_what_bears_zeros_is_padded():
+    params = parameters()
+    assert Muon(params).padded
+    assert not Muon(params, method=matfn.RitzMinimax()).padded  # it would fit the zeros
+    assert not Muon(params, method=matfn.Prism()).padded
+    assert not Muon(params, method=matfn.Exact()).padded
+    assert not NorMuon(params).padded  # means over rows
+    assert not PolarGrad(params, lr=0.1).padded
+
+    class Mine(Muon):
+        def direction(self, bucket, stack):
+            return stack * len(bucket.slots)
+
+    assert not Mine(params).padded  # it may look at slots, which a crowd has none of
+
+
+def test_zeros_must_cost_less_than_they_save():
+    def sizes(*shapes):
+        return sorted(len(crowd.buckets) for crowd in form_crowds([bucket(*shape) for shape in shapes], padded=True))
+
+    assert sizes((1, 64, 64), (1, 64, 60)) == [2]
+    assert sizes((1, 768, 768), (1, 768, 700)) == [1, 1]
+    edge = int(SAVED / (15 * 64**2 * 4))  # so many matrices of 64 x 60 can be padded to 64 x 64, roughly
+    assert sizes((1, 64, 64), (edge // 8, 64, 60)) == [2]
+    assert sizes((1, 64, 64), (edge * 8, 64, 60)) == [1, 1]
+    assert sizes((ENTRIES // 4096, 64, 64), (1, 64, 63)) == [1, 1]  # the stack would be too large
+    assert form_crowds([bucket(1, 8, 8), bucket(1, 8, 8, torch.float64)], padded=True)[0].whole.shape == (1, 8, 8)
+    assert sizes() == []
+
+
+def test_a_crowd_is_what_its_parts_are():
+    [crowd] = form_crowds([bucket(2, 8, 5), bucket(1, 6, 7), bucket(3, 8, 8)], padded=True)
+    assert crowd.whole.shape == (6, 8, 8)
+    stack = torch.arange(6 * 64.0).view(6, 8, 8)
+    parts = list(crowd.parts(stack))
+    assert all(tuple(part.shape) == one.shape for one, part in parts)
+    assert sorted(int(part[0, 0, 0]) // 64 for _, part in parts) == [0, 3, 5]
