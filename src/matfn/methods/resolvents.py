@@ -9,7 +9,6 @@ from torch import Tensor
 from ..inverse_factor import add_resolvents
 from ..minimax.resolvents import PoleSum, fewest_poles
 from ..target import Target
-from .newton_sign import peak_of
 
 __all__ = ["Resolvents", "resolvents"]
 
@@ -64,11 +63,12 @@ class Resolvents:
         """
         if target.homogeneity != -1 / self.p:
             raise ValueError(f"{self!r} computes A^(-1/{self.p}) alone, not {target}: Exact() computes any function")
-        peak = peak_of(A)
-        A = A / peak
-        norm = torch.linalg.matrix_norm(A, keepdim=True)
-        norm = torch.where(norm == 0, 1.0, norm)
-        A, terms = A / norm, self.terms()
+        # As `engines.prescale` has it, in place: a fresh stack of matrices is slower to touch than to compute with.
+        peak = torch.maximum(A.amax((-2, -1), keepdim=True), -A.amin((-2, -1), keepdim=True))
+        peak = torch.where(peak == 0, 1.0, peak)
+        A, terms = A / peak, self.terms()
+        norm = torch.linalg.vector_norm(A, dim=(-2, -1), keepdim=True)
+        A /= torch.where(norm == 0, 1.0, norm)
         root = terms.slope * A
         root.diagonal(dim1=-2, dim2=-1).add_(terms.constant)
         add_resolvents(
