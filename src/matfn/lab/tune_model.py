@@ -167,15 +167,18 @@ def write(found: Agreement, directory: Path) -> list[Path]:
 
 
 def figure(found: Agreement) -> Figure:
-    """Measured against predicted time, logarithmic, with the identity; a colour for a case, a mark for a kernel."""
+    """Measured against predicted time and the identity: a colour for a shape, a mark for a kernel, open in float32."""
     with matplotlib.rc_context(plots.STYLE):
         drawn = Figure(figsize=(9, 6), layout="constrained")
         axes = drawn.subplots()
-        cases, kernels = found.cases(), list(dict.fromkeys(point.kernel for point in found.points))
+        shapes = list(dict.fromkeys(case.partition(",")[0] for case in found.cases()))
+        kernels = list(dict.fromkeys(point.kernel for point in found.points))
         for point in found.points:
+            colour = plots.COLOURS[shapes.index(point.case.partition(",")[0]) % len(plots.COLOURS)]
             look: dict[str, Any] = {
-                "color": plots.COLOURS[cases.index(point.case) % len(plots.COLOURS)],
+                "color": colour,
                 "marker": plots.MARKERS[kernels.index(point.kernel) % len(plots.MARKERS)],
+                "markerfacecolor": "none" if point.case.endswith("float32") else colour,
             }
             at = 1e3 * point.predicted, 1e3 * point.measured
             axes.plot(*at, linestyle="none", markersize=5, label=f"{point.case}, {point.kernel}", **look)
