@@ -7,24 +7,40 @@ import torch
 from torch import Tensor, nn
 
 import matfn
-from gpu_parts.timing import Place, timed
+from gpu_parts.timing import Place, captured, timed
 from matfn.optim import Muon
 from matfn.optim.roots import inverse_roots, lower_bound, minimax, ridged
 
 Row = dict[str, Any]
 Build = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 FOUR: Any = matfn.RitzMinimax(steps=4)
+EXPRESS: Any = matfn.PolarExpress()
+JORDAN: Any = matfn.Tuned("jordan")
+
+
+def _rate(weights: list[nn.Parameter]) -> Tensor:
+    """On the device: a number would be part of a captured graph, and no scheduler could change it there."""
+    return torch.tensor(0.02, device=weights[0].device)
+
+
 MUONS: dict[str, Build] = {
     "torch.optim.Muon": lambda w: torch.optim.Muon(w, lr=0.02, weight_decay=0.0),
-    "matfn Muon, polar-express": lambda w: Muon(w, lr=0.02),
-    "matfn Muon, ritz-minimax, 4 steps": lambda w: Muon(w, lr=0.02, method=FOUR),
-    "matfn Muon, jordan": lambda w: Muon(w, lr=0.02, method=matfn.Tuned("jordan")),
+    "matfn Muon": lambda w: Muon(w, lr=_rate(w)),
+    "matfn Muon, polar-express": lambda w: Muon(w, lr=_rate(w), method=EXPRESS),
+    "matfn Muon, ritz-minimax, 4 steps": lambda w: Muon(w, lr=_rate(w), method=FOUR),
+    "matfn Muon, jordan": lambda w: Muon(w, lr=_rate(w), method=JORDAN),
 }
 P, RIDGE = 4, 1e-6
 
 
 def steps(place: Place) -> Iterator[Row]:
-    """Time of a step, eager and as a CUDA graph, and the memory it takes beyond weights, gradients and state."""
+    """Time of a step, eager and as a CUDA graph, and the memory it takes beyond weights, gradients and state.
+
+    First what a captured step must do: follow gradients and a learning rate that change in place.
+    """
+    for name, build in MUONS.items():
+        if name.startswith("matfn"):
+            yield {"model": "captured", "optimizer": name, **_replayed(build, place)}
     models = place.pick({"GPT-2 small": (12, 768), "GPT-2 medium": (24, 1024)}, {"tiny": (1, 32)})
     for model, (layers, width) in models.items():
         shapes = [(width, width)] * 4 + [(4 * width, width), (width, 4 * width)]
@@ -36,6 +52,35 @@ def steps(place: Place) -> Iterator[Row]:
             optimizer.step()
             yield {"model": model, "optimizer": name, **_peak(optimizer, place), **timed(optimizer.step, place)}
             del optimizer, weights
+
+
+def _replayed(build: Build, place: Place) -> Row:
+    """How far three replays of a captured step are from three eager ones, relative to how far these moved."""
+    if not place.cuda:
+        return {"graph_note": "CUDA graphs need a GPU"}
+    both = [[nn.Parameter(torch.randn(256, 512, device=place.device)) for _ in range(2)] for _ in range(2)]
+    for eager, graph in zip(*both, strict=True):
+        graph.data.copy_(eager.data)
+        eager.grad, graph.grad = torch.zeros_like(eager), torch.zeros_like(eager)
+    one, two = (build(weights) for weights in both)
+    try:
+        replay = captured(two.step)  # of zero gradients until now: nothing has moved
+    except Exception as error:  # says why in the report, and the times stand
+        torch.cuda.synchronize()
+        return {"graph_error": None, "graph_note": " ".join(str(error).split())[:200]}
+    start = [weight.detach().clone() for weight in both[0]]
+    for k in range(3):
+        for eager, graph in zip(*both, strict=True):
+            assert eager.grad is not None
+            assert graph.grad is not None
+            graph.grad.copy_(eager.grad.normal_())
+        for optimizer in (one, two):
+            optimizer.param_groups[0]["lr"].fill_(0.02 / (k + 1))
+        one.step()
+        replay()
+    moved = sum(float((w - s).square().sum()) for w, s in zip(both[0], start, strict=True))
+    apart = sum(float((w - g).square().sum()) for w, g in zip(*both, strict=True))
+    return {"graph_error": (apart / moved) ** 0.5}
 
 
 def _peak(optimizer: torch.optim.Optimizer, place: Place) -> Row:
