@@ -23,12 +23,10 @@ class Recorder:
     device (`schedule_of` does) and computes nothing: a norm is noted only if `done` of the method asks for one. Each
     call forgets the one before; an optimizer calls its method once for every bucket of matrices.
 
-    Under `torch.compile` there are no steps to keep, only a graph of them: with `fullgraph=True` it is refused,
-    otherwise the graph breaks and the iteration runs as usual.
+    Under `torch.compile` the graph breaks, and the iteration runs as usual; with `fullgraph=True` it is refused.
 
     Example:
-        recorder = Recorder(RitzMinimax(tol=1e-6))
-        U, H = polar(A, method=recorder)
+        U, H = polar(A, method=(recorder := Recorder(RitzMinimax(tol=1e-6))))
         recorder.steps_taken, recorder.schedule_of(0).coefficients
 
     Attributes:
@@ -112,12 +110,11 @@ class Recorder:
         if self._p is None:
             raise RuntimeError(f"{self!r} has recorded nothing yet: pass it to a function as method= first")
         if not self._kept:
-            raise RuntimeError(f"the last call of {self!r} took no step: the matrices were done before the first one")
+            raise RuntimeError(f"the last call of {self!r} took no step: the matrices were done before it")
         rows = tuple(_member(step, index) for step in self.taken)
         known = 1e-3 if self._plan is None else self._plan.lower
-        norm = "frobenius" if self._plan is None else self._plan.norm
-        schedule = Schedule(rows, self._p, known if lower is None else lower, f"{self!r}, matrix {index}", norm=norm)
-        return replace(schedule, upper=_reach(schedule))
+        schedule = Schedule(rows, self._p, known if lower is None else lower, f"{self!r}, matrix {index}")
+        return replace(schedule, upper=_reach(schedule), norm=getattr(self._plan, "norm", "frobenius"))
 
     def _begin(self, k: int, p: int) -> None:
         """Forget all from step k on: a call starts at 0."""
@@ -145,7 +142,7 @@ class _ScheduledRecorder(Recorder):
 
     @property
     def norm(self) -> str:
-        """Of the schedule for p = 2, as engines ask for it that are called without a verb."""
+        """Of the schedule for p = 2."""
         return self.schedule().norm
 
     def step(self, k: int, residual: Residual) -> Step:
@@ -179,8 +176,7 @@ class _RecordedSchedule(Schedule):
 
 
 def _recording(plan: Schedule, recorder: _ScheduledRecorder) -> Schedule:
-    own = {f.name: getattr(plan, f.name) for f in fields(Schedule)}
-    return _RecordedSchedule(**own, recorder=recorder)
+    return _RecordedSchedule(**{f.name: getattr(plan, f.name) for f in fields(Schedule)}, recorder=recorder)
 
 
 class _Noting(Residual):
@@ -207,9 +203,7 @@ class _Noting(Residual):
 def _kept(step: Step) -> Step | tuple[float | Tensor, ...]:
     """Of a polynomial the coefficients alone: no products of the very matrix, no graph of derivatives."""
     coefficients = getattr(step, "coefficients", None)
-    if coefficients is None:
-        return step
-    return tuple([c.detach() if isinstance(c, Tensor) else c for c in coefficients])
+    return step if coefficients is None else tuple([c.detach() if isinstance(c, Tensor) else c for c in coefficients])
 
 
 def _member(step: Step, index: int) -> Step:
