@@ -210,7 +210,7 @@ def test_a_run_hands_over_what_it_has_after_each_case():
 
 
 def test_cases_come_by_size():
-    for presets in (speed_polar.PRESETS, speed_scaling.PRESETS):
+    for presets in (speed_polar.PRESETS, speed_roots.PRESETS, speed_scaling.PRESETS):
         for cases, pace in presets.values():
             assert [case.volume for case in cases] == sorted(case.volume for case in cases)
             assert pace.seconds < 480
@@ -379,6 +379,6 @@ def test_the_command(tmp_path, monkeypatch):
     threads = torch.get_num_threads()
     result = CliRunner().invoke(app, ["bench", "roots", "--out", str(tmp_path), "--threads", "1"])
     assert result.exit_code == 0, result.output
-    assert "matfn minimax, certified *" in result.stdout
+    assert f"{speed_roots.CHOICE} *" in result.stdout
     assert json.loads((tmp_path / "bench-roots.json").read_text())["conditions"]["threads"] == "1"
     assert torch.get_num_threads() == threads

@@ -82,7 +82,7 @@ def roots(
     from matfn.lab import speed_roots
 
     cases, pace = _chosen(speed_roots.PRESETS, preset, only, rounds)
-    _run("roots", lambda watch, keep: speed_roots.run(cases, pace, watch), threads, out, json_)
+    _run("roots", lambda watch, keep: speed_roots.run(cases, pace, watch, keep), threads, out, json_)
 
 
 @user_errors
