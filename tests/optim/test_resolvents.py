@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from matfn import Exact, triangle
+from matfn import Exact, certify, triangle
+from matfn.certify import balanced_residual
 from matfn.minimax.resolvents import best_poles, fewest_poles
 from matfn.optim import Resolvents, Shampoo, minimax, resolvents, root_choice
 from matfn.optim.roots import inverse_roots, lower_bound, ridged
@@ -132,6 +133,15 @@ def test_roots_are_certified_and_those_that_fail_repeated():
     assert [index for index, _ in found.repeated] == [0, 1, 2]
     exact = inverse_roots(A, 4, RIDGE, Exact(), 0.05).values
     assert torch.equal(found.values, exact)
+
+
+@pytest.mark.parametrize("p", [1, 2, 3, 4])
+def test_the_residual_without_checks_is_the_certified_one(p):
+    A = torch.cat([matrix(spectrum, 40) for spectrum in SPECTRA])
+    U = torch.cat([applied(lambda x: 1.1 * x ** (-1 / p), X[None]) for X in A])
+    certified = certify(A, U, of="inv_root", p=p, only="balanced").residual
+    assert torch.allclose(balanced_residual(A, U, p), certified, rtol=1e-9, atol=0)
+    assert certified.min() > 0.08
 
 
 def test_the_choice_says_why():

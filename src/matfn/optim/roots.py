@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..certify import certify
+from ..certify import balanced_residual
 from ..engines.prescale import Scale, prescale
 from ..errors import SpectrumError
 from ..functions import inv_rootm
@@ -80,9 +80,12 @@ def ridged(A: Tensor, ridge: float) -> tuple[Tensor, Scale]:
         The matrices, and what they were divided by.
     """
     scaled, scale = prescale(A)
-    zero = (scaled == 0).all(-1, keepdim=True).all(-2, keepdim=True)
-    eye = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
-    return scaled / 2 + scaled.mT / 2 + torch.where(zero, eye, ridge * eye), scale
+    X = torch.add(scaled, scaled.mT).mul_(0.5)
+    # The norm is 1 or 0, or no number; passes over the matrices take a good part of the time of their roots.
+    zero = torch.linalg.vector_norm(scaled, dim=(-2, -1)) == 0
+    # Of two Python numbers `where` makes float32, in which a ridge is not what float64 asks for.
+    X.diagonal(dim1=-2, dim2=-1).add_(torch.where(zero, torch.ones_like(X[:, 0, 0]), ridge)[:, None])
+    return X, scale
 
 
 def inverse_roots(A: Tensor, p: int, ridge: float, method: RootMethod | None, tolerance: float) -> Roots:
@@ -101,8 +104,9 @@ def inverse_roots(A: Tensor, p: int, ridge: float, method: RootMethod | None, to
         tolerance: of the residual.
     """
     X, scale = ridged(A, ridge)
-    finite = X.isfinite().all(-1).all(-1)
-    X = torch.where(finite[:, None, None], X, torch.eye(X.shape[-1], dtype=X.dtype, device=X.device))
+    finite = torch.linalg.vector_norm(X, dim=(-2, -1)).isfinite()
+    if not bool(finite.all()):
+        X = torch.where(finite[:, None, None], X, torch.eye(X.shape[-1], dtype=X.dtype, device=X.device))
     U, reasons = _roots(X, p, _chosen(X, p, ridge, method), tolerance)
     repeated, failed = [], []
     for i, sound in enumerate(finite.tolist()):
@@ -134,11 +138,12 @@ def _roots(X: Tensor, p: int, method: Method, tolerance: float) -> tuple[Tensor,
             return torch.zeros_like(X), [" ".join(str(error).split())]
         single = [_roots(X[i : i + 1], p, method, tolerance) for i in range(len(X))]  # one of them spoils the batch
         return torch.cat([U for U, _ in single]), [reason for _, (reason,) in single]
-    finite = U.isfinite().all(-1).all(-1)
-    U = torch.where(finite[:, None, None], U, 0.0)
+    finite = torch.linalg.vector_norm(U, dim=(-2, -1)).isfinite()
+    if not bool(finite.all()):
+        U = torch.where(finite[:, None, None], U, 0.0)
     residuals = torch.where(finite, 0.0, math.inf)
     if short or not isinstance(method, Evaluation):
-        measured = certify(X, U, of="inv_root", p=p, only="balanced").residual
+        measured = balanced_residual(X, U, p)
         # An even power hides a negative eigenvalue; of a positive definite root there is a Cholesky factor. A sum of
         # resolvents is positive definite as it is made: sums of K^T K, and a line that is positive on the spectrum.
         sound = finite if short else finite & (torch.linalg.cholesky_ex(U / 2 + U.mT / 2).info == 0)
