@@ -301,6 +301,12 @@ def test_what_would_take_too_long_is_foretold():
     assert note.endswith(" s a step, foretold from one 32 x 32 matrix")
 
 
+def test_who_comes_late_is_left_out():
+    assert speed_step.late(1e9, [1.0], 10.0) == ""  # the baseline and the library's choice are always there
+    assert speed_step.late(2.0, [1.0, 1.0], 10.0) == ""
+    assert speed_step.late(2.1, [1.0, 1.0], 10.0) == "left out: the 10 s of this case are used up"
+
+
 @pytest.mark.parametrize("shape", [(24, 16), (16, 24)])
 def test_the_float32_peer_is_the_published_iteration(shape):
     """Against torch's own, which rounds to bfloat16 in each of five steps: eps 2^-8, grown tenfold at most."""

@@ -90,7 +90,7 @@ def families(compiled: bool) -> tuple[tuple[Family, ...], dict[str, str]]:
     families = (
         Family("bfloat16 weights", half, usual | {"matfn": _ours()}),
         Family("float32 iteration", full, floats),
-        Family("bfloat16 iteration", full, usual | theirs | ours),
+        Family("bfloat16 iteration", full, usual | ours | theirs),
     )
     return families, absent
 

@@ -118,7 +118,7 @@ class Case:
 
     def measured(self, pace: Pace, seconds: float) -> list[Row]:
         """Everyone's first step, examined; then rounds, as many as fit into the time."""
-        budget = Budget(seconds, 1)
+        budget, begun = Budget(seconds, 1), perf_counter()
         budget.open()
         sides, dtype = MODELS[self.model], self.family.dtype
         given = {name: gradient((m, n), seed).to(dtype) for seed, (name, (m, n, _)) in enumerate(sides.items())}
@@ -127,7 +127,9 @@ class Case:
         for who, maker in self.family.makers.items():
             self.watch(f"{self.name}: {who}")
             try:
-                refusal = foretold(maker, sides, given, pace.limit) if maker.compiles else ""
+                refusal = late(perf_counter() - begun, once, seconds)
+                if maker.compiles and not refusal:
+                    refusal = foretold(maker, sides, given, pace.limit)
                 contender, taken = (None, 0.0) if refusal else self._first(who, maker, weights[who], given)
             except (ValueError, TypeError, RuntimeError) as error:
                 contender, taken, refusal = None, 0.0, f"refused: {' '.join(str(error).split())[:120]}"
@@ -161,6 +163,19 @@ class Case:
         held = optimizer.workspace if isinstance(optimizer, Muon) else 0
         errors[MEMORY] = (extra + held) / largest_bucket(weights)
         return Contender(who, optimizer.step, errors, choice=maker.choice), taken
+
+
+def late(spent: float, once: Sequence[float], seconds: float) -> str:
+    """Why there is no time for one more contender; empty for the first two, and as long as there is.
+
+    Args:
+        spent: Seconds since the case began.
+        once: Those of a step of each contender so far; it will be called four times, they twice more at least.
+        seconds: That the case has.
+    """
+    if len(once) < 2 or spent + 2 * sum(once) + 4 * max(once) <= seconds:
+        return ""
+    return f"left out: the {seconds:.0f} s of this case are used up"
 
 
 def foretold(maker: Maker, sides: dict[str, tuple[int, int, int]], given: dict[str, Tensor], limit: float) -> str:
