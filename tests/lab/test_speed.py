@@ -234,6 +234,8 @@ def test_a_budget_leaves_out_what_it_has_no_time_for_and_says_so():
     budget.called("slow", "float32", 4.0, "large", 2.0)  # four calls more are promised: 8 of 9.5 seconds
     assert budget.refusal("quick", "float32", 20.0, 0, 2) == ""
     assert "used up" in budget.refusal("quick", "float32", 40.0, 0, 2)
+    machine.now = 8
+    assert "of the run is used up" in budget.refusal("slow", "float32", 4.0, 0, 0)  # 2 s a call, two calls, 2 s left
 
 
 def test_a_budget_counts_rounds():

@@ -54,7 +54,7 @@ class Budget:
             volume: b n^2 m of a stack of b matrices, n the short side, m the long one: time grows with it.
             extra: Calls for its errors, before it is timed.
             first: How many have been admitted to the case; the first two, the baseline and the library's choice, are
-                left out for a single call above the limit alone.
+                left out for a single call above the limit, or at the end of the whole run.
         """
         known = self._seen.get((name, dtype))
         if known is None:
@@ -63,6 +63,8 @@ class Budget:
         call = seconds * volume / before
         if call > self._limit:
             return f"left out: about {call:.3g} s a call, foretold from {case}, where at most {self._limit:g} s are due"
+        if self._clock() + (_AROUND + extra) * call > self._end:
+            return f"left out: the time of the run is used up (about {call:.3g} s a call, foretold from {case})"
         whole = (_AROUND + extra + LEAST_ROUNDS) * call
         if first >= 2 and self._clock() + self._promised + whole > self._until:
             return f"left out: the time of this case is used up (about {call:.3g} s a call, foretold from {case})"
