@@ -10,9 +10,10 @@ from ..methods.resolvents import resolvents
 
 __all__ = ["RootChoice", "lower_bound", "root_choice"]
 
-# Rows from which the sum of resolvents is quicker than `Exact` (AMD EPYC with AVX512, one thread, ridge 1e-6, p = 4):
-# about twice at 64 rows and 2.5 times at 128, more than three times at 256 and 4 times at 1024.
-_ROWS = 64
+# Rows from which the sum of resolvents, with the check that it needs and `Exact` does not, is quicker by enough to pay
+# for its error (AMD EPYC with AVX512, one thread of a busy machine, ridge 1e-6, p = 2 and 4): 1.1 to 1.3 times at 64
+# rows, 1.6 at 96, 2.4 at 256, about 3 at 1024.
+_ROWS = 96
 # Below a few eps a ridge is lost in the rounding of a float32 factor, and Cholesky's factorization breaks down.
 _RIDGE = 4 * torch.finfo(torch.float32).eps
 

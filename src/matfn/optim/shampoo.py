@@ -70,9 +70,9 @@ class Shampoo(KroneckerOptimizer):
         root: p of the inverse p-th roots: None for 2 k at order k, one number for every order (2 for 1/2 on each
             side), or a mapping from some orders to p.
         method: how a root is computed: a value of `matfn.METHODS`, or a function of p and of the bound that the ridge
-            gives, such as `matfn.optim.resolvents` or `minimax`. None is `root_choice`: in float32 on a CPU, from 64
+            gives, such as `matfn.optim.resolvents` or `minimax`. None is `root_choice`: in float32 on a CPU, from 96
             rows on, a sum of `Resolvents` within 1e-2, which is below what rounding and the age of the roots change, in
-            half to a quarter of the time; else `Exact()`. `root_choices` shows it. On a GPU try `minimax`.
+            two thirds to a third of the time; else `Exact()`. `root_choices` shows it. On a GPU try `minimax`.
         tolerance: of the "balanced" residual of a root (`certify`), about p times its relative error. An eigenvalue
             that was not lifted at all counts as 1; rounding in float32 leaves 0.1 at most at ridge 1e-6.
         cutting: block size, merging of small dimensions.
