@@ -78,12 +78,14 @@ def _iterate(
     if not torch.compiler.is_compiling():  # the bound needs numpy, which torch.compile cannot follow
         check_rounding(iteration, precision)
     scaled, scale = prescale(A)
-    first = scaled.to(precision)
+    wide, first = scaled.dtype, [scaled.to(precision)]
+    del scaled  # of the size of the argument, and not looked at again
     if products is None:
-        products = products_for(first, mirrored=target.domain is Domain.RECTANGULAR)
+        products = products_for(first[0], mirrored=target.domain is Domain.RECTANGULAR)
     check_products(products)
-    result = engine.run(target, first, iteration, products, key)
-    return scale.undo(result.to(scaled.dtype), target.homogeneity)
+    # Handed over, not lent: the engine drops the first iterate when it has the second.
+    result = engine.run(target, first.pop(), iteration, products, key)
+    return scale.undo(result.to(wide), target.homogeneity)
 
 
 def _schedule(method: Scheduled, target: Target) -> Schedule:

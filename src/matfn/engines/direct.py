@@ -38,9 +38,10 @@ class Direct:
 
     def run(self, target: Target, A: Tensor, method: Iteration, products: Products, key: int | Tensor = 0) -> Tensor:
         """See `Engine.run`."""
-        X = A.mT if target.name == "inv" else A
+        X, second = (A.mT, A) if target.name == "inv" else (A, None)
+        del A  # else the first iterate would be held to the end
         for k in range(method.steps):
-            M = partial(_rebuilt, target, X, A, products)  # steps that act on X alone never ask for it
+            M = partial(_rebuilt, target, X, second, products)  # steps that act on X alone never ask for it
             if wants_tightening(method, k):
                 X, M = tightened(X, M(), target.p)
             residual = Residual(M, target.p, key, _FORM[target.name], products)
@@ -50,12 +51,12 @@ class Direct:
         return X
 
 
-def _rebuilt(target: Target, X: Tensor, A: Tensor, products: Products) -> Tensor:
+def _rebuilt(target: Target, X: Tensor, A: Tensor | None, products: Products) -> Tensor:
     match target.name:
         case "polar":
             return gram_matrix(X, products)
         case "sign":
             return products.mm(X, X)
-        case "inv":
+        case "inv" if A is not None:
             return products.mm(X, A)
     raise ValueError(f"the direct engine cannot compute {target}")

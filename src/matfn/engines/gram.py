@@ -55,6 +55,7 @@ class Gram:
             raise ValueError(f"{self!r} restarts after step {max(restarts)}, but there are {method.steps} steps")
         room = dict(zip(sorted(restarts), margins(method, restarts, A.dtype), strict=True))
         X, Q, M = A, None, None
+        del A  # else the first iterate would be held to the end
         for k in range(method.steps):
             if Q is not None and k in restarts:
                 X, Q, M = _applied(Q / room[k], X, products), None, None

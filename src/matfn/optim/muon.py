@@ -116,4 +116,4 @@ class Muon(PolarOptimizer):
 
     def direction(self, bucket: Bucket, stack: Tensor) -> Tensor:
         """The polar factor of each matrix of the stack ``(b, m, n)``."""
-        return self.factor(stack)
+        return self.factor(stack, out=stack)

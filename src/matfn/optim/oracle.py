@@ -23,6 +23,9 @@ __all__ = ["USUAL", "PolarOptimizer", "usual_engine"]
 USUAL = PolarExpress((5, 5, 5, 7), lower=2.5e-3, cushion=0.06, norm="schatten4")
 
 
+_CACHED = 2**20  # entries: 2 MB of each iterate in bfloat16, of which three are alive
+
+
 def usual_engine(shape: tuple[int, int]) -> Engine:
     """The engine for `USUAL`: Gram, restarted after the second step, from 2 : 3 on; Direct for squarer matrices.
 
@@ -30,6 +33,16 @@ def usual_engine(shape: tuple[int, int]) -> Engine:
     are as far as bfloat16 goes without a restart: M has negative eigenvalues by then, which a third would blow up.
     """
     return Gram((2,)) if 2 * max(shape) >= 3 * min(shape) else Direct()
+
+
+def _parts(stack: Tensor, method: Method) -> tuple[Tensor, ...]:
+    """The stack in parts that stay in a CPU's cache, which also bounds what an iteration holds beside it.
+
+    Not for methods that look at M: their many small operations are done once for the whole stack.
+    """
+    if stack.device.type != "cpu" or not isinstance(method, Scheduled) or torch.compiler.is_compiling():
+        return (stack,)
+    return stack.split(max(1, _CACHED // max(1, stack.shape[-2] * stack.shape[-1])))
 
 
 class PolarOptimizer(MatrixOptimizer):
@@ -77,18 +90,30 @@ class PolarOptimizer(MatrixOptimizer):
         self.method, self.precision, self.engine, self.products = method, precision, engine, products
         super().__init__(params, defaults, rest=rest)
 
-    def factor(self, stack: Tensor) -> Tensor:
-        """The polar factor of each matrix of the stack ``(b, m, n)``, contiguous, in its dtype."""
-        if isinstance(self.method, Evaluation):
-            return orthogonalize(stack, method=self.method)
+    def factor(self, stack: Tensor, out: Tensor | None = None) -> Tensor:
+        """The polar factor of each matrix of the stack ``(b, m, n)``, contiguous, in its dtype.
+
+        Args:
+            stack: left alone, unless it is `out`.
+            out: where to, of the stack's shape and dtype, perhaps the stack itself; None is memory of its own.
+        """
+        method = USUAL if self.method is None else self.method
+        if isinstance(method, Evaluation):
+            result = orthogonalize(stack, method=method)
+            return result if out is None else out.copy_(result)
         m, n = stack.shape[-2:]
-        return orthogonalize(
-            stack,
-            method=USUAL if self.method is None else self.method,
-            engine=usual_engine((m, n)) if self.method is None and self.engine is None else self.engine,
-            precision=self.precision or self.usual_precision(stack.dtype),
-            products=self.products,
-        )
+        out = torch.empty_like(stack) if out is None else out
+        for part, into in zip(_parts(stack, method), _parts(out, method), strict=True):
+            into.copy_(
+                orthogonalize(
+                    part,
+                    method=method,
+                    engine=usual_engine((m, n)) if self.method is None and self.engine is None else self.engine,
+                    precision=self.precision or self.usual_precision(stack.dtype),
+                    products=self.products,
+                )
+            )
+        return out
 
     def usual_precision(self, dtype: torch.dtype) -> torch.dtype | None:
         """bfloat16, where momentum is float32 and the method has a half-precision form (products alone)."""
