@@ -1,8 +1,11 @@
 """Compute: a target of each matrix of a batch, by any kind of method: flatten, evaluate or iterate, scale back."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Generator, Tensor
 
+from .autocast import without_autocast
 from .checks import (
     check_definite,
     check_engine,
@@ -12,7 +15,7 @@ from .checks import (
     check_products,
     check_rounding,
 )
-from .engines import Engine, choose, prescale
+from .engines import Engine, Scale, choose, prescale, prescale_
 from .errors import SpectrumError
 from .kernels import Products, products_for
 from .method import Evaluation, Fitted, Iteration, Method, Scheduled
@@ -20,7 +23,7 @@ from .rank import completed, on_the_range, on_the_range_if_deficient
 from .schedule import Schedule
 from .target import POLAR, Domain, Target
 
-__all__ = ["accurate", "compute", "orthogonal_factor", "polar_factor"]
+__all__ = ["accurate", "compute", "factor_in_place", "orthogonal_factor", "polar_factor"]
 
 
 def compute(
@@ -63,8 +66,9 @@ def _iterate(
     precision: torch.dtype | None,
     key: int | Tensor,
     products: Products | None,
+    scale: Callable[[Tensor], tuple[Tensor, Scale]] = prescale,
 ) -> Tensor:
-    """Scale to norm 1, run the engine in `precision`, scale back."""
+    """Scale to norm 1, run the engine in `precision`, scale back in float32 at least, if there is anything to scale."""
     iteration = _schedule(method, target) if isinstance(method, Scheduled) else method
     if precision is None:
         # A method may have no half-precision form.
@@ -77,7 +81,7 @@ def _iterate(
         raise ValueError(f"{engine!r} computes {', '.join(sorted(engine.targets))}, not {target.name}")
     if not torch.compiler.is_compiling():  # the bound needs numpy, which torch.compile cannot follow
         check_rounding(iteration, precision)
-    scaled, scale = prescale(A)
+    scaled, divisor = scale(A)
     wide, first = scaled.dtype, [scaled.to(precision)]
     del scaled  # of the size of the argument, and not looked at again
     if products is None:
@@ -85,7 +89,7 @@ def _iterate(
     check_products(products)
     # Handed over, not lent: the engine drops the first iterate when it has the second.
     result = engine.run(target, first.pop(), iteration, products, key)
-    return scale.undo(result.to(wide), target.homogeneity)
+    return result if target.homogeneity == 0 else divisor.undo(result.to(wide), target.homogeneity)
 
 
 def _schedule(method: Scheduled, target: Target) -> Schedule:
@@ -151,6 +155,28 @@ def orthogonal_factor(
     U = compute(POLAR, X.to(wide), method, engine, precision, generator, products)
     scaled, _ = prescale(X.reshape(-1, *X.shape[-2:]))
     return on_the_range(U.reshape(scaled.shape), scaled).reshape(X.shape).to(X.dtype)
+
+
+def factor_in_place(
+    X: Tensor, method: Scheduled, engine: Engine | None, precision: torch.dtype | None, products: Products | None
+) -> None:
+    """X <- its polar factor, as `orthogonal_factor` gives it; X serves as memory on the way.
+
+    Memory of this size is new to a process each time it is asked for, and the first pass over it takes several times as
+    long as the next: a step of an optimizer has the room already.
+
+    Args:
+        X: (b, m, n), float32 or float64, not empty, without derivatives.
+        method: A schedule or what has one.
+        engine: As `compute`.
+        precision: As `compute`.
+        products: As `compute`.
+    """
+    if _lifts_rounding(method, X.dtype):
+        X.copy_(orthogonal_factor(X, method, engine, precision, None, products))
+    else:
+        with without_autocast(X):
+            X.copy_(_iterate(POLAR, X, method, engine, precision, 0, products, prescale_))
 
 
 def _lifts_rounding(method: Method, dtype: torch.dtype) -> bool:

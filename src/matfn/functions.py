@@ -52,7 +52,8 @@ def orthogonalize(
         X: (..., m, n), float16, bfloat16, float32 or float64.
         method: How; default `PolarExpress()`, five quintic steps, worst spectral error 0.154 for singular values
             above 1e-3 of ||X||_F. See `certify` for what was reached.
-        engine: `Direct()` (default) or `Gram()`, which needs fewer products where m and n differ much.
+        engine: `Direct()` or `Gram()`, which needs fewer products where m and n differ much; None is Gram in float32
+            where its rounding does not show (`matfn.engines.choose`), and Direct.
         precision: The dtype to iterate in; default that of X. bfloat16 is several times faster on most hardware.
         generator: Draws the sketches of methods that use any; None is a fixed, counter-based sketch, the same on every
             device and call, and usable under `torch.compile(fullgraph=True)`.

@@ -18,8 +18,8 @@ def check_norm(norm: object) -> None:
         raise ValueError(f"norm must be one of {NORMS}, got {norm!r}: that in which the interval [lower, 1] is given")
 
 
-def tightened(X: Tensor, M: Tensor, p: int) -> tuple[Tensor, Tensor]:
-    """X t^(-1/p) and M / t with t = ||M||_F, which no eigenvalue of M exceeds.
+def tightened(M: Tensor, p: int) -> tuple[Tensor, Tensor]:
+    """The factor t^(-1/p) that X is due, and M / t, with t = ||M||_F, which no eigenvalue of M exceeds.
 
     For the polar factor t^(1/2) is the Schatten-4 norm of X, (sum of sigma^4)^(1/4), where division by the Frobenius
     norm has left (sum of sigma^2)^(1/2) = 1: n equal values become n^(1/4) times as large. It is no product, two passes
@@ -27,11 +27,10 @@ def tightened(X: Tensor, M: Tensor, p: int) -> tuple[Tensor, Tensor]:
     for half a unit in the last place of the entries, as in the first cast.
 
     Args:
-        X: The iterate, (b, m, n).
-        M: Made of X, (b, k, k).
+        M: Made of an iterate X, (b, k, k).
         p: The exponent of the target: M is of degree p in X.
     """
     # Row by row first, as in `prescale`.
     t = torch.linalg.vector_norm(torch.linalg.vector_norm(M, dim=-1, keepdim=True), dim=-2, keepdim=True)
     factor = torch.where(t == 0, 1.0, t) ** (-1 / p)
-    return X * factor, M * factor**p
+    return factor, M * factor**p

@@ -5,7 +5,7 @@ from .coupled import Coupled
 from .direct import Direct
 from .engine import Engine
 from .gram import Gram
-from .prescale import Scale, prescale
+from .prescale import Scale, prescale, prescale_
 from .restarts import amplification, best_restarts
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "best_restarts",
     "choose",
     "prescale",
+    "prescale_",
 ]
 
 ENGINES: dict[str, type[Direct] | type[Gram] | type[Coupled]] = {"direct": Direct, "gram": Gram, "coupled": Coupled}

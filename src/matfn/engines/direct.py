@@ -43,7 +43,8 @@ class Direct:
         for k in range(method.steps):
             M = partial(_rebuilt, target, X, second, products)  # steps that act on X alone never ask for it
             if wants_tightening(method, k):
-                X, M = tightened(X, M(), target.p)
+                factor, M = tightened(M(), target.p)
+                X = X * factor
             residual = Residual(M, target.p, key, _FORM[target.name], products)
             if finished(method, k, residual):
                 break

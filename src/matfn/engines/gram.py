@@ -54,14 +54,14 @@ class Gram:
         if max(restarts, default=0) >= method.steps:
             raise ValueError(f"{self!r} restarts after step {max(restarts)}, but there are {method.steps} steps")
         room = dict(zip(sorted(restarts), margins(method, restarts, A.dtype), strict=True))
-        X, Q, M = A, None, None
+        X, Q, M, due = A, None, None, 1.0  # what X is due to be multiplied by, beside Q
         del A  # else the first iterate would be held to the end
         for k in range(method.steps):
             if Q is not None and k in restarts:
-                X, Q, M = _applied(Q / room[k], X, products), None, None
+                X, Q, M, due = _applied(Q * due / room[k], X, products), None, None, 1.0
             M = gram_matrix(X, products) if M is None else M
             if wants_tightening(method, k):
-                X, M = tightened(X, M, target.p)
+                due, M = tightened(M, target.p)
             residual = Residual(M, target.p, key, products=products)
             if finished(method, k, residual):
                 break
@@ -70,7 +70,7 @@ class Gram:
             Q = Z if Q is None else products.sym_mm(Q, Z)
             if k + 1 < method.steps and k + 1 not in restarts:
                 M = times_power(M, Z, target.p, products)
-        return X if Q is None else _applied(Q, X, products)
+        return X if Q is None else _applied(Q if isinstance(due, float) else Q * due, X, products)
 
 
 def _applied(Q: Tensor, X: Tensor, products: Products) -> Tensor:

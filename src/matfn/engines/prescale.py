@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Scale", "prescale"]
+__all__ = ["Scale", "prescale", "prescale_"]
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,28 @@ def prescale(A: Tensor) -> tuple[Tensor, Scale]:
         norm), and the `Scale`.
     """
     A = A.to(torch.promote_types(A.dtype, torch.float32))
+    peak = _peak(A)
+    scaled = A / peak
+    norm = _norm(scaled)
+    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and A.requires_grad):
+        return scaled / norm, Scale(peak, norm)
+    return scaled.div_(norm), Scale(peak, norm)  # in place: a pass over fresh memory costs as much as all the rest
+
+
+def prescale_(A: Tensor) -> tuple[Tensor, Scale]:
+    """As `prescale`, in place of A, which is float32 or float64 and not differentiated."""
+    peak = _peak(A)
+    norm = _norm(A.div_(peak))
+    return A.div_(norm), Scale(peak, norm)
+
+
+def _peak(A: Tensor) -> Tensor:
     # vector_norm of order infinity is 20 times slower on a CPU, and abs() would copy A.
     peak = torch.maximum(A.amax((-2, -1), keepdim=True), -A.amin((-2, -1), keepdim=True))
-    peak = torch.where(peak == 0, 1.0, peak)
-    A = A / peak
+    return torch.where(peak == 0, 1.0, peak)
+
+
+def _norm(A: Tensor) -> Tensor:
     # Row by row first: one float32 sum of the squares of 4096 x 4096 entries is .07 % off on a CPU.
     norm = torch.linalg.vector_norm(torch.linalg.vector_norm(A, dim=-1, keepdim=True), dim=-2, keepdim=True)
-    norm = torch.where(norm == 0, 1.0, norm)
-    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and A.requires_grad):
-        return A / norm, Scale(peak, norm)
-    return A.div_(norm), Scale(peak, norm)  # in place: a pass over fresh memory costs as much as the rest of this
+    return torch.where(norm == 0, 1.0, norm)

@@ -34,7 +34,8 @@ class Blocked:
         for matrix, into in zip(X, out, strict=True):
             x = self.plain.ready(matrix)
             for start, stop in self._rows(x.shape[0]):
-                _place(self.plain.product(x[start:stop], x[:stop].mT), into, start, stop)
+                self.plain.write(x[start:stop], x[:stop].mT, into[start:stop, :stop])
+                into[:start, start:stop] = into[start:stop, :start].mT
         return out
 
     def sym_mm(self, A: Tensor, B: Tensor) -> Tensor:
@@ -42,7 +43,8 @@ class Blocked:
         out = torch.empty_like(A, memory_format=torch.contiguous_format)
         for a, b, into in zip(A, B, out, strict=True):
             for start, stop in self._rows(a.shape[0]):
-                _place(self.plain.product(a[start:stop], b[:, :stop]), into, start, stop)
+                self.plain.write(a[start:stop], b[:, :stop], into[start:stop, :stop])
+                into[:start, start:stop] = into[start:stop, :start].mT
         return out
 
     def sym_addmm(self, C: Tensor, A: Tensor, B: Tensor, *, alpha: Weight, beta: Weight) -> Tensor:
@@ -52,7 +54,8 @@ class Blocked:
         for c, a, b, (product_weight, weight), into in zip(C, A, B, weights, out, strict=True):
             for start, stop in self._rows(a.shape[0]):
                 block = c[start:stop, :stop], a[start:stop], b[:, :stop]
-                _place(self.plain.sum(*block, product_weight, weight), into, start, stop)
+                self.plain.write_sum(*block, product_weight, weight, into[start:stop, :stop])
+                into[:start, start:stop] = into[start:stop, :start].mT
         return out
 
     def mm(self, A: Tensor, B: Tensor) -> Tensor:
@@ -72,13 +75,3 @@ class Blocked:
         count = max(1, n // self.rows)
         edges = [n * i // count // 16 * 16 if n >= 16 * count else n * i // count for i in range(count)] + [n]
         return pairwise(edges)
-
-
-def _place(block: Tensor, into: Tensor, start: int, stop: int) -> None:
-    """Rows start to stop up to the diagonal block, and their mirror image.
-
-    torch transposes a whole matrix twice as fast as a part of one, so the block comes by itself and is mirrored whole.
-    """
-    into[start:stop, :stop] = block
-    if start:
-        into[:start, start:stop] = block.mT.contiguous()[:start]

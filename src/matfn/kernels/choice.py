@@ -16,9 +16,10 @@ from .products import Plain, Products
 
 __all__ = ["Choice", "choice_for", "products_for"]
 
-# The height of a block row at which blocked products are quickest on a CPU (AMD EPYC with AVX512-BF16, one thread): 1.5
-# times as fast as full ones in float32 at 512 rows and more, 1.3 to 1.5 in bfloat16 at 768. Two such rows must fit.
-_ROWS = {torch.float64: 64, torch.float32: 96, torch.bfloat16: 192}
+# The height of a block row at which blocked products are quickest on a CPU (AMD EPYC with AVX512-BF16, one thread and
+# two): 1.5 times as fast as full ones in float32 at 512 rows and more; in bfloat16 1.2 at 768, 1.3 at 1024 and 1.4 for
+# 768 x 3072. Two such rows must fit.
+_ROWS = {torch.float64: 64, torch.float32: 96, torch.bfloat16: 256}
 
 # oneDNN's float32 products on an AMD processor with AVX512 (EPYC 9005, one thread and two): twice as fast as MKL's at
 # 192 rows, 2.2 times at 768, no faster at 128. In block rows of 192 they are 1.1 times as fast as full ones at 384 rows

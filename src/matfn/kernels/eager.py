@@ -50,13 +50,13 @@ class Eager:
         """X: any rows and columns will do."""
         return x
 
-    def product(self, a: Tensor, b: Tensor) -> Tensor:
-        """A b, of single matrices."""
-        return torch.mm(a, b)
+    def write(self, a: Tensor, b: Tensor, out: Tensor) -> None:
+        """Out <- a b, of single matrices, into a view."""
+        torch.mm(a, b, out=out)
 
-    def sum(self, c: Tensor, a: Tensor, b: Tensor, alpha: float, beta: float) -> Tensor:
-        """Alpha a b + beta c, of single matrices."""
-        return torch.addmm(c, a, b, alpha=alpha, beta=beta)
+    def write_sum(self, c: Tensor, a: Tensor, b: Tensor, alpha: float, beta: float, out: Tensor) -> None:
+        """Out <- alpha a b + beta c, of single matrices, into a view."""
+        torch.addmm(c, a, b, alpha=alpha, beta=beta, out=out)
 
 
 def _combined(P: Tensor, C: Tensor, alpha: Weight, beta: Weight) -> Tensor:
@@ -92,7 +92,7 @@ def _one_by_one(C: Tensor, A: Tensor, B: Tensor, alpha: Weight, beta: Weight) ->
     weights = zip(numbers(alpha, len(C)), numbers(beta, len(C)), strict=True)
     out = torch.empty_like(C, memory_format=torch.contiguous_format)
     for c, a, b, (product_weight, weight), into in zip(C, A, B, weights, out, strict=True):
-        torch.addmm(c, a, b, alpha=product_weight, beta=weight, out=into)
+        EAGER.write_sum(c, a, b, product_weight, weight, into)
     return out
 
 

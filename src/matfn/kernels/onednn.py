@@ -38,26 +38,24 @@ class OneDNN:
 
     def mm(self, A: Tensor, B: Tensor) -> Tensor:
         """A B."""
-        return _stacked([self.product(a, b) for a, b in zip(A, B, strict=True)])
+        return _stacked([_product(a, b) for a, b in zip(A, B, strict=True)])
 
     def addmm(self, C: Tensor, A: Tensor, B: Tensor, *, alpha: Weight, beta: Weight) -> Tensor:
         """Alpha A B + beta C."""
         weights = zip(numbers(alpha, len(C)), numbers(beta, len(C)), strict=True)
-        return _stacked([self.sum(c, a, b, *w) for c, a, b, w in zip(C, A, B, weights, strict=True)])
+        return _stacked([_sum(c, a, b, *w) for c, a, b, w in zip(C, A, B, weights, strict=True)])
 
     def ready(self, x: Tensor) -> Tensor:
         """X, row by row: slices of columns would have to be copied each."""
         return x.contiguous()
 
-    def product(self, a: Tensor, b: Tensor) -> Tensor:
-        """A b, of single matrices."""
-        linear = torch.ops.mkldnn._linear_pointwise
-        return linear(_dense(a), _dense(b).mT, None, "none", [], "")
+    def write(self, a: Tensor, b: Tensor, out: Tensor) -> None:
+        """Out <- a b, of single matrices, into a view."""
+        out.copy_(_product(a, b))
 
-    def sum(self, c: Tensor, a: Tensor, b: Tensor, alpha: float, beta: float) -> Tensor:
-        """Alpha a b + beta c, of single matrices."""
-        product = self.product(a, b)
-        return (product if alpha == 1.0 else product.mul_(alpha)).add_(c, alpha=beta)
+    def write_sum(self, c: Tensor, a: Tensor, b: Tensor, alpha: float, beta: float, out: Tensor) -> None:
+        """Out <- alpha a b + beta c, of single matrices, into a view."""
+        out.copy_(_sum(c, a, b, alpha, beta))
 
 
 ONEDNN = OneDNN()
@@ -65,6 +63,16 @@ ONEDNN = OneDNN()
 
 def _linear() -> object:
     return getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    linear = torch.ops.mkldnn._linear_pointwise
+    return linear(_dense(a), _dense(b).mT, None, "none", [], "")
+
+
+def _sum(c: Tensor, a: Tensor, b: Tensor, alpha: float, beta: float) -> Tensor:
+    product = _product(a, b)
+    return (product if alpha == 1.0 else product.mul_(alpha)).add_(c, alpha=beta)
 
 
 def _dense(x: Tensor) -> Tensor:

@@ -37,18 +37,18 @@ class Products(Protocol):
 
 
 class Plain(Products, Protocol):
-    """Products that also multiply two single matrices, blocks of larger ones."""
+    """Products that can also write the product of two single matrices into a view."""
 
     def ready(self, x: Tensor) -> Tensor:
         """X, in a layout of which it multiplies block rows quickly."""
         ...
 
-    def product(self, a: Tensor, b: Tensor) -> Tensor:
-        """A b."""
+    def write(self, a: Tensor, b: Tensor, out: Tensor) -> None:
+        """Out <- a b."""
         ...
 
-    def sum(self, c: Tensor, a: Tensor, b: Tensor, alpha: float, beta: float) -> Tensor:
-        """Alpha a b + beta c."""
+    def write_sum(self, c: Tensor, a: Tensor, b: Tensor, alpha: float, beta: float, out: Tensor) -> None:
+        """Out <- alpha a b + beta c."""
         ...
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..checks import check_engine, check_precision, check_products
+from ..compute import factor_in_place
 from ..engines import Direct, Engine, Gram
 from ..functions import orthogonalize
 from ..kernels import Products
@@ -35,12 +36,12 @@ def usual_engine(shape: tuple[int, int]) -> Engine:
     return Gram((2,)) if 2 * max(shape) >= 3 * min(shape) else Direct()
 
 
-def _parts(stack: Tensor, method: Method) -> tuple[Tensor, ...]:
+def _parts(stack: Tensor) -> tuple[Tensor, ...]:
     """The stack in parts that stay in a CPU's cache, which also bounds what an iteration holds beside it.
 
-    Not for methods that look at M: their many small operations are done once for the whole stack.
+    For schedules alone: methods that look at M do many small operations, once for the whole stack.
     """
-    if stack.device.type != "cpu" or not isinstance(method, Scheduled) or torch.compiler.is_compiling():
+    if stack.device.type != "cpu":
         return (stack,)
     return stack.split(max(1, _CACHED // max(1, stack.shape[-2] * stack.shape[-1])))
 
@@ -98,22 +99,17 @@ class PolarOptimizer(MatrixOptimizer):
             out: where to, of the stack's shape and dtype, perhaps the stack itself; None is memory of its own.
         """
         method = USUAL if self.method is None else self.method
-        if isinstance(method, Evaluation):
-            result = orthogonalize(stack, method=method)
-            return result if out is None else out.copy_(result)
         m, n = stack.shape[-2:]
-        out = torch.empty_like(stack) if out is None else out
-        for part, into in zip(_parts(stack, method), _parts(out, method), strict=True):
-            into.copy_(
-                orthogonalize(
-                    part,
-                    method=method,
-                    engine=usual_engine((m, n)) if self.method is None and self.engine is None else self.engine,
-                    precision=self.precision or self.usual_precision(stack.dtype),
-                    products=self.products,
-                )
-            )
-        return out
+        engine = usual_engine((m, n)) if self.method is None and self.engine is None else self.engine
+        precision = self.precision or self.usual_precision(stack.dtype)
+        if isinstance(method, Scheduled) and not torch.compiler.is_compiling():
+            out = stack.clone() if out is None else out if out is stack else out.copy_(stack)
+            for part in _parts(out):
+                factor_in_place(part, method, engine, precision, self.products)
+            return out
+        precision = None if isinstance(method, Evaluation) else precision
+        result = orthogonalize(stack, method=method, engine=engine, precision=precision, products=self.products)
+        return result if out is None else out.copy_(result)
 
     def usual_precision(self, dtype: torch.dtype) -> torch.dtype | None:
         """bfloat16, where momentum is float32 and the method has a half-precision form (products alone)."""
