@@ -27,8 +27,13 @@ from matfn.target import POLAR
 
 
 def test_momenta_are_what_muon_orthogonalizes(recipe, tmp_path, watcher, monkeypatch):
-    """The stacks that `direction` is given, bit for bit, at the steps asked for."""
+    """The stacks that `direction` is given, bit for bit, at the steps asked for; nearly equal shapes come padded."""
     given = []
+
+    def same(s, m):
+        rows, columns = m.shape
+        inside = s.shape[0] >= rows and s.shape[1] >= columns
+        return inside and torch.equal(s[:rows, :columns], m) and not s[rows:].any() and not s[:, columns:].any()
 
     def direction(self, bucket, stack):
         given.extend(stack.clone().unbind(0))
@@ -43,7 +48,7 @@ def test_momenta_are_what_muon_orthogonalizes(recipe, tmp_path, watcher, monkeyp
     for step in (1, 5):
         stacks = given[(step - 1) * per_step : step * per_step]
         for m in (m for m in hidden if m.step == step):
-            assert any(s.shape == m.matrix.shape and torch.equal(s, m.matrix) for s in stacks), m.name
+            assert any(same(s, m.matrix) for s in stacks), m.name
     assert {"embed.weight", "head.weight"} <= {m.name for m in found}
 
 

@@ -50,7 +50,7 @@ PRESETS: dict[str, tuple[tuple[str, ...], Pace]] = {
     "quick": (("2 layers of width 128", "100 of 64 x 64"), Pace(rounds=5, repeats=1)),
     "full": (("gpt2-small", "gpt2-medium, 6 of 24 layers", "100 of 64 x 64"), Pace(rounds=7, limit=30.0)),
 }
-SECONDS = 180.0  # that a model is given; what does not fit gets fewer rounds, and a note where it gets none
+SECONDS = 300.0  # that a model is given; what does not fit gets fewer rounds, and a note where it gets none
 
 
 def gradient(shape: tuple[int, int], seed: int) -> Tensor:
