@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .kernels import Products
+from .lu import inv_ex
 from .residual import Form, Residual
 from .step import multiplied
 
@@ -92,7 +93,7 @@ class PartialFraction:
         """The constant, and sum_j w_j (M + t_j I)^-1, by LU: M may be unsymmetric by rounding or altogether."""
         wide = M.to(self.precision(M.dtype))
         w, t = (_stacked(values, wide) for values in (self.weights, self.shifts))
-        inverse, _ = torch.linalg.inv_ex(wide + t * _identity(wide))
+        inverse, _ = inv_ex(wide + t * _identity(wide))
         return self.constant, (w * inverse).sum(0).to(M.dtype)
 
     def apply(self, X: Tensor, residual: Residual, products: Products) -> Tensor:
@@ -135,7 +136,7 @@ class PartialFraction:
     def _of_square(self, X: Tensor) -> Tensor:
         """X q(X X): the condition number of X + i sqrt(t) I is that of X, and not its square."""
         w, t = (_stacked(values, X) for values in (self.weights, self.shifts))
-        inverse, _ = torch.linalg.inv_ex(
+        inverse, _ = inv_ex(
             torch.complex(X.expand(len(t), *X.shape), (t.sqrt() * _identity(X)).expand(len(t), *X.shape))
         )
         return self.constant * X + (w * inverse.real).sum(0)

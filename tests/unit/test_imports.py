@@ -19,6 +19,7 @@ FLOOR = {
     "autocast": 0,
     "constant": 0,
     "errors": 0,
+    "lu": 0,
     "target": 0,
     "quadrature": 0,
     "kernels": 0,

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ..lu import inv_ex
 from .implicit import Gradients
 
 __all__ = ["inverse_adjoint"]
@@ -12,5 +13,5 @@ def inverse_adjoint(ridge: float, A: Tensor, _: tuple[Tensor, ...], gradients: G
     """-B^T G B^T for B = (A + ridge I)^-1, by LU in float64."""
     (G,) = gradients
     shift = ridge * torch.eye(A.shape[-1], dtype=torch.float64, device=A.device)
-    B = torch.linalg.inv(A.to(torch.float64) + shift).mT
+    B = inv_ex(A.to(torch.float64) + shift)[0].mT
     return (-B @ G.to(torch.float64) @ B).to(A.dtype)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SpectrumError
+from ..lu import inv_ex
 
 __all__ = ["by_newton"]
 
@@ -31,7 +32,7 @@ def by_newton(N: Tensor, C: Tensor) -> Tensor:
     peak = _norm(N)
     N, C = N / peak, C / peak
     for _ in range(_STEPS):
-        inverse, info = torch.linalg.inv_ex(N)
+        inverse, info = inv_ex(N)
         if bool((info != 0).any()):
             raise SpectrumError("the matrix is singular to working precision, and the derivative of its sign infinite")
         mu = (_norm(inverse) / _norm(N)).sqrt()
@@ -39,7 +40,7 @@ def by_newton(N: Tensor, C: Tensor) -> Tensor:
         settled = (_change(N_new, N) <= _tolerance(N)) & (_change(C_new, C) <= _tolerance(N))
         N, C = N_new, C_new
         if bool(settled.all()):  # quadratic: the next step is exact to rounding
-            inverse = torch.linalg.inv(N)
+            inverse, _ = inv_ex(N)
             return (C + inverse @ C @ inverse) / 4
     raise SpectrumError("the derivative did not converge: an eigenvalue is on or very near the imaginary axis")
 

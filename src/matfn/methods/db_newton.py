@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..fit import least_of_any_size, moments
 from ..kernels import Products
+from ..lu import inv_ex
 from ..residual import Residual
 from ..step import multiplied
 from .checks import check_steps
@@ -83,7 +84,7 @@ class DBNewton:
         M = residual.M.to(torch.float64)
         # Rounding of M moves its eigenvalues by as much; without it a zero row would have no inverse, not even a zero.
         M = M + torch.finfo(residual.M.dtype).eps * torch.eye(M.shape[-1], dtype=M.dtype, device=M.device)
-        inverse, _ = torch.linalg.inv_ex(M)
+        inverse, _ = inv_ex(M)
         W = residual.identity() if isinstance(self.sketch, str) else residual.sketch(self.sketch, k)
         D = W.to(M.dtype) - M @ W.to(M.dtype)
         C = [D, -residual.p * D]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SpectrumError
+from ..lu import inv_ex
 from ..target import Target
 from .newton_sign import newton_sign, peak_of
 from .spectral import power, pseudo_power
@@ -72,7 +73,7 @@ def _polar(A: Tensor, eps: float) -> Tensor:
 def _inverse(A: Tensor) -> Tensor:
     peak = peak_of(A)
     A = A / peak
-    inverse, info = torch.linalg.inv_ex(A)
+    inverse, info = inv_ex(A)
     # LU of a singular matrix may end in a tiny pivot instead of a zero one, and an inverse of nothing but rounding.
     condition = torch.linalg.matrix_norm(A) * torch.linalg.matrix_norm(inverse)
     if bool((info != 0).any()) or not bool((condition * torch.finfo(A.dtype).eps < 1).all()):

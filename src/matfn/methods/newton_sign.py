@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SpectrumError
+from ..lu import inv_ex
 
 __all__ = ["newton_sign", "peak_of"]
 
@@ -14,7 +15,7 @@ def newton_sign(A: Tensor) -> Tensor:
     """X <- (mu X + (mu X)^-1) / 2, quadratic once mu X is near the sign."""
     X, eps = A / peak_of(A), torch.finfo(A.dtype).eps
     for _ in range(_NEWTON_STEPS):
-        Y, info = torch.linalg.inv_ex(X)
+        Y, info = inv_ex(X)
         if bool((info != 0).any()):
             raise SpectrumError(
                 "signm needs eigenvalues off the imaginary axis, but this matrix has some on it, to working precision "
@@ -25,7 +26,7 @@ def newton_sign(A: Tensor) -> Tensor:
         change = torch.linalg.matrix_norm(new - X) / torch.linalg.matrix_norm(new)
         X = new
         if bool((change <= eps**0.5).all()):  # quadratic: the next step is exact to rounding
-            return (X + torch.linalg.inv(X)) / 2
+            return (X + inv_ex(X)[0]) / 2
     raise SpectrumError("signm did not converge: the matrix has eigenvalues on or very near the imaginary axis")
 
 
