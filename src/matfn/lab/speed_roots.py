@@ -163,6 +163,8 @@ def _measured(
         budget.called(name, kind, blocks.volume, str(blocks), seconds[-1])
         errors = _errors(few, R, exact, blocks.p)
         contenders.append(Contender(name, partial(solve, X), errors, choice=name == CHOICE))
+    if not contenders:
+        return rows
     baseline = BASELINE if any(c.name == BASELINE for c in contenders) else contenders[0].name
     return [*measured(str(blocks), contenders, baseline, budget.pace(pace, seconds)), *rows]
 
