@@ -82,3 +82,9 @@ def test_squarish_matrices_are_done_directly():
     assert usual_engine((768, 768)) == Direct()
     assert usual_engine((768, 1024)) == Direct()
     assert usual_engine((768, 1152)) == usual_engine((3072, 768)) == Gram((2,))
+
+
+@pytest.mark.parametrize("restarts", [(2, 2), (4, 2), (0,), (True,), [2]], ids=str)
+def test_restarts_rise(restarts):
+    with pytest.raises(ValueError, match="rising step counts"):
+        Gram(restarts)

@@ -26,7 +26,8 @@ class Gram:
 
     Attributes:
         restarts: After which steps to restart, e.g. (2,). None computes them from the schedule and the unit roundoff of
-            the dtype (`best_restarts`); a method without a schedule then restarts after every second step.
+            the dtype (`best_restarts`); a method without a schedule then restarts after every second step. What is
+            given is taken as it is: in half precision more than two steps without a restart may diverge.
 
     References:
         Polar Express, Algorithm 3; the restart rule of Gram Newton-Schulz (specification 3.3).
@@ -37,10 +38,11 @@ class Gram:
     def __post_init__(self) -> None:
         """Refuse what lists no restarts."""
         r = self.restarts
-        if r is not None and not (isinstance(r, tuple) and all(type(k) is int and k >= 1 for k in r)):
+        counts = isinstance(r, tuple) and all(type(k) is int and k >= 1 for k in r)
+        if r is not None and not (counts and list(r) == sorted(set(r))):
             raise ValueError(
-                f"restarts must be None or a tuple of step counts of at least 1, such as (2,) for a restart after the "
-                f"second step, got {r!r}"
+                f"restarts must be None or a tuple of rising step counts of at least 1, such as (2,) for a restart "
+                f"after the second step, got {r!r}"
             )
 
     @property
