@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from .norms import frobenius
+
 __all__ = ["greatest_eigenvalue", "least_singular_value"]
 
 
@@ -58,7 +60,7 @@ def greatest_eigenvalue(M: Tensor, square: Tensor | None = None) -> Tensor:
     wide = M.to(torch.promote_types(M.dtype, torch.float32))
     sums = n**0.5 * torch.finfo(wide.dtype).eps
     diagonal = wide.diagonal(dim1=-2, dim2=-1)
-    trace, norm = diagonal.sum(-1), _frobenius(wide)
+    trace, norm = diagonal.sum(-1), frobenius(wide).squeeze((-2, -1))
     mean = trace / n
     # The difference of squares cancels where all eigenvalues are alike; what it loses is put back.
     spread = (norm**2 - trace * mean + 8 * torch.finfo(wide.dtype).eps * norm**2).clamp(min=0)
@@ -67,11 +69,6 @@ def greatest_eigenvalue(M: Tensor, square: Tensor | None = None) -> Tensor:
         power = square.to(wide.dtype)
         central = torch.addcmul(power, wide, mean[:, None, None], value=-2)
         central.diagonal(dim1=-2, dim2=-1).add_(mean[:, None] ** 2)
-        rounding = u * _frobenius(power) + sums * norm**2
-        bound = torch.minimum(bound, mean + (_frobenius(central) + rounding).sqrt())
+        rounding = u * frobenius(power).squeeze((-2, -1)) + sums * norm**2
+        bound = torch.minimum(bound, mean + (frobenius(central).squeeze((-2, -1)) + rounding).sqrt())
     return bound + u * norm + sums * trace
-
-
-def _frobenius(A: Tensor) -> Tensor:
-    """||A||_F by the norms of the rows: in one sum of 4096 x 4096 equal squares float32 loses 1.3 % (torch 2.13)."""
-    return torch.linalg.vector_norm(torch.linalg.vector_norm(A, dim=-1), dim=-1)

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from .norms import frobenius
+
 __all__ = ["NORMS", "check_norm", "tightened"]
 
 NORMS = ("frobenius", "schatten4")
@@ -30,7 +32,6 @@ def tightened(M: Tensor, p: int) -> tuple[Tensor, Tensor]:
         M: Made of an iterate X, (b, k, k).
         p: The exponent of the target: M is of degree p in X.
     """
-    # Row by row first, as in `prescale`.
-    t = torch.linalg.vector_norm(torch.linalg.vector_norm(M, dim=-1, keepdim=True), dim=-2, keepdim=True)
+    t = frobenius(M)
     factor = torch.where(t == 0, 1.0, t) ** (-1 / p)
     return factor, M * factor**p

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .products import Weight, numbers
+from .products import Full, Weight, numbers
 
 __all__ = ["EAGER", "Eager"]
 
@@ -13,20 +13,8 @@ _LARGE = 256**2
 
 
 @dataclass(frozen=True)
-class Eager:
+class Eager(Full):
     """The reference implementation of `Products`."""
-
-    def syrk(self, X: Tensor) -> Tensor:
-        """X X^T."""
-        return self.mm(X, X.mT)
-
-    def sym_mm(self, A: Tensor, B: Tensor) -> Tensor:
-        """A B."""
-        return self.mm(A, B)
-
-    def sym_addmm(self, C: Tensor, A: Tensor, B: Tensor, *, alpha: Weight, beta: Weight) -> Tensor:
-        """Alpha A B + beta C."""
-        return self.addmm(C, A, B, alpha=alpha, beta=beta)
 
     def mm(self, A: Tensor, B: Tensor) -> Tensor:
         """A B."""

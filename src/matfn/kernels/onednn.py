@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .products import Weight, numbers
+from .products import Full, Weight, numbers
 
 __all__ = ["ONEDNN", "OneDNN", "onednn_runs"]
 
@@ -16,25 +16,13 @@ def onednn_runs() -> bool:
 
 
 @dataclass(frozen=True)
-class OneDNN:
+class OneDNN(Full):
     """`Products` of float32 matrices on a CPU, one after the other; full products, no derivatives.
 
     MKL takes its AVX2 path on AMD processors, and runs at half of their rate: 215 GF/s on two cores of an EPYC where
     oneDNN runs at 450, from 192 rows on. torch multiplies float32 matrices by MKL alone, but its linear layer X W^T,
     which `torch.compile` uses too, is oneDNN's.
     """
-
-    def syrk(self, X: Tensor) -> Tensor:
-        """X X^T."""
-        return self.mm(X, X.mT)
-
-    def sym_mm(self, A: Tensor, B: Tensor) -> Tensor:
-        """A B."""
-        return self.mm(A, B)
-
-    def sym_addmm(self, C: Tensor, A: Tensor, B: Tensor, *, alpha: Weight, beta: Weight) -> Tensor:
-        """Alpha A B + beta C."""
-        return self.addmm(C, A, B, alpha=alpha, beta=beta)
 
     def mm(self, A: Tensor, B: Tensor) -> Tensor:
         """A B."""

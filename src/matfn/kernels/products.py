@@ -4,7 +4,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-__all__ = ["Plain", "Products", "Weight", "numbers"]
+__all__ = ["Full", "Plain", "Products", "Weight", "numbers"]
 
 Weight = float | Tensor  # a number, or one per matrix of the batch, shaped (b, 1, 1), perhaps of a finer dtype
 
@@ -34,6 +34,22 @@ class Products(Protocol):
     def addmm(self, C: Tensor, A: Tensor, B: Tensor, *, alpha: Weight, beta: Weight) -> Tensor:
         """Alpha A B + beta C, any matrices."""
         ...
+
+
+class Full(Products, Protocol):
+    """Products that compute all of a symmetric result, as they do of any other."""
+
+    def syrk(self, X: Tensor) -> Tensor:
+        """X X^T."""
+        return self.mm(X, X.mT)
+
+    def sym_mm(self, A: Tensor, B: Tensor) -> Tensor:
+        """A B."""
+        return self.mm(A, B)
+
+    def sym_addmm(self, C: Tensor, A: Tensor, B: Tensor, *, alpha: Weight, beta: Weight) -> Tensor:
+        """Alpha A B + beta C."""
+        return self.addmm(C, A, B, alpha=alpha, beta=beta)
 
 
 class Plain(Products, Protocol):
