@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_finite, check_matrix
-from .engines import prescale
+from .prescale import prescale
 from .quadrature import root_forms
 from .target import INV_ROOT, POLAR, TARGETS, Target
 

@@ -15,10 +15,11 @@ from .checks import (
     check_products,
     check_rounding,
 )
-from .engines import Engine, Scale, choose, prescale, prescale_
+from .engines import Engine, choose
 from .errors import SpectrumError
 from .kernels import Products, products_for
 from .method import Evaluation, Fitted, Iteration, Method, Scheduled
+from .prescale import Scale, prescale, prescale_
 from .rank import completed, on_the_range, on_the_range_if_deficient
 from .schedule import Schedule
 from .target import POLAR, Domain, Target

@@ -11,10 +11,11 @@ from .adjoints import adjoint, attach, polar_adjoint
 from .autocast import without_autocast
 from .checks import check_finite, check_matrix, symmetric_part
 from .compute import accurate, orthogonal_factor, polar_factor
-from .engines import Engine, prescale
+from .engines import Engine
 from .kernels import Products
 from .method import Evaluation, Method
 from .methods import Exact, PolarExpress
+from .prescale import prescale
 from .target import INV, INV_ROOT, INV_SQRT, POLAR, ROOT, SIGN, SQRT, Domain, Target
 
 __all__ = ["Polar", "inv", "inv_rootm", "inv_sqrtm", "orthogonalize", "polar", "rootm", "signm", "sqrtm"]

@@ -8,9 +8,9 @@ import torch
 import matfn
 from matfn import Gram, NewtonSchulz, PolarExpress
 from matfn.checks import check_method
-from matfn.engines import prescale
 from matfn.kernels import EAGER
 from matfn.method import Evaluation, Scheduled
+from matfn.prescale import prescale
 from matfn.target import POLAR, SIGN
 from matrices import orthogonal, spectrum
 

@@ -18,9 +18,9 @@ import triton
 import triton.language as tl
 
 from matfn import Direct, Gram, PolarExpress
-from matfn.engines import prescale
 from matfn.kernels import EAGER, choice, choice_for, triton_symm
 from matfn.kernels.triton_symm import DTYPES, Tile, TritonSymmetric, place
+from matfn.prescale import prescale
 from matfn.target import POLAR
 from matrices import gaussian, orthogonal
 

@@ -120,6 +120,25 @@ def test_a_matrix_that_is_not_definite_gives_nan_and_leaves_the_others_alone(n):
     assert torch.allclose(found[1], alone[0], rtol=0, atol=1e-3 * alone.abs().max().item())
 
 
+@pytest.mark.parametrize("p", [1, 2, 4])
+def test_the_scale_of_a_matrix_does_not_matter(p):
+    A, target = matrix("i^-1.5", 48).float(), INV_ROOT.with_exponent(p)
+    method = resolvents(p, lower_bound(p, RIDGE, 48))
+    once = method.evaluate(target, A)
+    for k in (-96, 96):  # squares of 2^96 overflow
+        found = method.evaluate(target, A * 2.0**k) * 2.0 ** (k // p)
+        # The matrices are the same after the division, bit for bit; two powers and two products are rounded.
+        assert (found - once).abs().max() <= 4 * EPS32 * once.abs().max()
+
+
+def test_a_zero_matrix_has_no_root_and_leaves_the_others_alone():
+    A = matrix("i^-1.5", 48).float()
+    method = resolvents(4, lower_bound(4, RIDGE, 48))
+    found = method.evaluate(INV_ROOT.with_exponent(4), torch.cat([torch.zeros_like(A), A]))
+    assert found[0].diagonal().isnan().all()
+    assert found[1].isfinite().all()
+
+
 @pytest.mark.parametrize("target", [INV, INV_SQRT, INV_ROOT.with_exponent(3)])
 def test_another_function_is_refused(target):
     with pytest.raises(ValueError, match=r"computes A\^\(-1/4\) alone"):

@@ -5,9 +5,10 @@ import torch
 
 import matfn
 from matfn import Coupled, Direct, Gram, PolarExpress
-from matfn.engines import amplification, prescale
+from matfn.engines import amplification
 from matfn.engines.restarts import restarts_for
 from matfn.kernels import EAGER, Blocked, products_for
+from matfn.prescale import prescale
 from matfn.target import INV_ROOT, POLAR
 from matrices import gaussian, orthogonal
 

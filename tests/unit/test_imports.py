@@ -26,6 +26,7 @@ FLOOR = {
     "kernels": 0,
     "tridiagonal": 0,
     "residual": 1,
+    "prescale": 1,
     "family": 0,
     "fit": 2,
     "ritz": 2,

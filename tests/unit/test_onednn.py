@@ -5,8 +5,8 @@ import torch
 
 import matfn
 from matfn import Coupled, Direct, Gram, PolarExpress
-from matfn.engines import prescale
 from matfn.kernels import EAGER, ONEDNN, Blocked, choice, choice_for, onednn, products_for
+from matfn.prescale import prescale
 from matfn.target import INV_ROOT
 from matrices import gaussian, orthogonal
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from matfn.engines import prescale
+from matfn.prescale import prescale
 from matrices import gaussian
 
 LARGEST = {torch.float16: 6.5e4, torch.bfloat16: 3.3e38, torch.float32: 3.4e38, torch.float64: 1.7e308}
@@ -35,6 +35,17 @@ def test_powers_of_two_are_exact(dtype):
         assert torch.equal(again, scaled)
         assert torch.equal(larger.peak, scale.peak * 2.0**k)
         assert torch.equal(larger.norm, scale.norm)
+
+
+def test_the_norm_of_a_large_matrix_is_accurate_in_float32():
+    """Sums of at most 2048 squares, of a row and of the rows: one sum of all 4 million would be off by 8e-4."""
+    n = 2048
+    A = (torch.eye(n) + 1e-3)[None]
+    norm = prescale(A)[1]
+    want = torch.linalg.matrix_norm(A.double()).item()
+    # A sum of n squares is off by n u at most, whatever its order, its root by half of that, twice; u = eps / 2.
+    bound = (n + 4) * torch.finfo(torch.float32).eps / 2
+    assert abs((norm.peak.double() * norm.norm.double()).item() / want - 1) <= bound
 
 
 def test_each_matrix_by_its_own_norm():

@@ -5,8 +5,8 @@ import torch
 
 import matfn
 from matfn import QDWH, Direct, Exact, PolarExpress, Tuned, ZoloPD
-from matfn.engines import prescale
 from matfn.kernels import EAGER
+from matfn.prescale import prescale
 from matfn.target import POLAR
 from matrices import gaussian, generator, of_singular_values, spectrum
 

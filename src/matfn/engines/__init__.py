@@ -5,7 +5,6 @@ from .coupled import Coupled
 from .direct import Direct
 from .engine import Engine
 from .gram import Gram
-from .prescale import Scale, prescale, prescale_
 from .restarts import amplification, best_restarts
 
 __all__ = [
@@ -14,12 +13,9 @@ __all__ = [
     "Direct",
     "Engine",
     "Gram",
-    "Scale",
     "amplification",
     "best_restarts",
     "choose",
-    "prescale",
-    "prescale_",
 ]
 
 ENGINES: dict[str, type[Direct] | type[Gram] | type[Coupled]] = {"direct": Direct, "gram": Gram, "coupled": Coupled}

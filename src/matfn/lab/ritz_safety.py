@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from matfn.engines import Coupled, Engine, prescale
+from matfn.engines import Coupled, Engine
 from matfn.kernels import EAGER
 from matfn.methods import RitzMinimax
+from matfn.prescale import prescale
 from matfn.residual import Residual
 from matfn.target import POLAR, Target
 

@@ -9,12 +9,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from matfn.engines import prescale
 from matfn.engines.cost import Product, computed
 from matfn.kernels import EAGER, ONEDNN, Choice, Eager, OneDNN, Products, choice_for
 from matfn.lab.speed_kernels import kernels
 from matfn.lab.speed_timing import Pace, Timing, interleaved
 from matfn.lab.tune_plans import LOWERS
+from matfn.prescale import prescale
 
 __all__ = [
     "Rate",

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..inverse_factor import add_resolvents
 from ..minimax.resolvents import PoleSum, fewest_poles
+from ..prescale import prescale
 from ..target import Target
 
 __all__ = ["Resolvents", "resolvents"]
@@ -56,25 +57,25 @@ class Resolvents:
         return fewest_poles(self.p, self.lower**self.p, self.error)
 
     def evaluate(self, target: Target, A: Tensor) -> Tensor:
-        """The inverse root of each matrix (b, n, n); NaN where A + t I is not positive definite in working precision.
+        """The inverse root of each matrix (b, n, n).
+
+        NaN where A + t I is not positive definite in working precision, and for a zero matrix.
 
         Raises:
             ValueError: Another function than the inverse p-th root.
         """
         if target.homogeneity != -1 / self.p:
             raise ValueError(f"{self!r} computes A^(-1/{self.p}) alone, not {target}: Exact() computes any function")
-        # As `engines.prescale` has it, in place: a fresh stack of matrices is slower to touch than to compute with.
-        peak = torch.maximum(A.amax((-2, -1), keepdim=True), -A.amin((-2, -1), keepdim=True))
-        peak = torch.where(peak == 0, 1.0, peak)
-        A, terms = A / peak, self.terms()
-        norm = torch.linalg.vector_norm(A, dim=(-2, -1), keepdim=True)
-        A /= torch.where(norm == 0, 1.0, norm)
+        A, scale = prescale(A)
+        terms = self.terms()
         root = terms.slope * A
-        root.diagonal(dim1=-2, dim2=-1).add_(terms.constant)
+        singular = A.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True) <= 0  # of the zero matrix the sum is finite
+        root.diagonal(dim1=-2, dim2=-1).add_(terms.constant).masked_fill_(singular, torch.nan)
         add_resolvents(
             root, A, *(torch.tensor(t, dtype=A.dtype, device=A.device) for t in (terms.weights, terms.shifts))
         )
-        return root.mul_(norm ** (-1 / self.p) * peak ** (-1 / self.p))
+        # As `scale.undo`, in place: a fresh stack of matrices is slower to touch than to compute with.
+        return root.mul_(scale.norm ** (-1 / self.p) * scale.peak ** (-1 / self.p))
 
 
 @lru_cache(maxsize=64)

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from ..certify import balanced_residual
-from ..engines.prescale import Scale, prescale
 from ..errors import SpectrumError
 from ..functions import inv_rootm
 from ..method import Evaluation, Iteration, Method, Scheduled
 from ..methods import Exact, PolarExpress
 from ..methods.resolvents import Resolvents
+from ..prescale import Scale, prescale
 from ..target import INV_ROOT
 from .options import check_number
 from .root_choice import lower_bound, root_choice

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..norms import frobenius
+from .norms import frobenius
 
 __all__ = ["Scale", "prescale", "prescale_"]
 
