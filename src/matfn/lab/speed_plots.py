@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from textwrap import wrap
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from matfn.lab import plot_frame
 from matfn.lab.plots import COLOURS, MARKERS, STYLE
 from matfn.lab.speed_rows import Report, Row
 
@@ -21,12 +21,7 @@ def figure(report: Report) -> Figure:
     """The figure of a part; its caption says where and with what it was measured."""
     with matplotlib.rc_context(STYLE):
         drawn = _growth(report) if report.part == "scaling" else _panels(report)
-        facts = report.conditions
-        caption = (
-            f"{facts['processor']}, {facts['threads']} thread(s), torch {facts['torch']}, matfn {facts['matfn']}; "
-            "medians, bars: quartile range"
-        )
-        drawn.supxlabel("\n".join(wrap(caption, int(13 * drawn.get_figwidth()))), fontsize=8, color="#555555")
+        plot_frame.foot(drawn, report.conditions, "medians, bars: quartile range")
         return drawn
 
 
@@ -56,11 +51,7 @@ def _panels(report: Report) -> Figure:
         axes.set_title(case)
     for axes in list(grid.flat)[len(cases) :]:
         axes.set_visible(False)
-    handles = {}
-    for axes in grid.flat:
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
-    drawn.legend(list(handles.values()), list(handles), loc="outside right upper", fontsize=7)
+    plot_frame.legend(drawn, grid.flat, size=7)
     return drawn
 
 
@@ -113,9 +104,5 @@ def _growth(report: Report) -> Figure:
         axes.set_ylim(bottom=0)
     for axes in list(grid.flat)[len(split) :]:
         axes.set_visible(False)
-    handles, labels = grid.flat[0].get_legend_handles_labels()
-    for axes in grid.flat:
-        more = [(h, lab) for h, lab in zip(*axes.get_legend_handles_labels(), strict=True) if lab not in labels]
-        handles, labels = handles + [h for h, _ in more], labels + [lab for _, lab in more]
-    drawn.legend(handles, labels, loc="outside right upper", fontsize=7)
+    plot_frame.legend(drawn, grid.flat, size=7)
     return drawn

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +17,7 @@ from matplotlib.figure import Figure
 import matfn
 from matfn.checks import check_rounding
 from matfn.kernels import Products
-from matfn.lab import checkpoint, peers, plots
+from matfn.lab import peers, plot_frame, plots
 from matfn.lab.speed_budget import Budget
 from matfn.lab.speed_rows import Watch, facts
 from matfn.lab.speed_timing import Pace, interleaved
@@ -158,12 +157,8 @@ def _call(plan: Plan, kernel: Products, request: Request, X: torch.Tensor) -> Ca
 
 def write(found: Agreement, directory: Path) -> list[Path]:
     """Write tune-model.json and tune-model.png; the paths are returned."""
-    directory.mkdir(parents=True, exist_ok=True)
-    paths = [directory / "tune-model.json", directory / "tune-model.png"]
     plain = {"caption": found.caption(), "conditions": found.conditions, "points": [asdict(p) for p in found.points]}
-    checkpoint.replace_text(paths[0], json.dumps(plain, indent=1) + "\n")
-    plots.png(figure(found), paths[1], dpi=120)
-    return paths
+    return plot_frame.write(directory / "tune-model", plain, figure(found))
 
 
 def figure(found: Agreement) -> Figure:
@@ -187,10 +182,6 @@ def figure(found: Agreement) -> Figure:
         axes.set(xscale="log", yscale="log", xlabel="predicted time of a call, ms", ylabel="measured time, ms")
         low, middle, high = found.ratios()
         axes.set_title(f"Cost model: measured / predicted {middle:.2f}, quartiles {low:.2f} to {high:.2f}")
-        handles, labels = axes.get_legend_handles_labels()
-        known = dict(zip(labels, handles, strict=True))
-        drawn.legend(list(known.values()), list(known), loc="outside right upper", fontsize=7)
-        facts_ = found.conditions
-        where = f"{facts_['processor']}, {facts_['threads']} thread(s), torch {facts_['torch']}"
-        drawn.supxlabel(f"{where}; quickest of the rounds", fontsize=8, color="#555555")
+        plot_frame.legend(drawn, [axes], size=7)
+        plot_frame.foot(drawn, found.conditions, "quickest of the rounds")
         return drawn

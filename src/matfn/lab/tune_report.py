@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from matfn.lab import checkpoint, plots
+from matfn.lab import plot_frame, plots
 from matfn.lab.speed_plots import front
 from matfn.lab.speed_polar import BASELINE, SPECTRA
 from matfn.lab.tune import Candidate, Tuning
@@ -174,11 +173,7 @@ def _plain(c: Candidate) -> dict[str, Any]:
 
 def write(tuning: Tuning, directory: Path) -> list[Path]:
     """Write tune.json and tune.png; the paths are returned."""
-    directory.mkdir(parents=True, exist_ok=True)
-    paths = [directory / "tune.json", directory / "tune.png"]
-    checkpoint.replace_text(paths[0], json.dumps(plain(tuning), indent=1) + "\n")
-    plots.png(figure(tuning), paths[1], dpi=120)
-    return paths
+    return plot_frame.write(directory / "tune", plain(tuning), figure(tuning))
 
 
 def figure(tuning: Tuning) -> Figure:
@@ -193,12 +188,8 @@ def figure(tuning: Tuning) -> Figure:
         left.set_ylabel("time of a call, ms")
         right.set(xscale="log", yscale="log", xlabel="predicted time, ms", title="Cost model")
         right.set_ylabel("measured time, ms (least of the rounds)")
-        handles, labels = left.get_legend_handles_labels()
-        known = dict(zip(labels, handles, strict=True))
-        drawn.legend(list(known.values()), list(known), loc="outside right upper", fontsize=8)
-        facts = tuning.conditions
-        where = f"{facts['processor']}, {facts['threads']} thread(s), torch {facts['torch']}"
-        drawn.supxlabel(f"{where}; medians", fontsize=8, color="#555555")
+        plot_frame.legend(drawn, [left], size=8)
+        plot_frame.foot(drawn, tuning.conditions, "medians")
         return drawn
 
 

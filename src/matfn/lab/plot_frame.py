@@ -1,0 +1,41 @@
+"""What surrounds the panels of a figure: one legend for all, where it was measured, and its numbers beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from textwrap import wrap
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from matfn.lab import checkpoint, plots
+
+__all__ = ["foot", "legend", "write"]
+
+
+def legend(figure: Figure, panels: Iterable[Axes], size: float) -> None:
+    """To the right of the panels, each label of theirs once, in letters of `size` points."""
+    known: dict[str, Any] = {}
+    for axes in panels:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            known.setdefault(label, handle)
+    figure.legend(list(known.values()), list(known), loc="outside right upper", fontsize=size)
+
+
+def foot(figure: Figure, facts: Mapping[str, str], text: str) -> None:
+    """Below the panels: where and with what it was measured, and what the marks are."""
+    where = f"{facts['processor']}, {facts['threads']} thread(s), torch {facts['torch']}, matfn {facts['matfn']}"
+    lines = wrap(f"{where}; {text}", int(13 * figure.get_figwidth()))
+    figure.supxlabel("\n".join(lines), fontsize=8, color="#555555")
+
+
+def write(stem: Path, plain: Mapping[str, Any], figure: Figure) -> list[Path]:
+    """Write STEM.json and STEM.png into a folder, made if need be; the paths are returned."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    paths = [stem.with_suffix(".json"), stem.with_suffix(".png")]
+    checkpoint.replace_text(paths[0], json.dumps(plain, indent=1) + "\n")
+    plots.png(figure, paths[1], dpi=120)
+    return paths
