@@ -40,7 +40,8 @@ class Certificate:
         residual: The defect of the equation. Where X stands alone (polar, sign, sqrt, root) a backward error, which a
             good method keeps near the unit roundoff. Of an inverse root p times its relative error where that commutes
             with X, and up to the condition number of X times that where it does not: rounding alone gives about unit
-            roundoff times condition.
+            roundoff times condition. The "balanced" one, ||U^a X U^b - I||_F / sqrt(n) with a = p // 2 and b = p - a,
+            has the square root of the condition number instead.
     """
 
     orthogonality: Tensor
@@ -80,40 +81,24 @@ def certify(
         U: The same shape, the results; any dtype.
         of: "polar", "sign", "sqrt", "inv_sqrt", "root", "inv_root" or "inv".
         p: The exponent of "root" and "inv_root", which need it; the others have none to choose.
-        only: The residual alone, and NaN for the direction of a root, which costs 20 times as much. "residual" is that
-            of the table; "balanced", of an inverse root, the norm of U^a X U^b - I with a = p // 2 and b = p - a, in
-            which a part of the error that does not commute with X counts up to the square root of the condition
-            number times, not the condition number. None is every figure.
+        only: "residual" or, of an inverse root, "balanced": that alone, and NaN for the direction of a root, which
+            costs 20 times as much. None is every figure.
         exact: Measure instead of estimate, by dense products and singular values.
-        generator: Draws the sketch, on the device of X; default a fixed seed, so that the same input gives the same
-            figures.
+        generator: Draws the sketch, on the device of X; None is a fixed seed: same input, same figures.
 
     Returns:
-        A `Certificate`. Of the polar factor of a zero matrix the direction is 1 and the residual 0: there is nothing to
-        get wrong.
+        A `Certificate`. Of the polar factor of a zero matrix the direction is 1 and the residual 0.
 
     Raises:
-        ValueError: If `of` or `only` is another word, p is missing or has no use, the shapes differ, a matrix is empty,
-            or entries are not finite.
+        ValueError: `of` or `only` is another word, p is missing or of no use, shapes differ, X is empty or not finite.
     """
     target = _target(of, p)
     _check_only(only, target)
-    for name, argument in (("X", X), ("U", U)):
-        check_matrix(argument, target)
-        if argument.numel() == 0:
-            raise ValueError(f"certify needs nonempty matrices, got {name} of shape {tuple(argument.shape)}")
-        check_finite(argument, target)
-    if X.shape != U.shape:
-        raise ValueError(f"certify compares matrices of one shape, got X {tuple(X.shape)} and U {tuple(U.shape)}")
-    wide = (lambda A: A) if X.shape[-2] <= X.shape[-1] else (lambda A: A.mT)
-    flat = [wide(A.to(torch.float64)).reshape(-1, min(X.shape[-2:]), max(X.shape[-2:])) for A in (X, U)]
-    scaled, scale = prescale(flat[0])
-    if target is not POLAR:
-        S = None if exact else _signs(scaled, generator)
-        fields = _checked(target, scaled, scale.undo(flat[1], -target.homogeneity), S, only)
-    else:
-        fields = _measured(scaled, flat[1]) if exact else _sketched(scaled, flat[1], generator)
-    return Certificate(*(f.reshape(X.shape[:-2]) for f in fields))
+    _check_pair(X, U, target)
+    scaled, scale = prescale(_wide(X))
+    S = None if exact else _signs(scaled, generator)
+    figures = _figures(target, scaled, scale.undo(_wide(U), -target.homogeneity), S, only)
+    return Certificate(*(f.reshape(X.shape[:-2]) for f in figures))
 
 
 @torch.no_grad()
@@ -135,6 +120,23 @@ def balanced_residual(X: Tensor, U: Tensor, p: int) -> Tensor:
     # One by one on a CPU: a copy in float64 that stays in the cache is read five times.
     pairs = zip(X.split(1), U.split(1), strict=True) if X.device.type == "cpu" else [(X, U)]
     return torch.cat([_checked(target, x.to(S.dtype), u.to(S.dtype), S, "balanced")[2] for x, u in pairs])
+
+
+def _wide(A: Tensor) -> Tensor:
+    """The matrices with their short side first, (b, n, m), in float64."""
+    A = A if A.shape[-2] <= A.shape[-1] else A.mT
+    return A.to(torch.float64).reshape(-1, *A.shape[-2:])
+
+
+def _check_pair(X: Tensor, U: Tensor, target: Target) -> None:
+    """Refuse what cannot be a matrix and its function."""
+    for name, argument in (("X", X), ("U", U)):
+        check_matrix(argument, target)
+        if argument.numel() == 0:
+            raise ValueError(f"certify needs nonempty matrices, got {name} of shape {tuple(argument.shape)}")
+        check_finite(argument, target)
+    if X.shape != U.shape:
+        raise ValueError(f"certify compares matrices of one shape, got X {tuple(X.shape)} and U {tuple(U.shape)}")
 
 
 def _check_only(only: str | None, target: Target) -> None:
@@ -162,6 +164,13 @@ def _target(of: str, p: int | None) -> Target:
     return named[of]
 
 
+def _figures(target: Target, X: Tensor, U: Tensor, S: Tensor | None, only: str | None) -> tuple[Tensor, Tensor, Tensor]:
+    """The three figures: from E S for every defect E and the signs S, or from E itself without S."""
+    if target is not POLAR:
+        return _checked(target, X, U, S, only)
+    return _measured(X, U) if S is None else _sketched(X, U, S)
+
+
 def _measured(X: Tensor, U: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The three figures from dense products and singular values; X has norm 1 (or is zero)."""
     n = X.shape[-2]
@@ -172,9 +181,9 @@ def _measured(X: Tensor, U: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return orthogonality, _ratio(H.diagonal(dim1=-2, dim2=-1).sum(-1), nuclear), residual
 
 
-def _sketched(X: Tensor, U: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
+def _sketched(X: Tensor, U: Tensor, S: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The same with S of `_COLUMNS` random signs: E ||S^T A||_F^2 = columns * ||A||_F^2."""
-    n, S = X.shape[-2], _signs(X, generator)
+    n = X.shape[-2]
     XS, US = X.mT @ S, U.mT @ S
     norm = torch.linalg.matrix_norm
     orthogonality = norm(U @ US - S) / (n * _COLUMNS) ** 0.5
@@ -191,7 +200,7 @@ def _signs(X: Tensor, generator: torch.Generator | None) -> Tensor:
 
 
 def _checked(target: Target, X: Tensor, U: Tensor, S: Tensor | None, only: str | None) -> tuple[Tensor, Tensor, Tensor]:
-    """The figures of the square functions: from E S for every defect E and the signs S, or from E itself without S."""
+    """The figures of the square functions."""
     n = X.shape[-1]
     W = torch.eye(n, dtype=X.dtype, device=X.device) if S is None else S
     weight = 1.0 if S is None else _COLUMNS**-0.5
