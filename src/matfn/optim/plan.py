@@ -117,30 +117,38 @@ def plan(
             orthogonalized).
 
     Raises:
-        TypeError: `model` is no module, `overrides`, `qkv` or `heads` no mapping, or a pattern or decision of another
-            type.
+        TypeError: `model` is no module, a hint no mapping, or a pattern or decision of another type.
         PlanError: a parameter with two or more axes is of no known kind; a pattern matches nothing; a cut does not fit;
             the plan is one of those that `allow` names; or a parameter would be lost or named like another.
     """
     check_arguments(model, overrides, qkv, heads)
-    if isinstance(allow, str) or not isinstance(allow, Collection) or not set(allow) <= set(_ALLOW):
-        raise PlanError(f"allow must be a collection of {_ALLOW}, got {allow!r}.")
+    _check_allowed(allow)
     found = candidates(model)
     refuse_idle_patterns([*(overrides or {}), *(qkv or {}), *(heads or {})], found)
-    entries, unknown = [], []
-    for name, c in found.items():
-        decided = _decide(name, c, first(overrides, c), first(qkv, c), first(heads, c))
-        if decided is None:
-            unknown.append(f"{name} {tuple(c.param.shape)} of {type(c.first.module).__name__}")
-        else:
-            entries.append(Entry(name, c.param, decided.role, decided.rule, decided.layout, decided.reason))
+    decided = {n: _decide(n, c, first(overrides, c), first(qkv, c), first(heads, c)) for n, c in found.items()}
+    entries = _entries(found, decided)
+    _refuse_mistakes(entries, allow)
+    return Plan(tuple(entries))
+
+
+def _check_allowed(allow: object) -> None:
+    if isinstance(allow, str) or not isinstance(allow, Collection) or not set(allow) <= set(_ALLOW):
+        raise PlanError(f"allow must be a collection of {_ALLOW}, got {allow!r}.")
+
+
+def _entries(found: Mapping[str, Candidate], decided: Mapping[str, Decision | None]) -> list[Entry]:
+    """The parameters with what was decided of them; all that nobody could decide are one error."""
+    unknown = [
+        f"{name} {tuple(c.param.shape)} of {type(c.first.module).__name__}"
+        for name, c in found.items()
+        if decided[name] is None
+    ]
     if unknown:
         raise PlanError(
             "no rule knows these parameters; decide in plan(model, overrides={pattern: ...}) with "
             '"matrix", "adamw", "frozen" or a Layout:\n  ' + "\n  ".join(unknown)
         )
-    _refuse_mistakes(entries, allow)
-    return Plan(tuple(entries))
+    return [Entry(name, found[name].param, d.role, d.rule, d.layout, d.reason) for name, d in decided.items() if d]
 
 
 def _decide(
