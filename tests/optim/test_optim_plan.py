@@ -421,6 +421,7 @@ def test_unequal_repetitions_are_not_folded():
 def test_gpt2_of_transformers():
     transformers = pytest.importorskip("transformers")
     config = transformers.GPT2Config(n_layer=2, n_embd=12, n_head=2, vocab_size=31, n_positions=8)
+    torch.manual_seed(0)
     model = transformers.GPT2LMHeadModel(config)
     decided = plan(model)
     assert decided["transformer.wte.weight"].role == "tied head"
@@ -435,9 +436,10 @@ def test_gpt2_of_transformers():
     optimizer = Muon(decided, lr=0.1)
     model(input_ids=torch.arange(8)[None], labels=torch.arange(8)[None]).loss.backward()
     optimizer.step()
-    # five Polar Express steps: singular values near 1 where the momentum has any, for q, k and v apart
+    # Singular values near 1 where the momentum has any, for q, k and v apart: 1.19 is the most that Muon's four
+    # steps make of any, and bfloat16 adds 0.02 or so.
     for moved in ((before - model.transformer.h[0].attn.c_attn.weight.detach()) / 0.1).split(12, dim=1):
-        assert torch.linalg.matrix_norm(moved, 2) < 1.2
+        assert torch.linalg.matrix_norm(moved, 2) < 1.25
         assert torch.linalg.matrix_norm(moved) > 1.5
 
 

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 __all__ = ["Pace", "Timing", "interleaved"]
 
@@ -100,32 +101,47 @@ def interleaved(
     Returns:
         In the order of `works`. What took longer than `pace.limit` has that one sample.
     """
+    watch = _Stopwatch(works, clock, prepare)
+    first = {name: watch.sample(name, 1) for name in works}
+    quick = [name for name, seconds in first.items() if seconds <= pace.limit]
+    measure = partial(_rounds, watch, first, baseline, pace.rounds)
+    timings = {name: Timing((seconds,), (first[baseline] / seconds,)) for name, seconds in first.items()}
+    return {**timings, **(_calmed(measure, quick, baseline, pace) if quick else {})}
 
-    def sample(name: str, calls: int) -> float:
-        if prepare is not None:
-            prepare(name)
-        start = clock()
+
+@dataclass(frozen=True)
+class _Stopwatch:
+    """What takes samples of works by name: the preparation of each is outside the time."""
+
+    works: Mapping[str, Callable[[], object]]
+    clock: Clock
+    prepare: Callable[[str], object] | None
+
+    def sample(self, name: str, calls: int) -> float:
+        """Seconds of one call, the mean over some in a row."""
+        if self.prepare is not None:
+            self.prepare(name)
+        start = self.clock()
         for _ in range(calls):
-            works[name]()
-        return (clock() - start) / calls
+            self.works[name]()
+        return (self.clock() - start) / calls
 
-    first = {name: sample(name, 1) for name in works}
-    slow = {name for name, seconds in first.items() if seconds > pace.limit}
-    enough = {name: min(1000, math.ceil(_SAMPLE / max(seconds, 1e-9))) for name, seconds in first.items()}
+    def calls(self, seconds: float) -> int:
+        """How many calls of that long make a sample: one after each preparation."""
+        return 1 if self.prepare is not None else min(1000, math.ceil(_SAMPLE / max(seconds, 1e-9)))
 
-    def measure(names: list[str]) -> dict[str, Timing]:
-        found: dict[str, list[float]] = {name: [] for name in names}
-        for turn in range(pace.rounds):
-            start = turn % len(names)
-            for name in names[start:] + names[:start]:
-                found[name].append(sample(name, enough[name] if prepare is None else 1))
-        base = found.get(baseline, [first[baseline]] * pace.rounds)
-        return {name: Timing(tuple(ts), _ratios(base, ts)) for name, ts in found.items()}
 
-    quick = [name for name in works if name not in slow]
-    timings = _calmed(measure, quick, baseline, pace) if quick else {}
-    alone = {name: Timing((first[name],), (first[baseline] / first[name],)) for name in slow}
-    return {name: timings.get(name) or alone[name] for name in works}
+def _rounds(
+    watch: _Stopwatch, first: Mapping[str, float], baseline: str, rounds: int, names: list[str]
+) -> dict[str, Timing]:
+    """Samples in turns, each round starting with another name; `first` says how long a call of each takes."""
+    found: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(rounds):
+        start = turn % len(names)
+        for name in names[start:] + names[:start]:
+            found[name].append(watch.sample(name, watch.calls(first[name])))
+    base = found.get(baseline, [first[baseline]] * rounds)
+    return {name: Timing(tuple(ts), _ratios(base, ts)) for name, ts in found.items()}
 
 
 def _calmed(
