@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -49,13 +49,7 @@ class Telemetries:
         if not table.every:
             return
         names = {entry.parameter: entry.name for entry in plan(model)}
-        metrics = Metrics(directory / TELEMETRY, keep_to=step)
-        sinks = [lambda record: _write(metrics, record)]
-        try:
-            if table.tensorboard:
-                sinks.append(TensorBoard(directory / "tensorboard"))
-        except ImportError as missing:
-            raise LabError(f"telemetry.tensorboard: {missing}") from missing
+        sinks = _sinks(table, directory, step)
         for optimizer in optimizers:
             only = matching(table.only, optimizer, names)
             if only:
@@ -71,6 +65,18 @@ class Telemetries:
     def seconds(self) -> float:
         """Spent so far, all optimizers together."""
         return sum(member.seconds for member in self._members)
+
+
+def _sinks(table: TelemetryTable, directory: Path, step: int) -> list[Callable[[Record], object]]:
+    """Where the records of a run go: its log, from `step` on, and TensorBoard if it is asked for."""
+    metrics = Metrics(directory / TELEMETRY, keep_to=step)
+    sinks: list[Callable[[Record], object]] = [lambda record: _write(metrics, record)]
+    if table.tensorboard:
+        try:
+            sinks.append(TensorBoard(directory / "tensorboard"))
+        except ImportError as missing:
+            raise LabError(f"telemetry.tensorboard: {missing}") from missing
+    return sinks
 
 
 def matching(only: Sequence[str], optimizer: torch.optim.Optimizer, names: dict[Tensor, str]) -> list[str]:
