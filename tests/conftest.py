@@ -20,6 +20,11 @@ if "MATFN_CACHE_DIR" not in os.environ:
     _CREATED = os.environ["MATFN_CACHE_DIR"] = tempfile.mkdtemp(prefix="matfn-tests-")
 
 
+def pytest_configure(config):
+    """Short schedules are compared with their scalar map, not with the function: that they end early is no news."""
+    config.addinivalue_line("filterwarnings", "ignore::matfn.ConvergenceWarning")
+
+
 def pytest_unconfigure(config):
     """Remove the cache; only the process that made it knows its name."""
     if _CREATED is not None:

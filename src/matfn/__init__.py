@@ -2,7 +2,7 @@
 
 from .certify import Certificate, certify
 from .engines import ENGINES, Coupled, Direct, Gram
-from .errors import SpectrumError
+from .errors import ConvergenceWarning, SpectrumError
 from .functions import Polar, inv, inv_rootm, inv_sqrtm, orthogonalize, polar, rootm, signm, sqrtm
 from .methods import (
     METHODS,
@@ -30,6 +30,7 @@ __all__ = [
     "METHODS",
     "QDWH",
     "Certificate",
+    "ConvergenceWarning",
     "Coupled",
     "DBNewton",
     "Direct",

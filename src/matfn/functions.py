@@ -11,6 +11,7 @@ from .adjoints import adjoint, attach, polar_adjoint
 from .autocast import without_autocast
 from .checks import check_finite, check_matrix, symmetric_part
 from .compute import accurate, orthogonal_factor, polar_factor
+from .converged import check_converged
 from .engines import Engine
 from .kernels import Products
 from .method import Evaluation, Method
@@ -107,6 +108,9 @@ def polar(
 
     Raises:
         ValueError: If A has NaN or infinite entries, or `side` or `factor` is another word.
+
+    Warns:
+        ConvergenceWarning: If the steps of `method` left singular values that are neither 1 nor 0.
     """
     if factor not in ("range", "complete"):
         raise ValueError(f'factor must be "range" or "complete", got {factor!r}: it says what U does to the null space')
@@ -122,6 +126,7 @@ def _polar(side: str, factor: str, method: Method, generator: Generator | None, 
     check_finite(A, POLAR)
     work = torch.promote_types(A.dtype, torch.float32)
     U = polar_factor(A.to(work), factor, method, generator)
+    check_converged(POLAR, A.to(work), U, method)
     n = A.shape[-1] if side == "right" else A.shape[-2]
     if A.numel() == 0:
         return U.to(A.dtype), A.new_zeros(*A.shape[:-2], n, n)
@@ -137,11 +142,14 @@ def signm(A: Tensor, *, method: Method | None = None, generator: Generator | Non
 
     Args:
         A: (..., n, n). `Exact` takes any spectrum off the imaginary axis; an iteration needs a real one off zero.
+            `QDWH` and `ZoloPD` keep each half plane, so what they do not bring to +1 or -1 shows. Polynomials throw
+            complex eigenvalues about: one in fifty or so settles at the wrong sign, which S S = I cannot show.
         method: Default `Exact()`.
         generator: As in `orthogonalize`.
 
     Raises:
-        SpectrumError: If an eigenvalue lies on the imaginary axis, to working precision (`Exact`).
+        SpectrumError: If an eigenvalue lies on the imaginary axis, to working precision; by an iteration, if S S is
+            further from I than real eigenvalues explain. Steps that were too few give a ConvergenceWarning.
     """
     return _accurate(SIGN, A, method, 0.0, generator)
 
@@ -158,6 +166,9 @@ def sqrtm(A: Tensor, *, ridge: float = 0.0, method: Method | None = None, genera
     Raises:
         SpectrumError: If A + ridge I has a negative eigenvalue, whatever the method.
         ValueError: If A is not symmetric, not finite, or ridge is negative.
+
+    Warns:
+        ConvergenceWarning: If the steps of `method` were too few.
     """
     return _accurate(SQRT, A, method, ridge, generator)
 
@@ -165,7 +176,7 @@ def sqrtm(A: Tensor, *, ridge: float = 0.0, method: Method | None = None, genera
 def inv_sqrtm(
     A: Tensor, *, ridge: float = 0.0, method: Method | None = None, generator: Generator | None = None
 ) -> Tensor:
-    """The symmetric positive definite B with B (A + ridge I) B = I. Arguments and errors as `sqrtm`.
+    """The symmetric positive definite B with B (A + ridge I) B = I. Arguments, errors and warnings as `sqrtm`.
 
     Raises:
         SpectrumError: If A + ridge I is singular or indefinite, whatever the method.
@@ -187,7 +198,7 @@ def inv_rootm(
 
     Raises:
         SpectrumError: If A + ridge I is singular or indefinite, whatever the method.
-        ValueError: If p is not a positive integer, or as `sqrtm`.
+        ValueError: If p is not a positive integer, or as `sqrtm`, which has the warning too.
     """
     return _accurate(INV_ROOT.with_exponent(p), A, method, ridge, generator)
 
@@ -195,7 +206,7 @@ def inv_rootm(
 def rootm(
     A: Tensor, p: int, *, ridge: float = 0.0, method: Method | None = None, generator: Generator | None = None
 ) -> Tensor:
-    """The symmetric positive semidefinite (A + ridge I)^(1/p). Arguments and errors as `inv_rootm` and `sqrtm`."""
+    """The symmetric positive semidefinite (A + ridge I)^(1/p). As `inv_rootm` and `sqrtm`."""
     return _accurate(ROOT.with_exponent(p), A, method, ridge, generator)
 
 
@@ -210,6 +221,9 @@ def inv(A: Tensor, *, ridge: float = 0.0, method: Method | None = None, generato
 
     Raises:
         SpectrumError: If the matrix is singular (`Exact`; an iteration tends to the pseudo-inverse).
+
+    Warns:
+        ConvergenceWarning: If B A is not near I: the steps of `method` were too few, or the matrix is singular.
     """
     return _accurate(INV, A, method, ridge, generator)
 
@@ -231,4 +245,6 @@ def _value(target: Target, method: Method, ridge: float, generator: Generator | 
         work = symmetric_part(work, target, torch.finfo(A.dtype).eps)
     if ridge:
         work = work + ridge * torch.eye(A.shape[-1], dtype=work.dtype, device=work.device)
-    return (accurate(target, work, method, generator).to(A.dtype),)
+    result = accurate(target, work, method, generator)
+    check_converged(target, work, result, method)
+    return (result.to(A.dtype),)

@@ -40,6 +40,7 @@ FLOOR = {
     "method": 5,
     "checks": 6,
     "record": 6,
+    "converged": 6,
     "methods": 7,
     "engines": 7,
     "certify": 8,

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..autocast import without_autocast
 from ..certify import balanced_residual
+from ..compute import accurate
 from ..errors import SpectrumError
-from ..functions import inv_rootm
 from ..method import Evaluation, Iteration, Method, Scheduled
 from ..methods import Exact, PolarExpress
 from ..methods.resolvents import Resolvents
@@ -132,7 +133,9 @@ def _roots(X: Tensor, p: int, method: Method, tolerance: float) -> tuple[Tensor,
     short = isinstance(method, Resolvents)
     try:
         # What `inv_rootm` checks holds here, and its passes over X would take as long as a third of the resolvents.
-        U = method.evaluate(INV_ROOT.with_exponent(p), X) if short else inv_rootm(X, p, method=method)
+        target = INV_ROOT.with_exponent(p)
+        with without_autocast(X):
+            U = method.evaluate(target, X) if short else accurate(target, X, method)
     except (SpectrumError, LinAlgError) as error:
         if len(X) == 1:
             return torch.zeros_like(X), [" ".join(str(error).split())]
