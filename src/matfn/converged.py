@@ -113,7 +113,7 @@ def _power(U: Tensor, p: int, W: Tensor) -> Tensor:
 
 def _measures(method: Method) -> bool:
     """Whether the method finds the least eigenvalue itself, so that steps made for another are no explanation."""
-    return isinstance(method, Fitted) and getattr(method, "lower", None) is None
+    return isinstance(method, Fitted) and getattr(method, "lower", 0.0) is None
 
 
 def _of_real(method: Method) -> float:
