@@ -15,6 +15,7 @@ from .checks import (
     check_products,
     check_rounding,
 )
+from .deflation import deflated
 from .engines import Engine, choose
 from .errors import SpectrumError
 from .kernels import Products, products_for
@@ -83,7 +84,8 @@ def _iterate(
     if not torch.compiler.is_compiling():  # the bound needs numpy, which torch.compile cannot follow
         check_rounding(iteration, precision)
     scaled, divisor = scale(A)
-    wide, first = scaled.dtype, [scaled.to(precision)]
+    share = _share(iteration, target)
+    wide, first = scaled.dtype, [deflated(scaled, share, precision) if share else scaled.to(precision)]
     del scaled  # of the size of the argument, and not looked at again
     if products is None:
         products = products_for(first[0], mirrored=target.domain is Domain.RECTANGULAR)
@@ -91,6 +93,14 @@ def _iterate(
     # Handed over, not lent: the engine drops the first iterate when it has the second.
     result = engine.run(target, first.pop(), iteration, products, key)
     return result if target.homogeneity == 0 else divisor.undo(result.to(wide), target.homogeneity)
+
+
+def _share(method: Iteration, target: Target) -> float:
+    """The share of the singular values to deflate."""
+    share = getattr(method, "deflation", 0.0)
+    if share and target.domain is not Domain.RECTANGULAR:
+        raise ValueError(f"{method!r} deflates singular values, which {target} does not have: leave deflation out")
+    return share
 
 
 def _schedule(method: Scheduled, target: Target) -> Schedule:
@@ -110,9 +120,15 @@ def accurate(target: Target, A: Tensor, method: Method, generator: Generator | N
         generator: Draws the sketches.
 
     Raises:
+        ValueError: The method deflates, and so promises no digits.
         SpectrumError: For a root of an indefinite matrix, or an inverse root of a singular one, whatever the method.
     """
     method = _fitted(target, A, method)
+    if getattr(method, "deflation", 0.0):
+        raise ValueError(
+            f"{method!r} deflates by a sketch, which turns the result by a thousandth or so: that is for orthogonalize "
+            "and the optimizers; here, leave deflation out"
+        )
     if target.domain is Domain.SPD and A.numel() and not isinstance(method, Evaluation):
         check_definite(A, target)
     # The planner may trade digits for products; these verbs ask for digits.

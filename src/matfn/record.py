@@ -21,9 +21,8 @@ class Recorder:
 
     Verbs and engines take it wherever they take the method, and return the same, bit for bit. It reads nothing from the
     device (`schedule_of` does) and computes nothing: a norm is noted only if `done` of the method asks for one. Each
-    call forgets the one before; an optimizer calls its method once for every bucket of matrices.
-
-    Under `torch.compile` the graph breaks, and the iteration runs as usual; with `fullgraph=True` it is refused.
+    call forgets the one before; an optimizer calls its method once for every bucket of matrices. Under `torch.compile`
+    the graph breaks, and the iteration runs as usual; with `fullgraph=True` it is refused.
 
     Example:
         U, H = polar(A, method=(recorder := Recorder(RitzMinimax(tol=1e-6))))
@@ -67,7 +66,7 @@ class Recorder:
     @property
     def taken(self) -> tuple[Step, ...]:
         """The steps; coefficients as the method gave them, floats or (b, 1, 1) for all matrices."""
-        # Not made before: torch.compile trips over a frozen dataclass that is made in a broken graph.
+        # Not before: torch.compile trips over a frozen dataclass made in a broken graph.
         return tuple(Polynomial(kept) if isinstance(kept, tuple) else kept for kept in self._kept)
 
     def precision(self, dtype: torch.dtype) -> torch.dtype:
@@ -80,8 +79,7 @@ class Recorder:
         self._begin(k, residual.p)
         if k == 0:
             self.norms.clear()
-        noting = _Noting(residual)
-        over = finished(self.method, k, noting)
+        over = finished(self.method, k, noting := _Noting(residual))
         if noting.noted is not None:
             self.norms.append(noting.noted)
         return over
@@ -114,7 +112,8 @@ class Recorder:
         rows = tuple(_member(step, index) for step in self.taken)
         known = 1e-3 if self._plan is None else self._plan.lower
         schedule = Schedule(rows, self._p, known if lower is None else lower, f"{self!r}, matrix {index}")
-        return replace(schedule, upper=_reach(schedule), norm=getattr(self._plan, "norm", "frobenius"))
+        norm, share = getattr(self._plan, "norm", "frobenius"), getattr(self._plan, "deflation", 0.0)
+        return replace(schedule, upper=_reach(schedule), norm=norm, deflation=share)
 
     def _begin(self, k: int, p: int) -> None:
         """Forget all from step k on: a call starts at 0."""
@@ -144,6 +143,11 @@ class _ScheduledRecorder(Recorder):
     def norm(self) -> str:
         """Of the schedule for p = 2."""
         return self.schedule().norm
+
+    @property
+    def deflation(self) -> float:
+        """Of the method."""
+        return getattr(self.method, "deflation", 0.0)
 
     def step(self, k: int, residual: Residual) -> Step:
         """For engines that are called without a verb, which would ask for the schedule."""
@@ -180,11 +184,7 @@ def _recording(plan: Schedule, recorder: _ScheduledRecorder) -> Schedule:
 
 
 class _Noting(Residual):
-    """A residual that remembers the norm it was asked for; whatever is computed it shares with the one it stands for.
-
-    Attributes:
-        noted: The norm, (b,), or None if nobody asked.
-    """
+    """A residual that remembers the norm (b,) it was asked for; whatever is computed it shares with the other one."""
 
     __slots__ = ("_of", "noted")  # beside the dictionary, which is the other one's
 

@@ -35,6 +35,7 @@ class Schedule:
         intervals: For each step, the interval of s it was made for (empty if it was made for none).
         upper: The upper bound of s: 1, which holds for every matrix, or what one matrix has shown (`Recorder`).
         norm: What s is a part of: "frobenius", or "schatten4", by which an engine divides once it has M (`tightened`).
+        deflation: The share of the singular values that are shrunk before the first step (`deflated`).
     """
 
     rows: tuple[Step, ...]
@@ -44,6 +45,7 @@ class Schedule:
     intervals: tuple[tuple[float, float], ...] = ()
     upper: float = 1.0
     norm: str = "frobenius"
+    deflation: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse a schedule of nothing."""

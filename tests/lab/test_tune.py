@@ -15,7 +15,7 @@ from matfn.lab import tune, tune_model, tune_plans, tune_rates, tune_report, tun
 from matfn.lab.speed_errors import deviation, matrix
 from matfn.lab.speed_polar import SPECTRA
 from matfn.lab.speed_timing import Pace
-from matfn.optim.oracle import USUAL
+from matfn.optim.oracle import LIFTED
 
 SMALL = 13  # products: 80 schedules, most of them on disk after the first run
 ONE = [tune_rounding.thinned(np.geomspace(1, 1e-3, 40))]
@@ -152,7 +152,7 @@ def test_the_choices_are_the_library_s_and_they_are_measured(tuning):
     chosen = {c.choice: c for c in tuning.measured if c.choice}
     assert set(chosen) == {"orthogonalize", "Muon"}
     assert chosen["orthogonalize"].plan.degrees == (5,) * 5
-    assert chosen["Muon"].plan.method == USUAL
+    assert chosen["Muon"].plan.method == LIFTED
     assert all(c.kernel == tuning.kernel[0] == "eager" for c in chosen.values())
     assert tuning.kernel[1]
     assert "triton" in tuning.absent

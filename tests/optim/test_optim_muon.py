@@ -9,7 +9,7 @@ from torch import nn
 from matfn import QDWH, Exact, PolarExpress, Tuned, ZoloPD, orthogonalize
 from matfn.optim import SCALES, MatrixOptimizer, Muon, jordan, plan
 from matfn.optim.layout import convolution, linear, stack, transposed, transposed_convolution
-from matfn.optim.oracle import USUAL, usual_engine
+from matfn.optim.oracle import usual
 
 EPS64 = torch.finfo(torch.float64).eps
 EPS32 = torch.finfo(torch.float32).eps
@@ -35,7 +35,8 @@ def take(optimizer, params, grads):
 
 def usually(x, precision=None):
     """The polar factor by what Muon takes when it is told nothing."""
-    return orthogonalize(x, method=USUAL, engine=usual_engine(x.shape), precision=precision)
+    method, engine = usual(x.shape, x.device)
+    return orthogonalize(x, method=method, engine=engine, precision=precision)
 
 
 def by_svd(x, schedule=None):

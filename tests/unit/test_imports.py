@@ -35,6 +35,7 @@ FLOOR = {
     "inverse_factor": 1,
     "step": 2,
     "schatten": 1,
+    "deflation": 1,
     "partial_fraction": 3,
     "schedule": 4,
     "method": 5,

@@ -6,10 +6,10 @@ import torch
 import matfn
 from matfn import Direct, Gram, PolarExpress
 from matfn.engines.restarts import margins
-from matfn.optim.oracle import USUAL, usual_engine
+from matfn.optim.oracle import DEFLATED, LIFTED, usual
 from matrices import gaussian
 
-SCHEDULE = USUAL.schedule(2)
+SCHEDULE = LIFTED.schedule(2)
 
 
 def spectra(count, k, generator):
@@ -42,7 +42,7 @@ def test_nothing_is_blown_up_in_bfloat16(n, m):
     Without the margin matrices of 2 x 8 reach 140, those of 4 x 16 reach 340.
     """
     A = matrices(max(60, 30000 // (n * m)), n, m, seed=n)
-    U = matfn.orthogonalize(A, method=USUAL, engine=Gram((2,)), precision=torch.bfloat16)
+    U = matfn.orthogonalize(A, method=LIFTED, engine=Gram((2,)), precision=torch.bfloat16)
     top = torch.linalg.svdvals(U)[:, 0]
     low, high = SCHEDULE.images()[-1]
     last = SCHEDULE.rows[-1]
@@ -58,7 +58,7 @@ def test_nothing_is_blown_up_in_bfloat16(n, m):
 def test_without_the_margin_they_would_be(monkeypatch):
     """So the test above can fail."""
     monkeypatch.setattr("matfn.engines.gram.margins", lambda method, restarts, dtype: (1.0,) * len(restarts))
-    U = matfn.orthogonalize(matrices(1500, 2, 8, seed=2), method=USUAL, engine=Gram((2,)), precision=torch.bfloat16)
+    U = matfn.orthogonalize(matrices(1500, 2, 8, seed=2), method=LIFTED, engine=Gram((2,)), precision=torch.bfloat16)
     assert torch.linalg.svdvals(U).max() > 2
 
 
@@ -78,10 +78,22 @@ def test_at_high_precision_the_margin_does_not_show():
     assert torch.allclose(direct, gram, rtol=0, atol=1e-11)
 
 
-def test_squarish_matrices_are_done_directly():
-    assert usual_engine((768, 768)) == Direct()
-    assert usual_engine((768, 1024)) == Direct()
-    assert usual_engine((768, 1152)) == usual_engine((3072, 768)) == Gram((2,))
+@pytest.mark.parametrize(
+    ("shape", "device", "expected"),
+    [
+        ((768, 768), "cpu", (DEFLATED, Direct())),
+        ((768, 1024), "cpu", (DEFLATED, Direct())),
+        ((768, 1152), "cpu", (DEFLATED, Gram(()))),
+        ((3072, 768), "cpu", (DEFLATED, Gram(()))),
+        ((3072, 256), "cpu", (LIFTED, Gram((2,)))),
+        ((256, 300), "cpu", (LIFTED, Direct())),
+        ((768, 3072), "cuda", (LIFTED, Gram((2,)))),
+        ((768, 768), "cuda", (LIFTED, Direct())),
+    ],
+    ids=str,
+)
+def test_what_is_usual_goes_by_size_and_device(shape, device, expected):
+    assert usual(shape, torch.device(device)) == expected
 
 
 @pytest.mark.parametrize("restarts", [(2, 2), (4, 2), (0,), (True,), [2]], ids=str)

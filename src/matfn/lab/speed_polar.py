@@ -22,7 +22,7 @@ from matfn.lab.speed_kernels import count_of, kernels
 from matfn.lab.speed_rows import Contender, Keep, Report, Row, Watch, facts, measured
 from matfn.lab.speed_timing import Pace
 from matfn.method import Scheduled
-from matfn.optim.oracle import USUAL, usual_engine
+from matfn.optim.oracle import usual as usual_of
 from matfn.schedule import Schedule
 from matfn.target import POLAR
 
@@ -125,8 +125,8 @@ def ours(shape: tuple[int, int], dtype: torch.dtype) -> Iterator[Solver]:
         default = _usual(method, shape, dtype)
         yield Solver(spec, partial(matfn.orthogonalize, method=method), _plan(method, default), chosen, usual)
         if usual:
-            work = partial(matfn.orthogonalize, method=USUAL, engine=usual_engine(shape))
-            yield Solver(MUON, work, _plan(USUAL, usual_engine(shape)), chosen)
+            taken, engine = usual_of(shape, torch.device("cpu"))
+            yield Solver(MUON, partial(matfn.orthogonalize, method=taken, engine=engine), _plan(taken, engine), chosen)
         other = matfn.Gram() if isinstance(default, matfn.Direct) else matfn.Direct()
         if (plan := _plan(method, other)) is not None and plan[0].degrees[0] <= 5:
             name = f"{spec}, {type(other).__name__.lower()}"

@@ -25,7 +25,7 @@ from matfn.lab.speed_timing import Timing, interleaved
 from matfn.lab.tune_plans import Plan, plan_of, plans, predicted
 from matfn.lab.tune_rates import Rate, Request, candidates, measured_rates, seconds_of, stack, synchronised
 from matfn.lab.tune_rounding import thinned
-from matfn.optim.oracle import USUAL, usual_engine
+from matfn.optim.oracle import usual
 from matfn.target import POLAR
 
 __all__ = ["FIGURES", "Candidate", "Tuning", "foretold", "spectra_of", "tune", "usual_plans"]
@@ -127,7 +127,7 @@ def usual_plans(request: Request, spectra: Sequence[np.ndarray]) -> dict[str, Pl
     method = matfn.PolarExpress()
     pairs: dict[str, tuple[matfn.PolarExpress, Any]] = {
         "orthogonalize": (method, choose(POLAR, method.schedule(2), request.shape, request.dtype)),
-        "Muon": (USUAL, usual_engine(request.shape)),
+        "Muon": usual(request.shape, torch.device("cpu")),
     }
     found = {}
     for name, (taken, engine) in pairs.items():

@@ -24,7 +24,7 @@ from matfn.lab.speed_timing import Pace, interleaved
 from matfn.lab.tune import foretold, spectra_of
 from matfn.lab.tune_plans import Plan, plan_of
 from matfn.lab.tune_rates import Request, candidates, product_works, stack
-from matfn.optim.oracle import USUAL
+from matfn.optim.oracle import LIFTED
 
 __all__ = ["CASES", "PACE", "Agreement", "Point", "figure", "run", "write"]
 
@@ -141,7 +141,7 @@ def _points(request: Request, pace: Pace, budget: Budget) -> Iterator[Point]:
 def _plans(request: Request) -> Iterator[Plan]:
     """Mixes of degrees, direct and by Gram with a restart, by either norm, whether or not they are good ones."""
     spectra = spectra_of(request.shape, ())
-    for method in (*(matfn.PolarExpress(degrees) for degrees in _DEGREES), USUAL):
+    for method in (*(matfn.PolarExpress(degrees) for degrees in _DEGREES), LIFTED):
         try:
             check_rounding(method.schedule(2), request.dtype)
         except ValueError:

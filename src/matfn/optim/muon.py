@@ -46,10 +46,10 @@ class Muon(PolarOptimizer):
         cautious: decay only entries on which update and weight agree in sign (there both shrink the weight).
         scale: "jordan" sqrt(max(1, m/n)), "spectral" sqrt(m/n), "moonlight" 0.2 sqrt(max(m, n)), or a function of (m,
             n). Of each block where a parameter is cut.
-        method: how the polar factor is computed, a value of `matfn.METHODS`. None is four minimax steps, on the Gram
-            matrix from 2 : 3 on (`matfn.optim.oracle.USUAL`): less error on momenta of training runs than the five
-            steps of torch's Muon, in half the products. `PolarExpress()` has less error still; `Tuned("jordan")` is
-            the classical one.
+        method: how the polar factor is computed, a value of `matfn.METHODS`. None is three or four minimax
+            steps, by size and device, and the Gram matrix from 2 : 3 on (`matfn.optim.oracle.usual`): the error of
+            torch's Muon on momenta of training runs, in half the products. `PolarExpress()` has less error still;
+            `Tuned("jordan")` is the classical one.
         precision: dtype in which the iteration runs. None is bfloat16, as in every Muon (1 % of the update's norm is
             rounding then, where five steps leave 10 %), but float32 for `QDWH` and the like, which are more than
             products, and float64 for float64 weights; torch.float32 costs 4 times

@@ -1,0 +1,178 @@
+"""Deflation: against the formula in dense linear algebra, and against what singular values it must leave."""
+
+import math
+
+import pytest
+import torch
+
+import matfn
+from matfn import Direct, Gram, PolarExpress
+from matfn.deflation import deflated
+from matrices import orthogonal
+
+DEFLATING = PolarExpress((5, 5, 5), lower=1.4e-2, cushion=0.06, norm="schatten4", deflation=1 / 16)
+
+
+def with_values(m, n, values, seed=0):
+    """A matrix (m, n) of the given singular values, divided by their norm."""
+    r = min(m, n)
+    s = torch.as_tensor(values, dtype=torch.float64)
+    return (orthogonal(m, seed=seed)[:, :r] * (s / s.norm())) @ orthogonal(n, seed=seed + 1)[:, :r].mT
+
+
+def falling(m, n, power=1.5, seed=0):
+    """Singular values j^-power: those of momenta fall so."""
+    return with_values(m, n, torch.arange(1, min(m, n) + 1, dtype=torch.float64) ** -power, seed)
+
+
+def by_formula(X, k):
+    """(I + P K P^T / c^2)^(-1/2) X with dense matrices, P from an SVD of X X^T S."""
+    if X.shape[0] > X.shape[1]:
+        groups = X.shape[1] // k
+        S = torch.zeros(X.shape[1], k, dtype=X.dtype)
+        for i in range(groups * k):
+            S[i, i // groups] = math.cos((i % groups + 1) ** 2)
+        return by_dense(X.mT, S, k).mT
+    S = torch.zeros(X.shape[0], k, dtype=X.dtype)
+    for i in range(X.shape[0] // k * k):
+        S[i, i % k] = math.cos((i // k + 1) ** 2)
+    return by_dense(X, S, k)
+
+
+def by_dense(X, S, k):
+    P = torch.linalg.svd(X @ X.mT @ S, full_matrices=False)[0]
+    K = P.mT @ X @ X.mT @ P
+    c2 = (X.square().sum() - K.trace()) / k
+    w, V = torch.linalg.eigh(torch.eye(X.shape[0], dtype=X.dtype) + P @ K @ P.mT / c2)
+    return (V / w.sqrt()) @ V.mT @ X
+
+
+@pytest.mark.parametrize(
+    ("m", "n", "share"), [(24, 24, 1 / 6), (24, 50, 0.25), (50, 24, 0.25), (23, 31, 0.2), (31, 23, 0.2)]
+)
+def test_it_is_the_formula(m, n, share):
+    """In float64, so that nothing but the condition of X X^T S, some 1e4, stands between the two."""
+    X = falling(m, n, seed=m)
+    k = int(share * min(m, n))
+    assert torch.allclose(deflated(X[None], share, X.dtype)[0], by_formula(X, k), rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize(("m", "n"), [(48, 48), (48, 120), (120, 48)])
+def test_large_singular_values_become_c_and_the_others_stay(m, n):
+    """Six of 1 to .1 and a tail of 1e-3: P is off by (.001 / .1)^2 42^(1/2) 50, the sketch's condition."""
+    head, tail = torch.logspace(0, -1, 6).double(), 1e-3
+    s = torch.cat([head, torch.full((42,), tail)])
+    X = with_values(m, n, s)
+    s = s / s.norm()
+    c2 = 42 * s[-1] ** 2 / 6
+    expected = torch.cat([s[:6] / (1 + s[:6] ** 2 / c2).sqrt(), s[6:]]).sort(descending=True)[0]
+    found = torch.linalg.svdvals(deflated(X[None], 1 / 8, X.dtype)[0])
+    assert torch.allclose(found, expected, rtol=0.03, atol=0)
+    assert found[0] / found[-1] < 2.8 < 900 < s[0] / s[-1]
+
+
+def test_a_flat_spectrum_stays_as_it_is():
+    """C^2 is (1/k - 1/n) there, so that D is at least (1 - k/n)^(1/2)."""
+    X = orthogonal(64, seed=3) / 8
+    found = torch.linalg.svdvals(deflated(X[None], 1 / 8, X.dtype)[0])
+    assert found.min() >= (7 / 8) ** 0.5 / 8 * (1 - 1e-12)
+    assert found.max() <= 1 / 8 * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 1.5, 3.0])
+@pytest.mark.parametrize(("m", "n"), [(96, 96), (64, 160), (160, 64)])
+def test_the_polar_factor_is_nearly_the_same(m, n, power):
+    X = falling(m, n, power, seed=7)
+    U, _, V = torch.linalg.svd(deflated(X[None], 1 / 12, X.dtype)[0], full_matrices=False)
+    assert ((U @ V) * X).sum() >= 0.99 * torch.linalg.svdvals(X).sum()
+
+
+@pytest.mark.parametrize("rank", [0, 1, 3])
+@pytest.mark.parametrize(("m", "n"), [(64, 64), (48, 100), (100, 48)])
+def test_low_rank(m, n, rank):
+    """Fewer singular values than are deflated: all come out alike, and zeros stay zeros."""
+    s = torch.zeros(min(m, n), dtype=torch.float64)
+    s[:rank] = torch.logspace(0, -1, max(rank, 1)).double()[:rank]
+    X = with_values(m, n, s / max(1.0, float(s.norm())) if rank else s + 1) * float(rank > 0)
+    U = matfn.orthogonalize(X.float(), method=DEFLATING, engine=Direct(), precision=torch.bfloat16)
+    found = torch.linalg.svdvals(U)
+    assert torch.isfinite(found).all()
+    assert ((found[:rank] - 1).abs() <= 0.25).all()
+    assert (found[rank:] <= 0.25).all()
+
+
+def test_a_stack_is_each_of_its_matrices_on_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    X = torch.stack([falling(220, 300, seed=i) for i in range(4)]).float()
+    together = deflated(X, 1 / 8, torch.float32)
+    single = torch.cat([deflated(x[None], 1 / 8, torch.float32) for x in X])
+    torch.set_num_threads(before)
+    assert torch.allclose(together, single, rtol=0, atol=1e-5)
+
+
+def test_a_nan_stays_in_its_matrix():
+    X = torch.stack([falling(32, 40, seed=i) for i in range(3)]).float()
+    X[1, 3, 4] = math.nan
+    U = matfn.orthogonalize(X, method=DEFLATING, engine=Direct())
+    assert torch.isnan(U[1]).all()
+    assert torch.isfinite(U[[0, 2]]).all()
+
+
+def test_the_argument_is_left_alone_and_scale_does_not_count():
+    X = falling(40, 60, seed=2).float()
+    kept = X.clone()
+    U = matfn.orthogonalize(X, method=DEFLATING)
+    assert torch.equal(X, kept)
+    for scale in (2.0**-100, 2.0**100):
+        assert torch.equal(matfn.orthogonalize(X * scale, method=DEFLATING), U)
+
+
+def test_it_is_subtracted_before_it_is_rounded():
+    X = falling(64, 80, seed=4).float()[None]
+    wide = deflated(X, 1 / 8, torch.float32)
+    assert torch.equal(deflated(X, 1 / 8, torch.bfloat16), wide.bfloat16())
+    assert torch.equal(deflated(X, 1 / 100, torch.bfloat16), X.bfloat16())  # less than one column
+
+
+def test_three_steps_without_restart_blow_nothing_up_in_bfloat16():
+    """M loses about 2 u / n^(1/2) of itself to rounding; singular values that it calls negative grow by that."""
+    from test_margins import matrices
+
+    n = 384
+    A = matrices(12, n, 600, seed=n)
+    U = matfn.orthogonalize(A, method=DEFLATING, engine=Gram(()), precision=torch.bfloat16)
+    x = torch.logspace(-9, 0, 2000).double()
+    u = 2.0**-8
+    m, s = x - 2 * u / n**0.5, x.sqrt()
+    for step in DEFLATING.schedule(2).rows:
+        z = step(m)
+        m, s = m * z * z, s * z
+    assert 1.2 < s.max() < 1.6
+    assert torch.linalg.svdvals(U).max() <= s.max() * (1 + 2 * u)
+    aligned = (U * A).sum((-2, -1)) / torch.linalg.svdvals(A).sum(-1)
+    assert aligned.min() >= 0.7
+
+
+@pytest.mark.parametrize(
+    "verb", [matfn.polar, matfn.inv_sqrtm, matfn.sqrtm, matfn.signm, matfn.inv], ids=lambda f: f.__name__
+)
+def test_verbs_that_promise_digits_refuse_it(verb):
+    with pytest.raises(ValueError, match="leave deflation out"):
+        verb(torch.eye(20, dtype=torch.float64), method=DEFLATING)
+
+
+@pytest.mark.parametrize("share", [-0.1, 0.6, True, "a twelfth", math.nan], ids=str)
+def test_nonsense_is_refused(share):
+    with pytest.raises(ValueError, match=r"deflation must be a number from 0 \(none\) to 0.5"):
+        PolarExpress(deflation=share)
+
+
+def test_a_recorder_deflates_too():
+    X = falling(64, 100, seed=9)
+    recorder = matfn.Recorder(DEFLATING)
+    U = matfn.orthogonalize(X, method=recorder)
+    assert torch.equal(U, matfn.orthogonalize(X, method=DEFLATING))
+    again = recorder.schedule_of()
+    assert again.deflation == DEFLATING.deflation
+    assert torch.allclose(matfn.orthogonalize(X, method=again), U, rtol=0, atol=1e-12)
