@@ -186,6 +186,59 @@ def test_a_gradient_that_cannot_be_squared_does_not_reach_the_factors(bad):
     assert not torch.equal(state["factors_2x3"], before["factors_2x3"])
 
 
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("graft", ["adam", "sgd", "none"])
+def test_what_is_not_finite_shows_in_the_weights(graft, bad):
+    """As for torch's optimizers, and at once: an update of zero would stop the matrix for ever without a word."""
+    param = parameter(linear((6, 5)), torch.float32)
+    optimizer = Shampoo([param], graft=graft, root_every=2)
+    for t in range(1, 4):
+        param.grad = gradient(torch.zeros(6, 5), t).float()
+        if t == 2:
+            param.grad[0, 0] = bad
+        optimizer.step()
+        assert bool(torch.isfinite(param).all()) == (t < 2)
+
+
+def test_a_square_that_overflows_stops_its_entry_of_the_graft_as_in_adam():
+    """The second moment is torch.optim.Adam's, infinite there and nowhere NaN; the others go on as if nothing were."""
+    param, other = (parameter(linear((6, 5)), torch.float32) for _ in range(2))
+    optimizer, adam = Shampoo([param], beta2=0.99), torch.optim.Adam([other], betas=(0.9, 0.99))
+    moved = []
+    for t in range(1, 151):
+        for p in (param, other):
+            p.grad = gradient(torch.zeros(6, 5), t).float()
+            p.grad[0, 0] = 1e25 if t == 5 else p.grad[0, 0]
+        before = param.detach().clone()
+        optimizer.step()
+        adam.step()
+        moved.append((param.detach() - before).norm())
+    squares = optimizer.state[param]["exp_avg_sq"]
+    assert squares.isinf().nonzero().tolist() == [[0, 0]]
+    torch.testing.assert_close(squares, adam.state[other]["exp_avg_sq"], rtol=1e-5, atol=0)
+    # The momentum's 1e24 sinks below the root of the greatest number, 1.8e19, in log(1e5) / log(1/0.9) = 110 steps.
+    assert torch.isfinite(param).all()
+    assert moved[-1] > 0
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-24, 1e22, 1e30])
+def test_a_block_whose_squares_are_lost_is_named(scale):
+    """A block of true zeros is not: the first two rows have no gradient."""
+    param = parameter(linear((6, 5)), torch.float32)
+    optimizer = Shampoo([param], graft="adam", cutting=Cutting(block=2), root_every=2)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for t in range(1, 4):
+            param.grad = (gradient(torch.zeros(6, 5), t) * scale).float()
+            param.grad[:2] = 0
+            optimizer.step()
+    said = [str(warning.message) for warning in caught]
+    assert said
+    assert all("is the identity: the gradients are not zero, but their squares are" in text for text in said)
+    assert any("block [2:4, 0:" in text for text in said)
+    assert not any("block [0:2" in text for text in said)
+
+
 def test_zero_gradients_move_nothing_and_cost_nothing_later():
     param = parameter(linear((6, 5)))
     start = param.detach().clone()

@@ -161,6 +161,36 @@ def test_a_gradient_that_cannot_be_squared_does_not_reach_the_bases(bad):
     assert all(torch.isfinite(value).all() for key, value in held.items() if key.startswith(("factors", "bases")))
 
 
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_what_is_not_finite_shows_in_the_weights(bad):
+    """As for torch's optimizers: an update of zero would stop the matrix for ever without a word."""
+    param = parameter(linear((6, 5)), torch.float32)
+    optimizer = SOAP([param], basis_every=1)
+    for t in range(1, 5):
+        param.grad = gradient(torch.zeros(6, 5), t).float()
+        if t == 3:
+            param.grad[0, 0] = bad
+        optimizer.step()
+        assert bool(torch.isfinite(param).all()) == (t < 3)
+
+
+def test_a_square_that_overflows_stops_no_more_than_its_entries():
+    """One row and column of G' see the entry; what remains moves on, and V has no NaN, as in Adam."""
+    param = parameter(linear((6, 5)), torch.float32)
+    optimizer = SOAP([param], basis_every=1000)
+    for t in range(1, 9):
+        param.grad = torch.diag(torch.arange(5.0, 0, -1)).repeat(2, 1)[:6] * (1 + 0.1 * t)
+        if t == 4:
+            param.grad[0, 0] = 1e25
+        before = param.detach().clone()
+        optimizer.step()
+    squares = optimizer.state[param]["exp_avg_sq"]
+    assert squares.isinf().any()
+    assert not squares.isnan().any()
+    assert torch.isfinite(param).all()
+    assert (param.detach() - before).norm() > 0
+
+
 def test_a_long_side_has_no_factor():
     param = parameter(linear((40, 5)))
     optimizer = SOAP([("w", param)], cutting=Cutting(block=None, largest=8))

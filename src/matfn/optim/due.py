@@ -1,7 +1,7 @@
 """Due: the factors whose roots or bases a step computes, in batches; roots that fail are reported by name."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from .roots import RootMethod, inverse_roots
 __all__ = ["Due", "compute_roots", "portions"]
 
 _SHOWN = 3
+_LOST = "the gradients are not zero, but their squares are, or are infinite"
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +70,7 @@ def compute_roots(
     method: RootMethod | None,
     tolerance: float,
     groups: Sequence[Mapping[str, Any]],
+    momentum: Callable[[Due], Tensor],
 ) -> None:
     """Roots of factors of one size, in one batch; a factor that has none keeps the root it has.
 
@@ -79,6 +81,7 @@ def compute_roots(
         method: see there.
         tolerance: see there.
         groups: all parameter groups, for names.
+        momentum: of a block, ``(count, ...)``; asked for where a factor is zero, and a zero gradient the usual reason.
     """
     A = torch.cat([one.factors / one.weight for one in due])
     found = inverse_roots(A, p, ridge, method, tolerance)
@@ -87,13 +90,18 @@ def compute_roots(
         one, i = owners[index]
         values[index] = one.last[i]
     foreach.copy_([one.last for one in due], list(values.split([len(one.factors) for one in due])))
-    for what, which in (("was computed again in float64", found.repeated), ("keeps its last value", found.failed)):
+    lost = [(k, _LOST) for k in found.zero if bool(momentum(owners[k][0])[owners[k][1]].any())]
+    helps = f"A larger ridge (now {ridge:g}) or another method helps."
+    for what, which, advice in (
+        ("was computed again in float64", found.repeated, helps),
+        ("keeps its last value", found.failed, helps),
+        ("is the identity", lost, "Scale the loss, or keep the weights in float64."),
+    ):
         if which:
             shown = [f"that of {owners[k][0].place(owners[k][1], groups)} {what}: {why}" for k, why in which[:_SHOWN]]
             more = f"; and {len(which) - _SHOWN} more" if len(which) > _SHOWN else ""
             warnings.warn(
-                f"Shampoo: of {len(A)} inverse roots (p = {p}, {A.shape[-1]} rows) {'; '.join(shown)}{more}. "
-                f"A larger ridge (now {ridge:g}) or another method helps.",
+                f"Shampoo: of {len(A)} inverse roots (p = {p}, {A.shape[-1]} rows) {'; '.join(shown)}{more}. {advice}",
                 RuntimeWarning,
                 stacklevel=2,
             )

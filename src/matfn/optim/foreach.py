@@ -7,7 +7,7 @@ reaches for them.
 import torch
 from torch import Tensor
 
-__all__ = ["add_", "copy_", "lerp_", "lerp_into", "mul_", "shift_"]
+__all__ = ["add_", "average_squares_", "copy_", "lerp_", "lerp_into", "mul_", "shift_"]
 
 
 def copy_(targets: list[Tensor], sources: list[Tensor]) -> None:
@@ -40,6 +40,12 @@ def mul_(targets: list[Tensor], factor: float | Tensor) -> None:
 def add_(targets: list[Tensor], others: list[Tensor], factor: float) -> None:
     """``targets <- targets + factor others``."""
     torch._foreach_add_(targets, others, alpha=factor)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def average_squares_(targets: list[Tensor], others: list[Tensor], decay: float) -> None:
+    """``targets <- decay targets + (1 - decay) others^2``; what is infinite stays so, where lerp makes it NaN."""
+    mul_(targets, decay)
+    torch._foreach_addcmul_(targets, others, others, value=1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def shift_(targets: list[Tensor], by: float) -> None:

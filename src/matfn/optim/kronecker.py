@@ -148,6 +148,10 @@ class KroneckerOptimizer(MatrixOptimizer):
                 for (slot, block), (factors, last) in zip(batch.members, views, strict=True):
                     yield Due(slot, block, side, factors, last, weight)
 
+    def momentum_of(self, one: Due) -> Tensor:
+        """The momentum of a block before this step, ``(count, *shape)``."""
+        return one.block.read(one.slot.read(self.state_of(one.slot, MOMENTUM)).contiguous())
+
     def take_in(self, batch: Batch, gradients: Tensor) -> None:
         """Average the products of a batch's gradients into its factors.
 

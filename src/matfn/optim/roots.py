@@ -40,11 +40,13 @@ class Roots:
         values: ``(b, n, n)``; of a matrix in `failed` nothing to be used.
         repeated: index and reason of each matrix whose root was computed a second time, with success.
         failed: index and reason of each matrix that has no root.
+        zero: index of each matrix of zeros, which counts as the identity.
     """
 
     values: Tensor
     repeated: tuple[tuple[int, str], ...]
     failed: tuple[tuple[int, str], ...]
+    zero: tuple[int, ...]
 
 
 @lru_cache(maxsize=64)
@@ -117,7 +119,10 @@ def inverse_roots(A: Tensor, p: int, ridge: float, method: RootMethod | None, to
             again, still = _roots(X[i : i + 1].double(), p, _EXACT, tolerance)
             (failed if still[0] else repeated).append((i, still[0] or reasons[i]))
             U[i] = again[0]
-    return Roots(scale.undo(U, -1 / p), tuple(repeated), tuple(failed))
+    # The scale of a zero matrix is 1 by convention, and that of few others: no pass over all of them.
+    alone = ((scale.peak == 1) & (scale.norm == 1)).flatten().tolist()
+    zero = tuple(i for i, unit in enumerate(alone) if unit and not bool(A[i].any()))
+    return Roots(scale.undo(U, -1 / p), tuple(repeated), tuple(failed), zero)
 
 
 def _chosen(X: Tensor, p: int, ridge: float, method: RootMethod | None) -> Method:

@@ -43,7 +43,9 @@ class Shampoo(KroneckerOptimizer):
     "adam" that of Adam's step from B and a second moment with the same beta2. Before `start` it lends its direction.
 
     The factors are second moments: gradients with entries within 1e-18 and 1e18 in float32 (as for Adam). One that is
-    not finite, or too large to be squared, is left out of the factors of its block.
+    not finite, or too large to be squared, is left out of the factors of its block; but NaN and infinity pass through
+    the momentum to the weights, and an infinite square stops its entry of the graft "adam", both as for Adam. A
+    RuntimeWarning names a block all of whose squares are lost: its root is the identity.
 
     A root is checked (`certify`) at the steps at which it is computed, which is where the host waits for the device,
     and nowhere else. What fails is computed again in float64 by `Exact`; what fails again, and a factor that is not
@@ -161,7 +163,7 @@ class Shampoo(KroneckerOptimizer):
                     due.setdefault(key, []).append(one)
         for (p, ridge, *_), found in due.items():
             for some in portions(found, self.portion):
-                compute_roots(some, p, ridge, self.method, self.tolerance, self.param_groups)
+                compute_roots(some, p, ridge, self.method, self.tolerance, self.param_groups, self.momentum_of)
 
     def direction(self, bucket: Bucket, stack: Tensor) -> Tensor:
         """The preconditioned momentum, as long as the graft says."""
@@ -179,7 +181,7 @@ class Shampoo(KroneckerOptimizer):
         if self.graft == "none":
             return stack
         norms = _norms(stack)
-        return stack.mul_(torch.where(norms > 0, size / norms, 0.0))
+        return stack.mul_(torch.where(norms == 0, 0.0, size / norms))  # NaN is no zero: it shows in the weights
 
     def state_like(self, param: Tensor, group: Mapping[str, Any]) -> StateLike:
         """Roots beside the factors, and Adam's second moment if it is grafted."""
@@ -207,11 +209,10 @@ class Shampoo(KroneckerOptimizer):
         for batch in batches:
             self.take_in(batch, gradients)
         if self.graft == "adam":
-            squares = gradients.square_()
             for index, slots in work.bucket.by_group().items():
                 held = [slot.read(self.state_of(slot, SQUARES)) for slot in slots]
-                new = [slot.place(squares) for slot in slots]
-                foreach.lerp_(held, new, 1 - float(self.param_groups[index]["beta2"]))
+                new = [slot.place(gradients) for slot in slots]
+                foreach.average_squares_(held, new, float(self.param_groups[index]["beta2"]))
 
     def _roots_due(self, batch: Batch) -> Iterator[tuple[tuple[Any, ...], Due]]:
         """The roots of a batch that are due now, with what they must share to be computed together."""
@@ -235,7 +236,7 @@ class Shampoo(KroneckerOptimizer):
         step.sqrt_()
         for index, slots in work.bucket.by_group().items():
             foreach.shift_([slot.place(step) for slot in slots], float(self.param_groups[index]["eps"]))
-        return torch.where(step > 0, stack / step, 0.0)
+        return torch.where(step == 0, 0.0, stack / step)
 
     def _p(self, order: int) -> int:
         if isinstance(self.root, int):

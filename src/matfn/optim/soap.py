@@ -40,6 +40,9 @@ class SOAP(KroneckerOptimizer):
     basis of its own gradient Adam would divide rounding errors by themselves. So the first step has none, and is Adam's
     own in the coordinates of the weights, with its V forgotten. (The reference implementation skips it.)
 
+    Gradients with entries within 1e-18 and 1e18 in float32, as for Adam: NaN and infinity pass through to the weights,
+    and a square that is infinite stops its entry, here of G'. Neither enters the factors.
+
     Args:
         params: as for `Muon`.
         lr: learning rate, >= 0; 3e-3 is the paper's.
@@ -125,11 +128,11 @@ class SOAP(KroneckerOptimizer):
             for side, Q in bases.items():
                 seen, moved = along(seen, Q.mT, side), along(moved, Q.mT, side)
             beta2 = float(group["beta2"])
-            held.lerp_(seen.square(), 1 - beta2)
+            held.mul_(beta2).addcmul_(seen, seen, value=1 - beta2)  # of an infinite square lerp would make NaN
             if age > 1:  # what the first step saw is in no basis
                 batch.scatter(held, squares)
             size = held.div_(1 - beta2 ** max(age - 1, 1)).sqrt_().add_(float(group["eps"]))
-            moved = torch.where(size > 0, moved / size, 0.0)
+            moved = torch.where(size == 0, 0.0, moved / size)  # NaN is no zero: it shows in the weights
             for side, Q in bases.items():
                 moved = along(moved, Q, side)
             batch.scatter(moved, stack)
