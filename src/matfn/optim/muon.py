@@ -46,7 +46,7 @@ class Muon(PolarOptimizer):
         cautious: decay only entries on which update and weight agree in sign (there both shrink the weight).
         scale: "jordan" sqrt(max(1, m/n)), "spectral" sqrt(m/n), "moonlight" 0.2 sqrt(max(m, n)), or a function of (m,
             n). Of each block where a parameter is cut.
-        method: how the polar factor is computed, a value of `matfn.METHODS`. None is three or four minimax
+        method: how the polar factor is computed, a value of `matfn.METHODS`. None is three to five minimax
             steps, by size and device, and the Gram matrix from 2 : 3 on (`matfn.optim.oracle.usual`): the error of
             torch's Muon on momenta of training runs, in half the products. `PolarExpress()` has less error still;
             `Tuned("jordan")` is the classical one.
