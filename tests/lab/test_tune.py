@@ -1,6 +1,7 @@
 """`matfn tune`: the plans it weighs, what it foretells of them, the choice it marks, and what it writes."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from matfn.kernels import Blocked
 from matfn.lab import tune, tune_model, tune_plans, tune_rates, tune_report, tune_rounding
 from matfn.lab.speed_errors import deviation, matrix
 from matfn.lab.speed_polar import SPECTRA
-from matfn.lab.speed_timing import Pace
+from matfn.lab.speed_timing import Pace, Timing
 from matfn.optim.oracle import LIFTED
 
 SMALL = 13  # products: 80 schedules, most of them on disk after the first run
@@ -219,6 +220,21 @@ def test_it_is_written_down(tuning, tmp_path):
     assert any("*" in row[1] for row in rows)
     assert any("M" in row[1] for row in rows)
     assert any("triton" in line for line in tune_report.lines(tuning))
+
+
+def test_rows_that_scatter_are_marked(tuning):
+    """Quartiles of (1, 1, 1, 1.3, 1.4) are 1 and 1.3: a spread of 30 %, and of the same times by 0 %."""
+    quiet, loud = (Timing(times, (1.0,) * 5, 3) for times in ((1.0,) * 5, (1.0, 1.0, 1.0, 1.3, 1.4)))
+    for timing, count in ((quiet, 0), (loud, 1)):
+        rows = [replace(c, timing=timing if i == 0 else quiet, best=True) for i, c in enumerate(tuning.measured)]
+        found = replace(tuning, measured=tuple(rows), beside=(timing, dict(tuning.measured[0].errors)))
+        table = tune_report.candidate_table(found)[1]
+        assert ["~" in row[1] for row in table] == [bool(count), *[False] * (len(rows) - 1), bool(count)]
+        assert table[0][3] == ("30%, 3 times" if count else "0%, 3 times")
+        said = [line for line in tune_report.lines(found) if line.startswith("~")]
+        assert len(said) == count
+        assert all(f"1 of {len(rows)} rows, 1 of them marked +, scatter by more than 10%" in line for line in said)
+        assert tune_report.plain(found)["bound"] == 0.1
 
 
 def test_the_cost_model_is_held_against_measurements(tmp_path):

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from matfn.lab import budget_command, speed_command
+from matfn.lab.dtypes import full_names
 from matfn.lab.terminal import grid, safe, screen, user_errors
 
 if TYPE_CHECKING:
@@ -45,7 +46,9 @@ def accuracy(
         list[str] | None, typer.Option(help='A method, e.g. "prism:steps=12"; all by default, and converged.')
     ] = None,
     spectra: Annotated[list[str] | None, typer.Option(help='A spectrum, e.g. "htmp 5"; all by default.')] = None,
-    dtypes: Annotated[list[str] | None, typer.Option(help="float64, float32, bfloat16 (polar alone).")] = None,
+    dtypes: Annotated[
+        list[str] | None, typer.Option(help="float64, float32, bfloat16 (polar alone), or f64, ...")
+    ] = None,
     size: Annotated[int | None, typer.Option(help="Short side of the matrices; 64 by default.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder to write to; a dated one under runs/.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
@@ -54,7 +57,8 @@ def accuracy(
     from matfn.lab import bench_accuracy, bench_report, checkpoint
 
     chosen = _options(quick)
-    given = {"functions": function, "methods": methods, "spectra": spectra, "dtypes": dtypes}
+    named = full_names(dtypes or (), "--dtypes", bench_accuracy.DTYPES)
+    given = {"functions": function, "methods": methods, "spectra": spectra, "dtypes": named}
     chosen = replace(chosen, **{name: tuple(values) for name, values in given.items() if values})
     chosen = replace(chosen, size=size) if size is not None else chosen
     dated = Path("runs") / "bench-accuracy" / datetime.now().strftime("%Y-%m-%d_%H%M%S")

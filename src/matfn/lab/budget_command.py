@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from matfn.lab.errors import LabError
+from matfn.lab.dtypes import full_names
 from matfn.lab.terminal import grid, safe, screen, user_errors
 
 __all__ = ["budget", "momenta"]
@@ -61,7 +61,7 @@ def budget(
     size: Annotated[int | None, typer.Option(min=8, help="Short side of the matrices; 512 by default.")] = None,
     drawn: Annotated[int | None, typer.Option(min=1, help="Spectra drawn at random; 20 by default.")] = None,
     dtypes: Annotated[
-        list[str] | None, typer.Option(help="float64, float32, bfloat16; the last two by default.")
+        list[str] | None, typer.Option(help="float64, float32, bfloat16, or f64, ...; the last two by default.")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder to write to; a dated one under runs/.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of the targets.")] = False,
@@ -72,10 +72,8 @@ def budget(
     from matfn.lab.bench_accuracy import DTYPES
     from matfn.lab.checkpoint import folder
 
-    for name in dtypes or ():
-        if name not in DTYPES:
-            raise LabError(f"--dtypes: {name!r} is none of {', '.join(DTYPES)}")
-    options = reporting.Options(momenta=tuple(momenta or ()), dtypes=tuple(dtypes or ("float32", "bfloat16")))
+    chosen = full_names(dtypes or ("float32", "bfloat16"), "--dtypes", DTYPES)
+    options = reporting.Options(momenta=tuple(momenta or ()), dtypes=chosen)
     if quick:
         options = replace(options, size=64, drawn=3, rounds=1, shapes=((2, 32, 32), (1, 32, 64)))
         options = replace(options, polar=("gaussian 1024x256", "i^-1"), roots=("wishart 1/2", "log-uniform 1e-3"))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from matfn.lab.dtypes import SHORT
 from matfn.lab.errors import LabError
 from matfn.lab.terminal import grid, safe, screen, user_errors
 
@@ -25,7 +26,7 @@ Threads = Annotated[int | None, typer.Option(min=1, help="Threads of torch; by d
 Rounds = Annotated[int | None, typer.Option(min=1, help="Interleaved rounds; the preset's by default.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder to write to; a dated one under runs/ by default.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-Only = Annotated[list[str] | None, typer.Option(help='A part of a case, e.g. "batch 1, bfloat16"; all by default.')]
+Only = Annotated[list[str] | None, typer.Option(help='A part of a case, e.g. "batch 1, bf16"; all by default.')]
 
 
 @user_errors
@@ -108,7 +109,8 @@ def _chosen(
     if preset not in presets:
         raise LabError(f"--preset is one of {', '.join(presets)}, got {preset!r}")
     cases, pace = presets[preset]
-    chosen = tuple(case for case in cases if not only or any(text in str(case) for text in only))
+    texts = [", ".join(SHORT.get(part, part) for part in text.split(", ")) for text in only or ()]
+    chosen = tuple(case for case in cases if not texts or any(text in str(case) for text in texts))
     if not chosen:
         raise LabError(f"--only {' '.join(only or [])}: no case of this preset; it has {'; '.join(map(str, cases))}")
     return chosen, pace if rounds is None else replace(pace, rounds=rounds)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from matfn.lab.dtypes import full_name
 from matfn.lab.errors import LabError
 from matfn.lab.terminal import grid, safe, screen, user_errors
 
@@ -21,13 +22,13 @@ if TYPE_CHECKING:
 
 __all__ = ["tune"]
 
-_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "fp64": "float64"}
+_DTYPES = ("bfloat16", "float16", "float32", "float64")
 
 
 @user_errors
 def tune(
     shape: Annotated[str, typer.Option(help="Rows x columns of each matrix, e.g. 768x3072.")] = "768x3072",
-    dtype: Annotated[str, typer.Option(help="bf16, fp16, fp32 or fp64.")] = "bf16",
+    dtype: Annotated[str, typer.Option(help="bf16, f16, f32 or f64, or torch's names.")] = "bf16",
     batch: Annotated[int, typer.Option(min=1, help="Matrices in a stack.")] = 1,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     lower: Annotated[
@@ -109,9 +110,7 @@ def _request(shape: str, dtype: str, batch: int, device: str, lower: float | Non
     sides = shape.lower().split("x")
     if len(sides) != 2 or not all(side.strip().isdecimal() and int(side) > 0 for side in sides):
         raise LabError(f"--shape is rows x columns, such as 768x3072, got {shape!r}")
-    name = _DTYPES.get(dtype, dtype)
-    if name not in _DTYPES.values():
-        raise LabError(f"--dtype is one of {', '.join(_DTYPES)}, got {dtype!r}")
+    name = full_name(dtype, "--dtype", _DTYPES)
     if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
         raise LabError(f"--device is cpu, or cuda where torch sees a CUDA device, got {device!r}")
     if lower is not None and not 0 < lower < 1:

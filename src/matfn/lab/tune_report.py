@@ -13,17 +13,18 @@ from matplotlib.figure import Figure
 from matfn.lab import plot_frame, plots
 from matfn.lab.speed_plots import front
 from matfn.lab.speed_polar import BASELINE, SPECTRA
+from matfn.lab.speed_timing import Timing
 from matfn.lab.tune import Candidate, Tuning
 
 __all__ = ["CAPTION", "candidate_table", "kernel_table", "lines", "plain", "title", "write"]
 
 CAPTION = (
     "* what `orthogonalize` does unasked, M the default of optim.Muon; + on the measured Pareto front of time against "
-    "rms(1 - sigma), of the momenta if there are any, else of singular values log-uniform in [1e-3, 1]. A plan is "
-    "named by degrees, lower end of the interval, cushion, S4 for the Schatten-4 norm, engine (restarts) and kernel. "
-    "worst: largest |1 - s| over [lower, 1] without rounding; rounding: what the dtype may add to it at most; "
-    "foretold: rms expected of those spectra. predicted: products counted, times the least measured time of each on "
-    "that kernel."
+    "rms(1 - sigma), of the momenta if there are any, else of singular values log-uniform in [1e-3, 1]; ~ a spread "
+    "(quartile range by median) too large to rank the row. A plan is named by degrees, lower end, cushion, S4 for the "
+    "Schatten-4 norm, engine (restarts) and kernel. worst: largest |1 - s| over [lower, 1] without rounding; rounding: "
+    "what the dtype may add to it at most; foretold: rms expected of those spectra. predicted: products counted, times "
+    "the least measured time of each on that kernel."
 )
 Table = tuple[list[str], list[list[str]]]
 
@@ -53,12 +54,12 @@ def kernel_table(tuning: Tuning) -> Table:
 
 def candidate_table(tuning: Tuning) -> Table:
     """What was measured, by time, and torch's Muon beside it."""
-    figures = [name for name in _HEADS if name in (tuning.measured[0].errors or {})]
+    bound, figures = tuning.request.pace.bound, [n for n in _HEADS if n in (tuning.measured[0].errors or {})]
     heads = ["plan, kernel", "", "ms", "spread", "predicted", "worst", "rounding", "foretold"]
-    rows = [_cells(candidate, figures) for candidate in tuning.measured]
+    rows = [_cells(candidate, figures, bound) for candidate in tuning.measured]
     if tuning.beside is not None:
         timing, errors = tuning.beside
-        times = ["", f"{1e3 * timing.median:.3g}", f"{timing.spread:.0%}", *["-"] * 4]
+        times = ["~" * (timing.spread > bound), f"{1e3 * timing.median:.3g}", _spread(timing), *["-"] * 4]
         rows.append([BASELINE, *times, *(_figure(name, errors) for name in figures)])
     return [*heads, *(_HEADS[name] for name in figures)], rows
 
@@ -72,21 +73,25 @@ _HEADS = {
 }
 
 
-def _cells(c: Candidate, figures: list[str]) -> list[str]:
+def _cells(c: Candidate, figures: list[str], bound: float) -> list[str]:
     assert c.timing is not None
     assert c.errors is not None
-    mark = {"": "", "Muon": "M"}.get(c.choice, "*") + "+" * c.best
+    mark = {"": "", "Muon": "M"}.get(c.choice, "*") + "+" * c.best + "~" * (c.timing.spread > bound)
     return [
         c.name,
         mark,
         f"{1e3 * c.timing.median:.3g}",
-        f"{c.timing.spread:.0%}",
+        _spread(c.timing),
         f"{1e3 * c.predicted:.3g}",
         f"{c.plan.error:.1e}",
         f"{c.plan.rounding:.1e}",
         f"{c.plan.expected:.1e}",
         *(_figure(name, c.errors) for name in figures),
     ]
+
+
+def _spread(timing: Timing) -> str:
+    return f"{timing.spread:.0%}" + (f", {timing.attempts} times" if timing.attempts > 1 else "")
 
 
 def _figure(name: str, errors: Mapping[str, float]) -> str:
@@ -102,7 +107,19 @@ def lines(tuning: Tuning) -> list[str]:
         f"choice: {'; '.join(usual)}; kernel {name} ({reason})",
         f"{len(tuning.foretold)} plans on kernels foretold, {len(tuning.measured)} measured; {refused}",
         *(f"{kernel} is not here: {why}" for kernel, why in tuning.absent.items()),
+        *_disturbed(tuning),
     ]
+
+
+def _disturbed(tuning: Tuning) -> list[str]:
+    """That times which scatter do not settle the front, if there are any."""
+    bound, rows = tuning.request.pace.bound, tuning.measured
+    loud = [c.best for c in rows if c.timing is not None and c.timing.spread > bound]
+    text = (
+        f"~ {len(loud)} of {len(rows)} rows, {sum(loud)} of them marked +, scatter by more than {bound:.0%}: the machine "
+        "was disturbed, and the front is not settled there. Run it again when it is quiet"
+    )
+    return [text] if loud else []
 
 
 def plain(tuning: Tuning) -> dict[str, Any]:
@@ -125,6 +142,7 @@ def plain(tuning: Tuning) -> dict[str, Any]:
             for r in tuning.rates
         ],
         "around": dict(zip(("seconds", "seconds per entry of a sum"), tuning.around, strict=True)),
+        "bound": request.pace.bound,
         "measured": [_plain(candidate) for candidate in tuning.measured],
         "foretold": [_plain(candidate) for candidate in _quickest(tuning)],
         BASELINE: None
