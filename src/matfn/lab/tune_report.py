@@ -115,10 +115,8 @@ def _disturbed(tuning: Tuning) -> list[str]:
     """That times which scatter do not settle the front, if there are any."""
     bound, rows = tuning.request.pace.bound, tuning.measured
     loud = [c.best for c in rows if c.timing is not None and c.timing.spread > bound]
-    text = (
-        f"~ {len(loud)} of {len(rows)} rows, {sum(loud)} of them marked +, scatter by more than {bound:.0%}: the machine "
-        "was disturbed, and the front is not settled there. Run it again when it is quiet"
-    )
+    text = f"~ {len(loud)} of {len(rows)} rows, {sum(loud)} of them marked +, scatter by more than {bound:.0%}"
+    text += ": the machine was disturbed, and the front is not settled there. Run it again when it is quiet"
     return [text] if loud else []
 
 
