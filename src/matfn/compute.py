@@ -22,10 +22,13 @@ from .kernels import Products, products_for
 from .method import Evaluation, Fitted, Iteration, Method, Scheduled
 from .prescale import Scale, prescale, prescale_
 from .rank import completed, on_the_range, on_the_range_if_deficient
+from .record import Recorder
 from .schedule import Schedule
 from .target import POLAR, Domain, Target
 
-__all__ = ["accurate", "compute", "factor_in_place", "orthogonal_factor", "polar_factor"]
+__all__ = ["accurate", "compute", "factor_in_place", "orthogonal_factor", "parts", "polar_factor"]
+
+_CACHED = 2**20  # entries: 2 MB of each iterate in bfloat16, of which three are alive
 
 
 def compute(
@@ -168,10 +171,32 @@ def orthogonal_factor(
     check_matrix(X, POLAR)
     wide = torch.promote_types(X.dtype, torch.float32)
     if X.numel() == 0 or not _lifts_rounding(check_method(method, POLAR), wide):
-        return compute(POLAR, X, method, engine, precision, generator, products)
+        if not _parts_are_independent(X, method):
+            return compute(POLAR, X, method, engine, precision, generator, products)
+        U = torch.empty_like(X, memory_format=torch.contiguous_format)
+        m, n = X.shape[-2:]
+        for part, into in zip(parts(X.reshape(-1, m, n)), parts(U.view(-1, m, n)), strict=True):
+            into.copy_(compute(POLAR, part, method, engine, precision, generator, products))
+        return U
     U = compute(POLAR, X.to(wide), method, engine, precision, generator, products)
     scaled, _ = prescale(X.reshape(-1, *X.shape[-2:]))
     return on_the_range(U.reshape(scaled.shape), scaled).reshape(X.shape).to(X.dtype)
+
+
+def parts(stack: Tensor) -> tuple[Tensor, ...]:
+    """The stack (b, m, n) in parts whose iterates stay in a CPU's cache, and in memory that the process has already.
+
+    That is quicker, and bounds what an iteration holds beside it. A GPU takes all at once.
+    """
+    if stack.device.type != "cpu":
+        return (stack,)
+    return stack.split(max(1, _CACHED // (stack.shape[-2] * stack.shape[-1])))
+
+
+def _parts_are_independent(X: Tensor, method: Method) -> bool:
+    """Whether each matrix may be done by itself: no sketch for all, no record of all, no derivative, no graph."""
+    alone = isinstance(method, Scheduled) and not isinstance(method, Recorder)
+    return alone and not torch.compiler.is_compiling() and not (torch.is_grad_enabled() and X.requires_grad)
 
 
 def factor_in_place(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..checks import check_engine, check_precision, check_products
-from ..compute import factor_in_place
+from ..compute import factor_in_place, parts
 from ..engines import Direct, Engine, Gram
 from ..functions import orthogonalize
 from ..kernels import Products
@@ -31,8 +31,6 @@ LIFTED = PolarExpress((5, 5, 5, 5, 3), lower=2e-3, cushion=0.07, norm="schatten4
 # and at 256, 1.2 at 384, 1.3 at 512; of matrices 1 : 4, 1.3 at 128, 1.4 at 256, 1.7 at 512.
 _ROWS = 128
 
-_CACHED = 2**20  # entries: 2 MB of each iterate in bfloat16, of which three are alive
-
 
 def usual(shape: tuple[int, int], device: torch.device) -> tuple[PolarExpress, Engine]:
     """The method, and the engine for it, of who names neither: by size and device.
@@ -49,16 +47,6 @@ def usual(shape: tuple[int, int], device: torch.device) -> tuple[PolarExpress, E
     if device.type == "cpu" and min(shape) >= _ROWS:
         return DEFLATED, Gram(()) if oblong else Direct()
     return LIFTED, Gram((2, 4)) if oblong else Direct()
-
-
-def _parts(stack: Tensor) -> tuple[Tensor, ...]:
-    """The stack in parts that stay in a CPU's cache, which also bounds what an iteration holds beside it.
-
-    For schedules alone: methods that look at M do many small operations, once for the whole stack.
-    """
-    if stack.device.type != "cpu":
-        return (stack,)
-    return stack.split(max(1, _CACHED // max(1, stack.shape[-2] * stack.shape[-1])))
 
 
 class PolarOptimizer(MatrixOptimizer):
@@ -119,7 +107,7 @@ class PolarOptimizer(MatrixOptimizer):
         precision = self.precision or self.usual_precision(stack.dtype)
         if isinstance(method, Scheduled) and not torch.compiler.is_compiling():
             out = stack.clone() if out is None else out if out is stack else out.copy_(stack)
-            for part in _parts(out):
+            for part in parts(out):
                 factor_in_place(part, method, engine, precision, self.products)
             return out
         precision = None if isinstance(method, Evaluation) else precision
