@@ -1,6 +1,7 @@
 """Compute: a target of each matrix of a batch, by any kind of method: flatten, evaluate or iterate, scale back."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -22,7 +23,6 @@ from .kernels import Products, products_for
 from .method import Evaluation, Fitted, Iteration, Method, Scheduled
 from .prescale import Scale, prescale, prescale_
 from .rank import completed, on_the_range, on_the_range_if_deficient
-from .record import Recorder
 from .schedule import Schedule
 from .target import POLAR, Domain, Target
 
@@ -171,13 +171,7 @@ def orthogonal_factor(
     check_matrix(X, POLAR)
     wide = torch.promote_types(X.dtype, torch.float32)
     if X.numel() == 0 or not _lifts_rounding(check_method(method, POLAR), wide):
-        if not _parts_are_independent(X, method):
-            return compute(POLAR, X, method, engine, precision, generator, products)
-        U = torch.empty_like(X, memory_format=torch.contiguous_format)
-        m, n = X.shape[-2:]
-        for part, into in zip(parts(X.reshape(-1, m, n)), parts(U.view(-1, m, n)), strict=True):
-            into.copy_(compute(POLAR, part, method, engine, precision, generator, products))
-        return U
+        return _part_by_part(X, method, engine, precision, generator, products)
     U = compute(POLAR, X.to(wide), method, engine, precision, generator, products)
     scaled, _ = prescale(X.reshape(-1, *X.shape[-2:]))
     return on_the_range(U.reshape(scaled.shape), scaled).reshape(X.shape).to(X.dtype)
@@ -193,10 +187,16 @@ def parts(stack: Tensor) -> tuple[Tensor, ...]:
     return stack.split(max(1, _CACHED // (stack.shape[-2] * stack.shape[-1])))
 
 
-def _parts_are_independent(X: Tensor, method: Method) -> bool:
-    """Whether each matrix may be done by itself: no sketch for all, no record of all, no derivative, no graph."""
-    alone = isinstance(method, Scheduled) and not isinstance(method, Recorder)
-    return alone and not torch.compiler.is_compiling() and not (torch.is_grad_enabled() and X.requires_grad)
+def _part_by_part(X: Tensor, method: Method, *how: Any) -> Tensor:
+    """`compute`, one of the `parts` after the other if the method looks at no matrix: without graph or derivative."""
+    stacked = parts(X.reshape(-1, *X.shape[-2:])) if X.numel() else (X,)
+    alone = isinstance(method, Scheduled) and not isinstance(method, Fitted) and not torch.compiler.is_compiling()
+    if len(stacked) == 1 or not alone or (torch.is_grad_enabled() and X.requires_grad):
+        return compute(POLAR, X, method, *how)
+    U = torch.empty_like(X, memory_format=torch.contiguous_format)
+    for part, into in zip(stacked, parts(U.view(-1, *X.shape[-2:])), strict=True):
+        into.copy_(compute(POLAR, part, method, *how))
+    return U
 
 
 def factor_in_place(

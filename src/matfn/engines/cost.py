@@ -126,7 +126,7 @@ def _gram(degrees: list[int], n: int, m: int, tall: bool, restarts: tuple[int, .
         yield from _split(k, n)
         yield from (square,) * (not fresh)
         if step + 1 < len(degrees) and step + 1 not in restarts:
-            yield from (square, square)  # M Z^2
+            yield from (square, square)  # Z (M Z)
     yield _applied("mm", n, m, tall)
 
 

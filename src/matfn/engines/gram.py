@@ -9,7 +9,7 @@ from ..method import Iteration, finished
 from ..residual import Residual
 from ..schatten import tightened
 from ..target import Target
-from .engine import gram_matrix, shifted, times_power, wants_tightening
+from .engine import gram_matrix, shifted, wants_tightening
 from .restarts import margins, restarts_for
 
 __all__ = ["Gram"]
@@ -23,6 +23,10 @@ class Gram:
     and rounding makes the smallest eigenvalues of M slightly negative, which no polynomial repairs. A restart
     (X <- Q X, M rebuilt, Q = I) cures both. At a restart X is divided by 1 + (unit roundoff) max|Q|, so that rounding
     puts no singular value beyond the interval that the next step is made for (`restarts.margins`).
+
+    M is carried from both sides, as Z (M Z). In M Z^2 an error e of Z, as an entry between a large singular direction
+    and a small one, stands beside both values of Z, and a product that is mirrored (`Blocked`) keeps the larger; in
+    Z (M Z) it stands beside one. At 768 x 3072 in bfloat16 the greatest singular value is 1.24 so, and 1.9 otherwise.
 
     Attributes:
         restarts: After which steps to restart, e.g. (2,). None computes them from the schedule and the unit roundoff of
@@ -71,7 +75,7 @@ class Gram:
             Z = shifted(c, B)
             Q = Z if Q is None else products.sym_mm(Q, Z)
             if k + 1 < method.steps and k + 1 not in restarts:
-                M = times_power(M, Z, target.p, products)
+                M = products.sym_mm(Z, products.sym_mm(M, Z))
         return X if Q is None else _applied(Q if isinstance(due, float) else Q * due, X, products)
 
 
