@@ -2,8 +2,8 @@
 
     python benchmarks/ritz_minimax_safety.py --out docs/results/ritz_minimax_safety.json
 
-Nothing is measured in time. The bounds, the spectra and the matrices are those of matfn.lab.ritz_safety; half of the
-vectors are bred for the greatest value, and half of all are run with a sketch that does not see the first of them.
+Nothing is measured in time. The bounds, the spectra and the matrices are those of matfn.lab.papers.ritz.safety; half of
+the vectors are bred for the greatest value, and half of all are run with a sketch that does not see the first of them.
 """
 
 import argparse
@@ -17,8 +17,18 @@ import torch
 from torch import Generator
 
 from matfn import Direct, Gram, RitzMinimax
+from matfn.lab.papers.ritz.safety import (
+    END,
+    SLACK,
+    SPECTRA,
+    bases,
+    bred,
+    greatest,
+    greatest_root,
+    on_vectors,
+    structured,
+)
 from matfn.lab.provenance import conditions
-from matfn.lab.ritz_safety import END, SLACK, SPECTRA, bases, bred, greatest, greatest_root, on_vectors, structured
 from matfn.methods.minimax_table import table
 from matfn.target import INV_ROOT
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 import matfn
 from gpu_parts.timing import Place, wait
-from matfn.lab.data import Batches, Corpus, load_corpus, validation_windows
-from matfn.lab.model import loss, make_model
-from matfn.lab.recipe import DataTable, ModelTable
+from matfn.lab.lessons.data import Batches, Corpus, load_corpus, validation_windows
+from matfn.lab.lessons.model import loss, make_model
+from matfn.lab.recipes.recipe import DataTable, ModelTable
 from matfn.optim import Muon, plan
 
 Row = dict[str, Any]

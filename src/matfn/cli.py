@@ -14,14 +14,14 @@ try:
 except ImportError as missing:
     raise SystemExit(f'the command line needs {missing.name}: pip install "matfn[lab]"') from None
 
-from matfn.lab.bench_command import app as bench
+from matfn.lab.commands.bench import app as bench
+from matfn.lab.commands.compare import print_comparison
+from matfn.lab.commands.terminal import grid, safe, screen, user_errors
+from matfn.lab.commands.tune import tune
 from matfn.lab.errors import LabError
-from matfn.lab.terminal import grid, safe, screen, user_errors
-from matfn.lab.tune_command import tune
 
 if TYPE_CHECKING:
-    from matfn.lab.compare import Comparison
-    from matfn.lab.recipe import Recipe
+    from matfn.lab.recipes.recipe import Recipe
 
 app = typer.Typer(
     help="Matrix functions by matrix products, and the optimizers built on them.",
@@ -74,8 +74,9 @@ def train(
     json_: Json = False,
 ) -> None:
     """Train with one optimizer (--set optimizer.kind=...); checkpoints (Ctrl-C writes one), metrics as JSONL."""
-    from matfn.lab import checkpoint, single
-    from matfn.lab import recipe as recipes
+    from matfn.lab import checkpoint
+    from matfn.lab.recipes import recipe as recipes
+    from matfn.lab.training import single
 
     if resume and (recipe or arm or set_ or out):
         raise LabError("--resume takes all from the run's folder: give no recipe, --arm, --set or --out beside it")
@@ -95,11 +96,12 @@ def compare(
     recipe: RecipePath = None, set_: Set = None, out: Out = None, resume: Resume = None, json_: Json = False
 ) -> None:
     """Train the recipe's arms on the same text, weights and batches; print a table, write an HTML report."""
-    from matfn.lab import checkpoint, report
-    from matfn.lab import compare as comparing
-    from matfn.lab import recipe as recipes
-    from matfn.lab.interrupt import Interrupt
-    from matfn.lab.progress import Progressing
+    from matfn.lab import checkpoint
+    from matfn.lab.comparison import compare as comparing
+    from matfn.lab.comparison import report
+    from matfn.lab.recipes import recipe as recipes
+    from matfn.lab.training.interrupt import Interrupt
+    from matfn.lab.training.progress import Progressing
 
     if (recipe is None) == (resume is None) or (resume and (set_ or out)):
         raise LabError("give a recipe (with --set, --out), or --resume with the folder of an interrupted comparison")
@@ -116,7 +118,7 @@ def compare(
     if json_:
         typer.echo(json.dumps({**result.table(), "report": str(path)}))
         return
-    _print_comparison(console, result)
+    print_comparison(console, result)
     console.print(f"\nreport  {path}", highlight=False, soft_wrap=True)
 
 
@@ -137,9 +139,10 @@ def coeffs(
         raise LabError(f"--plot: there is no folder {str(plot.parent)!r}")
     table = schedule_table(spec, p)
     if plot:
-        from matfn.lab import plots
+        from matfn.lab import drawing
+        from matfn.lab.comparison import plots
 
-        plots.png(plots.schedule_map(table), plot)
+        drawing.png(plots.schedule_map(table), plot)
     if json_:
         typer.echo(json.dumps(table.plain()))
         return
@@ -182,8 +185,8 @@ def reproduce(
     json_: Json = False,
 ) -> None:
     """Make the tables of a paper anew and print them beside the published numbers."""
-    from matfn.lab import reproduce as reproducing
     from matfn.lab.checkpoint import folder
+    from matfn.lab.papers import reproduce as reproducing
 
     reproducing.check(paper, preset)
     with folder(out) if out else nullcontext(), screen(stderr=True).status("") as status:
@@ -221,23 +224,6 @@ def _console(recipe: Recipe, quiet: bool) -> Console:
 
 def _dated(recipe: Path | None) -> Path:
     return Path("runs") / (recipe.stem if recipe else "") / datetime.now().strftime("%Y-%m-%d_%H%M%S")
-
-
-def _print_comparison(console: Console, result: Comparison) -> None:
-    from matfn.lab import report, report_images, report_parts
-    from matfn.lab.outcome import leaders
-
-    shown = grid(*report.headings(result.unit), right=(1, 2, 3, 4, 5))
-    best = leaders(result.rows, result.differences)
-    for row in result.rows:
-        style = "bold" if row.arm in best else ""
-        shown.add_row(*report.cells(row, report.tokens_per_step(result)), style=style)
-    console.print(f"\n{report.lead(result)}\n", highlight=False)
-    console.print(shown)
-    console.print()
-    for line in [*report_images.lines(result), *report_parts.summary(result)]:
-        console.print(f"  {safe(line)}", highlight=False)
-    console.print(f"[dim]{safe(result.note)}[/]", highlight=False)
 
 
 def main() -> None:

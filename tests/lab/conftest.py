@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from matfn.lab import recipe as recipes
+from matfn.lab.recipes import recipe as recipes
 
 
 @pytest.fixture(autouse=True)

@@ -9,11 +9,11 @@ from typer.testing import CliRunner
 
 import matfn
 from matfn.cli import app
-from matfn.lab.bench_accuracy import Options, run
-from matfn.lab.bench_problems import FUNCTIONS, problem
-from matfn.lab.bench_solvers import converged, peers, solvers, verb
-from matfn.lab.bench_tables import blocks, shown
-from matfn.lab.bench_work import counted, steps_of
+from matfn.lab.accuracy.problems import FUNCTIONS, problem
+from matfn.lab.accuracy.run import Options, run
+from matfn.lab.accuracy.solvers import converged, peers, solvers, verb
+from matfn.lab.accuracy.tables import blocks, shown
+from matfn.lab.accuracy.work import counted, steps_of
 from matfn.lab.errors import LabError
 from matfn.target import INV, INV_ROOT, INV_SQRT, POLAR, SIGN
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from matfn.lab.bench_problems import FUNCTIONS, problem, spectrum_names
-from matfn.lab.fixed_point import composed, from_float, orthonormal, to_float
+from matfn.lab.accuracy.fixed_point import composed, from_float, orthonormal, to_float
+from matfn.lab.accuracy.problems import FUNCTIONS, problem, spectrum_names
 from matfn.lab.spectra import SPECTRA
 
 SIZE = 6

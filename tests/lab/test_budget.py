@@ -11,17 +11,17 @@ from typer.testing import CliRunner
 
 import matfn
 from matfn.cli import app
-from matfn.lab import budget_verdicts as verdicts
-from matfn.lab import momenta
-from matfn.lab import recipe as recipes
-from matfn.lab.bench_work import steps_of
-from matfn.lab.budget_errors import ALL, dense, drawn_cases, of_case, spectrum_cases
-from matfn.lab.budget_perfect import perfect
-from matfn.lab.budget_rivals import BUDGETS, OTHERS, OURS, RIVALS, rival
-from matfn.lab.budget_steps import Count
-from matfn.lab.budget_time import overhead
+from matfn.lab.accuracy.work import steps_of
+from matfn.lab.budget import verdicts
+from matfn.lab.budget.errors import ALL, dense, drawn_cases, of_case, spectrum_cases
+from matfn.lab.budget.perfect import perfect
+from matfn.lab.budget.rivals import BUDGETS, OTHERS, OURS, RIVALS, rival
+from matfn.lab.budget.steps import Count
+from matfn.lab.budget.time import overhead
 from matfn.lab.errors import LabError
+from matfn.lab.recipes import recipe as recipes
 from matfn.lab.spectra import drawn
+from matfn.lab.training import momenta
 from matfn.optim import Muon
 from matfn.target import POLAR
 
@@ -53,8 +53,8 @@ def test_momenta_are_what_muon_orthogonalizes(recipe, tmp_path, watcher, monkeyp
 
 
 def test_capturing_does_not_change_the_run(recipe, tmp_path, watcher):
-    from matfn.lab.tasks import load_task
-    from matfn.lab.train import Trainer
+    from matfn.lab.lessons.tasks import load_task
+    from matfn.lab.training.train import Trainer
 
     momenta.capture(recipe, "torch Muon", at=[4], only=["*.q.*"], directory=tmp_path / "a", watcher=watcher)
     losses = [line["loss"] for line in watcher.lines if "loss" in line]

@@ -13,10 +13,11 @@ from typer.testing import CliRunner
 
 import matfn
 from matfn.cli import app
-from matfn.lab import checkpoint, train
-from matfn.lab import recipe as recipes
+from matfn.lab import checkpoint
 from matfn.lab.errors import LabError
-from matfn.lab.settings import to_toml
+from matfn.lab.recipes import recipe as recipes
+from matfn.lab.recipes.settings import to_toml
+from matfn.lab.training import train
 
 
 @pytest.fixture
@@ -153,7 +154,12 @@ def test_bad_output_folders_are_refused_before_the_work(cli, path, tmp_path, mon
     def worked(*_, **__):
         raise AssertionError("work was done first")
 
-    for work in ("bench_accuracy.run", "reproduce.run", "single.load_task", "compare.load_task"):
+    for work in (
+        "accuracy.run.run",
+        "papers.reproduce.run",
+        "training.single.load_task",
+        "comparison.compare.load_task",
+    ):
         monkeypatch.setattr(f"matfn.lab.{work}", worked)
     (tmp_path / "afile").write_text("mine")
     words = {"train": ("train", path, "--arm", "AdamW"), "compare": ("compare", path)}

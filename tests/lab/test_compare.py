@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 from scipy import stats as reference
 
-from matfn.lab import compare, plots, report
-from matfn.lab import recipe as recipes
+from matfn.lab import drawing
+from matfn.lab.comparison import compare, plots, report
 from matfn.lab.errors import LabError
-from matfn.lab.fairness import unlike
-from matfn.lab.outcome import differences, leaders, outcome, resolution, rows
-from matfn.lab.recipe import CompareTable
+from matfn.lab.lessons.fairness import unlike
+from matfn.lab.recipes import recipe as recipes
+from matfn.lab.recipes.recipe import CompareTable
+from matfn.lab.recipes.settings import override
 from matfn.lab.schedules import ScheduleTable, StepLine
-from matfn.lab.settings import override
 from matfn.lab.stats import interval, student
+from matfn.lab.training.outcome import differences, leaders, outcome, resolution, rows
 
 
 @pytest.fixture
@@ -180,7 +181,7 @@ def test_schedule_plot_follows_the_coefficients(tmp_path):
     once = 0.5 * (3 - 0.25) / 2
     assert table.after(s, 1) == pytest.approx(once, rel=1e-15)
     assert table.after(s, 2) == pytest.approx(once * (3 - once**2) / 2, rel=1e-15)
-    plots.png(plots.schedule_map(table), tmp_path / "map.png")
+    drawing.png(plots.schedule_map(table), tmp_path / "map.png")
     assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
 
 

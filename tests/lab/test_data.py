@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from matfn.lab.data import SEPARATOR, Batches, _stdlib_files, load_corpus, split, validation_windows
 from matfn.lab.errors import LabError
-from matfn.lab.recipe import DataTable
-from matfn.lab.shards import documents, read_shard, write_shard
+from matfn.lab.lessons.data import SEPARATOR, Batches, _stdlib_files, load_corpus, split, validation_windows
+from matfn.lab.lessons.shards import documents, read_shard, write_shard
+from matfn.lab.recipes.recipe import DataTable
 
 
 def _documents(tokens: np.ndarray) -> list[bytes]:

@@ -6,9 +6,13 @@ from typer.testing import CliRunner
 
 from matfn.checks import DTYPES
 from matfn.cli import app
-from matfn.lab import bench_accuracy, budget_command, dtypes, speed_command, speed_polar
+from matfn.lab import dtypes
+from matfn.lab.accuracy import run as bench_accuracy
+from matfn.lab.commands import budget as budget_command
+from matfn.lab.commands import speed as speed_command
+from matfn.lab.commands.tune import _request
 from matfn.lab.errors import LabError
-from matfn.lab.tune_command import _request
+from matfn.lab.speed import polar as speed_polar
 
 ALL = [str(dtype).removeprefix("torch.") for dtype in DTYPES]
 
@@ -45,7 +49,7 @@ def test_the_benchmarks_take_them(monkeypatch):
         raise LabError("enough")
 
     monkeypatch.setattr(bench_accuracy, "run", stop)
-    monkeypatch.setattr("matfn.lab.budget_report.run", stop)
+    monkeypatch.setattr("matfn.lab.budget.report.run", stop)
     for part in ("accuracy", "budget"):
         CliRunner().invoke(app, ["bench", part, "--quick", "--dtypes", "f32", "--dtypes", "bf16"])
     assert seen == [("float32", "bfloat16")] * 2

@@ -6,16 +6,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from matfn.lab import compare, report, report_images
-from matfn.lab import recipe as recipes
+from matfn.lab.comparison import compare, report
+from matfn.lab.comparison import images_section as report_images
 from matfn.lab.errors import LabError
-from matfn.lab.images import ImageBatches, load_digits
-from matfn.lab.outcome import Outcome
-from matfn.lab.recipe import DataTable, ModelTable
-from matfn.lab.resnet import make_resnet
-from matfn.lab.settings import override
-from matfn.lab.tasks import load_task
-from matfn.lab.train import Trainer
+from matfn.lab.lessons.images import ImageBatches, load_digits
+from matfn.lab.lessons.resnet import make_resnet
+from matfn.lab.lessons.tasks import load_task
+from matfn.lab.recipes import recipe as recipes
+from matfn.lab.recipes.recipe import DataTable, ModelTable
+from matfn.lab.recipes.settings import override
+from matfn.lab.training.outcome import Outcome
+from matfn.lab.training.train import Trainer
 from matfn.optim import plan
 
 TABLE = {
@@ -39,7 +40,7 @@ def digits():
 @pytest.fixture
 def few(digits, monkeypatch):
     """Reading 5000 lines of text takes seconds: once is enough."""
-    monkeypatch.setattr("matfn.lab.tasks.load_digits", lambda _: digits)
+    monkeypatch.setattr("matfn.lab.lessons.tasks.load_digits", lambda _: digits)
     return recipes.from_table(TABLE)
 
 

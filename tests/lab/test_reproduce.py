@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from matfn.lab import prism_published as published
-from matfn.lab import prism_report, reproduce
 from matfn.lab.errors import LabError
-from matfn.lab.reproduce_prism import Table, polar_row, singular_values
+from matfn.lab.papers import reproduce
+from matfn.lab.papers.prism import published
+from matfn.lab.papers.prism import report as prism_report
+from matfn.lab.papers.prism.counts import Table, polar_row, singular_values
 
 ROWS = ("gaussian 1024x256", "i^-1", "i^-2")
 

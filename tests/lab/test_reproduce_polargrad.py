@@ -7,15 +7,16 @@ import pytest
 import torch
 
 from matfn import orthogonalize
-from matfn.lab import polargrad_theory as theory
-from matfn.lab import reproduce, reproduce_polargrad
 from matfn.lab.errors import LabError
-from matfn.lab.polargrad_oracles import TruncatedQDWH
-from matfn.lab.polargrad_problems import Completion, Logistic, Quadratic, spectra
-from matfn.lab.polargrad_published import COMPLETION, PUBLISHED, QUADRATIC
-from matfn.lab.polargrad_runs import Arm, Trace, follow
-from matfn.lab.polargrad_sweep import SWEEPS, Sweep, Sweeping, sweep
-from matfn.lab.polargrad_verdicts import NOT_RUN, from_runs
+from matfn.lab.papers import reproduce
+from matfn.lab.papers.polargrad import report as reproduce_polargrad
+from matfn.lab.papers.polargrad import theory
+from matfn.lab.papers.polargrad.oracles import TruncatedQDWH
+from matfn.lab.papers.polargrad.problems import Completion, Logistic, Quadratic, spectra
+from matfn.lab.papers.polargrad.published import COMPLETION, PUBLISHED, QUADRATIC
+from matfn.lab.papers.polargrad.runs import Arm, Trace, follow
+from matfn.lab.papers.polargrad.sweep import SWEEPS, Sweep, Sweeping, sweep
+from matfn.lab.papers.polargrad.verdicts import NOT_RUN, from_runs
 
 
 def published(section, label):

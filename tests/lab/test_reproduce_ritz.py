@@ -9,9 +9,13 @@ import torch
 
 from matfn import Recorder, RitzMinimax, orthogonalize
 from matfn.bounds import greatest_eigenvalue
-from matfn.lab import reproduce, ritz_report, ritz_search, ritz_study, ritz_tables
-from matfn.lab.ritz_carry import Carried, carried, momenta
-from matfn.lab.ritz_rules import (
+from matfn.lab.papers import reproduce
+from matfn.lab.papers.ritz import report as ritz_report
+from matfn.lab.papers.ritz import search as ritz_search
+from matfn.lab.papers.ritz import study as ritz_study
+from matfn.lab.papers.ritz import tables as ritz_tables
+from matfn.lab.papers.ritz.carry import Carried, carried, momenta
+from matfn.lab.papers.ritz.rules import (
     Grid,
     Sight,
     applied,
@@ -22,7 +26,7 @@ from matfn.lab.ritz_rules import (
     to_budget,
     upper_end,
 )
-from matfn.lab.ritz_ways import WAYS, closed_form, harmonic_values, jacobi
+from matfn.lab.papers.ritz.ways import WAYS, closed_form, harmonic_values, jacobi
 from matfn.lab.spectra import SPECTRA
 from matfn.methods.rehearsal import chain
 from matfn.quadrature import lanczos

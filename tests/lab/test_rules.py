@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from matfn.lab import optimizers
-from matfn.lab import recipe as recipes
 from matfn.lab.errors import LabError
-from matfn.lab.makers import MAKERS
-from matfn.lab.model import make_model
-from matfn.lab.rules import MATFN
-from matfn.lab.tasks import load_task
-from matfn.lab.train import Trainer
+from matfn.lab.lessons.model import make_model
+from matfn.lab.lessons.tasks import load_task
+from matfn.lab.recipes import recipe as recipes
+from matfn.lab.recipes.rules import MATFN
+from matfn.lab.training import optimizers
+from matfn.lab.training.makers import MAKERS
+from matfn.lab.training.train import Trainer
 from matfn.optim import minimax
 
 PAPER = {"lr": 1.0, "momentum": 0.5}

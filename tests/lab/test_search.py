@@ -5,13 +5,14 @@ from dataclasses import replace
 
 import pytest
 
-from matfn.lab import compare, report, report_parts, search
-from matfn.lab import recipe as recipes
+from matfn.lab.comparison import compare, report, search
+from matfn.lab.comparison import sections as report_parts
+from matfn.lab.comparison.views import loss_at, time_views
 from matfn.lab.errors import LabError
-from matfn.lab.outcome import Outcome, outcome, rows
-from matfn.lab.recipe import TrainTable
-from matfn.lab.settings import override
-from matfn.lab.views import loss_at, time_views
+from matfn.lab.recipes import recipe as recipes
+from matfn.lab.recipes.recipe import TrainTable
+from matfn.lab.recipes.settings import override
+from matfn.lab.training.outcome import Outcome, outcome, rows
 
 RATES = (1e-4, 0.01, 0.02)
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from matfn.lab import recipe as recipes
 from matfn.lab.errors import LabError
-from matfn.lab.settings import override, to_toml
+from matfn.lab.recipes import recipe as recipes
+from matfn.lab.recipes.settings import override, to_toml
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
 

@@ -10,23 +10,21 @@ from typer.testing import CliRunner
 
 import matfn
 from matfn.cli import app
-from matfn.lab import (
-    peers,
-    speed_errors,
-    speed_kernels,
-    speed_polar,
-    speed_report,
-    speed_roots,
-    speed_scaling,
-    speed_step,
-)
-from matfn.lab.float32_muon import float32_muon
-from matfn.lab.speed_budget import Budget
-from matfn.lab.speed_errors import DENSE, deviation, direction, matrix
-from matfn.lab.speed_makers import FLOAT32, families
-from matfn.lab.speed_plots import front
-from matfn.lab.speed_rows import Row
-from matfn.lab.speed_timing import Pace, interleaved
+from matfn.lab import peers
+from matfn.lab.speed import errors as speed_errors
+from matfn.lab.speed import kernels as speed_kernels
+from matfn.lab.speed import polar as speed_polar
+from matfn.lab.speed import report as speed_report
+from matfn.lab.speed import roots as speed_roots
+from matfn.lab.speed import scaling as speed_scaling
+from matfn.lab.speed import step as speed_step
+from matfn.lab.speed.budget import Budget
+from matfn.lab.speed.errors import DENSE, deviation, direction, matrix
+from matfn.lab.speed.makers import FLOAT32, families
+from matfn.lab.speed.plots import front
+from matfn.lab.speed.rows import Row
+from matfn.lab.speed.timing import Pace, interleaved
+from matfn.lab.training.float32_muon import float32_muon
 
 ONCE = Pace(rounds=1, repeats=0)
 

@@ -6,12 +6,12 @@ import sys
 import pytest
 
 from matfn.lab import checkpoint
-from matfn.lab import recipe as recipes
 from matfn.lab.errors import LabError
-from matfn.lab.settings import override
-from matfn.lab.tasks import load_task
-from matfn.lab.telemetry import TELEMETRY
-from matfn.lab.train import METRICS, Trainer
+from matfn.lab.lessons.tasks import load_task
+from matfn.lab.recipes import recipe as recipes
+from matfn.lab.recipes.settings import override
+from matfn.lab.training.telemetry import TELEMETRY
+from matfn.lab.training.train import METRICS, Trainer
 
 
 def _recipe(table, *assignments):

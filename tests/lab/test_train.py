@@ -11,15 +11,15 @@ import pytest
 import torch
 
 from matfn.lab import checkpoint
-from matfn.lab import recipe as recipes
 from matfn.lab.errors import LabError
-from matfn.lab.interrupt import Interrupt
-from matfn.lab.model import GPT, make_model
-from matfn.lab.optimizers import wsd
-from matfn.lab.recipe import ModelTable, TrainTable
-from matfn.lab.settings import override
-from matfn.lab.tasks import Text, load_task
-from matfn.lab.train import CHECKPOINT, METRICS, Diverged, Trainer, pick_device
+from matfn.lab.lessons.model import GPT, make_model
+from matfn.lab.lessons.tasks import Text, load_task
+from matfn.lab.recipes import recipe as recipes
+from matfn.lab.recipes.recipe import ModelTable, TrainTable
+from matfn.lab.recipes.settings import override
+from matfn.lab.training.interrupt import Interrupt
+from matfn.lab.training.optimizers import wsd
+from matfn.lab.training.train import CHECKPOINT, METRICS, Diverged, Trainer, pick_device
 
 ARMS = ("AdamW", "torch Muon", "matfn Muon")
 

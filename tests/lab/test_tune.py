@@ -12,10 +12,15 @@ import matfn
 from matfn.cli import app
 from matfn.engines.cost import sweeps
 from matfn.kernels import Blocked
-from matfn.lab import tune, tune_model, tune_plans, tune_rates, tune_report, tune_rounding
-from matfn.lab.speed_errors import deviation, matrix
-from matfn.lab.speed_polar import SPECTRA
-from matfn.lab.speed_timing import Pace, Timing
+from matfn.lab.speed.errors import deviation, matrix
+from matfn.lab.speed.polar import SPECTRA
+from matfn.lab.speed.timing import Pace, Timing
+from matfn.lab.tuning import model as tune_model
+from matfn.lab.tuning import plans as tune_plans
+from matfn.lab.tuning import rates as tune_rates
+from matfn.lab.tuning import report as tune_report
+from matfn.lab.tuning import rounding as tune_rounding
+from matfn.lab.tuning import tune
 from matfn.optim.oracle import LIFTED
 
 SMALL = 13  # products: 80 schedules, most of them on disk after the first run

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from matfn import Exact, Tuned
-from matfn.lab.telemetry_check import MAKERS, untouched
+from matfn.lab.training.telemetry_check import MAKERS, untouched
 from matfn.optim import JsonLines, Muon, PolarGrad, Record, Telemetry, TensorBoard, figures, plan
 from matfn.optim.layout import stack
 

@@ -6,7 +6,7 @@ import torch
 import matfn
 from matfn.engines import Coupled
 from matfn.kernels import EAGER
-from matfn.lab.reproduce_prism import eigenvalues, first
+from matfn.lab.papers.prism.counts import eigenvalues, first
 from matfn.methods import DBNewton
 from matfn.target import SQRT
 from matrices import of_eigenvalues

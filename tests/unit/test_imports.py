@@ -55,6 +55,19 @@ FLOOR = {
     "lab": 11,
     "cli": 12,
 }
+# Rooms of the lab, from the ground up, above its single files.
+LAB = (
+    "recipes",
+    "lessons",
+    "training",
+    "comparison",
+    "accuracy",
+    "papers",
+    "budget",
+    "speed",
+    "tuning",
+    "commands",
+)
 HOME = {  # packages that only some places may import, whenever they do it
     "triton": ("kernels/triton_symm.py",),
     "torch.distributed": ("distributed/",),
@@ -63,9 +76,9 @@ HOME = {  # packages that only some places may import, whenever they do it
     "rich": ("cli.py", "lab/"),
     "transformers": ("lab/",),
     "tokenizers": ("lab/",),
-    "mlxtend": ("lab/images.py",),
+    "mlxtend": ("lab/lessons/images.py",),
     "mpmath": ("minimax/", "lab/"),
-    "scipy": ("lab/bench_solvers.py",),
+    "scipy": ("lab/accuracy/solvers.py",),
     **dict.fromkeys(("pytorch_optimizer", "heavyball", "gram_newton_schulz", "muon"), ("lab/peers.py",)),
     "torch.utils.tensorboard": ("optim/sinks.py",),
 }
@@ -176,3 +189,17 @@ def test_what_an_import_loads():
     )
     loaded = set(run(code))
     assert not loaded & {"mpmath", "sympy", "matplotlib", *HEAVY}, loaded
+
+
+def lab_floor(parts):
+    """The floor in the lab of a module below `matfn.lab`: 0 for its single files."""
+    return LAB.index(parts[0]) + 1 if parts and parts[0] in LAB else 0
+
+
+@pytest.mark.parametrize("path", [f for f in FILES if f.is_relative_to(ROOT / "lab")], ids=lambda f: f.stem)
+def test_direction_in_the_lab(path):
+    own = path.relative_to(ROOT / "lab").parts
+    assert own[0] in LAB or len(own) == 1, f"{own[0]} is a new room: give it a floor"
+    for name in imports(path):
+        if name.startswith("matfn.lab."):
+            assert lab_floor(name.split(".")[2:]) <= lab_floor(own), f"{'/'.join(own)} imports {name}"

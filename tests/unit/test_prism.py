@@ -8,7 +8,7 @@ import matfn
 from matfn import NewtonSchulz, Prism
 from matfn.family import family
 from matfn.fit import blocks, least, moments
-from matfn.lab.reproduce_prism import first, watch
+from matfn.lab.papers.prism.counts import first, watch
 from matfn.lab.spectra import SPECTRA
 from matfn.residual import Residual
 from matrices import gaussian, generator, of_eigenvalues, of_singular_values, orthogonal

@@ -10,10 +10,10 @@ from matfn.engines import Direct
 from matfn.family import family
 from matfn.fit import blocks, least, moments
 from matfn.kernels import EAGER
-from matfn.lab.prism_published import POLAR, POLAR_HEADS
-from matfn.lab.reproduce_prism import Watched, polar_row, singular_values
+from matfn.lab.papers.prism.counts import Watched, polar_row, singular_values
+from matfn.lab.papers.prism.published import POLAR, POLAR_HEADS
+from matfn.lab.papers.prism.spectral import count, fitted, follow
 from matfn.lab.spectra import SPECTRA
-from matfn.lab.spectral import count, fitted, follow
 from matfn.residual import Residual
 from matfn.target import POLAR as POLAR_FACTOR
 from matfn.target import SIGN

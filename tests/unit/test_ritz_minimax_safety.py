@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from matfn import Direct, Gram, RitzMinimax
-from matfn.lab.ritz_safety import (
+from matfn.lab.papers.ritz.safety import (
     END,
     SLACK,
     SPECTRA,

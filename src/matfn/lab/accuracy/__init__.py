@@ -1,0 +1,1 @@
+"""Accuracy: error, steps and work of every method on matrices of known spectrum."""

@@ -1,0 +1,1 @@
+"""Budget: RitzMinimax beside the other methods at a fixed number of steps."""

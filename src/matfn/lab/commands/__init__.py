@@ -1,0 +1,1 @@
+"""Commands: they only parse, call the lab and print."""

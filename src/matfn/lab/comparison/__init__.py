@@ -1,0 +1,1 @@
+"""Comparison: several optimizers on the same data, and the report of it."""

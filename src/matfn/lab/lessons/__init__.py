@@ -1,0 +1,1 @@
+"""Lessons: data, the networks that learn it, and both as one value."""

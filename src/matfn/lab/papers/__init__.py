@@ -1,0 +1,1 @@
+"""Papers: their tables made anew beside the published numbers."""

@@ -1,0 +1,1 @@
+"""PolarGrad's matrix problems and claims made anew."""

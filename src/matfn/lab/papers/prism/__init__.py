@@ -1,0 +1,1 @@
+"""PRISM's step counts made anew."""

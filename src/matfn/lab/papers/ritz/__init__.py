@@ -1,0 +1,1 @@
+"""Ways to measure a spectrum, compared: what RitzMinimax rests on."""

@@ -1,0 +1,1 @@
+"""Recipes: what a TOML file may say, as validated values."""

@@ -1,0 +1,1 @@
+"""Speed: time against error beside every peer, interleaved."""

@@ -1,0 +1,206 @@
+"""Tune: what a shape costs here by kernel, engine and schedule, foretold by a cost model and then measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import matfn
+from matfn.engines.choose import choose
+from matfn.engines.restarts import restarts_for
+from matfn.kernels import Products
+from matfn.lab import peers
+from matfn.lab.spectra import SPECTRA as LAWS
+from matfn.lab.speed.errors import deviation, direction, matrix
+from matfn.lab.speed.plots import front
+from matfn.lab.speed.polar import BASELINE, SPECTRA, errors_of
+from matfn.lab.speed.rows import Watch, facts
+from matfn.lab.speed.timing import Timing, interleaved
+from matfn.lab.tuning.plans import Plan, plan_of, plans, predicted
+from matfn.lab.tuning.rates import Rate, Request, candidates, measured_rates, seconds_of, stack, synchronised
+from matfn.lab.tuning.rounding import thinned
+from matfn.optim.oracle import usual
+from matfn.target import POLAR
+
+__all__ = ["FIGURES", "Candidate", "Tuning", "foretold", "spectra_of", "tune", "usual_plans"]
+
+FIGURES = ("rms, momenta", f"rms, {SPECTRA[1]}")  # the error of the measured front: the first that there is
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A plan on a kernel. What has not been measured is None or empty; `choice` says whose default it is."""
+
+    plan: Plan
+    kernel: str
+    predicted: float
+    timing: Timing | None = None
+    errors: Mapping[str, float] | None = None
+    choice: str = ""
+    best: bool = False
+
+    @property
+    def name(self) -> str:
+        """Degrees, engine, kernel."""
+        return f"{self.plan.name}, {self.kernel}"
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Everything that was found.
+
+    Attributes:
+        request: What was asked.
+        rates: Of each kernel.
+        around: Seconds of what is not a product, once a call; of an entry in a weighted sum of powers.
+        foretold: All plans on all kernels, not measured.
+        measured: Those that were, by time; `best` ones are the measured Pareto front.
+        kernel: What `kernels.choice` chooses, its name, and why.
+        usual: The defaults of `orthogonalize` and of `optim.Muon`.
+        beside: Time and errors of torch's own Muon, if it is here.
+        refused: Degrees that the dtype does not bear.
+        absent: Kernels that do not run here, and why.
+        conditions: Of the run.
+    """
+
+    request: Request
+    rates: tuple[Rate, ...]
+    around: tuple[float, float]
+    foretold: tuple[Candidate, ...]
+    measured: tuple[Candidate, ...]
+    kernel: tuple[str, str]
+    usual: dict[str, Plan]
+    beside: tuple[Timing, dict[str, float]] | None
+    refused: tuple[str, ...]
+    absent: dict[str, str]
+    conditions: dict[str, str]
+
+    @property
+    def figure(self) -> str:
+        """Which error the front is of."""
+        return next(name for name in FIGURES if name in (self.measured[0].errors or {}))
+
+
+def tune(request: Request, watch: Watch = lambda text: None, momenta: Sequence[Tensor] = ()) -> Tuning:
+    """Measure the kernels, foretell every plan, measure the promising ones.
+
+    Args:
+        request: What.
+        watch: Told what is being done.
+        momenta: Matrices of a training run (`matfn bench momenta`): what plans are weighed by, and measured on too.
+            Without them it is a log-uniform spectrum.
+    """
+    found, choice, absent = candidates(request)
+    named = next(name for name, kernel in found.items() if kernel == choice.products)
+    watch("schedules")
+    spectra = spectra_of(request.shape, momenta)
+    everything, refused = plans(request.shape, request.dtype, request.lowers, spectra)
+    usual = usual_plans(request, spectra)
+    everything = tuple(dict.fromkeys([*everything, *usual.values()]))
+    watch("rates of the kernels")
+    rates, around = measured_rates(request, found, sorted({p for plan in everything for p in plan.products}, key=repr))
+    cloud = tuple(foretold(request, everything, found, rates, around))
+    watch("plans")
+    picked = list(dict.fromkeys([*_promising(cloud, request.rows), *(c for c in cloud if c.plan in usual.values())]))
+    whose = {(plan, named): name for name, plan in usual.items()}
+    measured, beside = _measured(request, picked, found, whose, momenta)
+    stand = facts(peers.versions(), request.pace)
+    kernel = named, choice.reason
+    return Tuning(request, rates, around, cloud, measured, kernel, usual, beside, refused, absent, stand)
+
+
+def spectra_of(shape: tuple[int, int], momenta: Sequence[Tensor]) -> list[np.ndarray]:
+    """Of the momenta their singular values, `thinned`; without any a log-uniform spectrum of the shape."""
+    values = [torch.linalg.svdvals(x.float()).double().numpy() for x in momenta]
+    values = values or [np.asarray(LAWS[SPECTRA[1]](*shape, 1), dtype=float)]
+    return [thinned(s) for s in values if s.max() > 0]
+
+
+def usual_plans(request: Request, spectra: Sequence[np.ndarray]) -> dict[str, Plan]:
+    """What `orthogonalize` does when it is asked for nothing, and what `optim.Muon` does."""
+    method = matfn.PolarExpress()
+    pairs: dict[str, tuple[matfn.PolarExpress, Any]] = {
+        "orthogonalize": (method, choose(POLAR, method.schedule(2), request.shape, request.dtype)),
+        "Muon": usual(request.shape, torch.device("cpu")),
+    }
+    found = {}
+    for name, (taken, engine) in pairs.items():
+        automatic = isinstance(engine, matfn.Gram) and engine.restarts is None
+        spelt = matfn.Gram(restarts_for(taken.schedule(2), request.dtype)) if automatic else engine
+        found[name] = plan_of(taken, spelt, request.shape, request.dtype, spectra)
+    return found
+
+
+def foretold(
+    request: Request,
+    everything: Sequence[Plan],
+    found: Mapping[str, Products],
+    rates: Sequence[Rate],
+    around: tuple[float, float],
+) -> list[Candidate]:
+    """Every plan on every kernel, with its time."""
+    own = {name: seconds_of(rates, kernel, name) for name, kernel in found.items()}
+    return [
+        Candidate(plan, name, predicted(plan, own[name], *around, request.shape))
+        for plan in everything
+        for name in found
+    ]
+
+
+def _promising(cloud: Sequence[Candidate], count: int) -> list[Candidate]:
+    """The predicted front, thinned evenly to `count` where it has more."""
+    best = [cloud[i] for i in front([(c.plan.total, c.predicted) for c in cloud])]
+    if len(best) <= count:
+        return best
+    return [best[round(i * (len(best) - 1) / max(1, count - 1))] for i in range(count)]
+
+
+def _measured(
+    request: Request,
+    picked: Sequence[Candidate],
+    found: Mapping[str, Products],
+    whose: Mapping[tuple[Plan, str], str],
+    momenta: Sequence[Tensor],
+) -> tuple[tuple[Candidate, ...], tuple[Timing, dict[str, float]] | None]:
+    runs: dict[str, Callable[[Tensor], Tensor]] = {}
+    for c in picked:
+        kernel, engine = found[c.kernel], c.plan.engine
+        taken = partial(matfn.orthogonalize, method=c.plan.schedule, engine=engine, products=kernel)
+        runs[c.name] = partial(taken, precision=request.dtype)
+    there, _ = peers.installed([peer for peer in peers.POLAR if peer.name == BASELINE])
+    if there:
+        (runs[BASELINE],) = there.values()
+    errors = {name: _errors(request, run, momenta) for name, run in runs.items()}
+    X = stack(request, *request.shape, request.dtype)
+    works = {name: synchronised(partial(run, X), request.device) for name, run in runs.items()}
+    for work in works.values():
+        work()
+    base = next((c.name for c in picked if (c.plan, c.kernel) in whose), picked[0].name)
+    timings = interleaved(works, base, request.pace)
+    figure = next(name for name in FIGURES if name in errors[picked[0].name])
+    best = set(front([(errors[c.name][figure], timings[c.name].median) for c in picked]))
+    rows = [
+        Candidate(
+            c.plan, c.kernel, c.predicted, timings[c.name], errors[c.name], whose.get((c.plan, c.kernel), ""), i in best
+        )
+        for i, c in enumerate(picked)
+    ]
+    beside = (timings[BASELINE], errors[BASELINE]) if BASELINE in timings else None
+    return tuple(sorted(rows, key=lambda c: timings[c.name].median)), beside
+
+
+def _errors(request: Request, run: Callable[[Tensor], Tensor], momenta: Sequence[Tensor]) -> dict[str, float]:
+    """Of a known spectrum at the shape that is asked for; and of the momenta the mean rms and the least direction."""
+    samples = [matrix(spectrum, request.shape, request.dtype).to(request.device) for spectrum in SPECTRA]
+    found = errors_of([x.cpu() for x in samples], run(torch.stack(samples)).cpu())
+    if momenta:
+        results = [(x, run(x[None].to(request.device))[0].cpu()) for x in momenta]
+        found["rms, momenta"] = float(np.mean([deviation(U) for _, U in results]))
+        found["direction, momenta"] = min(direction(x, U) for x, U in results)
+    return found
