@@ -9,6 +9,7 @@ from torch import Tensor, nn
 import matfn
 from gpu_parts.timing import Place, captured, timed
 from matfn.optim import Muon
+from matfn.optim.oracle import DEFLATED
 from matfn.optim.roots import inverse_roots, lower_bound, minimax, ridged
 
 Row = dict[str, Any]
@@ -28,6 +29,8 @@ MUONS: dict[str, Build] = {
     "matfn Muon": lambda w: Muon(w, lr=_rate(w)),
     "matfn Muon, polar-express": lambda w: Muon(w, lr=_rate(w), method=EXPRESS),
     "matfn Muon, ritz-minimax, 4 steps": lambda w: Muon(w, lr=_rate(w), method=FOUR),
+    # What a CPU does by default: its eigh looks at the device, which no graph can hold, and its products are float32.
+    "matfn Muon, deflated": lambda w: Muon(w, lr=_rate(w), method=DEFLATED, engine=matfn.Gram(())),
     "matfn Muon, jordan": lambda w: Muon(w, lr=_rate(w), method=JORDAN),
 }
 P, RIDGE = 4, 1e-6
