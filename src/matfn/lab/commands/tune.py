@@ -32,7 +32,8 @@ def tune(
     batch: Annotated[int, typer.Option(min=1, help="Matrices in a stack.")] = 1,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     lower: Annotated[
-        float | None, typer.Option(help="Least singular value the schedules are for, of the norm; several by default.")
+        float | None,
+        typer.Option(help="Least singular value the schedules are for, of the norm, deflated or not; several."),
     ] = None,
     momenta: Annotated[
         Path | None, typer.Option(help="Folder that `matfn bench momenta` wrote: plans are weighed by its matrices.")
@@ -46,7 +47,11 @@ def tune(
         bool, typer.Option("--report", help="The cost model against measurements, in a fixed list of shapes.")
     ] = False,
 ) -> None:
-    """Kernels, engines and schedules for a shape: time foretold and measured, error, the front, and the choice."""
+    """Kernels, engines, schedules and deflation for a shape: time foretold and measured, error, front, and choice.
+
+    Deflation shrinks the largest singular values before the first step, so that fewer steps do; shares of 1/32, 1/16
+    and 1/8 are weighed beside none, their time and what they leave of the spectra measured.
+    """
     from matfn.lab.training import momenta as captured
     from matfn.lab.tuning import report as tune_report
     from matfn.lab.tuning import tune as tuning
@@ -116,16 +121,18 @@ def _request(shape: str, dtype: str, batch: int, device: str, lower: float | Non
     if lower is not None and not 0 < lower < 1:
         raise LabError(f"--lower is between 0 and 1, got {lower}")
     asked = Request((int(sides[0]), int(sides[1])), getattr(torch, name), batch, device)
-    return asked if lower is None else replace(asked, lowers=(lower,))
+    return asked if lower is None else replace(asked, lowers=((lower,), (lower,)))
 
 
 def _print(result: Tuning) -> None:
     from matfn.lab.tuning import report as tune_report
+    from matfn.lab.tuning.figure import title
 
     console = screen()
     console = console if console.is_terminal else Console(width=170)  # twelve columns beside the name of a plan
-    console.print(f"[bold]{safe(tune_report.title(result))}[/]", highlight=False)
-    for head, rows in (tune_report.kernel_table(result), tune_report.candidate_table(result)):
+    console.print(f"[bold]{safe(title(result))}[/]", highlight=False)
+    tables = (tune_report.kernel_table, tune_report.aside_table, tune_report.candidate_table)
+    for head, rows in (table(result) for table in tables):
         shown = grid(*head, right=tuple(range(1, len(head))))
         shown.padding = (0, 2, 0, 0)
         for row in rows:

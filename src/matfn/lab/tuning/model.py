@@ -21,10 +21,10 @@ from matfn.lab import drawing, peers
 from matfn.lab.speed.budget import Budget
 from matfn.lab.speed.rows import Watch, facts
 from matfn.lab.speed.timing import Pace, interleaved
-from matfn.lab.tuning.plans import Plan, plan_of
+from matfn.lab.tuning.plan import Plan, plan_of
 from matfn.lab.tuning.rates import Request, candidates, product_works, stack
-from matfn.lab.tuning.tune import foretold, spectra_of
-from matfn.optim.oracle import LIFTED
+from matfn.lab.tuning.tune import foretold, laws_of
+from matfn.optim.oracle import DEFLATED, LIFTED
 
 __all__ = ["CASES", "PACE", "Agreement", "Point", "figure", "run", "write"]
 
@@ -87,7 +87,8 @@ class Agreement:
             parts.append(f"{case or 'all'} {middle:.2f} ({low:.2f}-{high:.2f})")
         return (
             "Measured by predicted time, median and quartiles: " + "; ".join(parts) + ". Both are of the quickest "
-            "of the rounds, in which plans and products take turns. Not yet measured on a GPU."
+            "of the rounds, in which plans and products take turns; deflation is predicted by its own time, with the "
+            "scaling around it. Not yet measured on a GPU."
         )
 
 
@@ -125,7 +126,8 @@ def _points(request: Request, pace: Pace, budget: Budget) -> Iterator[Point]:
     X = stack(request, *request.shape, request.dtype)
     called = {(plan.name, name): _call(plan, kernel, request, X) for plan in plans for name, kernel in kernels.items()}
     products = sorted({product for plan in plans for product in plan.products}, key=repr)
-    works, read = product_works(request, kernels, products)
+    shares = sorted({plan.deflation for plan in plans})
+    works, read = product_works(request, kernels, products, shares)
     works |= {f"{plan}, {name}": work for (plan, name), work in called.items()}
     start = time.perf_counter()
     for work in works.values():
@@ -139,15 +141,15 @@ def _points(request: Request, pace: Pace, budget: Budget) -> Iterator[Point]:
 
 
 def _plans(request: Request) -> Iterator[Plan]:
-    """Mixes of degrees, direct and by Gram with a restart, by either norm, whether or not they are good ones."""
-    spectra = spectra_of(request.shape, ())
-    for method in (*(matfn.PolarExpress(degrees) for degrees in _DEGREES), LIFTED):
+    """Mixes of degrees, good ones or not, direct and by Gram: with a restart, or without where deflation spares it."""
+    laws = laws_of(request.shape, ())
+    for method in (*(matfn.PolarExpress(degrees) for degrees in _DEGREES), LIFTED, DEFLATED):
         try:
             check_rounding(method.schedule(2), request.dtype)
         except ValueError:
             continue
-        for engine in (matfn.Direct(), matfn.Gram((2,))):
-            yield plan_of(method, engine, request.shape, request.dtype, spectra)
+        for engine in (matfn.Direct(), matfn.Gram(() if method.deflation else (2,))):
+            yield plan_of(method, engine, request.shape, request.dtype, laws)
 
 
 def _call(plan: Plan, kernel: Products, request: Request, X: torch.Tensor) -> Callable[[], object]:

@@ -1,101 +1,37 @@
-"""Plans that `matfn tune` weighs: schedules of mixed degrees, intervals, cushions and norms, by engine and restarts."""
+"""Plans that `matfn tune` weighs: schedules by degrees, interval, cushion, norm and deflation; engine and restarts."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, combinations_with_replacement, pairwise
 from typing import Any
 
-import numpy as np
 import torch
 
 import matfn
 from matfn.checks import check_rounding
-from matfn.engines.cost import Product, computed, products_of, sweeps
-from matfn.kernels import EAGER
-from matfn.lab.tuning.rounding import Engine, expected, rounded
+from matfn.engines.cost import products_of
+from matfn.lab.tuning.laws import Laws
+from matfn.lab.tuning.plan import Plan, plan_of
+from matfn.lab.tuning.rounding import Engine, expected
 from matfn.schatten import NORMS
-from matfn.schedule import Schedule
 
-__all__ = ["CUSHIONS", "DEGREES", "LOWERS", "STEPS", "Plan", "mixes", "plan_of", "plans", "predicted"]
+__all__ = ["CUSHIONS", "DEGREES", "FEW", "LOWERS", "SHARES", "STEPS", "Family", "families", "mixes", "plans"]
 
 DEGREES = (9, 7, 5, 3)
 STEPS = (3, 4, 5, 6, 7, 8)
-LOWERS = (1e-3, 2e-3, 4e-3)
+FEW = (2, 3, 4)  # steps after deflation
+Lowers = tuple[tuple[float, ...], tuple[float, ...]]
+LOWERS: Lowers = (1e-3, 2e-3, 4e-3), (1e-2, 1.4e-2, 2e-2, 3e-2)  # without deflation, and with it
+SHARES = (0.0, 1 / 32, 1 / 16, 1 / 8)  # of the singular values
 CUSHIONS = (None, 0.06, 0.1)
 _SPENT = {3: 2, 5: 3, 7: 4, 9: 4}  # products of a step, run directly on a square matrix
 _SLACK = 0.93  # a mix is out of the race if another one has no more error and cost, and one of them less by that
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A schedule and how it is run.
-
-    Attributes:
-        method: The schedule's degrees, interval, cushion and norm.
-        schedule: Its steps.
-        engine: `Direct()`, or `Gram` with restarts.
-        products: Of one matrix.
-        error: Worst |1 - s| over [lower, 1] without rounding.
-        rounding: What rounding may add to that at most, by the model of `rounded`; infinite where nothing is left.
-        expected: rms(1 - sigma) that is to be expected of the spectra that were given.
-
-    What a plan is weighed by is `total`: rounding hits few directions, but those it hits are the largest.
-    """
-
-    method: matfn.PolarExpress
-    schedule: Schedule
-    engine: Engine
-    products: tuple[Product, ...]
-    error: float
-    rounding: float
-    expected: float
-
-    @property
-    def degrees(self) -> tuple[int, ...]:
-        """Of the steps."""
-        return self.schedule.degrees
-
-    @property
-    def name(self) -> str:
-        """Degrees, lower end, what is not the default of the rest, and the engine."""
-        usual = matfn.PolarExpress()
-        parts = ["-".join(map(str, self.degrees)), f"{self.method.lower:g}"]
-        parts += [] if self.method.cushion is None else [f"cushion {self.method.cushion:g}"]
-        parts += [] if self.method.norm == usual.norm else ["S4"]
-        how = "direct" if isinstance(self.engine, matfn.Direct) else f"gram {self.engine.restarts}"
-        return f"{' '.join(parts)}, {how}"
-
-    @property
-    def total(self) -> float:
-        """What is expected of the spectra and what rounding may add, together."""
-        return math.hypot(self.expected, self.rounding)
-
-    def multiply_adds(self, kernel: object = EAGER) -> float:
-        """Of one matrix, as the kernel computes them."""
-        return sum(computed(product, kernel) for product in self.products)
-
-
-def plan_of(
-    method: matfn.PolarExpress,
-    engine: Engine,
-    shape: tuple[int, int],
-    dtype: torch.dtype,
-    spectra: Sequence[np.ndarray],
-) -> Plan:
-    """The plan, foretold, whether the dtype bears it or not."""
-    schedule = method.schedule(2)
-    low, high = rounded(schedule, engine, dtype, min(shape))
-    error = schedule.error()
-    rounding = max(1 - low, high - 1, error) - error
-    products = products_of(schedule, engine, shape)
-    return Plan(method, schedule, engine, products, error, rounding, expected(schedule, engine, spectra, dtype))
-
-
-def mixes(most: int) -> Iterator[tuple[int, ...]]:
-    """Degrees that fall from step to step, the last as it likes: 3 to 8 steps, q of degree 1 to 4.
+def mixes(most: int, lengths: Sequence[int] = STEPS) -> Iterator[tuple[int, ...]]:
+    """Degrees that fall from step to step, the last as it likes: q of degree 1 to 4.
 
     High degrees come first: they lift small values most where the interval is long, and at the end of a schedule a
     step of degree 3 or 5 is as good. But what they lose by rounding they lose where the interval is long too, so in
@@ -104,59 +40,88 @@ def mixes(most: int) -> Iterator[tuple[int, ...]]:
 
     Args:
         most: Products, run directly on a square matrix; five quintics have 15.
+        lengths: Numbers of steps.
     """
-    for steps in STEPS:
+    for steps in lengths:
         for falling in combinations_with_replacement(DEGREES, steps - 1):
             for last in DEGREES:
                 if sum(_SPENT[degree] for degree in (*falling, last)) <= most:
                     yield (*falling, last)
 
 
+@dataclass(frozen=True)
+class Family:
+    """Schedules that are made for what is left of a spectrum in one way.
+
+    Attributes:
+        steps: How many.
+        lowers: Least singular values that they are made for, as parts of the norm.
+        norms: By what X is divided, and the share that is deflated before: the steps of a plan are the same for all of
+            these, and so is all that rounding does to them.
+        most: See `mixes`.
+    """
+
+    steps: Sequence[int]
+    lowers: Sequence[float]
+    norms: Sequence[tuple[str, float]]
+    most: int
+
+
+def families(shape: tuple[int, int], lowers: Lowers, most: int = 18) -> tuple[Family, Family]:
+    """Those without deflation, and those that it may serve: fewer steps, for larger values.
+
+    Args:
+        shape: (rows, columns).
+        lowers: Without and with deflation.
+        most: See `mixes`; with deflation two thirds of it, for what takes more is served without.
+    """
+    shares = [share for share in SHARES if share == 0 or int(share * min(shape))]
+    without = Family(STEPS, lowers[0], [(norm, 0.0) for norm in NORMS], most)
+    return without, Family(FEW, lowers[1], [("schatten4", share) for share in shares], 2 * most // 3)
+
+
 def plans(
-    shape: tuple[int, int],
-    dtype: torch.dtype,
-    lowers: Sequence[float],
-    spectra: Sequence[np.ndarray],
-    most: int = 18,
+    shape: tuple[int, int], dtype: torch.dtype, found: Sequence[Family], laws: Laws
 ) -> tuple[tuple[Plan, ...], tuple[str, ...]]:
     """The plans that the dtype bears, and the mixes of degrees that it does not.
 
     A plan is borne if by the model of `rounded` no singular value in [lower, 1] ends at 0 or at 2 and beyond. Each mix
     is tried with the middle of `lowers` first; those that are beaten clearly in cost and error go no further, the
-    others are tried with every interval, cushion and norm. Of these, which cost the same, the one that is
-    expected to leave the least error stands for all with its engine.
+    others are tried with every interval, cushion, norm and deflation. Of these, which cost the same, the one that is
+    expected to leave the least error stands for all with its engine; deflation has a cost of its own.
 
     Args:
         shape: (rows, columns).
         dtype: Of the iteration.
-        lowers: Least singular values that schedules are made for, as parts of the norm.
-        spectra: Singular values of matrices like those that it is for.
-        most: See `mixes`.
+        found: Whose plans, see `families`.
+        laws: Of matrices like those that it is for.
     """
-    found: dict[tuple[int, ...], Plan] = {}
-    refused = []
-    usual = lowers[len(lowers) // 2]
-    for degrees in mixes(most):
-        first = [matfn.PolarExpress(degrees, lower=usual, cushion=cushion) for cushion in (None, CUSHIONS[-1])]
-        if borne := _borne(first, (matfn.Direct(),), shape, dtype, spectra):
-            found[degrees] = min(borne, key=lambda plan: plan.total)
-        else:
-            refused.append("-".join(map(str, degrees)))
     chosen: list[Plan] = []
-    for degrees in _in_the_race(found, shape):
-        variants = [matfn.PolarExpress(degrees, lower=low, cushion=high) for low in lowers for high in CUSHIONS]
-        chosen += _borne(variants, tuple(_engines(len(degrees), shape)), shape, dtype, spectra)
+    refused: dict[str, None] = {}
+    for family in found:
+        raced: dict[tuple[int, ...], Plan] = {}
+        usual = family.lowers[len(family.lowers) // 2]
+        for degrees in mixes(family.most, family.steps):
+            first = [matfn.PolarExpress(degrees, lower=usual, cushion=cushion) for cushion in (None, CUSHIONS[-1])]
+            if borne := _borne(first, (matfn.Direct(),), family.norms, shape, dtype, laws):
+                raced[degrees] = min(borne, key=lambda plan: plan.total)
+            else:
+                refused["-".join(map(str, degrees))] = None
+        for degrees in _in_the_race(raced, shape):
+            variants = [matfn.PolarExpress(degrees, lower=low, cushion=c) for low in family.lowers for c in CUSHIONS]
+            chosen += _borne(variants, tuple(_engines(len(degrees), shape)), family.norms, shape, dtype, laws)
     return tuple(_least(chosen)), tuple(refused)
 
 
 def _borne(
     methods: Sequence[matfn.PolarExpress],
     engines: Sequence[Engine],
+    norms: Sequence[tuple[str, float]],
     shape: tuple[int, int],
     dtype: torch.dtype,
-    spectra: Sequence[np.ndarray],
+    laws: Laws,
 ) -> list[Plan]:
-    """Of each method the plans by engine and norm that the dtype bears."""
+    """Of each method the plans by engine, norm and deflation that the dtype bears."""
     found = []
     for method in methods:
         try:
@@ -164,13 +129,12 @@ def _borne(
         except ValueError:
             continue
         for engine in engines:
-            plan = plan_of(method, engine, shape, dtype, spectra)
+            plan = plan_of(method, engine, shape, dtype, laws)
             if plan.error + plan.rounding < 1:
-                found.append(plan)
-                for norm in NORMS[1:]:  # its steps are the same, and so is all that rounding does to them
-                    other = replace(method, norm=norm)
+                for norm, share in norms:
+                    other = replace(method, norm=norm, deflation=share)
                     schedule = other.schedule(2)
-                    better = expected(schedule, engine, spectra, dtype)
+                    better = expected(schedule, engine, laws, dtype)
                     found.append(replace(plan, method=other, schedule=schedule, expected=better))
     return found
 
@@ -203,25 +167,10 @@ def _in_the_race(found: Mapping[tuple[int, ...], Plan], shape: tuple[int, int]) 
 
 
 def _least(borne: Sequence[Plan]) -> list[Plan]:
-    """Of each mix and engine, which cost the same, the plan with the least error."""
+    """Of each mix, engine and deflation, which cost the same, the plan with the least error."""
     found: dict[tuple[Any, ...], Plan] = {}
     for plan in borne:
-        key = (plan.degrees, plan.engine)
+        key = (plan.degrees, plan.engine, plan.deflation)
         if key not in found or plan.total < found[key].total:
             found[key] = plan
     return list(found.values())
-
-
-def predicted(
-    plan: Plan, seconds: Mapping[Product, float], around: float, per_entry: float, shape: tuple[int, int]
-) -> float:
-    """Seconds of a call: its products one by one as they were measured, and what is not a product.
-
-    Args:
-        plan: What is run.
-        seconds: Of each product of it, by the kernel that is thought of.
-        around: Of scaling and rounding the argument and the result, once.
-        per_entry: Of an entry of an n x n matrix in the weighted sums of powers.
-        shape: (rows, columns).
-    """
-    return around + sum(seconds[product] for product in plan.products) + per_entry * sweeps(plan.schedule, shape)

@@ -9,11 +9,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from matfn.deflation import deflated
 from matfn.engines.cost import Product, computed
 from matfn.kernels import EAGER, ONEDNN, Choice, Eager, OneDNN, Products, choice_for
 from matfn.lab.speed.kernels import kernels
 from matfn.lab.speed.timing import Pace, Timing, interleaved
-from matfn.lab.tuning.plans import LOWERS
+from matfn.lab.tuning.plan import Aside
+from matfn.lab.tuning.plans import LOWERS, Lowers
 from matfn.prescale import prescale
 
 __all__ = [
@@ -37,7 +39,7 @@ class Request:
         dtype: Of the matrices and of the iteration.
         batch: Matrices in a stack.
         device: "cpu" or "cuda".
-        lowers: Least singular values to make schedules for, see `PolarExpress.lower`.
+        lowers: Least singular values to make schedules for, without and with deflation, see `PolarExpress.lower`.
         rows: So many plans of the predicted front are measured, beside the library's own choices on every kernel.
         pace: How long.
     """
@@ -46,7 +48,7 @@ class Request:
     dtype: torch.dtype
     batch: int = 1
     device: str = "cpu"
-    lowers: tuple[float, ...] = LOWERS
+    lowers: Lowers = LOWERS
     rows: int = 12
     pace: Pace = field(default_factory=lambda: Pace(rounds=7))
 
@@ -69,7 +71,7 @@ class Rate:
     rate: float
 
 
-Rates = tuple[tuple[Rate, ...], tuple[float, float]]  # and seconds around a call, and of an entry in a sum of powers
+Rates = tuple[tuple[Rate, ...], Aside]
 
 
 def candidates(request: Request) -> tuple[dict[str, Products], Choice, dict[str, str]]:
@@ -98,14 +100,20 @@ def synchronised(work: Callable[[], object], device: str) -> Callable[[], object
     return waited
 
 
-def measured_rates(request: Request, found: dict[str, Products], products: Sequence[Product]) -> Rates:
-    """Every product on every kernel that has an own way to it; the others leave it to full products."""
-    works, read = product_works(request, found, products)
+def measured_rates(
+    request: Request, found: dict[str, Products], products: Sequence[Product], shares: Sequence[float]
+) -> Rates:
+    """Every product on every kernel that has an own way to it, and deflation by every share.
+
+    A kernel without an own way leaves a product to full ones. Deflation has products of its own, in float32, which are
+    the library's choice whatever the kernel: it is timed as a whole, with the scaling and rounding around it.
+    """
+    works, read = product_works(request, found, products, shares)
     return read(interleaved(works, "sum", request.pace))
 
 
 def product_works(
-    request: Request, found: dict[str, Products], products: Sequence[Product]
+    request: Request, found: dict[str, Products], products: Sequence[Product], shares: Sequence[float]
 ) -> tuple[dict[str, Callable[[], object]], Callable[[Mapping[str, Timing]], Rates]]:
     """What has to be timed, each called once already, and how the rates are read off the times."""
     works: dict[str, Callable[[], object]] = {}
@@ -117,7 +125,8 @@ def product_works(
                 works[key], keys[key] = _work(request, kernel, product), (name, product)
     X, n = stack(request, *request.shape, torch.float32), min(request.shape)
     M = stack(request, n, n, request.dtype)
-    works["around"] = lambda: prescale(X)[0].to(request.dtype).to(X.dtype)
+    once = {share: f"around, {share:g} deflated" for share in shares}
+    works |= {name: partial(_around, X, share, request.dtype) for share, name in once.items()}
     works["sum"] = lambda: torch.add(M, M, alpha=0.5)
     timed = {name: synchronised(work, request.device) for name, work in works.items()}
     for work in timed.values():
@@ -134,7 +143,7 @@ def product_works(
             )
             for key, (name, product) in keys.items()
         )
-        return rates, (timings["around"].least, timings["sum"].least / n**2)
+        return rates, Aside({share: timings[at].least for share, at in once.items()}, timings["sum"].least / n**2)
 
     return timed, read
 
@@ -151,6 +160,12 @@ def stack(request: Request, rows: int, columns: int, dtype: torch.dtype) -> Tens
     generator = torch.Generator().manual_seed(5)
     X = torch.randn(request.batch, rows, columns, generator=generator) / max(rows, columns)
     return X.to(dtype).to(request.device)
+
+
+def _around(X: Tensor, share: float, dtype: torch.dtype) -> Tensor:
+    """What is done before and after the engine, as `compute` does it."""
+    scaled = prescale(X)[0]
+    return (deflated(scaled, share, dtype) if share else scaled.to(dtype)).to(X.dtype)
 
 
 def _work(request: Request, kernel: Products, product: Product) -> Callable[[], object]:

@@ -1,4 +1,4 @@
-"""What `matfn tune` found, written down: tables, JSON, and a figure of the Pareto front and of the cost model."""
+"""What `matfn tune` found, written down: tables and JSON."""
 
 from __future__ import annotations
 
@@ -6,34 +6,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
 from matfn.lab import drawing
-from matfn.lab.speed.plots import front
 from matfn.lab.speed.polar import BASELINE, SPECTRA
 from matfn.lab.speed.timing import Timing
+from matfn.lab.tuning.figure import figure, quickest
+from matfn.lab.tuning.plan import fraction
 from matfn.lab.tuning.tune import Candidate, Tuning
 
-__all__ = ["CAPTION", "candidate_table", "kernel_table", "lines", "plain", "title", "write"]
+__all__ = ["CAPTION", "aside_table", "candidate_table", "kernel_table", "lines", "plain", "write"]
 
 CAPTION = (
     "* what `orthogonalize` does unasked, M the default of optim.Muon; + on the measured Pareto front of time against "
     "rms(1 - sigma), of the momenta if there are any, else of singular values log-uniform in [1e-3, 1]; ~ a spread "
     "(quartile range by median) too large to rank the row. A plan is named by degrees, lower end, cushion, S4 for the "
-    "Schatten-4 norm, engine (restarts) and kernel. worst: largest |1 - s| over [lower, 1] without rounding; rounding: "
+    "Schatten-4 norm, deflation, engine (restarts) and kernel. deflated 1/16: before the first step the largest "
+    "sixteenth of the singular values are shrunk to the size of the next, by a sketch in float32, so that fewer steps "
+    "do; its time is in all columns, and foretold is of what it leaves of those spectra. worst: largest |1 - s| over [lower, 1] without rounding; rounding: "
     "what the dtype may add to it at most; foretold: rms expected of those spectra. predicted: products counted, times "
-    "the least measured time of each on that kernel."
+    "the least measured time of each on that kernel, and what is around them."
 )
 Table = tuple[list[str], list[list[str]]]
-
-
-def title(tuning: Tuning) -> str:
-    """What was asked."""
-    request = tuning.request
-    m, n = request.shape
-    return f"{m} x {n}, batch {request.batch}, {str(request.dtype).removeprefix('torch.')}, {request.device}"
 
 
 def kernel_table(tuning: Tuning) -> Table:
@@ -50,6 +42,13 @@ def kernel_table(tuning: Tuning) -> Table:
         rows.append(row)
     heads = [f"{product.name} {product.rows} x {product.inner} x {product.columns}" for product in products]
     return ["kernel: time, GF/s done", *heads], rows
+
+
+def aside_table(tuning: Tuning) -> Table:
+    """What is around the products, by the share of the singular values that is deflated: milliseconds."""
+    once = tuning.aside.once
+    heads = ["around the products:", *(f"deflated {fraction(share)}" if share else "not deflated" for share in once)]
+    return heads, [["scaling, deflation, rounding, ms", *(f"{1e3 * seconds:.3g}" for seconds in once.values())]]
 
 
 def candidate_table(tuning: Tuning) -> Table:
@@ -139,10 +138,13 @@ def plain(tuning: Tuning) -> dict[str, Any]:
             {**vars(r.product), "kernel": r.kernel, "seconds": r.seconds, "spread": r.spread, "rate": r.rate}
             for r in tuning.rates
         ],
-        "around": dict(zip(("seconds", "seconds per entry of a sum"), tuning.around, strict=True)),
+        "aside": {
+            "seconds around the products by share deflated": {f"{at:g}": t for at, t in tuning.aside.once.items()},
+            "seconds per entry of a sum": tuning.aside.per_entry,
+        },
         "bound": request.pace.bound,
         "measured": [_plain(candidate) for candidate in tuning.measured],
-        "foretold": [_plain(candidate) for candidate in _quickest(tuning)],
+        "foretold": [_plain(candidate) for candidate in quickest(tuning)],
         BASELINE: None
         if tuning.beside is None
         else {"median": tuning.beside[0].median, "spread": tuning.beside[0].spread, "errors": tuning.beside[1]},
@@ -152,21 +154,12 @@ def plain(tuning: Tuning) -> dict[str, Any]:
     }
 
 
-def _quickest(tuning: Tuning) -> list[Candidate]:
-    """Of each plan the kernel on which it is foretold to be quickest: thousands are enough for a file."""
-    found: dict[int, Candidate] = {}
-    for candidate in tuning.foretold:
-        key = id(candidate.plan)
-        if key not in found or candidate.predicted < found[key].predicted:
-            found[key] = candidate
-    return list(found.values())
-
-
 def _plain(c: Candidate) -> dict[str, Any]:
     known = {
         "name": c.name,
         "method": repr(c.plan.method),
         "engine": repr(c.plan.engine),
+        "deflation": c.plan.deflation,
         "kernel": c.kernel,
         "predicted": c.predicted,
         "worst": c.plan.error,
@@ -190,60 +183,3 @@ def _plain(c: Candidate) -> dict[str, Any]:
 def write(tuning: Tuning, directory: Path) -> list[Path]:
     """Write tune.json and tune.png; the paths are returned."""
     return drawing.write(directory / "tune", plain(tuning), figure(tuning))
-
-
-def figure(tuning: Tuning) -> Figure:
-    """Left: time against error, foretold as dots, measured as marks, the fronts as lines. Right: the cost model."""
-    with matplotlib.rc_context(drawing.STYLE):
-        drawn = Figure(figsize=(13, 5.2), layout="constrained")
-        left, right = drawn.subplots(1, 2, width_ratios=(1.5, 1))
-        _foretold(left, tuning)
-        _marks(left, right, tuning)
-        left.set(yscale="log", xlabel=f"error: {tuning.figure} (dots: expected)", title=title(tuning))
-        left.set_xscale("linear" if tuning.measured[0].plan.error > _VISIBLE else "log")
-        left.set_ylabel("time of a call, ms")
-        right.set(xscale="log", yscale="log", xlabel="predicted time, ms", title="Cost model")
-        right.set_ylabel("measured time, ms (least of the rounds)")
-        drawing.legend(drawn, [left], size=8)
-        drawing.foot(drawn, tuning.conditions, "medians")
-        return drawn
-
-
-def _foretold(axes: Axes, tuning: Tuning) -> None:
-    cloud = [(c.plan.total, 1e3 * c.predicted) for c in _quickest(tuning)]
-    axes.plot(*zip(*cloud, strict=True), ".", color="#cccccc", markersize=3, label="foretold, with rounding")
-    line = [cloud[i] for i in front(cloud)]
-    axes.plot(*zip(*line, strict=True), color="#bbbbbb", linewidth=1, label="foretold front")
-
-
-def _marks(left: Axes, right: Axes, tuning: Tuning) -> None:
-    kernels = list(dict.fromkeys(c.kernel for c in tuning.measured))
-    best, times = [], []
-    for c in tuning.measured:
-        assert c.timing is not None
-        assert c.errors is not None
-        i = kernels.index(c.kernel)
-        look: dict[str, Any] = {"color": drawing.COLOURS[i % len(drawing.COLOURS)], "marker": drawing.MARKERS[i % 7]}
-        point = (c.errors[tuning.figure], 1e3 * c.timing.median)
-        best += [point] if c.best else []
-        least = 1e3 * c.timing.least
-        times += [least, 1e3 * c.predicted]
-        left.plot(*point, linestyle="none", markersize=6, label=c.kernel, **look)
-        right.plot(1e3 * c.predicted, least, linestyle="none", markersize=5, label=c.kernel, **look)
-        if c.choice:
-            _ringed(left, point, f"{c.choice}: {'-'.join(map(str, c.plan.degrees))}", _RINGS[c.choice])
-    if tuning.beside is not None:
-        timing, errors = tuning.beside
-        point = (errors[tuning.figure], 1e3 * timing.median)
-        left.plot(*point, "x", color="black", markersize=9, markeredgewidth=2, label=BASELINE)
-    left.plot(*zip(*sorted(best), strict=True), color="#333333", linewidth=1, label="measured front")
-    right.plot([min(times), max(times)], [min(times), max(times)], color="#999999", linewidth=1)
-
-
-_VISIBLE = 0.05  # errors of this size and more are told apart on a linear axis
-_RINGS = {"orthogonalize": "#000000", "Muon": "#c03030"}
-
-
-def _ringed(axes: Axes, point: tuple[float, float], label: str, colour: str) -> None:
-    ring: dict[str, Any] = {"markersize": 14, "markerfacecolor": "none", "markeredgewidth": 1.6, "linestyle": "none"}
-    axes.plot(*point, marker="o", markeredgecolor=colour, label=label, **ring)

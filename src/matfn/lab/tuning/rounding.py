@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -11,9 +10,10 @@ import torch
 
 import matfn
 from matfn.engines.restarts import margins
+from matfn.lab.tuning.laws import Laws
 from matfn.schedule import Schedule
 
-__all__ = ["KAPPA", "Engine", "expected", "rounded", "thinned"]
+__all__ = ["KAPPA", "Engine", "expected", "rounded"]
 
 Engine = matfn.Direct | matfn.Gram
 
@@ -68,8 +68,8 @@ def rounded(schedule: Schedule, engine: Engine, dtype: torch.dtype, n: int) -> t
     return low, high
 
 
-def expected(schedule: Schedule, engine: Engine, spectra: Sequence[np.ndarray], dtype: torch.dtype) -> float:
-    """rms(1 - sigma) that is to be expected of matrices with these singular values, in the mean over them.
+def expected(schedule: Schedule, engine: Engine, laws: Laws, dtype: torch.dtype) -> float:
+    """rms(1 - sigma) that is to be expected of the matrices, in the mean over them.
 
     The scalar map; and with `Gram` the part by which each singular direction is turned aside, since Q has errors of
     e rms|Q| in every direction, which is much beside the Q of a large singular value.
@@ -77,10 +77,10 @@ def expected(schedule: Schedule, engine: Engine, spectra: Sequence[np.ndarray], 
     Args:
         schedule: Of polynomials, p = 2.
         engine: `Direct()`, or `Gram` with restarts of its own.
-        spectra: Of each matrix what `thinned` makes of its singular values.
+        laws: Of the singular values, as they are after the schedule's deflation and division by its norm.
         dtype: Of the iteration.
     """
-    e, x = KAPPA * torch.finfo(dtype).eps / 2, np.stack([_divided(values, schedule.norm) for values in spectra])
+    e, x = KAPPA * torch.finfo(dtype).eps / 2, laws.after(schedule.deflation, schedule.norm)
     turned = np.zeros_like(x)
     for start, end, margin in _stretches(schedule, engine, dtype):
         Q, _ = _applied(schedule, start, end, x**2)
@@ -89,27 +89,6 @@ def expected(schedule: Schedule, engine: Engine, spectra: Sequence[np.ndarray], 
                 turned += (e / Q) ** 2 * np.mean(Q**2, -1, keepdims=True)
         x = x * Q / margin
     return float(np.sqrt(np.mean((1 - x) ** 2 + x**2 * np.minimum(turned, 1), -1)).mean())
-
-
-def thinned(values: np.ndarray, count: int = 64) -> np.ndarray:
-    """As many of the singular values, evenly by rank: their law.
-
-    Args:
-        values: Singular values of one matrix, not all zero.
-        count: How many are left; fewer come several times.
-
-    Returns:
-        (count + 1,), divided by the Frobenius norm of all; the last entry is the square of their Schatten-4 norm.
-    """
-    ordered = np.sort(values)[::-1].astype(float)
-    whole = ordered / np.linalg.norm(ordered)
-    picked = whole[((np.arange(count) + 0.5) * len(whole) / count).astype(int)]
-    return np.concatenate([picked, [np.linalg.norm(whole, 4) ** 2]])
-
-
-def _divided(values: np.ndarray, norm: str) -> np.ndarray:
-    """Thinned values, divided by the norm of all."""
-    return values[:-1] / (math.sqrt(values[-1]) if norm == "schatten4" else 1.0)
 
 
 def _stretches(schedule: Schedule, engine: Engine, dtype: torch.dtype) -> list[tuple[int, int, float]]:

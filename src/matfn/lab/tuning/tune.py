@@ -16,19 +16,19 @@ from matfn.engines.choose import choose
 from matfn.engines.restarts import restarts_for
 from matfn.kernels import Products
 from matfn.lab import peers
-from matfn.lab.spectra import SPECTRA as LAWS
 from matfn.lab.speed.errors import deviation, direction, matrix
 from matfn.lab.speed.plots import front
 from matfn.lab.speed.polar import BASELINE, SPECTRA, errors_of
 from matfn.lab.speed.rows import Watch, facts
 from matfn.lab.speed.timing import Timing, interleaved
-from matfn.lab.tuning.plans import Plan, plan_of, plans, predicted
+from matfn.lab.tuning.laws import Laws
+from matfn.lab.tuning.plan import Aside, Plan, plan_of, predicted
+from matfn.lab.tuning.plans import families, plans
 from matfn.lab.tuning.rates import Rate, Request, candidates, measured_rates, seconds_of, stack, synchronised
-from matfn.lab.tuning.rounding import thinned
 from matfn.optim.oracle import usual
 from matfn.target import POLAR
 
-__all__ = ["FIGURES", "Candidate", "Tuning", "foretold", "spectra_of", "tune", "usual_plans"]
+__all__ = ["FIGURES", "Candidate", "Tuning", "foretold", "laws_of", "tune", "usual_plans"]
 
 FIGURES = ("rms, momenta", f"rms, {SPECTRA[1]}")  # the error of the measured front: the first that there is
 
@@ -58,7 +58,7 @@ class Tuning:
     Attributes:
         request: What was asked.
         rates: Of each kernel.
-        around: Seconds of what is not a product, once a call; of an entry in a weighted sum of powers.
+        aside: Seconds of what is not a product of the kernel: deflation, scaling, sums of powers.
         foretold: All plans on all kernels, not measured.
         measured: Those that were, by time; `best` ones are the measured Pareto front.
         kernel: What `kernels.choice` chooses, its name, and why.
@@ -71,7 +71,7 @@ class Tuning:
 
     request: Request
     rates: tuple[Rate, ...]
-    around: tuple[float, float]
+    aside: Aside
     foretold: tuple[Candidate, ...]
     measured: tuple[Candidate, ...]
     kernel: tuple[str, str]
@@ -99,41 +99,40 @@ def tune(request: Request, watch: Watch = lambda text: None, momenta: Sequence[T
     found, choice, absent = candidates(request)
     named = next(name for name, kernel in found.items() if kernel == choice.products)
     watch("schedules")
-    spectra = spectra_of(request.shape, momenta)
-    everything, refused = plans(request.shape, request.dtype, request.lowers, spectra)
-    usual = usual_plans(request, spectra)
+    laws = laws_of(request.shape, momenta)
+    everything, refused = plans(request.shape, request.dtype, families(request.shape, request.lowers), laws)
+    usual = usual_plans(request, laws)
     everything = tuple(dict.fromkeys([*everything, *usual.values()]))
     watch("rates of the kernels")
-    rates, around = measured_rates(request, found, sorted({p for plan in everything for p in plan.products}, key=repr))
-    cloud = tuple(foretold(request, everything, found, rates, around))
+    products, shares = {p for plan in everything for p in plan.products}, {plan.deflation for plan in everything}
+    rates, aside = measured_rates(request, found, sorted(products, key=repr), sorted(shares))
+    cloud = tuple(foretold(request, everything, found, rates, aside))
     watch("plans")
     picked = list(dict.fromkeys([*_promising(cloud, request.rows), *(c for c in cloud if c.plan in usual.values())]))
     whose = {(plan, named): name for name, plan in usual.items()}
     measured, beside = _measured(request, picked, found, whose, momenta)
     stand = facts(peers.versions(), request.pace)
     kernel = named, choice.reason
-    return Tuning(request, rates, around, cloud, measured, kernel, usual, beside, refused, absent, stand)
+    return Tuning(request, rates, aside, cloud, measured, kernel, usual, beside, refused, absent, stand)
 
 
-def spectra_of(shape: tuple[int, int], momenta: Sequence[Tensor]) -> list[np.ndarray]:
-    """Of the momenta their singular values, `thinned`; without any a log-uniform spectrum of the shape."""
-    values = [torch.linalg.svdvals(x.float()).double().numpy() for x in momenta]
-    values = values or [np.asarray(LAWS[SPECTRA[1]](*shape, 1), dtype=float)]
-    return [thinned(s) for s in values if s.max() > 0]
+def laws_of(shape: tuple[int, int], momenta: Sequence[Tensor]) -> Laws:
+    """Of the momenta; without any of a matrix of the shape with a log-uniform spectrum."""
+    return Laws([x.float() for x in momenta] or [matrix(SPECTRA[1], shape, torch.float32)])
 
 
-def usual_plans(request: Request, spectra: Sequence[np.ndarray]) -> dict[str, Plan]:
+def usual_plans(request: Request, laws: Laws) -> dict[str, Plan]:
     """What `orthogonalize` does when it is asked for nothing, and what `optim.Muon` does."""
     method = matfn.PolarExpress()
     pairs: dict[str, tuple[matfn.PolarExpress, Any]] = {
         "orthogonalize": (method, choose(POLAR, method.schedule(2), request.shape, request.dtype)),
-        "Muon": usual(request.shape, torch.device("cpu")),
+        "Muon": usual(request.shape, torch.device(request.device)),
     }
     found = {}
     for name, (taken, engine) in pairs.items():
         automatic = isinstance(engine, matfn.Gram) and engine.restarts is None
         spelt = matfn.Gram(restarts_for(taken.schedule(2), request.dtype)) if automatic else engine
-        found[name] = plan_of(taken, spelt, request.shape, request.dtype, spectra)
+        found[name] = plan_of(taken, spelt, request.shape, request.dtype, laws)
     return found
 
 
@@ -142,14 +141,12 @@ def foretold(
     everything: Sequence[Plan],
     found: Mapping[str, Products],
     rates: Sequence[Rate],
-    around: tuple[float, float],
+    aside: Aside,
 ) -> list[Candidate]:
     """Every plan on every kernel, with its time."""
     own = {name: seconds_of(rates, kernel, name) for name, kernel in found.items()}
     return [
-        Candidate(plan, name, predicted(plan, own[name], *around, request.shape))
-        for plan in everything
-        for name in found
+        Candidate(plan, name, predicted(plan, own[name], aside, request.shape)) for plan in everything for name in found
     ]
 
 
