@@ -10,41 +10,46 @@ from typer.testing import CliRunner
 
 import matfn
 from matfn.cli import app
+from matfn.deflation import deflated
 from matfn.engines.cost import sweeps
 from matfn.kernels import Blocked
 from matfn.lab.speed.errors import deviation, matrix
 from matfn.lab.speed.polar import SPECTRA
 from matfn.lab.speed.timing import Pace, Timing
+from matfn.lab.tuning import figure as tune_figure
+from matfn.lab.tuning import laws as tune_laws
 from matfn.lab.tuning import model as tune_model
+from matfn.lab.tuning import plan as tune_plan
 from matfn.lab.tuning import plans as tune_plans
 from matfn.lab.tuning import rates as tune_rates
 from matfn.lab.tuning import report as tune_report
 from matfn.lab.tuning import rounding as tune_rounding
 from matfn.lab.tuning import tune
-from matfn.optim.oracle import LIFTED
+from matfn.optim.oracle import DEFLATED, LIFTED
 
 SMALL = 13  # products: 80 schedules, most of them on disk after the first run
-ONE = [tune_rounding.thinned(np.geomspace(1, 1e-3, 40))]
+ONE = tune_laws.Laws([torch.from_numpy(np.geomspace(1, 1e-3, 40)).diag()])
 BF16, FP32 = torch.bfloat16, torch.float32
+LOW = (2e-3,), (1.4e-2,)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def few():
     """Fewer schedules than the command weighs."""
-    usual = tune_plans.plans
+    usual = tune_plans.families
 
-    def fewer(shape, dtype, lowers, spectra, most=SMALL):
-        return usual(shape, dtype, lowers, spectra, most)
+    def fewer(shape, lowers, most=SMALL):
+        return usual(shape, lowers, most)
 
     patch = pytest.MonkeyPatch()
-    patch.setattr(tune, "plans", fewer)
+    patch.setattr(tune, "families", fewer)
     yield
     patch.undo()
 
 
 @pytest.fixture(scope="module")
 def tuning():
-    request = tune_rates.Request((24, 40), FP32, 2, lowers=(2e-3,), rows=4, pace=Pace(rounds=1, repeats=0))
+    request = tune_rates.Request((24, 40), FP32, 2, lowers=LOW, rows=4, pace=Pace(rounds=1, repeats=0))
     return tune.tune(request)
 
 
@@ -105,19 +110,68 @@ def test_float32_bears_everything_and_gram_only_with_a_restart_in_bfloat16():
 def test_what_is_expected_is_what_comes_out():
     """In float32 the scalar map on the singular values themselves, by either norm."""
     X = matrix("log-uniform 1e-3", (64, 96), FP32)
-    spectra = [tune_rounding.thinned(torch.linalg.svdvals(X.double()).numpy())]  # all 64 of them
+    laws = tune_laws.Laws([X])  # all 64 of them
     for norm in ("frobenius", "schatten4"):
         schedule = matfn.PolarExpress((5, 5, 5, 3), lower=2e-3, norm=norm).schedule(2)
         for engine in (matfn.Direct(), matfn.Gram((2,))):
             measured = deviation(matfn.orthogonalize(X, method=schedule, engine=engine))
-            assert tune_rounding.expected(schedule, engine, spectra, FP32) == pytest.approx(measured, rel=1e-3)
+            assert tune_rounding.expected(schedule, engine, laws, FP32) == pytest.approx(measured, rel=1e-3)
+
+
+def falling(n, m, power):
+    """Singular values j^-power of norm 1, (n, m) with n <= m."""
+    generator = torch.Generator().manual_seed(0)
+    U, V = (torch.linalg.qr(torch.randn(side, n, generator=generator, dtype=torch.float64)).Q for side in (n, m))
+    s = torch.arange(1, n + 1, dtype=torch.float64) ** -power
+    return (U * (s / s.norm())) @ V.mT
+
+
+def test_laws_are_what_deflation_leaves():
+    """All 64 singular values; of 128 every other one, and the norm of all."""
+    X = 3 * falling(64, 90, 1.5)
+    laws = tune_laws.Laws([X, X.mT, torch.zeros(64, 90)])
+    plain = np.arange(1.0, 65) ** -1.5
+    assert np.allclose(laws.after(0.0, "frobenius"), plain / np.linalg.norm(plain), rtol=1e-6)
+    for share in (1 / 16, 1 / 8):
+        left = torch.linalg.svdvals(deflated(X[None] / X.norm(), share, X.dtype)[0]).numpy()
+        assert laws.after(share, "frobenius").shape == (2, 64)
+        assert np.allclose(laws.after(share, "frobenius")[0], left, rtol=1e-6)
+        assert np.allclose(laws.after(share, "schatten4")[0], left / np.sum(left**4) ** 0.25, rtol=1e-6)
+        assert np.linalg.norm(left) < 0.6  # what is left of 1: nothing divides by it again
+    s = np.linalg.svd(falling(128, 128, 1.0).numpy(), compute_uv=False)
+    (thin,) = tune_laws.Laws([falling(128, 128, 1.0)]).after(0.0, "schatten4")
+    assert np.allclose(thin, s[1::2] / np.sum(s**4) ** 0.25, rtol=1e-6)
+
+
+def test_laws_shrink_large_values_to_c_where_a_gap_lets_the_sketch_find_them():
+    """sigma / (1 + sigma^2 / c^2)^(1/2), c^2 the sum of the other squares by k: four values of 1 to .1, 60 of .001."""
+    s = np.concatenate([np.geomspace(1, 0.1, 4), np.full(60, 1e-3)])
+    (left,) = tune_laws.Laws([falling(64, 64, 0.0) @ torch.from_numpy(s).diag()]).after(1 / 16, "frobenius")
+    c2 = np.sum(s[4:] ** 2) / 4
+    expected = np.concatenate([s[:4] / np.sqrt(1 + s[:4] ** 2 / c2), s[4:]]) / np.linalg.norm(s)
+    assert np.allclose(left, np.sort(expected)[::-1], rtol=0.03)
+
+
+@pytest.mark.parametrize("power", [0.75, 1.0, 1.5])
+@pytest.mark.parametrize("share", [0.0, 1 / 32, 1 / 16, 1 / 8])
+def test_what_is_expected_of_deflation_is_what_comes_out(power, share):
+    """To the digits of float32 with all values; with a quarter of them, and what bfloat16 adds, to 3 %."""
+    schedule = replace(DEFLATED, deflation=share).schedule(2)
+    X = falling(64, 90, power).float()
+    found = tune_rounding.expected(schedule, matfn.Direct(), tune_laws.Laws([X]), FP32)
+    for engine in (matfn.Direct(), matfn.Gram(())):
+        assert deviation(matfn.orthogonalize(X, method=schedule, engine=engine)) == pytest.approx(found, rel=2e-3)
+    X = falling(256, 300, power).float()
+    found = tune_rounding.expected(schedule, matfn.Direct(), tune_laws.Laws([X]), BF16)
+    U = matfn.orthogonalize(X, method=schedule, engine=matfn.Direct(), precision=BF16)
+    assert deviation(U) == pytest.approx(found, rel=0.03)
 
 
 def test_what_a_dtype_does_not_bear_is_refused_by_name():
-    plans, refused = tune_plans.plans((16, 16), BF16, (2e-3,), ONE, SMALL)
+    plans, refused = tune_plans.plans((16, 16), BF16, tune_plans.families((16, 16), LOW, SMALL), ONE)
     assert {"9-9-9", "7-5-5", "7-7-5"} <= set(refused)
     assert not any({7, 9} & set(plan.degrees[:-1]) for plan in plans)
-    plans, refused = tune_plans.plans((16, 16), FP32, (2e-3,), ONE, 12)
+    plans, refused = tune_plans.plans((16, 16), FP32, tune_plans.families((16, 16), LOW, 12), ONE)
     assert any(9 in plan.degrees for plan in plans)
     assert refused == ()
 
@@ -125,7 +179,7 @@ def test_what_a_dtype_does_not_bear_is_refused_by_name():
 def test_a_plan_foretells_its_error_and_its_cost():
     method = matfn.PolarExpress()
     direct, gram = (
-        tune_plans.plan_of(method, engine, (16, 64), FP32, ONE) for engine in (matfn.Direct(), matfn.Gram((2,)))
+        tune_plan.plan_of(method, engine, (16, 64), FP32, ONE) for engine in (matfn.Direct(), matfn.Gram((2,)))
     )
     assert direct.error == gram.error == method.schedule(2).error()
     assert 0 <= direct.rounding < 1e-2
@@ -138,20 +192,63 @@ def test_a_plan_foretells_its_error_and_its_cost():
 
 def test_no_plan_is_left_out_that_is_clearly_better():
     """Of the plans of one lower end on their front there is none which the race has dropped."""
-    kept, _ = tune_plans.plans((16, 64), FP32, (2e-3,), ONE, SMALL)
+    kept, _ = tune_plans.plans((16, 64), FP32, tune_plans.families((16, 64), LOW, SMALL)[:1], ONE)
     for degrees in tune_plans.mixes(SMALL):
-        plan = tune_plans.plan_of(matfn.PolarExpress(degrees, lower=2e-3), matfn.Direct(), (16, 64), FP32, ONE)
+        plan = tune_plan.plan_of(matfn.PolarExpress(degrees, lower=2e-3), matfn.Direct(), (16, 64), FP32, ONE)
         assert any(
             other.total <= plan.total / 0.93 and other.multiply_adds() <= plan.multiply_adds() / 0.93 for other in kept
         )
 
 
 def test_the_model_adds_what_it_counts():
-    plan = tune_plans.plan_of(matfn.PolarExpress((9, 9, 3)), matfn.Direct(), (16, 64), FP32, ONE)
+    plan = tune_plan.plan_of(matfn.PolarExpress((9, 9, 3)), matfn.Direct(), (16, 64), FP32, ONE)
     seconds = dict.fromkeys(plan.products, 1.0)
     per_entry = 1e-6
     expected = 5 + len(plan.products) + per_entry * sweeps(plan.schedule, (16, 64))
-    assert tune_plans.predicted(plan, seconds, 5.0, per_entry, (16, 64)) == pytest.approx(expected)
+    aside = tune_plan.Aside({0.0: 5.0, 1 / 8: 7.0}, per_entry)
+    assert tune_plan.predicted(plan, seconds, aside, (16, 64)) == pytest.approx(expected)
+    method = matfn.PolarExpress((9, 9, 3), norm="schatten4", deflation=1 / 8)
+    deflating = tune_plan.plan_of(method, matfn.Direct(), (16, 64), FP32, ONE)
+    assert tune_plan.predicted(deflating, seconds, aside, (16, 64)) == pytest.approx(expected + 2)
+
+
+def test_plans_deflate_by_shares_that_have_a_column():
+    for rows, shares in ((8, {0.0, 1 / 8}), (16, {0.0, 1 / 16, 1 / 8}), (32, {0.0, 1 / 32, 1 / 16, 1 / 8})):
+        _, few = tune_plans.families((rows, 64), tune_plans.LOWERS)
+        assert {share for _, share in few.norms} == shares
+    found, _ = tune_plans.plans((16, 64), FP32, tune_plans.families((16, 64), LOW, SMALL), ONE)
+    names = [plan.name for plan in found]
+    assert len(set(names)) == len(names)
+    for share, text in ((1 / 16, " S4 deflated 1/16, "), (1 / 8, " S4 deflated 1/8, ")):
+        some = [plan for plan in found if plan.deflation == share]
+        assert {type(plan.engine) for plan in some} == {matfn.Direct, matfn.Gram}
+        assert all(text in plan.name and 2 <= plan.schedule.steps <= 4 for plan in some)
+        assert all(plan.schedule.deflation == share and plan.method.lower == 1.4e-2 for plan in some)
+
+
+def test_each_share_is_timed_on_what_deflation_takes(monkeypatch):
+    seen = []
+
+    def recorded(X, share, dtype):
+        seen.append((share, dtype, X.dtype, tuple(X.shape)))
+        assert torch.allclose(X.norm(dim=(-2, -1)), torch.ones(2))
+        return deflated(X, share, dtype)
+
+    monkeypatch.setattr(tune_rates, "deflated", recorded)
+    request = tune_rates.Request((16, 24), BF16, batch=2, pace=Pace(rounds=1, repeats=0))
+    _, aside = tune_rates.measured_rates(request, {"eager": matfn.kernels.EAGER}, [], [0.0, 1 / 16, 1 / 8])
+    assert set(seen) == {(share, BF16, FP32, (2, 16, 24)) for share in (1 / 16, 1 / 8)}
+    assert set(aside.once) == {0.0, 1 / 16, 1 / 8}
+    assert all(seconds > 0 for seconds in aside.once.values())
+
+
+def test_muon_s_default_is_foretold_with_its_deflation():
+    """Of 128 rows and more on a CPU; below there is none."""
+    for rows, method in ((128, DEFLATED), (64, LIFTED)):
+        plan = tune.usual_plans(tune_rates.Request((rows, 192), BF16), ONE)["Muon"]
+        assert plan.method == method
+        assert plan.deflation == method.deflation
+        assert plan.expected == tune_rounding.expected(method.schedule(2), plan.engine, ONE, BF16)
 
 
 def test_the_choices_are_the_library_s_and_they_are_measured(tuning):
@@ -166,9 +263,9 @@ def test_the_choices_are_the_library_s_and_they_are_measured(tuning):
 
 def test_errors_are_those_of_the_schedule(tuning):
     """The scalar map of the singular values, divided by the norm; float32 adds what `rounding` foretells at most."""
-    s = torch.linalg.svdvals(matrix(SPECTRA[1], (24, 40), torch.float32).double())
+    X = matrix(SPECTRA[1], (24, 40), torch.float32).double()
     for c in tuning.measured:
-        divided = s / s.norm()
+        divided = torch.linalg.svdvals(deflated((X / X.norm())[None], c.plan.deflation, X.dtype)[0])
         divided = divided / divided.norm(4) if c.plan.method.norm == "schatten4" else divided
         expected = (1 - c.plan.schedule(divided)).square().mean().sqrt().item()
         assert (
@@ -191,8 +288,8 @@ def test_every_kernel_is_there_with_its_rate(monkeypatch):
     )
     request = tune_rates.Request((16, 16), torch.float32, pace=Pace(rounds=1, repeats=0))
     found, choice, _ = tune_rates.candidates(request)
-    products = tune_plans.plan_of(matfn.PolarExpress(), matfn.Direct(), (16, 16), FP32, ONE).products
-    rates, _ = tune_rates.measured_rates(request, found, list(dict.fromkeys(products)))
+    products = tune_plan.plan_of(matfn.PolarExpress(), matfn.Direct(), (16, 16), FP32, ONE).products
+    rates, _ = tune_rates.measured_rates(request, found, list(dict.fromkeys(products)), [0.0])
     symmetric = {product for product in products if product.symmetric}
     assert {rate.product for rate in rates if rate.kernel == "blocked 8"} == symmetric
     assert {rate.product for rate in rates if rate.kernel == "eager"} == set(products)
@@ -203,12 +300,14 @@ def test_every_kernel_is_there_with_its_rate(monkeypatch):
 
 def test_momenta_are_what_plans_are_weighed_by(tmp_path):
     momenta = [matrix("i^-1", shape, FP32) for shape in ((8, 12), (20, 8))]
-    request = tune_rates.Request((12, 16), FP32, lowers=(2e-3,), rows=2, pace=Pace(rounds=1, repeats=0))
+    request = tune_rates.Request((12, 16), FP32, lowers=LOW, rows=2, pace=Pace(rounds=1, repeats=0))
     found = tune.tune(request, momenta=momenta)
     assert found.figure == "rms, momenta"
-    for c in found.measured:
+    deflating = [c for c in found.foretold if c.plan.deflation == 1 / 8]
+    assert deflating
+    for c in (*found.measured, *deflating[:3]):
         mean = np.mean([deviation(matfn.orthogonalize(x, method=c.plan.schedule)) for x in momenta])
-        assert c.errors["rms, momenta"] == pytest.approx(mean, rel=1e-3)
+        assert c.errors is None or c.errors["rms, momenta"] == pytest.approx(mean, rel=1e-3)
         assert c.plan.expected == pytest.approx(mean, rel=1e-3)
     assert "rms momenta" in tune_report.candidate_table(found)[0]
 
@@ -220,6 +319,11 @@ def test_it_is_written_down(tuning, tmp_path):
     assert read["choice"]["kernel"] == "eager"
     assert len(read["foretold"]) == len({id(c.plan) for c in tuning.foretold})
     assert sorted(row["choice"] for row in read["measured"] if row["choice"]) == ["Muon", "orthogonalize"]
+    assert {row["deflation"] for row in read["foretold"]} == {0.0, 1 / 16, 1 / 8}
+    assert set(read["aside"]["seconds around the products by share deflated"]) == {"0", "0.0625", "0.125"}
+    assert tune_report.aside_table(tuning)[0][1:] == ["not deflated", "deflated 1/16", "deflated 1/8"]
+    shown = [text.get_text() for text in tune_figure.figure(tuning).legends[0].get_texts()]
+    assert {"foretold", "foretold, deflated", "Muon: 5-5-5-5-3"} <= set(shown)
     heads, rows = tune_report.candidate_table(tuning)
     assert all(len(row) == len(heads) for row in rows)
     assert any("*" in row[1] for row in rows)
@@ -253,6 +357,7 @@ def test_the_cost_model_is_held_against_measurements(tmp_path):
     assert not any(name.startswith("9-9-9") for name in names)
     assert any("gram" in name for name in names)
     assert any("direct" in name for name in names)
+    assert {"deflated 1/16, gram ()", "deflated 1/16, direct"} <= {name.partition("S4 ")[2] for name in names}
     read = json.loads(tune_model.write(found, tmp_path)[0].read_text())
     assert len(read["points"]) == len(found.points)
     assert "16 x 24, float32" in read["caption"]

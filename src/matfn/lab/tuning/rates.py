@@ -123,7 +123,7 @@ def product_works(
             if product.symmetric or isinstance(kernel, Eager | OneDNN):
                 key = f"{name} {product}"
                 works[key], keys[key] = _work(request, kernel, product), (name, product)
-    X, n = stack(request, *request.shape, torch.float32), min(request.shape)
+    X, n = stack(request, *request.shape, request.dtype), min(request.shape)
     M = stack(request, n, n, request.dtype)
     once = {share: f"around, {share:g} deflated" for share in shares}
     works |= {name: partial(_around, X, share, request.dtype) for share, name in once.items()}
@@ -163,9 +163,9 @@ def stack(request: Request, rows: int, columns: int, dtype: torch.dtype) -> Tens
 
 
 def _around(X: Tensor, share: float, dtype: torch.dtype) -> Tensor:
-    """What is done before and after the engine, as `compute` does it."""
+    """What is done before the engine, as `compute` does it; a result in the dtype of X is not touched after it."""
     scaled = prescale(X)[0]
-    return (deflated(scaled, share, dtype) if share else scaled.to(dtype)).to(X.dtype)
+    return deflated(scaled, share, dtype) if share else scaled.to(dtype)
 
 
 def _work(request: Request, kernel: Products, product: Product) -> Callable[[], object]:

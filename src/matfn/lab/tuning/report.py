@@ -21,7 +21,8 @@ CAPTION = (
     "(quartile range by median) too large to rank the row. A plan is named by degrees, lower end, cushion, S4 for the "
     "Schatten-4 norm, deflation, engine (restarts) and kernel. deflated 1/16: before the first step the largest "
     "sixteenth of the singular values are shrunk to the size of the next, by a sketch in float32, so that fewer steps "
-    "do; its time is in all columns, and foretold is of what it leaves of those spectra. worst: largest |1 - s| over [lower, 1] without rounding; rounding: "
+    "do; its time is in all columns, and foretold is of what it leaves of those spectra. worst: "
+    "largest |1 - s| over [lower, 1] without rounding; rounding: "
     "what the dtype may add to it at most; foretold: rms expected of those spectra. predicted: products counted, times "
     "the least measured time of each on that kernel, and what is around them."
 )
