@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 import matfn
@@ -388,3 +389,17 @@ def test_the_command(tmp_path, monkeypatch):
     assert f"{speed_roots.CHOICE} *" in result.stdout
     assert json.loads((tmp_path / "bench-roots.json").read_text())["conditions"]["threads"] == "1"
     assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize("shape", [(48, 48), (48, 100), (100, 48)])
+@pytest.mark.parametrize("share", [0.0, 1 / 16, 1 / 4])
+@pytest.mark.parametrize("engine", [matfn.Direct(), matfn.Gram(())], ids=str)
+def test_products_of_deflation_are_counted(shape, share, engine):
+    """As torch counts its own calls; what is not n x m x k is left out: k x k matrices, P by one, S^T X of one pass."""
+    schedule = matfn.PolarExpress((5, 5, 3), norm="schatten4", deflation=share).schedule(2)
+    with FlopCounterMode(display=False) as counter:
+        matfn.orthogonalize(torch.randn(shape), method=schedule, engine=engine, products=matfn.kernels.EAGER)
+    count = speed_kernels.count_of(schedule, engine, matfn.kernels.EAGER, shape, torch.float32)
+    (m, n), k = shape, int(share * min(shape))
+    small = k * k * (m + n + k) + m * n * (k > 0)
+    assert count <= counter.get_total_flops() / 2 <= count + small

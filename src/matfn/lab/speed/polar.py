@@ -186,8 +186,8 @@ _CAPTION = (
     "rms(1 - sigma) and direction <U, X> / ||X||_* of the result, on a Gaussian matrix and on one with log-uniform "
     f"singular values in [1e-3, 1]; times of stacks of Gaussian matrices of the dtype named, beyond {LARGE} rows of "
     f"the log-uniform one; speeds relative to {BASELINE} in pairs of one round. Peers' iterations are in bfloat16 "
-    "whatever the dtype, those of gram-newton-schulz in float16. Rates count the products really done. Not yet "
-    "measured on a GPU."
+    "whatever the dtype, those of gram-newton-schulz in float16. Rates count the products really done, those "
+    "of deflation, in float32, like the others. Not yet measured on a GPU."
 )
 
 
