@@ -23,7 +23,8 @@ class Laws:
     What `deflated` leaves is measured on the matrices and not computed from their singular values: were the k largest
     found exactly, each would become sigma / (1 + sigma^2 / c^2)^(1/2), and rms(1 - sigma) of three steps would come out
     at .18 where it is .24 (256 singular values j^(-3/2), a sixteenth deflated); the sketch mixes them with others.
-    With the values measured, foretold and true rms agree to a percent on 28 momenta.
+    With the values measured, foretold and true rms differ by .5 % in the mean over 28 momenta, three shares and both
+    engines in bfloat16, by 2 % at most with `Direct` and 8 % with `Gram`.
 
     Attributes:
         matrices: Each (m, n), float32 or float64; zero ones are left out.
