@@ -102,7 +102,7 @@ def _share(method: Iteration, target: Target) -> float:
     """The share of the singular values to deflate."""
     share = getattr(method, "deflation", 0.0)
     if share and target.domain is not Domain.RECTANGULAR:
-        raise ValueError(f"{method!r} deflates singular values, which {target} does not have: leave deflation out")
+        raise ValueError(f"deflation is of singular values, and {target} has none: leave it out of {method!r}")
     return share
 
 
@@ -129,8 +129,8 @@ def accurate(target: Target, A: Tensor, method: Method, generator: Generator | N
     method = _fitted(target, A, method)
     if getattr(method, "deflation", 0.0):
         raise ValueError(
-            f"{method!r} deflates by a sketch, which turns the result by a thousandth or so: that is for orthogonalize "
-            "and the optimizers; here, leave deflation out"
+            "deflation turns the result by up to some percent, for it sketches: that is for orthogonalize and the "
+            f"optimizers; here, leave deflation out of {method!r}"
         )
     if target.domain is Domain.SPD and A.numel() and not isinstance(method, Evaluation):
         check_definite(A, target)

@@ -24,7 +24,7 @@ def check_deflation(share: object) -> None:
 
 
 def deflated(X: Tensor, share: float, precision: torch.dtype) -> Tensor:
-    """D X with D = I - P (I - f(K)) P^T, f(K) = (I + K / c^2)^(-1/2) and K = P^T X X^T P.
+    """D X, divided by about its norm, with D = I - P (I - f(K)) P^T, f(K) = (I + K / c^2)^(-1/2) and K = P^T X X^T P.
 
     P, (n, k), has orthonormal columns: of X X^T S, so that they span nearly the k leading left singular vectors. c^2
     is the mean square of the singular values that P leaves out, as if there were k of them: (||X||^2 - tr K) / k. A
@@ -33,15 +33,17 @@ def deflated(X: Tensor, share: float, precision: torch.dtype) -> Tensor:
 
     D is symmetric and positive definite, and it would commute with X X^T if P spanned singular vectors: then D X has
     the polar factor of X. The error of P shows where D changes most and P is best, among the largest singular values:
-    on the momenta of two networks the polar factor of D X has .997 of the nuclear norm of X.
+    on the momenta of two networks the polar factor of D X has .997 of the nuclear norm of X, and
+    differs from that of X by some percent.
 
     Three products of n x m by k columns, all in the dtype of X: the iteration may round, but what is subtracted here
-    is larger than what remains. With k = n / 16 they take .4 of the
-    time of one bfloat16 product of n x n by n x m (768 x 3072, two threads of a CPU), and all of this .8 of it.
+    is larger than what remains. With k = n / 16 they take .4 of the time of one bfloat16 product of n x n by n x m, and
+    all of this .8 of it (768 x 3072, two threads of a CPU). There is no derivative.
 
     Args:
         X: (b, m, n), of Frobenius norm 1 or zero each, float32 or float64.
-        share: k by the short side, from 0 to 1/2. With less than one column X is returned.
+        share: k by the short side, from 0 to 1/2. With less than one column, in matrices of fewer than 1 / share
+            rows, there is nothing to find and X is returned.
         precision: Dtype of the result.
 
     References:
@@ -51,35 +53,48 @@ def deflated(X: Tensor, share: float, precision: torch.dtype) -> Tensor:
     k = int(share * min(X.shape[-2:]))
     if k == 0:
         return X.to(precision)
+    if torch.is_grad_enabled() and X.requires_grad:
+        raise ValueError("deflation has no derivative (its eigendecomposition has none at equal values): leave it out")
     tall = X.shape[-2] > X.shape[-1]
     products = products_for(X, mirrored=False)
     if tall:
         P, _ = torch.linalg.qr(products.mm(_sketch(X.mT, k), X).mT)
-        C = products.mm(X, P)
-        return products.addmm(X, C, _change(C.mT @ C) @ P.mT, alpha=1.0, beta=1.0).to(precision)
-    P, _ = torch.linalg.qr(products.mm(X, _sketch(X, k).mT))
-    B = products.mm(P.mT, X)
-    return products.addmm(X, P @ _change(B @ B.mT), B, alpha=1.0, beta=1.0).to(precision)
+        left = products.mm(X, P)
+        change, scale = _change(left.mT @ left)
+        right = change @ P.mT
+    else:
+        P, _ = torch.linalg.qr(products.mm(X, _sketch(X, k).mT))
+        right = products.mm(P.mT, X)
+        change, scale = _change(right @ right.mT)
+        left = P @ change
+    return products.addmm(X, left, right, alpha=1.0, beta=scale).to(precision)
 
 
 def _sketch(X: Tensor, k: int) -> Tensor:
-    """S^T X, (b, k, m): every k-th row of (b, n, m) from each of k on, added with weights that no structure cancels.
+    """S^T X, (b, k, m): k sums of as many neighbouring rows of (b, n, m), with weights that no structure cancels.
 
     One pass over X, where Gaussian S would be a product. The weights are fixed, so that the result is.
     """
-    groups = X.shape[-2] // k
-    weights = torch.arange(1, groups + 1, device=X.device, dtype=X.dtype).square().cos()
-    rows = X[:, : groups * k]
-    if X.is_contiguous():
-        return (weights @ rows.unflatten(1, (groups, k)).flatten(2)).unflatten(-1, (k, X.shape[-1]))
-    return (rows.mT.unflatten(-1, (k, groups)) @ weights).mT
+    length = X.shape[-2] // k
+    weights = torch.arange(1, length + 1, device=X.device, dtype=X.dtype).square().cos()
+    rows = X[:, : k * length]
+    if X.mT.is_contiguous() and not X.is_contiguous():
+        return (rows.mT.unflatten(-1, (k, length)) @ weights).mT
+    return (weights @ rows.unflatten(1, (k, length))).reshape(-1, k, X.shape[-1])
 
 
-def _change(K: Tensor) -> Tensor:
-    """(I + K / c^2)^(-1/2) - I, (b, k, k): symmetric, small, in float64, for K's condition is that of X squared."""
-    values, vectors = torch.linalg.eigh(K.double())
-    k = values.shape[-1]
-    left = 1 - values.sum(-1, keepdim=True)  # ||X||_F is 1, or nothing matters
-    c2 = left.clamp_min(torch.finfo(K.dtype).eps) / k
-    f = (1 + values.clamp_min(0) / c2).rsqrt()
-    return ((vectors * (f - 1).unsqueeze(-2)) @ vectors.mT).to(K.dtype)
+def _change(K: Tensor) -> tuple[Tensor, Tensor]:
+    """G ((I + K / c^2)^(-1/2) - I), (b, k, k), and g >= 1, (b, 1, 1), which makes ||D X||_F about 1 but no more.
+
+    In float64, for K's condition is that of X squared; its matrices are small. Without g one value and little else
+    would leave so little that its squares underflow in float16.
+    """
+    # eigh refuses what is not finite, for all matrices: a NaN is to stay in its own, and it is in X as well.
+    finite = torch.isfinite(K).all(-1, keepdim=True).all(-2, keepdim=True)
+    values, vectors = torch.linalg.eigh(torch.where(finite, K, 0.0).double())
+    values = values.clamp_min(0)
+    rest = 1 - values.sum(-1, keepdim=True)
+    rest = rest.clamp_min(128 * torch.finfo(K.dtype).eps)  # ||X||_F is 1, or nothing matters; the trace is rounded
+    f = (1 + values * values.shape[-1] / rest).rsqrt()
+    g = (rest + (values * f.square()).sum(-1, keepdim=True)).rsqrt().unsqueeze(-1)
+    return (g * (vectors * (f - 1).unsqueeze(-2)) @ vectors.mT).to(K.dtype), g.to(K.dtype)

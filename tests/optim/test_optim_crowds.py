@@ -27,7 +27,7 @@ def bucket(b, m, n, dtype=torch.float32):
 class Apart(Muon):
     """Each bucket for itself."""
 
-    padded = False
+    padded_below = 0
 
 
 @pytest.mark.parametrize("method", [None, matfn.PolarExpress(), matfn.NewtonSchulz(), matfn.Tuned("jordan")], ids=str)
@@ -68,23 +68,25 @@ def test_layouts_dtypes_and_groups_may_be_mixed():
 
 def test_only_what_bears_zeros_is_padded():
     params = parameters()
-    assert Muon(params).padded
-    assert not Muon(params, method=matfn.RitzMinimax()).padded  # it would fit the zeros
-    assert not Muon(params, method=matfn.Prism()).padded
-    assert not Muon(params, method=matfn.Exact()).padded
-    assert not NorMuon(params).padded  # means over rows
-    assert not PolarGrad(params, lr=0.1).padded
+    assert Muon(params).padded_below
+    assert not Muon(params, method=matfn.RitzMinimax()).padded_below  # it would fit the zeros
+    assert not Muon(params, method=matfn.Prism()).padded_below
+    assert not Muon(params, method=matfn.Exact()).padded_below
+    assert not NorMuon(params).padded_below  # means over rows
+    assert not PolarGrad(params, lr=0.1).padded_below
 
     class Mine(Muon):
         def direction(self, bucket, stack):
             return stack * len(bucket.slots)
 
-    assert not Mine(params).padded  # it may look at slots, which a crowd has none of
+    assert not Mine(params).padded_below  # it may look at slots, which a crowd has none of
 
 
 def test_zeros_must_cost_less_than_they_save():
     def sizes(*shapes):
-        return sorted(len(crowd.buckets) for crowd in form_crowds([bucket(*shape) for shape in shapes], padded=True))
+        return sorted(
+            len(crowd.buckets) for crowd in form_crowds([bucket(*shape) for shape in shapes], padded_below=1000)
+        )
 
     assert sizes((1, 64, 64), (1, 64, 60)) == [2]
     assert sizes((1, 768, 768), (1, 768, 700)) == [1, 1]
@@ -92,14 +94,31 @@ def test_zeros_must_cost_less_than_they_save():
     assert sizes((1, 64, 64), (edge // 8, 64, 60)) == [2]
     assert sizes((1, 64, 64), (edge * 8, 64, 60)) == [1, 1]
     assert sizes((ENTRIES // 4096, 64, 64), (1, 64, 63)) == [1, 1]  # the stack would be too large
-    assert form_crowds([bucket(1, 8, 8), bucket(1, 8, 8, torch.float64)], padded=True)[0].whole.shape == (1, 8, 8)
+    assert form_crowds([bucket(1, 8, 8), bucket(1, 8, 8, torch.float64)], padded_below=1000)[0].whole.shape == (1, 8, 8)
     assert sizes() == []
 
 
 def test_a_crowd_is_what_its_parts_are():
-    [crowd] = form_crowds([bucket(2, 8, 5), bucket(1, 6, 7), bucket(3, 8, 8)], padded=True)
+    [crowd] = form_crowds([bucket(2, 8, 5), bucket(1, 6, 7), bucket(3, 8, 8)], padded_below=1000)
     assert crowd.whole.shape == (6, 8, 8)
     stack = torch.arange(6 * 64.0).view(6, 8, 8)
     parts = list(crowd.parts(stack))
     assert all(tuple(part.shape) == one.shape for one, part in parts)
     assert sorted(int(part[0, 0, 0]) // 64 for _, part in parts) == [0, 3, 5]
+
+
+def test_what_is_deflated_is_not_padded():
+    """A sketch sees zeros; and a matrix below the rows from which the default deflates stays below beside a larger."""
+    from matfn.optim.oracle import DEFLATED, DEFLATED_ROWS
+
+    edge = DEFLATED_ROWS
+    gradients = [torch.randn(edge - 1, edge + 2), torch.randn(edge, edge + 2)]
+    moved = []
+    for chosen in ([0], [0, 1]):
+        params = [torch.nn.Parameter(torch.zeros_like(gradients[i])) for i in chosen]
+        for p, i in zip(params, chosen, strict=True):
+            p.grad = gradients[i]
+        Muon(params, lr=1.0, precision=torch.float32).step()
+        moved.append(params[0].detach())
+    assert torch.equal(*moved)
+    assert Muon(params, method=DEFLATED).padded_below == 0

@@ -368,3 +368,19 @@ def test_stacks_are_bounded_and_the_bound_changes_nothing(monkeypatch):
     assert several == [3, 3, 1]
     # One matrix at a time or several: LAPACK's order of operations is the same, batched products' may not be.
     assert all(torch.allclose(a, b, rtol=0, atol=16 * 2**-23) for a, b in zip(together, apart, strict=True))
+
+
+def test_a_nan_spoils_its_own_matrix_alone():
+    """From the rows on from which the default deflates, too: its eigendecomposition refuses what is not finite."""
+    shapes = {"wide": (260, 600), "a": (260, 260), "b": (260, 260), "small": (8, 8)}
+    params = {name: torch.nn.Parameter(torch.zeros(shape)) for name, shape in shapes.items()}
+    optimizer = Muon(list(params.items()), lr=1.0)
+    for bad in (math.nan, 1.0, math.inf):
+        for p in params.values():
+            p.grad = torch.randn_like(p)
+        params["b"].grad[0, 0] = bad
+        optimizer.step()
+    assert torch.isnan(params["b"]).all()
+    for name in ("wide", "a", "small"):
+        assert torch.isfinite(params[name]).all()
+        assert params[name].any()

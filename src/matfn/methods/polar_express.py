@@ -36,7 +36,8 @@ class PolarExpress:
             values, n equal ones by n^(1/4); on momenta of training runs it is worth half a step. Roots do not change.
         deflation: The share of the singular values, the largest, that are shrunk to the size of the next before the
             first step, by a sketch (`matfn.deflation`); 0 is none, 1/2 the most. A gradient has few large ones: a
-            sixteenth saves more than a step, for less than a product. For `orthogonalize` and the optimizers alone.
+            sixteenth saves more than a step, for less than a product. `lower` and the errors of the schedule are those
+            after it; fewer than 1/deflation rows are left alone. For `orthogonalize` and the optimizers, not the roots.
 
     References:
         Amsel, Persson, Musco, Gower, "The Polar Express", arXiv 2505.16932: Theorem 3.1, Algorithms 1 and 2.

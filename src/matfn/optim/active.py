@@ -41,7 +41,7 @@ class Active:
         layouts: Mapping[Tensor, Layout],
         state: Mapping[Tensor, Mapping[str, Any]],
         state_like: Callable[[Tensor, Mapping[str, Any]], StateLike],
-        padded: bool,
+        padded_below: int,
     ) -> None:
         """Look which parameters have a gradient, and when those are others than before, sort them into buckets.
 
@@ -50,7 +50,7 @@ class Active:
             layouts: of the matrix parameters.
             state: of the parameters.
             state_like: describes the state of a parameter under its group.
-            padded: see `form_crowds`.
+            padded_below: see `form_crowds`.
 
         Raises:
             RuntimeError: a matrix parameter has a sparse or complex gradient, or the state of a parameter was made for
@@ -59,7 +59,7 @@ class Active:
         active = [(i, p) for i, group in enumerate(groups) for p in group["params"] if p.grad is not None]
         matrices = [member for member in active if groups[member[0]]["rule"] == "matrix"]
         check_gradients(matrices, partial(_name, groups))
-        key = (padded, *((index, id(param), param.dtype, param.device) for index, param in active))
+        key = (padded_below, *((index, id(param), param.dtype, param.device) for index, param in active))
         if key == self._key:
             return
         for index, param in active:
@@ -68,7 +68,7 @@ class Active:
         self.buckets = fill_buckets((index, param, layouts[param]) for index, param in matrices)
         moving = {slot.param: groups[slot.group] for bucket in self.buckets for slot in bucket.slots}
         self.counted = tuple(param for param, group in moving.items() if COUNTER in state_like(param, group))
-        self.crowds = form_crowds(self.buckets, padded)
+        self.crowds = form_crowds(self.buckets, padded_below)
         self.workspace.reserve(self.buckets)
         self._key = key
 

@@ -109,9 +109,9 @@ class MatrixOptimizer(torch.optim.Optimizer):
         raise NotImplementedError(f"{type(self).__name__} must define direction(bucket, stack).")
 
     @property
-    def padded(self) -> bool:
-        """Whether `direction` bears matrices with rows and columns of zeros, and needs no slots: see `crowds`."""
-        return False
+    def padded_below(self) -> int:
+        """The short side below which `direction` bears rows and columns of zeros, and needs no slots: see `crowds`."""
+        return 0
 
     def state_like(self, param: Tensor, group: Mapping[str, Any]) -> StateLike:
         """Shape and dtype of each state tensor of a parameter; a subclass overrides the matrix case.
@@ -168,7 +168,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self.rest.adopt_momentum(self.param_groups)
-        self._active.refresh(self.param_groups, self.layouts, self.state, self.state_like, self.padded)
+        self._active.refresh(self.param_groups, self.layouts, self.state, self.state_like, self.padded_below)
         count(self.state[param] for param in self._active.counted)
         for crowd in self._active.crowds:
             for bucket, direction in directions(crowd, self.collect, self.direction, self.stack):

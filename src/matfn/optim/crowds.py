@@ -46,19 +46,19 @@ class Crowd:
             start += b
 
 
-def form_crowds(buckets: Iterable[Bucket], padded: bool) -> tuple[Crowd, ...]:
-    """Each bucket for itself, or, where `padded`, with others while what its zeros cost is less than `SAVED`.
+def form_crowds(buckets: Iterable[Bucket], padded_below: int) -> tuple[Crowd, ...]:
+    """Each bucket for itself, or, where zeros are borne, with others while what they cost is less than `SAVED`.
 
     Args:
         buckets: all.
-        padded: whether the direction bears rows and columns of zeros: nothing in it depends on shapes, on sketches or
-            on the number of singular values.
+        padded_below: the short side of a padded stack below which the direction bears rows and columns of zeros:
+            nothing in it depends on shapes, on sketches or on the number of singular values. 0 for never.
     """
-    if not padded:
+    if padded_below <= 0:
         return tuple(Crowd((bucket,), bucket) for bucket in buckets)
     crowds: list[Crowd] = []
     for bucket in sorted(buckets, key=lambda bucket: bucket.shape[1:], reverse=True):
-        joined = [(found, i) for i, crowd in enumerate(crowds) if (found := _joined(crowd, bucket)) is not None]
+        joined = [(found, i) for i, crowd in enumerate(crowds) if (found := _joined(crowd, bucket, padded_below))]
         if joined:
             crowd, i = min(joined, key=lambda pair: math.prod(pair[0].whole.shape))
             crowds[i] = crowd
@@ -67,15 +67,15 @@ def form_crowds(buckets: Iterable[Bucket], padded: bool) -> tuple[Crowd, ...]:
     return tuple(crowds)
 
 
-def _joined(crowd: Crowd, bucket: Bucket) -> Crowd | None:
-    """The crowd with the bucket in it, None if it costs more than it saves or makes a stack too large."""
+def _joined(crowd: Crowd, bucket: Bucket, padded_below: int) -> Crowd | None:
+    """The crowd with the bucket in it, None if it costs more than it saves or makes matrices or a stack too large."""
     if (crowd.whole.dtype, crowd.whole.device) != (bucket.dtype, bucket.device):
         return None
     members = (*crowd.buckets, bucket)
     m, n = (max(member.shape[axis] for member in members) for axis in (1, 2))
     number = sum(member.shape[0] for member in members)
     zeros = number * _work(m, n) - sum(member.shape[0] * _work(*member.shape[1:]) for member in members)
-    if zeros > SAVED * (len(members) - 1) or number * m * n > ENTRIES:
+    if min(m, n) >= padded_below or zeros > SAVED * (len(members) - 1) or number * m * n > ENTRIES:
         return None
     return Crowd(members, Bucket((), (number, m, n), bucket.dtype, bucket.device))
 

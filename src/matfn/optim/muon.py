@@ -4,6 +4,7 @@ Steepest descent under the spectral norm: of all updates with singular values at
 momentum is the one most aligned with it. The rest of the model follows torch's AdamW (base.py, rest.py).
 """
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ from ..kernels import Products
 from ..method import Method
 from ..methods import NewtonSchulz, PolarExpress, Tuned
 from .buckets import Bucket
-from .oracle import PolarOptimizer
+from .oracle import DEFLATED_ROWS, PolarOptimizer
 from .scale import Scale
 
 __all__ = ["Muon"]
@@ -109,10 +110,14 @@ class Muon(PolarOptimizer):
         )
 
     @property
-    def padded(self) -> bool:
-        """By a fixed schedule of polynomials; what is fitted to a spectrum would fit the zeros too."""
-        fixed = self.method is None or isinstance(self.method, PolarExpress | NewtonSchulz | Tuned)
-        return fixed and type(self).direction is Muon.direction
+    def padded_below(self) -> int:
+        """By a fixed schedule of polynomials; what is fitted to a spectrum, or deflates it, would see the zeros too."""
+        if type(self).direction is not Muon.direction:
+            return 0
+        if self.method is None:
+            return DEFLATED_ROWS
+        fixed = isinstance(self.method, PolarExpress | NewtonSchulz | Tuned)
+        return sys.maxsize if fixed and not getattr(self.method, "deflation", 0.0) else 0
 
     def direction(self, bucket: Bucket, stack: Tensor) -> Tensor:
         """The polar factor of each matrix of the stack ``(b, m, n)``."""

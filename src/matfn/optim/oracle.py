@@ -15,7 +15,7 @@ from ..method import Evaluation, Iteration, Method, Scheduled
 from ..methods import PolarExpress
 from .base import MatrixOptimizer
 
-__all__ = ["DEFLATED", "LIFTED", "PolarOptimizer", "usual"]
+__all__ = ["DEFLATED", "DEFLATED_ROWS", "LIFTED", "PolarOptimizer", "usual"]
 
 # Three quintics for what deflation leaves: on 60 momenta of two training runs, in bfloat16, rms(1 - sigma) .33 and .51
 # in the mean, where five steps of Muon's first polynomial leave .32 and .52 in twice the time. A cushion of .06 keeps
@@ -27,9 +27,10 @@ DEFLATED = PolarExpress((5, 5, 5), lower=1.4e-2, cushion=0.06, norm="schatten4",
 # bfloat16 ones on a CPU and ten times as long on a GPU. rms .28 and .50.
 LIFTED = PolarExpress((5, 5, 5, 5, 3), lower=2e-3, cushion=0.07, norm="schatten4")
 
-# Rows from which `DEFLATED` is quicker than five steps (AMD EPYC, two threads): equally quick at 96, 1.1 times at 128
-# and at 256, 1.2 at 384, 1.3 at 512; of matrices 1 : 4, 1.3 at 128, 1.4 at 256, 1.7 at 512.
-_ROWS = 128
+# Rows from which `DEFLATED` is quicker than five steps, of one matrix too, by enough to pay for its error on flat
+# spectra (AMD EPYC, two threads, stacks): 1.1 times at 128 and at 256, 1.2 at 384, 1.3 at 512; of matrices 1 : 4, 1.3
+# times at 128, 1.4 at 256, 1.7 at 512.
+DEFLATED_ROWS = 256
 
 
 def usual(shape: tuple[int, int], device: torch.device) -> tuple[PolarExpress, Engine]:
@@ -44,7 +45,7 @@ def usual(shape: tuple[int, int], device: torch.device) -> tuple[PolarExpress, E
         device: Where they lie.
     """
     oblong = 2 * max(shape) >= 3 * min(shape)
-    if device.type == "cpu" and min(shape) >= _ROWS:
+    if device.type == "cpu" and min(shape) >= DEFLATED_ROWS:
         return DEFLATED, Gram(()) if oblong else Direct()
     return LIFTED, Gram((2, 4)) if oblong else Direct()
 
