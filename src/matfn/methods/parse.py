@@ -4,6 +4,7 @@ import ast
 import difflib
 import re
 from dataclasses import MISSING, fields
+from fractions import Fraction
 from typing import Any
 
 __all__ = ["method_from", "spec_of"]
@@ -62,6 +63,10 @@ def _pair(part: str, text: str) -> tuple[str, Any]:
     try:
         return key.strip(), ast.literal_eval(value.strip())
     except (ValueError, SyntaxError):
+        pass
+    try:
+        return key.strip(), float(Fraction(value.strip()))  # 1/16
+    except (ValueError, ZeroDivisionError):
         return key.strip(), value.strip()  # a bare word, such as jordan
 
 
