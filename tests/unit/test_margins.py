@@ -6,7 +6,7 @@ import torch
 import matfn
 from matfn import Direct, Gram, PolarExpress
 from matfn.engines.restarts import margins
-from matfn.optim.oracle import DEFLATED, LIFTED, usual
+from matfn.optim.oracle import DEFLATED, LIFTED, THINLY, usual
 from matrices import gaussian
 
 SCHEDULE = LIFTED.schedule(2)
@@ -79,10 +79,11 @@ def test_at_high_precision_the_margin_does_not_show():
 @pytest.mark.parametrize(
     ("shape", "device", "expected"),
     [
-        ((768, 768), "cpu", (DEFLATED, Direct())),
-        ((768, 1024), "cpu", (DEFLATED, Direct())),
-        ((768, 1152), "cpu", (DEFLATED, Gram(()))),
-        ((3072, 768), "cpu", (DEFLATED, Gram(()))),
+        ((768, 768), "cpu", (THINLY, Direct())),
+        ((768, 1024), "cpu", (THINLY, Direct())),
+        ((768, 1152), "cpu", (THINLY, Gram(()))),
+        ((3072, 512), "cpu", (THINLY, Gram(()))),
+        ((3072, 511), "cpu", (DEFLATED, Gram(()))),
         ((3072, 256), "cpu", (DEFLATED, Gram(()))),
         ((3072, 255), "cpu", (LIFTED, Gram((2, 4)))),
         ((64, 64), "cpu", (LIFTED, Direct())),

@@ -4,10 +4,26 @@ They are what torch's own optimizers run on, but torch does not export them by n
 reaches for them.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
-__all__ = ["add_", "average_squares_", "copy_", "lerp_", "lerp_into", "mul_", "shift_"]
+__all__ = ["add_", "average_squares_", "copy_", "in_cache", "lerp_", "lerp_into", "mul_", "shift_"]
+
+_LARGE = 2**18  # entries: from here on a call by itself costs nothing beside what it does
+
+
+def in_cache(*lists: list[Tensor]) -> Iterator[tuple[list[Tensor], ...]]:
+    """The lists whole; on a CPU, where tensors are large, one tensor of each at a time.
+
+    A foreach kernel is a loop there. Two after each other on one tensor find it in the cache, on all of a bucket they
+    do not.
+    """
+    if lists[0] and lists[0][0].device.type == "cpu" and lists[0][0].numel() >= _LARGE:
+        yield from (tuple([x] for x in each) for each in zip(*lists, strict=True))
+    else:
+        yield lists
 
 
 def copy_(targets: list[Tensor], sources: list[Tensor]) -> None:

@@ -36,7 +36,8 @@ def averaged(bucket: Bucket, groups: Sequence[Mapping[str, Any]], buffer: Buffer
 def average(into: list[Tensor], gradients: list[Tensor], buffers: list[Tensor], momentum: float, ahead: bool) -> None:
     """B <- mu B + (1 - mu) G, and mu B + (1 - mu) G if `ahead`, else B, into other memory.
 
-    Six passes over memory where all have one dtype, the gradient being read twice; it is copied where it is narrower.
+    Six passes where all have one dtype, the gradient being read twice; it is copied where it is narrower. Matrix after
+    matrix where they are large and on a CPU, so that what is read again is still in the cache.
 
     Args:
         into: written to.
@@ -48,11 +49,12 @@ def average(into: list[Tensor], gradients: list[Tensor], buffers: list[Tensor], 
     if any(G.dtype is not B.dtype for G, B in zip(gradients, buffers, strict=True)):
         foreach.copy_(into, gradients)
         gradients = into
-    foreach.lerp_(buffers, gradients, 1 - momentum)
-    if ahead:
-        foreach.lerp_into(into, gradients, buffers, momentum)
-    else:
-        foreach.copy_(into, buffers)
+    for targets, fresh, held in foreach.in_cache(into, gradients, buffers):
+        foreach.lerp_(held, fresh, 1 - momentum)
+        if ahead:
+            foreach.lerp_into(targets, fresh, held, momentum)
+        else:
+            foreach.copy_(targets, held)
 
 
 def folded(fresh: list[Tensor], buffers: list[Tensor], momentum: float, share: float) -> None:

@@ -59,11 +59,11 @@ def moved(
     if decays and cautious:
         for weight, update in zip(weights, updates, strict=True):
             weight.sub_(torch.where(weight * update >= 0, weight, 0.0).mul_(decay))
-    elif decays:
-        foreach.mul_(weights, 1 - decay)
-    if isinstance(rate, Tensor):
-        foreach.mul_(updates, rate)
-        rate = 1.0
-    foreach.add_(weights, updates, rate)
+    for some, moves in foreach.in_cache(weights, updates):
+        if decays and not cautious:
+            foreach.mul_(some, 1 - decay)
+        if isinstance(rate, Tensor):
+            foreach.mul_(moves, rate)
+        foreach.add_(some, moves, 1.0 if isinstance(rate, Tensor) else rate)
     if held is not weights:
         foreach.copy_(held, weights)
