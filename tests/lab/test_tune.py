@@ -243,8 +243,8 @@ def test_each_share_is_timed_on_what_deflation_takes(monkeypatch):
 
 
 def test_muon_s_default_is_foretold_with_its_deflation():
-    """Of 256 rows and more on a CPU; below there is none."""
-    for rows, method in ((256, DEFLATED), (255, LIFTED)):
+    """Of 128 rows and more on a CPU; below there is none."""
+    for rows, method in ((128, DEFLATED), (127, LIFTED)):
         plan = tune.usual_plans(tune_rates.Request((rows, 384), BF16), ONE)["Muon"]
         assert plan.method == method
         assert plan.deflation == method.deflation

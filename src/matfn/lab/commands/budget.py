@@ -27,7 +27,7 @@ def momenta(
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder to write to; a dated one under runs/.")] = None,
 ) -> None:
-    """Train by a recipe and keep the momentum matrices of some steps, for `matfn bench budget --momenta`."""
+    """Train by a recipe and keep the momentum matrices of some steps: `--momenta` of tune, bench step and budget."""
     import torch
 
     from matfn.lab import checkpoint

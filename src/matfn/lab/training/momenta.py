@@ -117,6 +117,8 @@ def load(path: Path) -> tuple[str, list[Momentum]]:
     Raises:
         LabError: There is none, or it is another file.
     """
+    if not path.exists():
+        raise LabError(f"there is no {path}: give the folder that `matfn bench momenta` wrote")
     path = path / FILE if path.is_dir() else path
     state = checkpoint.load(path)
     try:
