@@ -32,8 +32,8 @@ THINLY = replace(DEFLATED, deflation=1 / 32)
 # bfloat16 ones on a CPU and ten times as long on a GPU. rms .28 and .50.
 LIFTED = PolarExpress((5, 5, 5, 5, 3), lower=2e-3, cushion=0.07, norm="schatten4")
 
-# Rows from which `DEFLATED` is quicker than five steps (AMD EPYC, two threads, stacks): 1.1 times at 128 and at 256, 1.2
-# at 384, 1.3 at 512; of matrices 1 : 4, 1.3 times at 128, 1.4 at 256, 1.7 at 512. One square matrix alone needs 256.
+# Rows from which `DEFLATED` is quicker than five steps (AMD EPYC, two threads, stacks): 1.1 times at 128 and at 256,
+# 1.2 at 384, 1.3 at 512; of matrices 1 : 4, 1.3 times at 128, 1.4 at 256, 1.7 at 512. One square matrix needs 512.
 DEFLATED_ROWS, THIN_ROWS = 128, 512
 
 

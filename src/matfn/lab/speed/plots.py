@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
 from matfn.lab import drawing
 from matfn.lab.drawing import COLOURS, MARKERS, STYLE
@@ -77,6 +78,11 @@ def _panel(axes: Axes, rows: Sequence[Row], report: Report, look: dict[str, dict
     best = [shown[i] for i in front([(error, seconds) for _, error, seconds in shown])]
     axes.plot([e for _, e, _ in best], [1e3 * s for _, _, s in best], color="#bbbbbb", linewidth=1, zorder=0)
     axes.set(xscale="log", yscale="log", xlabel=label, ylabel="time of a call, ms")
+    for axis, values in ((axes.xaxis, [e for _, e, _ in shown]), (axes.yaxis, [s for _, _, s in shown])):
+        if max(values) < 3 * min(values):  # labels of every tick between two powers of ten would cover each other
+            axis.set_minor_locator(NullLocator())
+            axis.set_major_locator(MaxNLocator(4))
+            axis.set_major_formatter(ScalarFormatter())
 
 
 def _growth(report: Report) -> Figure:
