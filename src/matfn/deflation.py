@@ -33,8 +33,8 @@ def deflated(X: Tensor, share: float, precision: torch.dtype) -> Tensor:
 
     D is symmetric and positive definite, and it would commute with X X^T if P spanned singular vectors: then D X has
     the polar factor of X. The error of P shows where D changes most and P is best, among the largest singular values:
-    on the momenta of two networks the polar factor of D X has .997 of the nuclear norm of X, and
-    differs from that of X by some percent.
+    on the momenta of two networks the polar factor of D X has .997 of the nuclear norm of X; as a matrix it differs
+    from the factor of X by some percent.
 
     Three products of n x m by k columns, all in the dtype of X: the iteration may round, but what is subtracted here
     is larger than what remains. With k = n / 16 they take .4 of the time of one bfloat16 product of n x n by n x m, and
