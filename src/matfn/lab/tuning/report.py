@@ -16,7 +16,8 @@ from matfn.lab.tuning.tune import Candidate, Tuning
 __all__ = ["CAPTION", "aside_table", "candidate_table", "kernel_table", "lines", "plain", "write"]
 
 CAPTION = (
-    "* what `orthogonalize` does unasked, M the default of optim.Muon; + on the measured Pareto front of time against "
+    "* what `orthogonalize` does unasked, M the default of optim.Muon; torch.optim.Muon iterates in bfloat16 in "
+    "every table; + on the measured Pareto front of time against "
     "rms(1 - sigma), of the momenta if there are any, else of singular values log-uniform in [1e-3, 1]; ~ a spread "
     "(quartile range by median) too large to rank the row. A plan is named by degrees, lower end, cushion, S4 for the "
     "Schatten-4 norm, deflation, engine (restarts) and kernel. deflated 1/16: before the first step the largest "
