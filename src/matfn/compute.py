@@ -16,7 +16,7 @@ from .checks import (
     check_products,
     check_rounding,
 )
-from .deflation import deflated
+from .deflation import deflated, share_of
 from .engines import Engine, choose
 from .errors import SpectrumError
 from .kernels import Products, products_for
@@ -26,7 +26,7 @@ from .rank import completed, on_the_range, on_the_range_if_deficient
 from .schedule import Schedule
 from .target import POLAR, Domain, Target
 
-__all__ = ["accurate", "compute", "factor_in_place", "orthogonal_factor", "parts", "polar_factor"]
+__all__ = ["accurate", "compute", "factor_in_place", "orthogonal_factor", "polar_factor"]
 
 _CACHED = 2**20  # entries: 2 MB of each iterate in bfloat16, of which three are alive
 
@@ -100,7 +100,7 @@ def _iterate(
 
 def _share(method: Iteration, target: Target) -> float:
     """The share of the singular values to deflate."""
-    share = getattr(method, "deflation", 0.0)
+    share = share_of(method)
     if share and target.domain is not Domain.RECTANGULAR:
         raise ValueError(f"deflation is of singular values, and {target} has none: leave it out of {method!r}")
     return share
@@ -127,7 +127,7 @@ def accurate(target: Target, A: Tensor, method: Method, generator: Generator | N
         SpectrumError: For a root of an indefinite matrix, or an inverse root of a singular one, whatever the method.
     """
     method = _fitted(target, A, method)
-    if getattr(method, "deflation", 0.0):
+    if share_of(method):
         raise ValueError(
             "deflation turns the result by up to some percent, for it sketches: that is for orthogonalize and the "
             f"optimizers; here, leave deflation out of {method!r}"
@@ -218,7 +218,8 @@ def factor_in_place(
         X.copy_(orthogonal_factor(X, method, engine, precision, None, products))
     else:
         with without_autocast(X):
-            X.copy_(_iterate(POLAR, X, method, engine, precision, 0, products, prescale_))
+            for part in parts(X):
+                part.copy_(_iterate(POLAR, part, method, engine, precision, 0, products, prescale_))
 
 
 def _lifts_rounding(method: Method, dtype: torch.dtype) -> bool:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from .kernels import products_for
 
-__all__ = ["check_deflation", "deflated"]
+__all__ = ["check_deflation", "deflated", "share_of"]
 
 MOST = 0.5  # above half of the singular values the sketch costs more than the steps that it saves
 
@@ -21,6 +21,11 @@ def check_deflation(share: object) -> None:
             f"deflation must be a number from 0 (none) to {MOST}, got {share!r}: the share of the singular values, the "
             "largest, that are shrunk beforehand; 1/16 suits the momenta of networks"
         )
+
+
+def share_of(method: object) -> float:
+    """What a method says of the singular values to deflate; most say nothing, and deflate none."""
+    return getattr(method, "deflation", 0.0)
 
 
 def deflated(X: Tensor, share: float, precision: torch.dtype) -> Tensor:

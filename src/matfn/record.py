@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .deflation import share_of
 from .method import Evaluation, Fitted, Iteration, Scheduled, finished
 from .residual import Residual
 from .schedule import Schedule
@@ -80,8 +81,7 @@ class Recorder:
         if k == 0:
             self.norms.clear()
         over = finished(self.method, k, noting := _Noting(residual))
-        if noting.noted is not None:
-            self.norms.append(noting.noted)
+        self.norms += [] if noting.noted is None else [noting.noted]
         return over
 
     def step(self, k: int, residual: Residual) -> Step:
@@ -112,7 +112,7 @@ class Recorder:
         rows = tuple(_member(step, index) for step in self.taken)
         known = 1e-3 if self._plan is None else self._plan.lower
         schedule = Schedule(rows, self._p, known if lower is None else lower, f"{self!r}, matrix {index}")
-        norm, share = getattr(self._plan, "norm", "frobenius"), getattr(self._plan, "deflation", 0.0)
+        norm, share = getattr(self._plan, "norm", "frobenius"), share_of(self._plan)
         return replace(schedule, upper=_reach(schedule), norm=norm, deflation=share)
 
     def _begin(self, k: int, p: int) -> None:
@@ -147,7 +147,7 @@ class _ScheduledRecorder(Recorder):
     @property
     def deflation(self) -> float:
         """Of the method."""
-        return getattr(self.method, "deflation", 0.0)
+        return share_of(self.method)
 
     def step(self, k: int, residual: Residual) -> Step:
         """For engines that are called without a verb, which would ask for the schedule."""

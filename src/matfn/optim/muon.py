@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..deflation import share_of
 from ..engines import Engine
 from ..kernels import Products
 from ..method import Method
@@ -117,7 +118,7 @@ class Muon(PolarOptimizer):
         if self.method is None:
             return DEFLATED_ROWS
         fixed = isinstance(self.method, PolarExpress | NewtonSchulz | Tuned)
-        return sys.maxsize if fixed and not getattr(self.method, "deflation", 0.0) else 0
+        return sys.maxsize if fixed and not share_of(self.method) else 0
 
     def direction(self, bucket: Bucket, stack: Tensor) -> Tensor:
         """The polar factor of each matrix of the stack ``(b, m, n)``."""

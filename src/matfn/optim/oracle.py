@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..checks import check_engine, check_precision, check_products
-from ..compute import factor_in_place, parts
+from ..compute import factor_in_place
 from ..engines import Direct, Engine, Gram
 from ..functions import orthogonalize
 from ..kernels import Products
@@ -112,8 +112,7 @@ class PolarOptimizer(MatrixOptimizer):
         precision = self.precision or self.usual_precision(stack.dtype)
         if isinstance(method, Scheduled) and not torch.compiler.is_compiling():
             out = stack.clone() if out is None else out if out is stack else out.copy_(stack)
-            for part in parts(out):
-                factor_in_place(part, method, engine, precision, self.products)
+            factor_in_place(out, method, engine, precision, self.products)
             return out
         precision = None if isinstance(method, Evaluation) else precision
         result = orthogonalize(stack, method=method, engine=engine, precision=precision, products=self.products)
