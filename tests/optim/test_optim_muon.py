@@ -384,3 +384,22 @@ def test_a_nan_spoils_its_own_matrix_alone():
     for name in ("wide", "a", "small"):
         assert torch.isfinite(params[name]).all()
         assert params[name].any()
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+@pytest.mark.parametrize("lr", [0.1, torch.tensor(0.1)], ids=["number", "tensor"])
+@pytest.mark.parametrize("cautious", [True, False])
+def test_one_tensor_after_the_other_gives_what_lists_give(monkeypatch, nesterov, lr, cautious):
+    """Large matrices are averaged and moved while they are in the cache; here all are large."""
+    moved = []
+    for large in (2**18, 1):
+        monkeypatch.setattr("matfn.optim.foreach._LARGE", large)
+        generator = torch.Generator().manual_seed(0)
+        params = [torch.nn.Parameter(torch.randn(12, 20, generator=generator)) for _ in range(3)]
+        optimizer = Muon(params, lr=lr, weight_decay=0.5, nesterov=nesterov, cautious=cautious)
+        for _ in range(2):
+            for p in params:
+                p.grad = torch.randn(12, 20, generator=generator)
+            optimizer.step()
+        moved.append(torch.stack([p.detach() for p in params]))
+    assert torch.equal(*moved)

@@ -8,6 +8,7 @@ import torch
 import matfn
 from matfn import Direct, Gram, PolarExpress
 from matfn.deflation import deflated
+from matfn.kernels import EAGER, Blocked
 from matrices import orthogonal
 
 DEFLATING = PolarExpress((5, 5, 5), lower=1.4e-2, cushion=0.06, norm="schatten4", deflation=1 / 16)
@@ -149,7 +150,8 @@ def test_it_has_no_derivative():
 def test_a_nan_stays_in_its_matrix(value):
     X = torch.stack([falling(32, 40, seed=i) for i in range(3)]).float()
     X[1, 3, 4] = value
-    U = matfn.orthogonalize(X, method=DEFLATING, engine=Direct())
+    half = PolarExpress((5, 5, 5), lower=1.4e-2, norm="schatten4", deflation=1 / 2)  # 16 columns: eigh takes 2 of NaN
+    U = matfn.orthogonalize(X, method=half, engine=Direct())
     assert torch.isnan(U[1]).all()
     assert torch.isfinite(U[[0, 2]]).all()
 
@@ -170,13 +172,17 @@ def test_it_is_subtracted_before_it_is_rounded():
     assert torch.equal(deflated(X, 1 / 100, torch.bfloat16), X.bfloat16())  # less than one column
 
 
-def test_three_steps_without_restart_blow_nothing_up_in_bfloat16():
-    """M loses about 2 u / n^(1/2) of itself to rounding; singular values that it calls negative grow by that."""
+@pytest.mark.parametrize("products", [EAGER, Blocked(128)], ids=["full", "mirrored"])
+def test_three_steps_without_restart_blow_nothing_up_in_bfloat16(products):
+    """M loses about 2 u / n^(1/2) of itself to rounding; singular values that it calls negative grow by that.
+
+    With mirrored products M Z^2 in place of Z (M Z) would take them to 2.
+    """
     from test_margins import matrices
 
     n = 384
     A = matrices(12, n, 600, seed=n)
-    U = matfn.orthogonalize(A, method=DEFLATING, engine=Gram(()), precision=torch.bfloat16)
+    U = matfn.orthogonalize(A, method=DEFLATING, engine=Gram(()), precision=torch.bfloat16, products=products)
     x = torch.logspace(-9, 0, 2000).double()
     u = 2.0**-8
     m, s = x - 2 * u / n**0.5, x.sqrt()
@@ -201,6 +207,12 @@ def test_verbs_that_promise_digits_refuse_it(verb):
 def test_nonsense_is_refused(share):
     with pytest.raises(ValueError, match=r"deflation must be a number from 0 \(none\) to 0.5"):
         PolarExpress(deflation=share)
+
+
+def test_a_share_may_be_written_as_a_fraction():
+    assert matfn.method("polar-express:degree=(5,5,5),deflation=1/16") == PolarExpress((5, 5, 5), deflation=1 / 16)
+    with pytest.raises(ValueError, match="got '1/0'"):
+        matfn.method("polar-express:deflation=1/0")
 
 
 def test_a_recorder_deflates_too():
