@@ -17,6 +17,7 @@ import torch
 from torch import Generator
 
 from matfn import Direct, Gram, RitzMinimax
+from matfn.iteration.target import INV_ROOT
 from matfn.lab.papers.ritz.safety import (
     END,
     SLACK,
@@ -29,8 +30,7 @@ from matfn.lab.papers.ritz.safety import (
     structured,
 )
 from matfn.lab.provenance import conditions
-from matfn.methods.minimax_table import table
-from matfn.target import INV_ROOT
+from matfn.methods.ritz_minimax.table import table
 
 DEGREES = (3, 5, 7, 9, (9, 5, 3))
 EXPONENTS = (1, 2, 3, 4, 8)

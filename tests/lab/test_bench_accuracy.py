@@ -9,13 +9,13 @@ from typer.testing import CliRunner
 
 import matfn
 from matfn.cli import app
+from matfn.iteration.target import INV, INV_ROOT, INV_SQRT, POLAR, SIGN
 from matfn.lab.accuracy.problems import FUNCTIONS, problem
 from matfn.lab.accuracy.run import Options, run
 from matfn.lab.accuracy.solvers import converged, peers, solvers, verb
 from matfn.lab.accuracy.tables import blocks, shown
 from matfn.lab.accuracy.work import counted, steps_of
 from matfn.lab.errors import LabError
-from matfn.target import INV, INV_ROOT, INV_SQRT, POLAR, SIGN
 
 TINY = dict(spectra=("gaussian", "rank-deficient"), dtypes=("float64",), size=8, rounds=1)
 

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import matfn
 from matfn.cli import app
+from matfn.iteration.target import POLAR
 from matfn.lab.accuracy.work import steps_of
 from matfn.lab.budget import verdicts
 from matfn.lab.budget.errors import ALL, dense, drawn_cases, of_case, spectrum_cases
@@ -23,7 +24,6 @@ from matfn.lab.recipes import recipe as recipes
 from matfn.lab.spectra import drawn
 from matfn.lab.training import momenta
 from matfn.optim import Muon
-from matfn.target import POLAR
 
 
 def test_momenta_are_what_muon_orthogonalizes(recipe, tmp_path, watcher, monkeypatch):

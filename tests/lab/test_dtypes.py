@@ -4,7 +4,6 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from matfn.checks import DTYPES
 from matfn.cli import app
 from matfn.lab import dtypes
 from matfn.lab.accuracy import run as bench_accuracy
@@ -13,6 +12,7 @@ from matfn.lab.commands import speed as speed_command
 from matfn.lab.commands.tune import _request
 from matfn.lab.errors import LabError
 from matfn.lab.speed import polar as speed_polar
+from matfn.run.arguments import DTYPES
 
 ALL = [str(dtype).removeprefix("torch.") for dtype in DTYPES]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from matfn import Recorder, RitzMinimax, orthogonalize
-from matfn.bounds import greatest_eigenvalue
+from matfn.iteration.residual import Residual
 from matfn.lab.papers import reproduce
 from matfn.lab.papers.ritz import report as ritz_report
 from matfn.lab.papers.ritz import search as ritz_search
@@ -28,9 +28,9 @@ from matfn.lab.papers.ritz.rules import (
 )
 from matfn.lab.papers.ritz.ways import WAYS, closed_form, harmonic_values, jacobi
 from matfn.lab.spectra import SPECTRA
-from matfn.methods.rehearsal import chain
-from matfn.quadrature import lanczos
-from matfn.residual import Residual
+from matfn.linalg.bounds import greatest_eigenvalue
+from matfn.linalg.lanczos import lanczos
+from matfn.methods.ritz_minimax.rehearsal import chain
 
 NAMES = ("gaussian", "i^-1", "log-uniform 1e-3")
 

@@ -10,7 +10,6 @@ from typer.testing import CliRunner
 
 import matfn
 from matfn.cli import app
-from matfn.deflation import deflated
 from matfn.engines.cost import sweeps
 from matfn.kernels import Blocked
 from matfn.lab.speed.errors import deviation, matrix
@@ -26,6 +25,7 @@ from matfn.lab.tuning import report as tune_report
 from matfn.lab.tuning import rounding as tune_rounding
 from matfn.lab.tuning import tune
 from matfn.optim.oracle import DEFLATED, LIFTED
+from matfn.run.deflation import deflated
 
 SMALL = 13  # products: 80 schedules, most of them on disk after the first run
 ONE = tune_laws.Laws([torch.from_numpy(np.geomspace(1, 1e-3, 40)).diag()])

@@ -11,8 +11,9 @@ from torch import nn
 
 from matfn import Exact, Tuned
 from matfn.lab.training.telemetry_check import MAKERS, untouched
-from matfn.optim import JsonLines, Muon, PolarGrad, Record, Telemetry, TensorBoard, figures, plan
-from matfn.optim.layout import stack
+from matfn.optim import JsonLines, Muon, PolarGrad, Record, Telemetry, TensorBoard, plan
+from matfn.optim.matrices.layout import stack
+from matfn.optim.telemetry import figures
 
 EPS32 = torch.finfo(torch.float32).eps
 SHAPES = [(40, 24), (24, 40), (7, 60)]

@@ -6,11 +6,11 @@ import torch
 
 import matfn
 from matfn import NewtonSchulz, Prism
-from matfn.family import family
-from matfn.fit import blocks, least, moments
+from matfn.iteration.residual import Residual
 from matfn.lab.papers.prism.counts import first, watch
 from matfn.lab.spectra import SPECTRA
-from matfn.residual import Residual
+from matfn.methods.prism.family import family
+from matfn.methods.prism.fit import blocks, least, moments
 from matrices import gaussian, generator, of_eigenvalues, of_singular_values, orthogonal
 
 EXACT3, EXACT5 = Prism(degree=3, sketch="exact"), Prism(degree=5, sketch="exact")

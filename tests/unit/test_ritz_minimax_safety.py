@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from matfn import Direct, Gram, RitzMinimax
+from matfn.iteration.target import INV_ROOT
 from matfn.lab.papers.ritz.safety import (
     END,
     SLACK,
@@ -15,8 +16,7 @@ from matfn.lab.papers.ritz.safety import (
     on_vectors,
     structured,
 )
-from matfn.methods.minimax_table import table
-from matfn.target import INV_ROOT
+from matfn.methods.ritz_minimax.table import table
 from matrices import generator
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]

@@ -9,8 +9,8 @@ import numpy as np
 
 import matfn
 from matfn import PartialFraction, Polynomial
+from matfn.iteration.step import Step
 from matfn.lab.errors import LabError
-from matfn.step import Step
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from matfn.iteration.target import INV, INV_ROOT, INV_SQRT, POLAR, SIGN, SQRT, Domain, Target
 from matfn.lab.accuracy.fixed_point import composed, from_float, orthonormal, to_float
 from matfn.lab.spectra import SPECTRA
-from matfn.target import INV, INV_ROOT, INV_SQRT, POLAR, SIGN, SQRT, Domain, Target
 
 __all__ = ["FUNCTIONS", "SHAPES", "Problem", "problem", "spectrum_names"]
 

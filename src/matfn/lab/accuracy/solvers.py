@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 import matfn
+from matfn.iteration.protocols import Evaluation, Scheduled
+from matfn.iteration.target import Domain, Target
 from matfn.lab.accuracy.problems import FUNCTIONS, Problem
 from matfn.lab.errors import LabError
-from matfn.method import Evaluation, Scheduled
-from matfn.target import Domain, Target
 
 __all__ = ["Solver", "converged", "peers", "solvers", "verb"]
 

@@ -7,8 +7,8 @@ from functools import lru_cache
 import numpy as np
 
 from matfn import PolarExpress
+from matfn.iteration.schedule import Schedule
 from matfn.lab.budget.rivals import BUDGETS
-from matfn.schedule import Schedule
 
 __all__ = ["perfect"]
 

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from matfn import NewtonSchulz, PolarExpress, Prism, RitzMinimax, inv_rootm, orthogonalize
+from matfn.iteration.target import INV_ROOT, POLAR
 from matfn.lab.accuracy.work import steps_of
 from matfn.lab.papers.prism import published
 from matfn.lab.papers.prism.counts import eigenvalues, singular_values
 from matfn.lab.papers.prism.spectral import count, fitted, follow
-from matfn.target import INV_ROOT, POLAR
 
 __all__ = ["ROOTS", "SPECTRA", "Count", "polar_counts", "root_counts"]
 

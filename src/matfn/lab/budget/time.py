@@ -15,8 +15,8 @@ from torch.utils._pytree import tree_leaves
 
 import matfn
 from matfn import RitzMinimax
+from matfn.iteration.residual import Residual
 from matfn.lab.budget.rivals import BUDGETS, OURS, RIVALS, rival
-from matfn.residual import Residual
 
 __all__ = ["SHAPES", "Clock", "Overhead", "clocks", "ladder", "overhead"]
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 import matfn
 from matfn.lab.spectra import SPECTRA
-from matfn.quadrature import lanczos
+from matfn.linalg.lanczos import lanczos
 
 __all__ = ["DENSE", "deviation", "direction", "matrix"]
 

@@ -13,6 +13,9 @@ from torch import Tensor
 
 import matfn
 from matfn.engines.choose import choose
+from matfn.iteration.protocols import Scheduled
+from matfn.iteration.schedule import Schedule
+from matfn.iteration.target import POLAR
 from matfn.kernels import Products, products_for
 from matfn.lab import peers
 from matfn.lab.accuracy.solvers import method_of
@@ -21,10 +24,7 @@ from matfn.lab.speed.errors import deviation, direction, matrix
 from matfn.lab.speed.kernels import count_of, kernels
 from matfn.lab.speed.rows import Contender, Keep, Report, Row, Watch, facts, measured
 from matfn.lab.speed.timing import Pace
-from matfn.method import Scheduled
 from matfn.optim.oracle import usual as usual_of
-from matfn.schedule import Schedule
-from matfn.target import POLAR
 
 __all__ = [
     "BASELINE",

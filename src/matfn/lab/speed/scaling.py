@@ -14,6 +14,8 @@ from torch import Tensor
 import matfn
 from matfn.engines.choose import choose
 from matfn.engines.cost import share
+from matfn.iteration.schedule import Schedule
+from matfn.iteration.target import POLAR
 from matfn.kernels import Products, products_for
 from matfn.lab import peers
 from matfn.lab.speed.budget import Budget
@@ -22,8 +24,6 @@ from matfn.lab.speed.kernels import count_of, kernels, plain_kernels
 from matfn.lab.speed.polar import DTYPES
 from matfn.lab.speed.rows import Contender, Keep, Report, Row, Watch, facts, measured
 from matfn.lab.speed.timing import Pace
-from matfn.schedule import Schedule
-from matfn.target import POLAR
 
 __all__ = ["BASELINE", "PRESETS", "Load", "fractions", "run"]
 

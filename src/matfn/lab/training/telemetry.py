@@ -13,8 +13,8 @@ from matfn.lab.checkpoint import Metrics
 from matfn.lab.errors import LabError
 from matfn.lab.recipes.recipe import TelemetryTable
 from matfn.optim import TensorBoard, plan
-from matfn.optim.sinks import Record, lines
-from matfn.optim.telemetry import Telemetry
+from matfn.optim.telemetry.sinks import Record, lines
+from matfn.optim.telemetry.telemetry import Telemetry
 
 __all__ = ["TELEMETRY", "Telemetries"]
 

@@ -15,7 +15,6 @@ import torch
 from matplotlib.figure import Figure
 
 import matfn
-from matfn.checks import check_rounding
 from matfn.kernels import Products
 from matfn.lab import drawing, peers
 from matfn.lab.speed.budget import Budget
@@ -25,6 +24,7 @@ from matfn.lab.tuning.plan import Plan, plan_of
 from matfn.lab.tuning.rates import Request, candidates, product_works, stack
 from matfn.lab.tuning.tune import foretold, laws_of
 from matfn.optim.oracle import DEFLATED, LIFTED
+from matfn.run.arguments import check_rounding
 
 __all__ = ["CASES", "PACE", "Agreement", "Point", "figure", "run", "write"]
 

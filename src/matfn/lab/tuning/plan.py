@@ -11,10 +11,10 @@ import torch
 
 import matfn
 from matfn.engines.cost import Product, computed, products_of, sweeps
+from matfn.iteration.schedule import Schedule
 from matfn.kernels import EAGER
 from matfn.lab.tuning.laws import Laws
 from matfn.lab.tuning.rounding import Engine, expected, rounded
-from matfn.schedule import Schedule
 
 __all__ = ["Aside", "Plan", "fraction", "plan_of", "predicted"]
 

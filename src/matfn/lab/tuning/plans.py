@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 import matfn
-from matfn.checks import check_rounding
 from matfn.engines.cost import products_of
 from matfn.lab.tuning.laws import Laws
 from matfn.lab.tuning.plan import Plan, plan_of
 from matfn.lab.tuning.rounding import Engine, expected
-from matfn.schatten import NORMS
+from matfn.run.arguments import check_rounding
+from matfn.run.schatten import NORMS
 
 __all__ = ["CUSHIONS", "DEGREES", "FEW", "LOWERS", "SHARES", "STEPS", "Family", "families", "mixes", "plans"]
 

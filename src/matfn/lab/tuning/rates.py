@@ -9,14 +9,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from matfn.deflation import deflated
 from matfn.engines.cost import Product, computed
 from matfn.kernels import EAGER, ONEDNN, Choice, Eager, OneDNN, Products, choice_for
 from matfn.lab.speed.kernels import kernels
 from matfn.lab.speed.timing import Pace, Timing, interleaved
 from matfn.lab.tuning.plan import Aside
 from matfn.lab.tuning.plans import LOWERS, Lowers
-from matfn.prescale import prescale
+from matfn.linalg.scaling import prescale
+from matfn.run.deflation import deflated
 
 __all__ = [
     "Rate",

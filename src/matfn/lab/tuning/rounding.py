@@ -10,8 +10,8 @@ import torch
 
 import matfn
 from matfn.engines.restarts import margins
+from matfn.iteration.schedule import Schedule
 from matfn.lab.tuning.laws import Laws
-from matfn.schedule import Schedule
 
 __all__ = ["KAPPA", "Engine", "expected", "rounded"]
 

@@ -14,6 +14,7 @@ from torch import Tensor
 import matfn
 from matfn.engines.choose import choose
 from matfn.engines.restarts import restarts_for
+from matfn.iteration.target import POLAR
 from matfn.kernels import Products
 from matfn.lab import peers
 from matfn.lab.speed.errors import deviation, direction, matrix
@@ -26,7 +27,6 @@ from matfn.lab.tuning.plan import Aside, Plan, plan_of, predicted
 from matfn.lab.tuning.plans import families, plans
 from matfn.lab.tuning.rates import Rate, Request, candidates, measured_rates, seconds_of, stack, synchronised
 from matfn.optim.oracle import usual
-from matfn.target import POLAR
 
 __all__ = ["FIGURES", "Candidate", "Tuning", "foretold", "laws_of", "tune", "usual_plans"]
 

@@ -11,9 +11,9 @@ import torch
 from torch.optim.lr_scheduler import StepLR
 
 from matfn import Exact, Tuned
+from matfn.iteration.protocols import Method
 from matfn.lab.papers.polargrad.oracles import TruncatedQDWH
 from matfn.lab.papers.polargrad.problems import Completion, Problem, Quadratic, spectra
-from matfn.method import Method
 from matfn.optim import Muon, PolarGrad
 
 __all__ = ["ORACLES", "Arm", "Trace", "follow", "optimizer"]

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from matfn import NewtonSchulz, PolarExpress, Polynomial, Prism, orthogonalize
+from matfn.iteration.protocols import Iteration
+from matfn.iteration.residual import Residual
 from matfn.lab.papers.prism import published
 from matfn.lab.papers.prism.spectral import count, fitted, follow
 from matfn.lab.spectra import SPECTRA, Spectrum
-from matfn.method import Iteration
-from matfn.residual import Residual
 
 __all__ = ["Table", "dense_table", "polar_table", "roots_table", "tables"]
 

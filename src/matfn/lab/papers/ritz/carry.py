@@ -19,7 +19,7 @@ from matfn.lab.papers.ritz.rules import (
     started,
     to_budget,
 )
-from matfn.ritz import Density
+from matfn.methods.ritz_minimax.density import Density
 
 __all__ = ["KINDS", "LAGS", "Carried", "carried", "momenta"]
 

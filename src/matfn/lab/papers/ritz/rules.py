@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from matfn.lab.papers.ritz.ways import WAYS, true_density
-from matfn.methods.minimax_table import lower_ends, table
-from matfn.ritz import Density
+from matfn.methods.ritz_minimax.density import Density
+from matfn.methods.ritz_minimax.table import lower_ends, table
 
 __all__ = [
     "Grid",

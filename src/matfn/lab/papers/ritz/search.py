@@ -8,7 +8,7 @@ from torch import Tensor
 
 from matfn.lab.papers.ritz.rules import Grid, Sight, applied, compositions, started, to_budget, upper_end
 from matfn.lab.spectra import SPECTRA, drawn
-from matfn.methods.minimax_table import table
+from matfn.methods.ritz_minimax.table import table
 
 __all__ = ["CASES", "Found", "any_quintics", "best_ends", "found", "losses"]
 

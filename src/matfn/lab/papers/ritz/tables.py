@@ -15,8 +15,8 @@ from matfn.lab.papers.ritz.carry import KINDS, Carried, carried
 from matfn.lab.papers.ritz.rules import Grid, Sight
 from matfn.lab.papers.ritz.study import Scale, Score, Study
 from matfn.lab.papers.ritz.ways import closed_form
-from matfn.quadrature import lanczos
-from matfn.tridiagonal import sectioned
+from matfn.linalg.lanczos import lanczos
+from matfn.linalg.tridiagonal import sectioned
 
 __all__ = ["Results", "computed", "three_by_three"]
 
