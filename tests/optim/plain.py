@@ -5,7 +5,7 @@ import itertools
 import torch
 from torch import nn
 
-from matfn.optim.blocks import Cutting
+from matfn.optim.rules.kronecker import Cutting
 from matfn.optim.matrices.layout import convolution, linear, stack
 
 # Each case: layout, cutting, how to see the parameter as tensors of merged dimensions, and where those are cut.

@@ -42,7 +42,7 @@ def test_together_is_apart_to_rounding(method):
         one.step()
         two.step()
     assert len(one._active.crowds) == 1
-    assert len(two._active.crowds) == len(two._active.buckets) == len(set(SHAPES))
+    assert len(two._active.crowds) == len(two.buckets) == len(set(SHAPES))
     # In float64 but for the sum with the weight, in float32: once for each decay and each move.
     bound = 6 * torch.finfo(torch.float32).eps
     assert all((p - q).abs().max() <= bound * (1 + q.abs().max()) for p, q in zip(ours, theirs, strict=True))
@@ -109,7 +109,7 @@ def test_a_crowd_is_what_its_parts_are():
 
 def test_what_is_deflated_is_not_padded():
     """A sketch sees zeros; and a matrix below the rows from which the default deflates stays below beside a larger."""
-    from matfn.optim.oracle import DEFLATED, DEFLATED_ROWS
+    from matfn.optim.rules.polar import DEFLATED, DEFLATED_ROWS
 
     edge = DEFLATED_ROWS
     gradients = [torch.randn(edge - 1, edge + 2), torch.randn(edge, edge + 2)]

@@ -9,7 +9,7 @@ from torch import nn
 from matfn import QDWH, Exact, PolarExpress, Tuned, ZoloPD, orthogonalize
 from matfn.optim import SCALES, MatrixOptimizer, Muon, jordan, plan
 from matfn.optim.matrices.layout import convolution, linear, stack, transposed, transposed_convolution
-from matfn.optim.oracle import usual
+from matfn.optim.rules.polar import usual
 
 EPS64 = torch.finfo(torch.float64).eps
 EPS32 = torch.finfo(torch.float32).eps
@@ -239,9 +239,9 @@ def test_buckets_are_computed_once_and_again_when_the_gradients_change():
     p, q = parameter(6, 8), parameter(6, 8, seed=1)
     optimizer = Counting([p, q])
     take(optimizer, [p, q], [gaussian(6, 8)] * 2)
-    first = optimizer._active.buckets
+    first = optimizer.buckets
     take(optimizer, [p, q], [gaussian(6, 8)] * 2)
-    assert optimizer._active.buckets is first
+    assert optimizer.buckets is first
     take(optimizer, [p, q], [gaussian(6, 8), None])
     assert optimizer.stacks == [(2, 6, 8), (2, 6, 8), (1, 6, 8)]
 
@@ -359,10 +359,10 @@ def test_stacks_are_bounded_and_the_bound_changes_nothing(monkeypatch):
     def moved():
         params = [nn.Parameter(torch.zeros(6, 8)) for _ in grads]
         optimizer = Muon(params, lr=1.0, method=Exact())
-        return take(optimizer, params, grads), [bucket.shape[0] for bucket in optimizer._active.buckets]
+        return take(optimizer, params, grads), [bucket.shape[0] for bucket in optimizer.buckets]
 
     together, one = moved()
-    monkeypatch.setattr("matfn.optim.buckets.ENTRIES", 3 * 48)
+    monkeypatch.setattr("matfn.optim.matrices.buckets.ENTRIES", 3 * 48)
     apart, several = moved()
     assert one == [7]
     assert several == [3, 3, 1]
@@ -393,7 +393,7 @@ def test_one_tensor_after_the_other_gives_what_lists_give(monkeypatch, nesterov,
     """Large matrices are averaged and moved while they are in the cache; here all are large."""
     moved = []
     for large in (2**18, 1):
-        monkeypatch.setattr("matfn.optim.foreach._LARGE", large)
+        monkeypatch.setattr("matfn.optim.matrices.foreach._LARGE", large)
         generator = torch.Generator().manual_seed(0)
         params = [torch.nn.Parameter(torch.randn(12, 20, generator=generator)) for _ in range(3)]
         optimizer = Muon(params, lr=lr, weight_decay=0.5, nesterov=nesterov, cautious=cautious)

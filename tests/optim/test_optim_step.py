@@ -14,7 +14,7 @@ from matfn.lab.speed.memory import peak_bytes
 from matfn.optim import Muon, NorMuon, PolarGrad
 from matfn.optim.matrices.buckets import fill_buckets
 from matfn.optim.matrices.layout import convolution, linear, stack, transposed
-from matfn.optim.update import moved
+from matfn.optim.matrices.move import moved
 
 KINDS = [Muon, NorMuon, PolarGrad]
 EXPRESS = matfn.PolarExpress()
@@ -29,7 +29,7 @@ def parameters(shapes, dtype=torch.float32, seed=0):
 
 
 def largest(optimizer):
-    return 4 * max(b * m * n for b, m, n in (bucket.shape for bucket in optimizer._active.buckets))
+    return 4 * max(b * m * n for b, m, n in (bucket.shape for bucket in optimizer.buckets))
 
 
 # -- the workspace --
@@ -83,7 +83,7 @@ def test_each_dtype_has_a_buffer():
 def test_the_step_itself_adds_no_memory_to_the_polar_factor(shapes):
     optimizer = Muon(parameters(shapes), method=EXPRESS, engine=Direct())
     optimizer.step()
-    [bucket] = optimizer._active.buckets
+    [bucket] = optimizer.buckets
     filled = optimizer.collect(bucket)
     factor = peak_bytes(lambda: optimizer.direction(bucket, filled))
     assert peak_bytes(optimizer.step) <= factor + 0.01 * largest(optimizer)
@@ -105,7 +105,7 @@ def test_the_memory_of_a_step_is_bounded(shapes, bound, options):
 def test_half_precision_weights_take_no_more_than_their_float32_selves():
     optimizer = Muon(parameters([(128, 128)] * 4, torch.bfloat16), method=EXPRESS, weight_decay=0.1)
     optimizer.step()
-    [bucket] = optimizer._active.buckets
+    [bucket] = optimizer.buckets
     filled = optimizer.collect(bucket)
     factor = peak_bytes(lambda: optimizer.direction(bucket, filled))
     assert peak_bytes(optimizer.step) <= max(factor, 2 * largest(optimizer)) + 0.01 * largest(optimizer)

@@ -12,7 +12,7 @@ from matfn.iteration.target import INV, INV_ROOT, INV_SQRT
 from matfn.methods.resolvents import triangle
 from matfn.minimax.resolvents import best_poles, fewest_poles
 from matfn.optim import Resolvents, Shampoo, minimax, resolvents, root_choice
-from matfn.optim.roots import inverse_roots, lower_bound, ridged
+from matfn.optim.rules.roots import inverse_roots, lower_bound, ridged
 
 EPS32 = torch.finfo(torch.float32).eps
 RIDGE = 1e-6

@@ -7,14 +7,19 @@ from .muon import Muon
 from .normuon import NorMuon
 from .optimizer import MatrixOptimizer
 from .polargrad import PolarGrad
+from .rules.blocks import Cutting
 from .rules.root_choice import RootChoice, root_choice
 from .rules.roots import minimax
 from .scale import SCALES, jordan, moonlight, spectral, unit
+from .shampoo import Shampoo
+from .soap import SOAP
 from .telemetry.sinks import JsonLines, Record, TensorBoard
 from .telemetry.telemetry import Telemetry
 
 __all__ = [
     "SCALES",
+    "SOAP",
+    "Cutting",
     "Entry",
     "JsonLines",
     "Layout",
@@ -27,6 +32,7 @@ __all__ = [
     "Record",
     "Resolvents",
     "RootChoice",
+    "Shampoo",
     "Telemetry",
     "TensorBoard",
     "jordan",

@@ -12,7 +12,7 @@ dict. Gradients are only read. Hyperparameters live in the groups, where schedul
 layouts, a scale function) live on the optimizer, because groups end in the state dict.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
 import torch
@@ -134,8 +134,13 @@ class MatrixOptimizer(torch.optim.Optimizer):
             return self.rest.state_like(param, group)
         return described(param, self.layouts[param], lambda shape: self.kinds(shape, group))
 
-    def check_group(self, group: Mapping[str, Any], where: str) -> None:
+    def check_group(self, group: Mapping[str, Any], where: str, shapes: Iterable[tuple[int, ...]] = ()) -> None:
         """Refuse option values of a group that are out of range.
+
+        Args:
+            group: the options.
+            where: what they belong to, for the message.
+            shapes: of the group's matrices, see `Rule.state`.
 
         Raises:
             ValueError: naming the option, its value and its range.
@@ -147,7 +152,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         lender = self.lender(group["rule"])
         check_values(group, where, scales=lender.scales)
         for rule in lender.chain:
-            rule.check(group, where)
+            rule.check(group, where, shapes)
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -254,9 +259,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
                     stacks = [bucket.runs for owner, together in self._stacks if owner is lender for bucket in together]
                     rule.prepare(stacks)
 
-    def _directions(
-        self, lender: "MatrixOptimizer", together: Sequence[Bucket]
-    ) -> Iterator[tuple[Bucket, Tensor]]:
+    def _directions(self, lender: "MatrixOptimizer", together: Sequence[Bucket]) -> Iterator[tuple[Bucket, Tensor]]:
         """The direction of each bucket in turn, in its own shape and dtype; the next may use the memory of the last."""
         elementwise, *rules = lender.chain
 
@@ -299,11 +302,9 @@ class MatrixOptimizer(torch.optim.Optimizer):
         check_parameters(names, params, taken, rule)
         group.pop("param_names", None)
         group |= {key: value for key, value in own.items() if key not in group}
-        self.check_group(group, f"group {index}")
+        self.check_group(group, f"group {index}", {shape for layout in layouts for shape in layout.shapes})
         if layouts:
             check_scale(self.scale_of(rule, group["scale"]), layouts)
-            for shape in {shape for layout in layouts for shape in layout.shapes}:
-                self.kinds(shape, group)  # a rule that cannot do with matrices of a shape says so now
         group["params"] = list(zip(names, params, strict=True))
         if not names:
             group["param_names"] = []  # torch sets it where there are parameters, and wants all groups alike

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .matrices.layout import Layout
 
-__all__ = ["FOREIGN", "check_number", "check_options", "check_scale", "check_values"]
+__all__ = ["FOREIGN", "check_number", "check_options", "check_scale", "check_steps", "check_values"]
 
 # Keys that others write into groups: torch's schedulers and averaging, layer-wise decay, loggers.
 FOREIGN = frozenset({"initial_lr", "max_lr", "min_lr", "base_lr", "swa_lr", "lr_scale", "lr_mult", "name"}) | frozenset(
@@ -135,6 +135,19 @@ def check_number(value: Any, what: str) -> float:
     if isinstance(value, bool) or not (one or isinstance(value, Real)):
         raise TypeError(f"{what} must be a number, got {value!r} of type {type(value).__name__}.")
     return float(value)
+
+
+def check_steps(value: Any, what: str) -> None:
+    """Refuse what is no whole number of steps.
+
+    Raises:
+        TypeError: another type.
+        ValueError: below 1.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{what} must be a whole number of steps, got {value!r}.")
+    if value < 1:
+        raise ValueError(f"{what} must be at least 1, got {value}.")
 
 
 def _check_betas(betas: Any, what: str) -> None:

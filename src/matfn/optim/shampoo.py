@@ -1,30 +1,22 @@
 """Shampoo: the gradient between the inverse roots of its own second moments, one for each side of each block."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from ..iteration.protocols import Scheduled
-from .blocks import Batch, Cutting, blocks_of
-from .due import Due, compute_roots, portions
-from .kronecker import KroneckerOptimizer, Work, along
-from .matrices import foreach
-from .matrices.buckets import Bucket, Slot, working_dtype
-from .options import check_number
-from .rest import StateLike
-from .root_choice import RootChoice, root_choice
-from .roots import RootMethod, check_roots
+from .matrices.buckets import working_dtype
+from .optimizer import MatrixOptimizer
+from .rules.blocks import Cutting, blocks_of
+from .rules.ema import Ema
+from .rules.inverse_roots import InverseRoots
+from .rules.root_choice import RootChoice, root_choice
+from .rules.roots import RootMethod
 
 __all__ = ["Shampoo"]
 
-ROOTS = "roots"
-SQUARES = "exp_avg_sq"
-GRAFTS = ("none", "sgd", "adam")
 
-
-class Shampoo(KroneckerOptimizer):
+class Shampoo(MatrixOptimizer):
     r"""Shampoo for the matrices, torch's AdamW for the rest, in one torch optimizer.
 
     For a block G (`cutting`) of the gradient of a matrix, of order k (2, or more for a convolution), unfolded along its
@@ -91,10 +83,6 @@ class Shampoo(KroneckerOptimizer):
         Shi et al., "A distributed data-parallel PyTorch implementation of Distributed Shampoo", arXiv:2309.06497.
     """
 
-    kept = (*KroneckerOptimizer.kept, "graft", "root", "method", "tolerance")
-    second = ROOTS
-    counts = ("factor_every", "root_every", "start")
-
     def __init__(
         self,
         params: Any,
@@ -115,13 +103,9 @@ class Shampoo(KroneckerOptimizer):
         method: RootMethod | None = None,
         tolerance: float = 0.2,
         cutting: Cutting | None = None,
+        rules: Mapping[str, Callable[[Any], MatrixOptimizer]] | None = None,
         rest: Mapping[str, Any] | None = None,
     ) -> None:
-        self.graft, self.root, self.tolerance = graft, root, tolerance
-        self.method: RootMethod | None = method
-        if graft not in GRAFTS:
-            raise ValueError(f"Shampoo: graft must be one of {GRAFTS}, got {graft!r}.")
-        check_roots(root, self.method, tolerance)
         defaults = {
             "lr": lr,
             "momentum": momentum,
@@ -132,118 +116,18 @@ class Shampoo(KroneckerOptimizer):
             **{"beta2": beta2, "ridge": ridge, "eps": eps},
             **{"factor_every": factor_every, "root_every": root_every, "start": start},
         }
-        super().__init__(params, defaults, cutting=Cutting() if cutting is None else cutting, rest=rest)
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """See the base. A method that has no schedule for an exponent is refused here, not at the first roots."""
-        super().add_param_group(param_group)
-        blocks = [block for layout in self.layouts.values() for block in blocks_of(layout, self.cutting)]
-        for p in sorted({self._p(len(block.shape)) for block in blocks}):
-            if isinstance(self.method, Scheduled):
-                self.method.schedule(p)
+        rule = InverseRoots(Cutting() if cutting is None else cutting, graft, root, method, tolerance)
+        super().__init__(params, defaults, (Ema(), rule), rules=rules, rest=rest)
 
     def root_choices(self) -> dict[tuple[int, int, float], RootChoice]:
         """How roots are computed without a `method`, and why, by rows, p and ridge; empty with a `method`."""
         found: dict[tuple[int, int, float], RootChoice] = {}
-        for group in self.param_groups if self.method is None else ():
-            for param in group["params"] if group["rule"] == "matrix" else ():
-                for block in blocks_of(self.layouts[param], self.cutting):
-                    for n in (n for n, home in zip(block.shape, block.homes, strict=True) if home is not None):
-                        key = n, self._p(len(block.shape)), float(group["ridge"])
-                        found[key] = root_choice(*key, working_dtype(param), param.device)
+        rule = self.chain[1]
+        assert isinstance(rule, InverseRoots)
+        groups = [group for group in self.param_groups if group["rule"] == "matrix" and rule.method is None]
+        for group, param in [(each, param) for each in groups for param in each["params"]]:
+            for block in (block for shape in self.layouts[param].shapes for block in blocks_of(shape, rule.cutting)):
+                for n in (n for n, factor in zip(block.shape, block.factors, strict=True) if factor is not None):
+                    key = n, rule.p(len(block.shape)), float(group["ridge"])
+                    found[key] = root_choice(*key, working_dtype(param), param.device)
         return found
-
-    def renew(self, works: tuple[Work, ...]) -> None:
-        """Second moments of all buckets, then the roots that are due, equal sizes together."""
-        due: dict[tuple[Any, ...], list[Due]] = {}
-        for work in works:
-            self._take_in_all(work)
-            for batch in work.batches:
-                for key, one in self._roots_due(batch):
-                    due.setdefault(key, []).append(one)
-        for (p, ridge, *_), found in due.items():
-            for some in portions(found, self.portion):
-                compute_roots(some, p, ridge, self.method, self.tolerance, self.param_groups, self.momentum_of)
-
-    def direction(self, bucket: Bucket, stack: Tensor) -> Tensor:
-        """The preconditioned momentum, as long as the graft says."""
-        work = self.work(bucket)
-        lent = self._adam(work, stack) if self.graft == "adam" else stack
-        size = _norms(lent)
-        for batch in work.batches:
-            if self.age(batch) >= self.param_groups[batch.group]["start"]:
-                blocks = batch.gather(stack)
-                for side in range(len(batch.shape)):
-                    blocks = along(blocks, torch.cat(self.homes(batch, side, ROOTS)), side)
-                batch.scatter(blocks, stack)
-            elif lent is not stack:
-                batch.scatter(batch.gather(lent), stack)
-        if self.graft == "none":
-            return stack
-        norms = _norms(stack)
-        return stack.mul_(torch.where(norms == 0, 0.0, size / norms))  # NaN is no zero: it shows in the weights
-
-    def state_like(self, param: Tensor, group: Mapping[str, Any]) -> StateLike:
-        """Roots beside the factors, and Adam's second moment if it is grafted."""
-        found = super().state_like(param, group)
-        if group["rule"] == "matrix" and self.graft == "adam":
-            found[SQUARES] = (tuple(param.shape), working_dtype(param))
-        return found
-
-    def check_group(self, group: Mapping[str, Any], where: str) -> None:
-        """See the base; the ridge is at least 0, and without a graft there is nothing to start with but roots."""
-        super().check_group(group, where)
-        if "ridge" in group and not check_number(group["ridge"], f"{where}: ridge") >= 0:
-            raise ValueError(f"{where}: ridge must be >= 0, got {group['ridge']}.")
-        if self.graft == "none" and group.get("start", 1) != 1:
-            raise ValueError(
-                f'{where}: start={group["start"]} needs a graft, which moves the weights before: graft "sgd" or "adam".'
-            )
-
-    def _take_in_all(self, work: Work) -> None:
-        """The gradients of a bucket into its factors, where those are due, and into Adam's second moment."""
-        batches = [b for b in work.batches if (self.age(b) - 1) % self.param_groups[b.group]["factor_every"] == 0]
-        if not batches and self.graft != "adam":
-            return
-        gradients = work.bucket.gather(Slot.gradient)
-        for batch in batches:
-            self.take_in(batch, gradients)
-        if self.graft == "adam":
-            for index, slots in work.bucket.by_group().items():
-                held = [slot.read(self.state_of(slot, SQUARES)) for slot in slots]
-                new = [slot.place(gradients) for slot in slots]
-                foreach.average_squares_(held, new, float(self.param_groups[index]["beta2"]))
-
-    def _roots_due(self, batch: Batch) -> Iterator[tuple[tuple[Any, ...], Due]]:
-        """The roots of a batch that are due now, with what they must share to be computed together."""
-        group, age = self.param_groups[batch.group], self.age(batch)
-        if age == 1:
-            for one in self.due(batch):
-                one.last.diagonal(dim1=-2, dim2=-1).fill_(1.0)
-        if age < group["start"] or (age - group["start"]) % group["root_every"]:
-            return
-        weight = 1 - float(group["beta2"]) ** ((age - 1) // group["factor_every"] + 1)
-        for one in self.due(batch, weight):
-            A = one.factors
-            yield (self._p(len(batch.shape)), float(group["ridge"]), A.shape[-1], A.dtype, A.device), one
-
-    def _adam(self, work: Work, stack: Tensor) -> Tensor:
-        """Adam's step ``(b, m, n)`` from the momentum."""
-        step = work.bucket.gather(lambda slot: slot.read(self.state_of(slot, SQUARES)))
-        for team in work.teams:
-            share = 1 - float(self.param_groups[team[0].group]["beta2"]) ** self.age(team[0])
-            foreach.mul_([slot.place(step) for slot in team], 1 / share)
-        step.sqrt_()
-        for index, slots in work.bucket.by_group().items():
-            foreach.shift_([slot.place(step) for slot in slots], float(self.param_groups[index]["eps"]))
-        return torch.where(step == 0, 0.0, stack / step)
-
-    def _p(self, order: int) -> int:
-        if isinstance(self.root, int):
-            return self.root
-        return (self.root or {}).get(order, 2 * order)
-
-
-def _norms(stack: Tensor) -> Tensor:
-    """The Frobenius norm of each matrix, ``(b, 1, 1)``."""
-    return torch.linalg.vector_norm(stack, dim=(-2, -1), keepdim=True)

@@ -6,7 +6,7 @@ neighbouring slots with equal options, a `Bucket` is a stack. None of them holds
 looked up when they are needed.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -96,18 +96,22 @@ class Run:
     """Neighbouring matrices of a stack that have the same options and, where steps are counted, the same age.
 
     ``run[key]`` is a copy of state, one entry for each matrix: ``(k, m, n)`` of the kind "element", ``(k, m)`` of
-    "row", ``(k,)`` of "matrix", ``(k, r, d, d)`` of square tensors. Change it and write it back: ``run[key] = changed``.
+    "row", ``(k,)`` of "matrix", ``(k, r, d, d)`` of square tensors. ``run[key] = changed`` writes it back.
 
     Attributes:
         slots: the parameters' parts of it.
-        options: of their group, as numbers; it is the group itself, so that schedulers are followed.
+        options: of their group; it is the group itself, so that schedulers are followed.
+        held: gives the state tensor of a parameter, by key, under these options; makes it where there is none yet.
+        kinds: gives what is kept for matrices of a shape under options; see `Rule.state`.
         step: the steps that these parameters have made, this one included; 0 where no rule has a "counter".
     """
 
     slots: tuple[Slot, ...]
     options: Mapping[str, Any]
-    held: Callable[[Tensor, str, Mapping[str, Any]], Tensor]  # the state tensor of a parameter, made where there is none yet
-    kinds: Callable[[tuple[int, ...], Mapping[str, Any]], Mapping[str, Kind]]  # see `Rule.state`
+    held: Callable[
+        [Tensor, str, Mapping[str, Any]], Tensor
+    ]  # the state tensor of a parameter, made where there is none yet
+    kinds: Callable[[tuple[int, ...], Mapping[str, Any]], Mapping[str, Kind]]
     step: int = 0
 
     @cached_property

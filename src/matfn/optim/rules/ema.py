@@ -31,7 +31,7 @@ class Ema(Elementwise):
 
 
 class VariantEma(Ema):
-    """Momentum as PolarGrad's option `variant` wants it: of gradients, summed or averaged, or none before the factor."""
+    """Momentum as PolarGrad's option `variant` wants it: averaged or summed gradients, or none before the factor."""
 
     def state(self, shape: tuple[int, ...], options: Mapping[str, Any]) -> dict[str, Kind]:
         """The momentum, which "vanilla" has none of; "polar-first" keeps that of polar factors in it."""

@@ -1,46 +1,136 @@
-"""Kronecker factors: what Shampoo and SOAP share, the second moments of each side of each block of a gradient.
+"""Kronecker factors: what the rules of Shampoo and SOAP share, the second moments of each side of each block.
 
 For a block G with sides d_1, ..., d_k and G_j its unfolding along side j, a d_j x (the rest) matrix, the factors are
 
     A_j <- beta2 A_j + (1 - beta2) G_j G_j^T        float32 at least, divided by 1 - beta2^updates where it is used
 
-so for a matrix G G^T and G^T G. What a subclass makes of them, roots or bases, it renews for all blocks of all buckets
-at once, before the first bucket moves: equal sizes share a batch whichever parameter and side they come from.
+so for a matrix G G^T and G^T G. What a rule makes of them, roots or bases, it renews for all blocks of all stacks in
+`prepare`, before any weight moves: equal sizes share a batch whichever parameter and side they come from.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .blocks import Batch, Cutting, blocks_of, fill_batches, sizes
-from .due import Due
-from .matrices import foreach
-from .matrices.buckets import Bucket, Slot, working_dtype
-from .optimizer import COUNTER, MOMENTUM, MatrixOptimizer
-from .options import check_number
-from .rest import StateLike
+from ..matrices import foreach
+from ..matrices.buckets import Kind, Run, Slot
+from ..options import check_steps
+from .blocks import Block, Cutting, blocks_of, sizes
+from .ema import MOMENTUM
+from .rule import Rule
 
-__all__ = ["KroneckerOptimizer", "Work", "along", "gram"]
+__all__ = ["Blocks", "Factor", "Kronecker", "along", "gathered", "gradients_of", "gram", "keep", "portions"]
 
 FACTORS = "factors"
+# 64 MB in float32: what the factors of one batch may take, as a temporary beside the state.
+_ENTRIES = 2**24
 
 
 @dataclass(frozen=True, eq=False)
-class Work:
-    """One bucket, sorted.
+class Blocks:
+    """Blocks of one shape in one stack, whose parameters have equal options and age: a batch ``(k, *shape)``.
 
     Attributes:
-        bucket: the bucket.
-        teams: its slots, together where group and age are equal.
-        batches: its blocks.
+        members: whose blocks they are, in the order of the batch.
     """
 
-    bucket: Bucket
-    teams: tuple[tuple[Slot, ...], ...]
-    batches: tuple[Batch, ...]
+    members: tuple[tuple[Run, Slot, Block], ...]
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Of each block."""
+        return self.members[0][2].shape
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """Of their group."""
+        return self.members[0][0].options
+
+    @property
+    def step(self) -> int:
+        """The steps that their parameters have made, this one included."""
+        return self.members[0][0].step
+
+    @property
+    def sides(self) -> list[int]:
+        """The sides that have factors."""
+        return [side for side, factor in enumerate(self.members[0][2].factors) if factor is not None]
+
+    @property
+    def counts(self) -> list[int]:
+        """How many of the batch belong to each member."""
+        return [slot.count for _, slot, _ in self.members]
+
+    def views(self, stack: Tensor) -> list[Tensor]:
+        """Of each member, its ``(count, *shape)`` view of the stack ``(b, m, n)``."""
+        return [block.read(stack[slot.where]) for _, slot, block in self.members]
+
+    def gather(self, stack: Tensor) -> Tensor:
+        """The blocks, copied from the stack ``(b, m, n)``."""
+        return torch.cat(self.views(stack))
+
+    def scatter(self, values: Tensor, stack: Tensor) -> None:
+        """Write the blocks into the stack ``(b, m, n)``."""
+        foreach.copy_(self.views(stack), list(values.split(self.counts)))
+
+    def state(self, side: int, kind: str) -> list[Tensor]:
+        """Of each member, its ``(count, d, d)`` view of the state: factors, or what lies beside them."""
+        found = []
+        for run, slot, block in self.members:
+            factor = block.factors[side]
+            assert factor is not None
+            found.append(run.view(slot, f"{kind}_{factor[0]}")[:, factor[1]])
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Factor:
+    """The factors of one side of one block of each matrix of a slot, and what was last made of them.
+
+    Attributes:
+        run: where the slot is.
+        slot: whose they are.
+        block: which block.
+        side: of the block.
+        values: ``(count, d, d)``.
+        last: ``(count, d, d)``, their last roots or bases; to be overwritten.
+        weight: what the weights of the average add up to, by which the factors are divided.
+    """
+
+    run: Run
+    slot: Slot
+    block: Block
+    side: int
+    values: Tensor
+    last: Tensor
+    weight: float
+
+    def describe(self, i: int) -> str:
+        """The factor of the i-th matrix, for messages."""
+        return f"{self.slot.describe(i)}, block {self.block}, side {self.side}"
+
+    def momentum(self) -> Tensor:
+        """The momentum of the block before this step, ``(count, *shape)``."""
+        whole = self.run.view(self.slot, MOMENTUM).contiguous()
+        return self.block.read(whole.view(self.slot.count, self.slot.shape[0], -1))
+
+
+def portions(factors: Iterable[Factor], limit: int) -> Iterator[list[Factor]]:
+    """The same in order, in lists of at most so many entries, or of one factor."""
+    some: list[Factor] = []
+    entries = 0
+    for one in factors:
+        if some and entries + one.values.numel() > limit:
+            yield some
+            some, entries = [], 0
+        some.append(one)
+        entries += one.values.numel()
+    if some:
+        yield some
 
 
 def gram(blocks: Tensor, side: int) -> Tensor:
@@ -71,136 +161,95 @@ def along(blocks: Tensor, matrices: Tensor, side: int) -> Tensor:
     return (matrices @ moved.reshape(*moved.shape[:2], -1)).reshape(moved.shape).movedim(1, side + 1)
 
 
-class KroneckerOptimizer(MatrixOptimizer):
-    """Base of Shampoo and SOAP: factors, momentum with bias correction, and the order of a step.
+def gathered(runs: Sequence[Run], key: str) -> Tensor:
+    """A copy of the state of the kind "element" of a whole stack, ``(b, m, n)``."""
+    return torch.cat([run[key] for run in runs]) if len(runs) > 1 else runs[0][key]
 
-    A subclass defines `renew`, `direction` and, in `second`, what it keeps beside each factor, of the same size. Roots
-    and bases are computed from factors of at most `portion` entries in one batch.
+
+def gradients_of(runs: Sequence[Run]) -> Tensor:
+    """A copy of the gradients of a whole stack, ``(b, m, n)``."""
+    return torch.cat([run.gradients() for run in runs]) if len(runs) > 1 else runs[0].gradients()
+
+
+def keep(runs: Sequence[Run], key: str, stack: Tensor) -> None:
+    """Write a copy that `gathered` made back to the state."""
+    for run in runs:
+        run[key] = stack[run.where]
+
+
+class Kronecker(Rule):
+    """Factors, and the order of a step. A subclass names in `second` what it keeps beside each factor, of equal size.
+
+    Options: momentum and nesterov for the bias correction, beta2, and whole numbers of steps in `counts`. Roots and
+    bases are computed from factors of at most `portion` entries in one batch.
 
     Args:
-        params: as for `MatrixOptimizer`.
-        defaults: as there, and beta2.
         cutting: how the matrices are cut into blocks.
-        rest: as there.
     """
 
-    kept = (*MatrixOptimizer.kept, "cutting")
     second: str
     counts: tuple[str, ...] = ()
     portion = 2**22  # 16 MB in float32: an iteration needs half a dozen times as much, and more leaves the caches
 
-    def __init__(
-        self, params: Any, defaults: dict[str, Any], *, cutting: Cutting, rest: Mapping[str, Any] | None
-    ) -> None:
+    def __init__(self, cutting: Cutting) -> None:
         self.cutting = cutting
-        self._sorted: tuple[tuple[Bucket, ...], tuple[Work, ...]] = ((), ())
-        super().__init__(params, defaults, rest=rest)
 
-    def renew(self, works: tuple[Work, ...]) -> None:
-        """Take in the gradients of all buckets and bring up to date what the directions need; once a step."""
-        raise NotImplementedError(f"{type(self).__name__} must define renew(works).")
+    def check(self, options: Mapping[str, Any], where: str, shapes: Iterable[tuple[int, ...]] = ()) -> None:
+        """See `Rule`; counts of steps are whole numbers of at least 1."""
+        for key in self.counts:
+            check_steps(options[key], f"{where}: {key}")
 
-    def collect(self, bucket: Bucket) -> Tensor:
-        """The momentum, divided by what its weights add up to."""
-        buckets, _ = self._sorted
-        if buckets is not self._active.buckets:
-            buckets = self._active.buckets
-            self._sorted = buckets, tuple(self._work(each) for each in buckets)
-        if bucket is buckets[0]:
-            self.renew(self._sorted[1])
-        stack = super().collect(bucket)
-        for team in self.work(bucket).teams:
-            group, age = self.param_groups[team[0].group], self.age(team[0])
-            momentum = float(group["momentum"])
-            if momentum:
-                share = 1 - momentum ** (age + 1 if group["nesterov"] else age)
-                foreach.mul_([slot.place(stack) for slot in team], 1 / share)
-        return stack
-
-    def work(self, bucket: Bucket) -> Work:
-        """What was sorted of a bucket."""
-        return next(work for work in self._sorted[1] if work.bucket is bucket)
-
-    def age(self, of: Slot | Batch) -> int:
-        """The steps that a slot's parameter, or those of a batch, have made, this one included; read on the host."""
-        slot = of if isinstance(of, Slot) else of.members[0][0]
-        return int(self.state[slot.param][COUNTER])
-
-    def homes(self, batch: Batch, side: int, kind: str) -> list[Tensor]:
-        """Of each member of a batch, its ``(count, d, d)`` view of the state: factors, or what lies beside them."""
-        found = []
-        for slot, block in batch.members:
-            home = block.homes[side]
-            assert home is not None
-            found.append(self.state_of(slot, f"{kind}_{home.key}")[home.start : home.start + block.count])
+    def state(self, shape: tuple[int, ...], options: Mapping[str, Any]) -> dict[str, Kind]:
+        """The counter, and all factors of one size as one tensor, with what lies beside them."""
+        found: dict[str, Kind] = {"step": "counter"}
+        for key, kind in sizes(shape, self.cutting).items():
+            found |= {f"{FACTORS}_{key}": kind, f"{self.second}_{key}": kind}
         return found
 
-    def due(self, batch: Batch, weight: float = 1.0) -> Iterator[Due]:
+    def batches(self, runs: Sequence[Run]) -> list[Blocks]:
+        """The blocks of a stack, in batches of at most 64 MB of factors each, or of the blocks of one slot."""
+        open_: dict[tuple[tuple[int, ...], int, int], list[tuple[Run, Slot, Block]]] = {}
+        filled: list[list[tuple[Run, Slot, Block]]] = []
+        for run, slot in [(each, slot) for each in runs for slot in each.slots]:
+            for block in blocks_of(slot.shape, self.cutting):
+                key = (block.shape, slot.group, run.step)
+                each = max(side**2 for side in block.shape)
+                members = open_.get(key)
+                if members is None or (sum(s.count for _, s, _ in members) + slot.count) * each > _ENTRIES:
+                    members = open_[key] = []
+                    filled.append(members)
+                members.append((run, slot, block))
+        return [Blocks(tuple(members)) for members in filled]
+
+    def factors(self, blocks: Blocks, weight: float = 1.0) -> Iterator[Factor]:
         """The factors of every side of a batch that has some, with what lies beside them.
 
         Args:
-            batch: of the bucket.
+            blocks: the batch.
             weight: what the weights of the averages add up to.
         """
-        for side, home in enumerate(batch.members[0][1].homes):
-            if home is not None:
-                views = zip(self.homes(batch, side, FACTORS), self.homes(batch, side, self.second), strict=True)
-                for (slot, block), (factors, last) in zip(batch.members, views, strict=True):
-                    yield Due(slot, block, side, factors, last, weight)
+        for side in blocks.sides:
+            views = zip(blocks.state(side, FACTORS), blocks.state(side, self.second), strict=True)
+            for (run, slot, block), (values, last) in zip(blocks.members, views, strict=True):
+                yield Factor(run, slot, block, side, values, last, weight)
 
-    def momentum_of(self, one: Due) -> Tensor:
-        """The momentum of a block before this step, ``(count, *shape)``."""
-        return one.block.read(one.slot.read(self.state_of(one.slot, MOMENTUM)).contiguous())
-
-    def take_in(self, batch: Batch, gradients: Tensor) -> None:
+    def take_in(self, blocks: Blocks, gradients: Tensor) -> None:
         """Average the products of a batch's gradients into its factors.
 
         Args:
-            batch: of the bucket.
-            gradients: the bucket's, ``(b, m, n)``.
+            blocks: the batch.
+            gradients: of the stack, ``(b, m, n)``.
         """
-        beta2 = float(self.param_groups[batch.group]["beta2"])
-        blocks = batch.gather(gradients)
-        counts = [block.count for _, block in batch.members]
-        for side, home in enumerate(batch.members[0][1].homes):
-            if home is not None:
-                fresh = gram(blocks, side).split(counts)
-                foreach.lerp_(self.homes(batch, side, FACTORS), list(fresh), 1 - beta2)
+        beta2, own = float(blocks.options["beta2"]), blocks.gather(gradients)
+        for side in blocks.sides:
+            fresh = gram(own, side).split(blocks.counts)
+            foreach.lerp_(blocks.state(side, FACTORS), list(fresh), 1 - beta2)
 
-    def state_like(self, param: Tensor, group: Mapping[str, Any]) -> StateLike:
-        """The counter, the momentum, and all factors of one size as one tensor, with what lies beside them."""
-        if group["rule"] == "adamw":
-            return super().state_like(param, group)
-        dtype = working_dtype(param)
-        found: StateLike = {COUNTER: ((), None), MOMENTUM: (tuple(param.shape), dtype)}
-        for key, shape in sizes(blocks_of(self.layouts[param], self.cutting)).items():
-            found |= {f"{kind}_{key}": (shape, dtype) for kind in (FACTORS, self.second)}
-        return found
-
-    def check_group(self, group: Mapping[str, Any], where: str) -> None:
-        """See the base; and beta2 in [0, 1), and whole numbers of at least 1 where steps are counted."""
-        super().check_group(group, where)
-        if "beta2" in group and not 0 <= check_number(group["beta2"], f"{where}: beta2") < 1:
-            raise ValueError(f"{where}: beta2 must be in [0, 1), got {group['beta2']}.")
-        for key in self.counts:
-            value = group.get(key, 1)
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{where}: {key} must be a whole number of steps, got {value!r}.")
-            if value < 1:
-                raise ValueError(f"{where}: {key} must be at least 1, got {value}.")
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """See the base. The ages of the parameters may be others then."""
-        super().load_state_dict(state_dict)
-        self._sorted = ((), ())
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._sorted = ((), ())
-
-    def _work(self, bucket: Bucket) -> Work:
-        ages = {slot: self.age(slot) for slot in bucket.slots}
-        teams: dict[tuple[int, int], list[Slot]] = {}
-        for slot in bucket.slots:
-            teams.setdefault((slot.group, ages[slot]), []).append(slot)
-        return Work(bucket, tuple(tuple(team) for team in teams.values()), fill_batches(bucket, self.cutting, ages))
+    @staticmethod
+    def correct(stack: Tensor, runs: Sequence[Run]) -> None:
+        """Divide the momentum by what its weights add up to, in place."""
+        for run in runs:
+            momentum = float(run.options["momentum"])
+            if momentum:
+                share = 1 - momentum ** (run.step + 1 if run.options["nesterov"] else run.step)
+                stack[run.where].mul_(1 / share)

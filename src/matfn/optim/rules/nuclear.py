@@ -1,6 +1,6 @@
-"""Nuclear: PolarGrad's rule, the polar factor times a power of the nuclear norm, with its variants and its safeguard."""
+"""Nuclear: PolarGrad's rule, the polar factor times a power of the nuclear norm."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -33,7 +33,7 @@ class Nuclear(Rule):
     def __init__(self, polar: Polar) -> None:
         self.polar = polar
 
-    def check(self, options: Mapping[str, Any], where: str) -> None:
+    def check(self, options: Mapping[str, Any], where: str, shapes: Iterable[tuple[int, ...]] = ()) -> None:
         """See `Rule`."""
         if options["variant"] not in VARIANTS:
             raise ValueError(f"{where}: variant must be one of {VARIANTS}, got {options['variant']!r}.")

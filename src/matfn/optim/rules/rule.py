@@ -10,7 +10,7 @@ matrices, stacked. `MatrixOptimizer` does the rest: it makes, finds, checks and 
 multiplies the result by scale and learning rate, decays and moves the weights.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -23,7 +23,7 @@ __all__ = ["Elementwise", "Rule"]
 class Elementwise(Protocol):
     """The first link: from gradients to what the matrix rules are given, entry by entry."""
 
-    def check(self, options: Mapping[str, Any], where: str) -> None:
+    def check(self, options: Mapping[str, Any], where: str, shapes: Iterable[tuple[int, ...]] = ()) -> None:
         """Refuse option values that are out of range; see `Rule.check`."""
 
     def state(self, shape: tuple[int, ...], options: Mapping[str, Any]) -> dict[str, Kind]:
@@ -51,12 +51,13 @@ class Rule(Protocol):
 
     padded_below: int = 0
 
-    def check(self, options: Mapping[str, Any], where: str) -> None:
+    def check(self, options: Mapping[str, Any], where: str, shapes: Iterable[tuple[int, ...]] = ()) -> None:
         """Refuse option values that are out of range.
 
         Args:
             options: the options of a group.
             where: what they belong to, for the message.
+            shapes: of the group's matrices, as in `state`.
 
         Raises:
             ValueError: naming the option, its value and its range.
