@@ -231,7 +231,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         """The slots of a bucket, neighbours of one group and age together."""
         found: list[tuple[tuple[int, int], list[Any]]] = []
         for slot in bucket.slots:
-            counter = self.state.get(slot.param, {}).get(COUNTER) if slot.param in self._counted else None
+            counter = self.state.get(slot.param, {}).get(COUNTER)
             key = (slot.group, 0 if counter is None else int(counter))
             if not found or found[-1][0] != key:
                 found.append((key, []))
