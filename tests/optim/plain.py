@@ -5,8 +5,8 @@ import itertools
 import torch
 from torch import nn
 
-from matfn.optim.rules.kronecker import Cutting
 from matfn.optim.matrices.layout import convolution, linear, stack
+from matfn.optim.rules.blocks import Cutting
 
 # Each case: layout, cutting, how to see the parameter as tensors of merged dimensions, and where those are cut.
 CASES = {

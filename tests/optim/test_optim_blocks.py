@@ -7,10 +7,12 @@ import torch
 from torch import nn
 
 from matfn import Exact, PolarExpress, Prism, inv_rootm
-from matfn.optim import Cutting, blocks, minimax
-from matfn.optim.rules.kronecker import blocks_of, fill_batches, sizes
-from matfn.optim.matrices.buckets import fill_buckets
+from matfn.optim import Cutting, minimax
+from matfn.optim.matrices.buckets import Run, fill_buckets
 from matfn.optim.matrices.layout import convolution, linear, stack, transposed
+from matfn.optim.rules import kronecker
+from matfn.optim.rules.blocks import blocks_of, sizes
+from matfn.optim.rules.kronecker import Kronecker
 from matfn.optim.rules.roots import inverse_roots, lower_bound, ridged
 
 LAYOUTS = [
@@ -31,18 +33,18 @@ CUTTINGS = [Cutting(), Cutting(block=8), Cutting(block=7, merge=9), Cutting(merg
 @pytest.mark.parametrize("cutting", CUTTINGS, ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: str(layout.split))
 def test_every_entry_is_in_one_block_and_every_factor_in_one_place(layout, cutting):
-    found = blocks_of(layout, cutting)
-    seen = [torch.zeros(b, m, n) for b, m, n in layout.matrices]
-    taken = {key: torch.zeros(shape[0]) for key, shape in sizes(found).items()}
-    for block in found:
-        block.read(seen[block.piece]).add_(1)
-        assert all(side <= (cutting.block or math.inf) for side in block.shape)
-        for side, home in zip(block.shape, block.homes, strict=True):
-            assert (home is None) == (cutting.largest is not None and side > cutting.largest)
-            if home is not None:
-                taken[home.key][home.start : home.start + block.count] += 1
-                assert sizes(found)[home.key][1:] == (side, side)
-    assert all(bool((x == 1).all()) for x in [*seen, *taken.values()])
+    for (b, m, n), shape in zip(layout.matrices, layout.shapes, strict=True):
+        seen, square = torch.zeros(b, m, n), sizes(shape, cutting)
+        taken = {key: torch.zeros(kind[0]) for key, kind in square.items()}
+        for block in blocks_of(shape, cutting):
+            block.read(seen).add_(1)
+            assert all(side <= (cutting.block or math.inf) for side in block.shape)
+            for side, factor in zip(block.shape, block.factors, strict=True):
+                assert (factor is None) == (cutting.largest is not None and side > cutting.largest)
+                if factor is not None:
+                    taken[factor[0]][factor[1]] += 1
+                    assert square[factor[0]][1:] == (side, side)
+        assert all(bool((x == 1).all()) for x in [seen, *taken.values()])
 
 
 def test_cuts_are_as_equal_as_they_can_be():
@@ -83,19 +85,22 @@ def test_no_cutting(options, error):
 
 def test_batches_hold_equal_blocks_and_no_more_than_fit(monkeypatch):
     params = [nn.Parameter(torch.zeros(6, 4)) for _ in range(5)]
-    [bucket] = fill_buckets((i // 3, p, linear((6, 4))) for i, p in enumerate(params))
-    ages = {slot: 1 + (slot.param is params[1]) for slot in bucket.slots}
+    [bucket] = fill_buckets((i // 3, f"p{i}", p, linear((6, 4))) for i, p in enumerate(params))
+    slots = bucket.slots
+    split = [(slots[:1], 1), (slots[1:2], 2), (slots[2:3], 1), (slots[3:], 1)]  # neighbours of one group and age
+    runs = [Run(some, {}, lambda *_: None, lambda *_: {}, age) for some, age in split]
 
-    def kinds():
-        return sorted((batch.group, len(batch.members)) for batch in fill_batches(bucket, Cutting(), ages))
+    def kinds(cutting):
+        batches = Kronecker(cutting).batches(runs)
+        return sorted((blocks.members[0][1].group, len(blocks.members)) for blocks in batches)
 
-    assert kinds() == [(0, 1), (0, 2), (1, 2)]
-    monkeypatch.setattr(blocks, "_ENTRIES", 6 * 6)
-    assert kinds() == [(0, 1), (0, 1), (0, 1), (1, 1), (1, 1)]
+    assert kinds(Cutting()) == [(0, 1), (0, 2), (1, 2)]
+    monkeypatch.setattr(kronecker, "_ENTRIES", 6 * 6)
+    assert kinds(Cutting()) == [(0, 1), (0, 1), (0, 1), (1, 1), (1, 1)]
     x = torch.arange(5 * 24.0).view(5, 6, 4)
     y = torch.zeros_like(x)
-    for batch in fill_batches(bucket, Cutting(block=3), ages):
-        batch.scatter(batch.gather(x), y)
+    for blocks in Kronecker(Cutting(block=3)).batches(runs):
+        blocks.scatter(blocks.gather(x), y)
     assert torch.equal(x, y)
 
 

@@ -124,7 +124,9 @@ def test_blocks_of_equal_shape_share_a_bucket_across_parameters_and_dtypes():
     empty = torch.zeros(0, 4)
     small = linear((2, 4))
     cut = linear((6, 4)).cut(3)
-    buckets = fill_buckets([(0, a, cut), (1, b, small), (1, c, small), (2, d, small), (2, empty, linear((0, 4)))])
+    buckets = fill_buckets(
+        [(0, "a", a, cut), (1, "b", b, small), (1, "c", c, small), (2, "d", d, small), (2, "e", empty, linear((0, 4)))]
+    )
     assert [(bucket.shape, bucket.dtype) for bucket in buckets] == [
         ((5, 2, 4), torch.float32),
         ((1, 2, 4), torch.float64),

@@ -9,7 +9,9 @@ from torch import nn
 from matfn import QDWH, Exact, PolarExpress, Tuned, ZoloPD, orthogonalize
 from matfn.optim import SCALES, MatrixOptimizer, Muon, jordan, plan
 from matfn.optim.matrices.layout import convolution, linear, stack, transposed, transposed_convolution
+from matfn.optim.rules.ema import Ema
 from matfn.optim.rules.polar import usual
+from matfn.optim.rules.rule import Rule
 
 EPS64 = torch.finfo(torch.float64).eps
 EPS32 = torch.finfo(torch.float32).eps
@@ -208,12 +210,24 @@ def test_every_block_is_orthogonal_with_the_scale_of_its_own_shape(layout, scale
         assert torch.allclose(torch.linalg.svdvals(block), expected, rtol=0, atol=1e3 * EPS32)
 
 
-class Counting(Muon):
-    """Muon which remembers the stacks it was asked for."""
+class Seen(Rule):
+    """Remembers the stacks it was asked for."""
 
-    def direction(self, bucket, stack):
-        self.__dict__.setdefault("stacks", []).append(tuple(stack.shape))
-        return super().direction(bucket, stack)
+    padded_below = 0
+
+    def __init__(self):
+        self.stacks = []
+
+    def update(self, stack, runs):
+        self.stacks.append(tuple(stack.shape))
+        return stack
+
+
+def counting(params):
+    """Muon, and the stacks that its rules were asked for."""
+    optimizer, seen = Muon(params), Seen()
+    optimizer.chain = (*optimizer.chain, seen)
+    return optimizer, seen.stacks
 
 
 def test_equal_blocks_go_through_one_call_and_give_what_each_alone_gives():
@@ -225,9 +239,9 @@ def test_equal_blocks_go_through_one_call_and_give_what_each_alone_gives():
         {"params": [together[1]], "layout": [linear((24, 8)).cut(3)], "lr": 0.2},
         {"params": together[2:], "lr": 0.3},
     ]
-    optimizer = Counting(groups)
+    optimizer, stacks = counting(groups)
     moved = take(optimizer, together, grads)
-    assert optimizer.stacks == [(5, 8, 8), (1, 8, 24)]
+    assert stacks == [(5, 8, 8), (1, 8, 24)]
     for i, lr in enumerate([0.1, 0.2, 0.3, 0.3]):
         layout = linear((24, 8)).cut(3) if i == 1 else linear(shapes[i])
         single = take(Muon([{"params": [alone[i]], "layout": [layout]}], lr=lr), [alone[i]], [grads[i]])[0]
@@ -237,13 +251,13 @@ def test_equal_blocks_go_through_one_call_and_give_what_each_alone_gives():
 
 def test_buckets_are_computed_once_and_again_when_the_gradients_change():
     p, q = parameter(6, 8), parameter(6, 8, seed=1)
-    optimizer = Counting([p, q])
+    optimizer, stacks = counting([p, q])
     take(optimizer, [p, q], [gaussian(6, 8)] * 2)
     first = optimizer.buckets
     take(optimizer, [p, q], [gaussian(6, 8)] * 2)
     assert optimizer.buckets is first
     take(optimizer, [p, q], [gaussian(6, 8), None])
-    assert optimizer.stacks == [(2, 6, 8), (2, 6, 8), (1, 6, 8)]
+    assert stacks == [(2, 6, 8), (2, 6, 8), (1, 6, 8)]
 
 
 def test_groups_have_their_own_options():
@@ -309,19 +323,19 @@ def test_defaults_train_a_small_network():
     assert losses[-1] < 0.05 * losses[0]
 
 
-def test_a_subclass_supplies_only_the_direction():
-    class Sign(MatrixOptimizer):
-        """Descent along the sign of the momentum, block by block."""
+def test_an_optimizer_is_a_chain_of_rules():
+    class Sign(Rule):
+        """Descent along the sign of the momentum."""
 
-        def direction(self, bucket, stack):
+        def update(self, stack, runs):
             return stack.sign()
 
     p, g = parameter(4, 6), gaussian(4, 6, seed=1)
     options = {"lr": 0.5, "momentum": 0.9, "nesterov": True, "weight_decay": 0.0, "cautious": False}
-    optimizer = Sign([p], {**options, "scale": lambda m, n: 2.0})
+    optimizer = MatrixOptimizer([p], {**options, "scale": lambda m, n: 2.0}, (Ema(), Sign()))
     assert torch.allclose(take(optimizer, [p], [g])[0], g.sign(), rtol=0, atol=8 * EPS32)
-    with pytest.raises(NotImplementedError, match="direction"):
-        take(MatrixOptimizer([p], {**options, "scale": "jordan"}), [p], [g])
+    with pytest.raises(NotImplementedError, match=r"Rule must define update\(stack, runs\)"):
+        take(MatrixOptimizer([p], {**options, "scale": "jordan"}, (Ema(), type("MyRule", (Rule,), {})())), [p], [g])
 
 
 def test_precision_is_that_of_the_iteration_alone():

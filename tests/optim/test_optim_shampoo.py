@@ -11,8 +11,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from matfn import Exact, PolarExpress, Prism, certify
-from matfn.optim import SOAP, Cutting, Shampoo, due, minimax
+from matfn.optim import SOAP, Cutting, Shampoo, minimax
 from matfn.optim.matrices.layout import linear
+from matfn.optim.rules import inverse_roots as rule
 from matfn.optim.rules.roots import inverse_roots
 
 EPS32 = torch.finfo(torch.float32).eps
@@ -271,7 +272,7 @@ def test_factors_of_one_size_are_one_batch_whatever_they_belong_to(monkeypatch):
     optimizer = Shampoo(params, cutting=Cutting(block=6), root_every=3)
     sizes = []
     real = inverse_roots
-    monkeypatch.setattr(due, "inverse_roots", lambda A, *rest: sizes.append(tuple(A.shape)) or real(A, *rest))
+    monkeypatch.setattr(rule, "inverse_roots", lambda A, *rest: sizes.append(tuple(A.shape)) or real(A, *rest))
     for t in range(1, 4):
         for _, p in params:
             p.grad = gradient(p.detach(), t).float()

@@ -8,8 +8,8 @@ from plain import CASES, PlainSOAP, gradient, parameter
 from torch import nn
 
 from matfn.optim import SOAP, Cutting, soap
-from matfn.optim.rules.eigenbasis import first_bases, refined
 from matfn.optim.matrices.layout import linear
+from matfn.optim.rules.eigenbasis import first_bases, refined
 
 BASE = {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.1, "beta2": 0.95, "eps": 1e-8, "basis_every": 1}
 

@@ -13,8 +13,10 @@ from matfn.engines import Direct
 from matfn.lab.speed.memory import peak_bytes
 from matfn.optim import Muon, NorMuon, PolarGrad
 from matfn.optim.matrices.buckets import fill_buckets
+from matfn.optim.matrices.exchange import Exchange
 from matfn.optim.matrices.layout import convolution, linear, stack, transposed
 from matfn.optim.matrices.move import moved
+from matfn.optim.rules.rule import Rule
 
 KINDS = [Muon, NorMuon, PolarGrad]
 EXPRESS = matfn.PolarExpress()
@@ -38,8 +40,8 @@ def largest(optimizer):
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_buckets_and_steps_share_one_stack(kind, monkeypatch):
     optimizer, seen = kind(parameters([(8, 6)] * 3 + [(4, 4)]), lr=0.1), []
-    collect = kind.collect
-    monkeypatch.setattr(kind, "collect", lambda self, bucket: (seen.append(collect(self, bucket)), seen[-1])[1])
+    matrices = Exchange.matrices
+    monkeypatch.setattr(Exchange, "matrices", lambda *given: (seen.append(matrices(*given)), seen[-1])[1])
     optimizer.step()
     optimizer.step()
     assert len(seen) == 4
@@ -67,7 +69,7 @@ def test_copies_have_a_workspace_of_their_own(again):
     [p] = other.param_groups[0]["params"]
     p.grad = torch.ones_like(p)
     other.step()
-    held = [x._active.workspace._held[torch.float32].data_ptr() for x in (optimizer, other)]
+    held = [x._exchange._held[torch.float32].data_ptr() for x in (optimizer, other)]
     assert held[0] != held[1]
 
 
@@ -84,8 +86,8 @@ def test_the_step_itself_adds_no_memory_to_the_polar_factor(shapes):
     optimizer = Muon(parameters(shapes), method=EXPRESS, engine=Direct())
     optimizer.step()
     [bucket] = optimizer.buckets
-    filled = optimizer.collect(bucket)
-    factor = peak_bytes(lambda: optimizer.direction(bucket, filled))
+    filled = optimizer._exchange.matrices(bucket, optimizer.chain[0])
+    factor = peak_bytes(lambda: optimizer.chain[1].update(filled, bucket.runs))
     assert peak_bytes(optimizer.step) <= factor + 0.01 * largest(optimizer)
 
 
@@ -106,8 +108,8 @@ def test_half_precision_weights_take_no_more_than_their_float32_selves():
     optimizer = Muon(parameters([(128, 128)] * 4, torch.bfloat16), method=EXPRESS, weight_decay=0.1)
     optimizer.step()
     [bucket] = optimizer.buckets
-    filled = optimizer.collect(bucket)
-    factor = peak_bytes(lambda: optimizer.direction(bucket, filled))
+    filled = optimizer._exchange.matrices(bucket, optimizer.chain[0])
+    factor = peak_bytes(lambda: optimizer.chain[1].update(filled, bucket.runs))
     assert peak_bytes(optimizer.step) <= max(factor, 2 * largest(optimizer)) + 0.01 * largest(optimizer)
 
 
@@ -127,26 +129,27 @@ def test_peaks_count_what_is_held_at_once():
 def test_places_are_those_of_the_slots():
     shapes = [((4, 6), linear((4, 6))), ((6, 4), transposed((6, 4))), ((4, 3, 2), linear((4, 3, 2)))]
     shapes += [((8, 6), linear((8, 6)).cut(2)), ((2, 4, 6), stack((2, 4, 6))), ((8, 6, 1), convolution((8, 6, 1), 2))]
-    members = [(i // 3, torch.nn.Parameter(torch.zeros(shape)), layout) for i, (shape, layout) in enumerate(shapes)]
+    members = [
+        (i // 3, f"p{i}", torch.nn.Parameter(torch.zeros(shape)), layout) for i, (shape, layout) in enumerate(shapes)
+    ]
     [bucket] = fill_buckets(members)
     filled = torch.arange(9.0 * 24).view(bucket.shape)
-    for index, slots in bucket.by_group().items():
-        for slot, place in zip(slots, bucket.places(filled)[index], strict=True):
-            assert torch.equal(place, slot.place(filled))
-            assert place.shape == slot.read(slot.param).shape
+    for slot, place in zip(bucket.slots, bucket.places(filled), strict=True):
+        assert torch.equal(place, slot.place(filled))
+        assert place.shape == slot.read(slot.param).shape
     whole = [slot.whole for slot in bucket.slots]
     assert whole == [True, False, True, False, False, True, False]
-    again = bucket.gather(lambda slot: slot.place(filled), torch.zeros(bucket.shape))
+    again = bucket.gather(lambda slot: slot.place(filled))
     assert torch.equal(again, filled)
 
 
 def test_plain_matrices_are_cut_apart_as_slots_are():
-    members = [(i, torch.nn.Parameter(torch.zeros(3, 5)), linear((3, 5))) for i in (0, 0, 2)]
+    members = [(i, f"p{i}", torch.nn.Parameter(torch.zeros(3, 5)), linear((3, 5))) for i in (0, 0, 2)]
     [bucket] = fill_buckets(members)
     filled = torch.arange(45.0).view(3, 3, 5)
     places = bucket.places(filled)
-    assert {index: len(views) for index, views in places.items()} == {0: 2, 2: 1}
-    assert torch.equal(places[2][0], filled[2])
+    assert len(places) == 3
+    assert torch.equal(places[2], filled[2])
 
 
 def test_weights_gradients_and_state_may_be_exchanged_between_steps():
@@ -165,24 +168,25 @@ def test_weights_gradients_and_state_may_be_exchanged_between_steps():
     assert all(torch.equal(p, q) for p, q in zip(ours, theirs, strict=True))
 
 
-class Narrow(Muon):
+class Narrow(Rule):
     """A direction in the dtype of the iteration."""
 
-    def direction(self, bucket, stack):
-        return super().direction(bucket, stack).bfloat16()
+    def update(self, stack, runs):
+        return stack.bfloat16()
 
 
-class Rounded(Muon):
+class Rounded(Rule):
     """The same in float32."""
 
-    def direction(self, bucket, stack):
-        return super().direction(bucket, stack).bfloat16().float()
+    def update(self, stack, runs):
+        return stack.bfloat16().float()
 
 
 def test_a_direction_in_a_narrower_dtype_moves_the_same_and_is_seen_in_the_buckets_dtype():
     ours, theirs = (parameters([(8, 6), (4, 4)]) for _ in range(2))
-    one, two, seen = Narrow(ours, weight_decay=0.1), Rounded(theirs, weight_decay=0.1), []
-    one.observers.append(lambda bucket, direction: seen.append(direction.dtype))
+    (one, two), seen = (Muon(p, weight_decay=0.1) for p in (ours, theirs)), []
+    one.chain, two.chain = (*one.chain, Narrow()), (*two.chain, Rounded())
+    one.before_move.append(lambda bucket, direction: seen.append(direction.dtype))
     one.step()
     two.step()
     assert all(torch.equal(p, q) for p, q in zip(ours, theirs, strict=True))

@@ -1,13 +1,14 @@
-"""The state dict: tensors and plain values only, keyed by parameter name; loading checks all, then changes.
+"""The state dict, in torch's own format: tensors and plain values only; loading checks all, then changes.
 
-    {"state": {name: {"momentum_buffer": tensor, ...}, ...},
-     "param_groups": [{"params": [name, ...], "rule": "matrix", "lr": 0.02, ...}, ...]}
+    {"state": {0: {"momentum_buffer": tensor, ...}, ...},
+     "param_groups": [{"params": [0, 1, ...], "param_names": [...], "rule": "matrix", "lr": 0.02, ...}, ...]}
 
-Every parameter has an entry in "state", empty if it never had a gradient: so a lost entry can be told from an unused
-parameter. Names are those the optimizer was given; on loading, what torch.compile, DDP and FSDP add to them is set
-aside, so the state of a wrapped model loads into the plain one and back. Momentum is restored in its own dtype.
-(torch's own loader casts every state tensor to the parameter's dtype, which would truncate a float32 momentum of
-bfloat16 weights.)
+Parameters are numbered over all groups, and those without state have no entry in "state": so do torch's optimizers, and
+torch.distributed.checkpoint, Trainer, Lightning and Accelerate rely on it. Loading matches parameters by name where
+both sides have names, else by position. What torch.compile, DDP and FSDP add to names is set aside, so the state of a
+wrapped model loads into the plain one and back. Files of earlier versions, whose "params" and "state" hold names, load
+too. Momentum is restored in its own dtype. (torch's own loader casts every state tensor to the parameter's dtype, which
+would truncate a float32 momentum of bfloat16 weights.)
 """
 
 import re
@@ -26,18 +27,17 @@ Expected = Callable[[Tensor, Mapping[str, Any]], StateLike]
 Check = Callable[[Mapping[str, Any], str], None]
 _SHOWN = 12
 _WRAPPERS = re.compile(r"(^|(?<=\.))(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_NUMBERED = re.compile(r"group\d+\.\d+")  # what an optimizer calls a tensor that it was given without a name
 
 
 def dump(groups: Groups, state: Mapping[Tensor, Mapping[str, Any]]) -> dict[str, Any]:
     """The state dict of an optimizer. Tensors are shared with the optimizer, as torch's state dicts are."""
-    saved_state = {
-        name: dict(state.get(param, {}))
+    numbers = {param: number for number, param in enumerate(param for group in groups for param in group["params"])}
+    saved = [
+        {**group, "params": [numbers[param] for param in group["params"]], "param_names": list(group["param_names"])}
         for group in groups
-        for name, param in zip(group["param_names"], group["params"], strict=True)
-    }
-    options = [{key: value for key, value in group.items() if key not in ("params", "param_names")} for group in groups]
-    named = [{"params": list(group["param_names"]), **rest} for group, rest in zip(groups, options, strict=True)]
-    return {"state": saved_state, "param_groups": named}
+    ]
+    return {"state": {n: dict(state[param]) for param, n in numbers.items() if state.get(param)}, "param_groups": saved}
 
 
 def load(
@@ -47,7 +47,7 @@ def load(
 
     Args:
         saved: what `dump` returned. It is not changed and shares no tensor with the optimizer afterwards.
-        groups: the optimizer's groups; options are replaced by the saved ones, parameters stay.
+        groups: the optimizer's groups; options are replaced by the saved ones, parameters and names stay.
         state: the optimizer's state, replaced.
         expected: the shape and dtype of each state tensor of a parameter under its group.
         check: raises ValueError for a group whose options this optimizer cannot take; gets the group and its name.
@@ -55,22 +55,25 @@ def load(
     Raises:
         ValueError: listing every parameter that does not fit and why. Nothing has been changed then.
     """
-    saved_groups, saved_state = _by_name(saved, [name for group in groups for name in group["param_names"]])
+    saved_groups, saved_state = _by_name(saved, groups)
     problems = _group_problems(saved_groups, groups)
     if not problems:
         problems = _state_problems(saved_groups, saved_state, groups, expected)
     if problems:
         shown = problems[:_SHOWN] + ([f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else [])
         raise ValueError("the state dict does not fit this optimizer:\n  " + "\n  ".join(shown))
-    for index, (group, source) in enumerate(zip(groups, saved_groups, strict=True)):
+    options = [{k: v for k, v in source.items() if k not in ("params", "param_names")} for source in saved_groups]
+    restored: dict[Tensor, dict[str, Any]] = {}
+    for index, (group, source) in enumerate(zip(groups, options, strict=True)):
         check({**group, **source}, f"group {index} of the state dict")
-    state.clear()
-    for group, source in zip(groups, saved_groups, strict=True):
-        group.update({key: value for key, value in source.items() if key != "params"})
         for name, param in zip(group["param_names"], group["params"], strict=True):
-            like = expected(param, group)
-            if saved_state[name]:
-                state[param] = {key: _restore(saved_state[name][key], param, group, like[key][1]) for key in like}
+            if entry := saved_state.get(name):
+                like = expected(param, {**group, **source})
+                restored[param] = {key: _restore(entry[key], param, {**group, **source}, like[key][1]) for key in like}
+    state.clear()
+    state.update(restored)
+    for group, source in zip(groups, options, strict=True):
+        group.update(source)
 
 
 def bare(names: Iterable[str]) -> dict[str, str]:
@@ -84,8 +87,8 @@ def bare(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def _by_name(saved: Mapping[str, Any], ours: Sequence[str]) -> tuple[Groups, dict[str, Any]]:
-    """Groups and state under the names `ours` where they agree but for wrappers, else under their own."""
+def _by_name(saved: Mapping[str, Any], groups: Groups) -> tuple[Groups, dict[str, Any]]:
+    """Saved groups and state, keyed by this optimizer's names as far as the parameters can be told to be its own."""
     if not {"state", "param_groups"} <= set(saved):
         keys = [str(key) for key in saved]
         shown = ", ".join(repr(key) for key in keys[:4]) + (", ..." if len(keys) > 4 else "")
@@ -93,19 +96,57 @@ def _by_name(saved: Mapping[str, Any], ours: Sequence[str]) -> tuple[Groups, dic
             'the state dict of an optimizer has the keys "state" and "param_groups"; this one has '
             f"{len(keys)} keys: {shown}. Was the state dict of a model passed?"
         )
-    names = [name for group in saved["param_groups"] for name in group["params"]]
-    if not all(isinstance(name, str) for name in names):
+    ours = [name for group in groups for name in group["param_names"]]
+    keys = [key for group in saved["param_groups"] for key in group["params"]]
+    theirs = [name for group in saved["param_groups"] for name in group.get("param_names", group["params"])]
+    if len(theirs) != len(keys):
         raise ValueError(
-            "this state dict numbers its parameters, as torch's own optimizers do, and was saved by one of them; "
-            "matfn's optimizers key their state by parameter name, because numbers change with the grouping."
+            f'the state dict has {len(keys)} parameters in the "params" of its groups, but {len(theirs)} "param_names".'
         )
+    if _unnamed(ours) or _unnamed(theirs):
+        names = _by_position(saved["param_groups"], groups)
+    else:
+        names = _renamed(theirs, [key for key in saved["state"] if isinstance(key, str)], ours)
+    told = dict(zip(keys, (names[name] for name in theirs), strict=True))
+    told |= {key: names.get(key, str(key)) for key in saved["state"] if key not in told}
+    renamed = [{**group, "params": [told[key] for key in group["params"]]} for group in saved["param_groups"]]
+    return renamed, {told[key]: entry for key, entry in saved["state"].items()}
+
+
+def _unnamed(names: Sequence[Any]) -> bool:
+    """Whether these are positions, or names made from positions."""
+    return all(not isinstance(name, str) or _NUMBERED.fullmatch(name) for name in names)
+
+
+def _by_position(saved_groups: Groups, groups: Groups) -> dict[Any, str]:
+    """This optimizer's name for each saved one, by the place in its group.
+
+    Raises:
+        ValueError: the groups have other sizes.
+    """
+    sizes = [[len(group["params"]) for group in some] for some in (saved_groups, groups)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(
+            "without names on both sides a state dict is matched by position, and its groups have "
+            f"{sizes[0]} parameters, those of this optimizer {sizes[1]}. Save and load with plan(model) or (name, "
+            "tensor) pairs, which are matched by name."
+        )
+    pairs = zip(saved_groups, groups, strict=True)
+    return {
+        theirs: own
+        for source, group in pairs
+        for theirs, own in zip(source.get("param_names", source["params"]), group["param_names"], strict=True)
+    }
+
+
+def _renamed(theirs: Sequence[str], more: Sequence[str], ours: Sequence[str]) -> dict[str, str]:
+    """This optimizer's name for each saved one where they agree but for wrappers, else the saved name."""
     own = {short: name for name, short in bare(ours).items()}
-    theirs = {name: own.get(short, short) for name, short in bare([*names, *saved["state"]]).items()}
-    agreeing = len(set(theirs.values()) & set(ours))
-    if len(set(theirs.values())) < len(theirs) or agreeing <= len(set(theirs) & set(ours)):
-        theirs = {name: name for name in theirs}
-    groups = [{**group, "params": [theirs[name] for name in group["params"]]} for group in saved["param_groups"]]
-    return groups, {theirs[name]: entry for name, entry in saved["state"].items()}
+    found = {name: own.get(short, short) for name, short in bare([*theirs, *more]).items()}
+    agreeing = len(set(found.values()) & set(ours))
+    if len(set(found.values())) < len(found) or agreeing <= len(set(found) & set(ours)):
+        return {name: name for name in found}
+    return found
 
 
 def _group_problems(saved_groups: Groups, groups: Groups) -> list[str]:
@@ -129,15 +170,13 @@ def _group_problems(saved_groups: Groups, groups: Groups) -> list[str]:
 
 
 def _state_problems(saved_groups: Groups, saved_state: dict[str, Any], groups: Groups, expected: Expected) -> list[str]:
-    """State entries that are missing, of another shape, or of nobody."""
+    """State entries with keys missing or too many, of another shape, or of nobody."""
     problems: list[str] = []
     for group, source in zip(groups, saved_groups, strict=True):
         for name, param in zip(group["param_names"], group["params"], strict=True):
-            if name not in saved_state:
-                problems.append(f"{name}: its state is missing")
-            elif saved_state[name]:
+            if entry := saved_state.get(name):
                 like = expected(param, {**group, **source, "params": group["params"]})
-                problems += [f"{name}: {problem}" for problem in _entry_problems(saved_state[name], like)]
+                problems += [f"{name}: {problem}" for problem in _entry_problems(entry, like)]
     known = {name for group in groups for name in group["param_names"]}
     return problems + [f"{name}: state of a parameter in no group" for name in saved_state if name not in known]
 
@@ -147,13 +186,18 @@ def _entry_problems(entry: Mapping[str, Any], like: StateLike) -> list[str]:
     problems = [f"state {key!r} is missing" for key in like if key not in entry]
     problems += [f"state {key!r} is unexpected" for key in entry if key not in like]
     for key, (shape, _) in like.items():
-        if key in entry and tuple(entry[key].shape) != shape:
-            problems.append(f"state {key!r} has shape {tuple(entry[key].shape)}, wanted {shape}")
+        if key not in entry:
+            continue
+        if not isinstance(entry[key], Tensor | int | float):
+            problems.append(f"state {key!r} is a {type(entry[key]).__name__}, wanted a tensor")
+        elif tuple(torch.as_tensor(entry[key]).shape) != shape:
+            problems.append(f"state {key!r} has shape {tuple(torch.as_tensor(entry[key]).shape)}, wanted {shape}")
     return problems
 
 
-def _restore(value: Tensor, param: Tensor, group: Mapping[str, Any], dtype: torch.dtype | None) -> Tensor:
+def _restore(value: Any, param: Tensor, group: Mapping[str, Any], dtype: torch.dtype | None) -> Tensor:
     """A copy on the parameter's device; AdamW's step counter stays on the host unless AdamW wants it on the device."""
+    value = value if isinstance(value, Tensor) else torch.tensor(float(value))
     hosted = value.ndim == 0 and param.ndim > 0 and not (group.get("fused") or group.get("capturable"))
     # The strides follow the parameter's, so that element-wise kernels stay on their fast path after a resume.
     copied = torch.empty_like(param, dtype=dtype or value.dtype) if value.shape == param.shape else None

@@ -314,7 +314,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         self.layouts.update(zip(params, layouts, strict=False))
 
     def state_dict(self) -> dict[str, Any]:
-        """State by parameter name, plain values and tensors only: see `matfn.optim.checkpoint`."""
+        """Groups and state in torch's own format, with names: see `matfn.optim.checkpoint`."""
         for before in self._optimizer_state_dict_pre_hooks.values():
             before(self)
         self.rest.adopt_momentum(self.param_groups)

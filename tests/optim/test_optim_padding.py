@@ -1,4 +1,4 @@
-"""Crowds: nearly equal small matrices in one padded stack move as they do apart."""
+"""Padding: nearly equal small matrices in one padded stack move as they do apart."""
 
 import pytest
 import torch
@@ -7,7 +7,10 @@ import matfn
 from matfn.optim import Muon, NorMuon, PolarGrad
 from matfn.optim.matrices.buckets import ENTRIES, Bucket
 from matfn.optim.matrices.layout import linear
-from matfn.optim.matrices.padding import SAVED, form_crowds
+from matfn.optim.matrices.padding import SAVED, joined, padded_shape, parts
+from matfn.optim.rules.ema import Ema
+from matfn.optim.rules.polar import DEFLATED, DEFLATED_ROWS, Polar
+from matfn.optim.rules.rule import Rule
 
 SHAPES = [(24, 16), (24, 16), (20, 16), (16, 24), (17, 13), (3, 1), (24, 15)]
 
@@ -24,29 +27,39 @@ def bucket(b, m, n, dtype=torch.float32):
     return Bucket((), (b, m, n), dtype, torch.device("cpu"))
 
 
-class Apart(Muon):
-    """Each bucket for itself."""
+def apart(params, **options):
+    """Muon with each bucket for itself."""
 
-    padded_below = 0
+    class Apart(Polar):
+        padded_below = 0
+
+    optimizer = Muon(params, **options)
+    polar = optimizer.chain[1]
+    optimizer.chain = (Ema(), Apart(polar.method, polar.precision, polar.engine, polar.products))
+    return optimizer
+
+
+def padded_below(optimizer):
+    return min(rule.padded_below for rule in optimizer.chain[1:])
 
 
 @pytest.mark.parametrize("method", [None, matfn.PolarExpress(), matfn.NewtonSchulz(), matfn.Tuned("jordan")], ids=str)
 def test_together_is_apart_to_rounding(method):
     ours, theirs, seen = parameters(), parameters(), []
     options = {"method": method, "engine": matfn.Direct(), "precision": torch.float64, "weight_decay": 0.1}
-    one, two = Muon(ours, **options), Apart(theirs, **options)
-    one.observers.append(
+    one, two = Muon(ours, **options), apart(theirs, **options)
+    one.before_move.append(
         lambda bucket, direction: seen.append((bucket.shape, tuple(direction.shape), direction.clone()))
     )
     for _ in range(3):
         one.step()
         two.step()
-    assert len(one._active.crowds) == 1
-    assert len(two._active.crowds) == len(two.buckets) == len(set(SHAPES))
+    assert len(one._stacks) == 1
+    assert len(two._stacks) == len(two.buckets) == len(set(SHAPES))
     # In float64 but for the sum with the weight, in float32: once for each decay and each move.
     bound = 6 * torch.finfo(torch.float32).eps
     assert all((p - q).abs().max() <= bound * (1 + q.abs().max()) for p, q in zip(ours, theirs, strict=True))
-    assert all(shape == direction for shape, direction, _ in seen)  # observers get each bucket in its own shape
+    assert all(shape == direction for shape, direction, _ in seen)  # hooks get each bucket in its own shape
 
 
 def test_layouts_dtypes_and_groups_may_be_mixed():
@@ -55,38 +68,36 @@ def test_layouts_dtypes_and_groups_may_be_mixed():
     for x in (ours, theirs):
         x[1].grad = torch.ones_like(x[1])
     made = []
-    for kind, p in ((Muon, ours), (Apart, theirs)):
+    for kind, p in ((Muon, ours), (apart, theirs)):
         groups = [
             {"params": p[:4], "lr": 0.1, "layout": [linear(w.shape).cut(2) for w in p[:4]]},
             {"params": p[4:], "lr": 0.3, "scale": "moonlight"},
         ]
         made.append(kind(groups, method=matfn.PolarExpress(), precision=torch.float64))
         made[-1].step()
-    assert len(made[0]._active.crowds) == 2  # one for each dtype
+    assert len(made[0]._stacks) == 2  # one for each dtype
     assert all(torch.allclose(p, q, rtol=1e-6, atol=1e-6) for p, q in zip(ours, theirs, strict=True))
 
 
 def test_only_what_bears_zeros_is_padded():
     params = parameters()
-    assert Muon(params).padded_below
-    assert not Muon(params, method=matfn.RitzMinimax()).padded_below  # it would fit the zeros
-    assert not Muon(params, method=matfn.Prism()).padded_below
-    assert not Muon(params, method=matfn.Exact()).padded_below
-    assert not NorMuon(params).padded_below  # means over rows
-    assert not PolarGrad(params, lr=0.1).padded_below
+    assert padded_below(Muon(params))
+    assert not padded_below(Muon(params, method=matfn.RitzMinimax()))  # it would fit the zeros
+    assert not padded_below(Muon(params, method=matfn.Prism()))
+    assert not padded_below(Muon(params, method=matfn.Exact()))
+    assert not padded_below(NorMuon(params))  # means over rows
+    assert not padded_below(PolarGrad(params, lr=0.1))
 
-    class Mine(Muon):
-        def direction(self, bucket, stack):
-            return stack * len(bucket.slots)
+    class Mine(Rule):
+        def update(self, stack, runs):
+            return stack
 
-    assert not Mine(params).padded_below  # it may look at slots, which a crowd has none of
+    assert not Mine().padded_below  # a rule of one's own says so where it bears zeros
 
 
 def test_zeros_must_cost_less_than_they_save():
     def sizes(*shapes):
-        return sorted(
-            len(crowd.buckets) for crowd in form_crowds([bucket(*shape) for shape in shapes], padded_below=1000)
-        )
+        return sorted(len(together) for together in joined([bucket(*shape) for shape in shapes], padded_below=1000))
 
     assert sizes((1, 64, 64), (1, 64, 60)) == [2]
     assert sizes((1, 768, 768), (1, 768, 700)) == [1, 1]
@@ -94,23 +105,21 @@ def test_zeros_must_cost_less_than_they_save():
     assert sizes((1, 64, 64), (edge // 8, 64, 60)) == [2]
     assert sizes((1, 64, 64), (edge * 8, 64, 60)) == [1, 1]
     assert sizes((ENTRIES // 4096, 64, 64), (1, 64, 63)) == [1, 1]  # the stack would be too large
-    assert form_crowds([bucket(1, 8, 8), bucket(1, 8, 8, torch.float64)], padded_below=1000)[0].whole.shape == (1, 8, 8)
+    assert len(joined([bucket(1, 8, 8), bucket(1, 8, 8, torch.float64)], padded_below=1000)) == 2
     assert sizes() == []
 
 
-def test_a_crowd_is_what_its_parts_are():
-    [crowd] = form_crowds([bucket(2, 8, 5), bucket(1, 6, 7), bucket(3, 8, 8)], padded_below=1000)
-    assert crowd.whole.shape == (6, 8, 8)
+def test_a_padded_stack_holds_each_bucket():
+    [together] = joined([bucket(2, 8, 5), bucket(1, 6, 7), bucket(3, 8, 8)], padded_below=1000)
+    assert padded_shape(together) == (6, 8, 8)
     stack = torch.arange(6 * 64.0).view(6, 8, 8)
-    parts = list(crowd.parts(stack))
-    assert all(tuple(part.shape) == one.shape for one, part in parts)
-    assert sorted(int(part[0, 0, 0]) // 64 for _, part in parts) == [0, 3, 5]
+    views = list(parts(together, stack))
+    assert all(tuple(part.shape) == one.shape for one, part in views)
+    assert sorted(int(part[0, 0, 0]) // 64 for _, part in views) == [0, 3, 5]
 
 
 def test_what_is_deflated_is_not_padded():
     """A sketch sees zeros; and a matrix below the rows from which the default deflates stays below beside a larger."""
-    from matfn.optim.rules.polar import DEFLATED, DEFLATED_ROWS
-
     edge = DEFLATED_ROWS
     gradients = [torch.randn(edge - 1, edge + 2), torch.randn(edge, edge + 2)]
     moved = []
@@ -121,4 +130,4 @@ def test_what_is_deflated_is_not_padded():
         Muon(params, lr=1.0, precision=torch.float32).step()
         moved.append(params[0].detach())
     assert torch.equal(*moved)
-    assert Muon(params, method=DEFLATED).padded_below == 0
+    assert padded_below(Muon(params, method=DEFLATED)) == 0
