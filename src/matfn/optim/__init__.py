@@ -1,6 +1,7 @@
 """Optimizers of matrices: the matrices by a matrix function, the rest by torch's AdamW, in one torch optimizer."""
 
 from ..methods.resolvents.resolvents import Resolvents, resolvents
+from .adamuon import AdaMuon
 from .matrices.layout import Layout
 from .model.plan import Entry, Plan, PlanError, plan
 from .muon import Muon
@@ -19,6 +20,7 @@ from .telemetry.telemetry import Telemetry
 __all__ = [
     "SCALES",
     "SOAP",
+    "AdaMuon",
     "Cutting",
     "Entry",
     "JsonLines",

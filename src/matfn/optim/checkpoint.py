@@ -62,7 +62,7 @@ def load(
     if problems:
         shown = problems[:_SHOWN] + ([f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else [])
         raise ValueError("the state dict does not fit this optimizer:\n  " + "\n  ".join(shown))
-    options = [{k: v for k, v in source.items() if k not in ("params", "param_names")} for source in saved_groups]
+    options = [_options(source, group) for source, group in zip(saved_groups, groups, strict=True)]
     restored: dict[Tensor, dict[str, Any]] = {}
     for index, (group, source) in enumerate(zip(groups, options, strict=True)):
         check({**group, **source}, f"group {index} of the state dict")
@@ -74,6 +74,12 @@ def load(
     state.update(restored)
     for group, source in zip(groups, options, strict=True):
         group.update(source)
+
+
+def _options(source: Mapping[str, Any], group: Mapping[str, Any]) -> dict[str, Any]:
+    """The saved options. torch.distributed.checkpoint makes lists of tuples, which become tuples again."""
+    kept = {key: value for key, value in source.items() if key not in ("params", "param_names")}
+    return {k: tuple(v) if isinstance(v, list) and isinstance(group.get(k), tuple) else v for k, v in kept.items()}
 
 
 def bare(names: Iterable[str]) -> dict[str, str]:

@@ -58,6 +58,9 @@ class Muon(MatrixOptimizer):
             of `matfn.engines.choose` for another one.
         products: the matrix products of the engine, such as `matfn.kernels.EAGER`; None for the choice by device, dtype
             and size (`matfn.kernels.choice_for`).
+        rules: rules for further groups by name, such as ``{"polargrad": functools.partial(PolarGrad, lr=1.0)}`` for
+            groups of ``"rule": "polargrad"``: each a function that makes an optimizer from parameters, whose options
+            are the defaults of those groups.
         rest: options of torch.optim.AdamW for the rest, e.g. ``dict(lr=3e-4, weight_decay=0.1)``; None takes AdamW's
             own defaults (lr 1e-3, weight_decay 1e-2). Under a plan, norms, biases and other vectors are not decayed.
 

@@ -45,6 +45,7 @@ class NorMuon(MatrixOptimizer):
         precision: as in `Muon`.
         engine: as in `Muon`.
         products: as in `Muon`.
+        rules: as in `Muon`.
         rest: as in `Muon`.
 
     Raises:

@@ -79,6 +79,7 @@ class PolarGrad(MatrixOptimizer):
             weights. In bfloat16, U is 1 % off and so is nu.
         engine: as in `Muon`; for a method of polynomials.
         products: as in `Muon`.
+        rules: as in `Muon`.
         rest: options of torch.optim.AdamW for the rest, as in `Muon`.
 
     Raises:

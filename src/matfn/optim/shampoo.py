@@ -70,6 +70,7 @@ class Shampoo(MatrixOptimizer):
         tolerance: of the "balanced" residual of a root (`certify`), about p times its relative error. An eigenvalue
             that was not lifted at all counts as 1; rounding in float32 leaves 0.1 at most at ridge 1e-6.
         cutting: block size, merging of small dimensions.
+        rules: as in `Muon`.
         rest: as for `Muon`.
 
     Raises:

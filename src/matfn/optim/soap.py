@@ -47,6 +47,7 @@ class SOAP(MatrixOptimizer):
         basis_every: steps from one QR step to the next.
         cutting: block size, merging of small dimensions, and the longest side that has a basis of its own. None is
             ``Cutting(block=None, merge=1024, largest=10000)``: whole matrices, and one-sided for a vocabulary.
+        rules: as in `Muon`.
         rest: as for `Muon`.
 
     Raises:

@@ -4,6 +4,7 @@ Two mistakes of matrix optimizers are silent: an embedding or head that is ortho
 nothing is (a wrapper flattened the weights, a name filter missed). Here both are errors, and the plan prints.
 """
 
+import difflib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,8 +31,8 @@ class Entry:
         name: without what torch.compile, DDP and FSDP add.
         parameter: the tensor.
         role: what it is: linear, qkv, conv, embedding, head, norm, ...
-        rule: "matrix", "adamw" or "frozen".
-        layout: which matrices it is made of, for the matrix rule.
+        rule: "matrix", "adamw", "frozen", or the name of another rule for matrices.
+        layout: which matrices it is made of, for the rules of matrices.
         reason: why.
     """
 
@@ -46,9 +47,14 @@ class Entry:
         return f"Entry({self.name!r}, {tuple(self.parameter.shape)}, {self.role!r}, {self.rule!r}, {self.reason!r})"
 
     @property
+    def is_matrix(self) -> bool:
+        """Whether a rule for matrices moves it."""
+        return self.rule not in ("adamw", "frozen")
+
+    @property
     def decays(self) -> bool:
         """Whether weight decay applies: not to norms, biases and other vectors (the convention of nanoGPT)."""
-        return self.rule == "matrix" or (self.parameter.ndim >= 2 and self.role not in ("norm", "bias"))
+        return self.is_matrix or (self.parameter.ndim >= 2 and self.role not in ("norm", "bias"))
 
 
 @dataclass(frozen=True)
@@ -70,19 +76,26 @@ class Plan:
         raise KeyError(f"no parameter {name!r} in this plan")
 
     def __repr__(self) -> str:
-        rules = [f"{sum(e.rule == rule for e in self)} {rule}" for rule in ("matrix", "adamw", "frozen")]
+        known = dict.fromkeys(("matrix", "adamw", "frozen", *(e.rule for e in self)))
+        rules = [f"{sum(e.rule == rule for e in self)} {rule}" for rule in known]
         return f"<Plan of {len(self)} parameters: {', '.join(rules)}; print() shows it>"
 
     def __str__(self) -> str:
         return render(self.entries)
 
     def groups(self) -> list[dict[str, Any]]:
-        """Parameter groups: matrices; the rest; the rest without weight decay (norms, biases, other vectors)."""
-        matrices = [entry for entry in self if entry.rule == "matrix"]
+        """Parameter groups: matrices, by rule; the rest; the rest without weight decay (norms, biases, vectors)."""
+        matrices: dict[str, list[Entry]] = {"matrix": []}
+        for entry in self:
+            if entry.is_matrix:
+                matrices.setdefault(entry.rule, []).append(entry)
         rest = [entry for entry in self if entry.rule == "adamw" and entry.decays]
         plain = [entry for entry in self if entry.rule == "adamw" and not entry.decays]
         groups = [
-            {"params": _pairs(matrices), "rule": "matrix", "layout": [entry.layout for entry in matrices]},
+            *(
+                {"params": _pairs(some), "rule": rule, "layout": [entry.layout for entry in some]}
+                for rule, some in matrices.items()
+            ),
             {"params": _pairs(rest), "rule": "adamw"},
             {"params": _pairs(plain), "rule": "adamw", "weight_decay": 0.0},
         ]
@@ -102,7 +115,8 @@ def plan(
     Args:
         model: plain, compiled or wrapped in DDP.
         overrides: {pattern: decision} where rules do not know, or know wrongly. A decision is "matrix", "adamw",
-            "frozen" (left out of the optimizer), a Layout, or a function from shape to Layout (`matfn.optim.layout`). A
+            "frozen" (left out of the optimizer), the name of another rule for matrices, which the optimizer is given
+            in its ``rules=``, a Layout, or a function from shape to Layout (`matfn.optim.layout`). A pattern that is a
             string is a glob on names, a compiled ``re.Pattern`` must match the whole name; the first match counts.
             Weights of experts with three axes are assumed to be (number, out, in), as the plan says of each; for
             (number, in, out) say ``{"*.experts.*": matfn.optim.layout.transposed_stack}``. What depends on it is the
@@ -163,17 +177,18 @@ def _decide(
         return Decision(role, str(override), None, "by override")
     if override is None and blocks is None and heads is None:
         return found
+    rule = override if isinstance(override, str) else "matrix"
     try:
         layout = _layout(c, override, found)
         layout = layout if blocks is None else layout.cut(blocks)
         if heads is not None:
-            return Decision(role, "matrix", _by_head(layout, heads, role), "each head apart, by the heads= hint")
+            return Decision(role, rule, _by_head(layout, heads, role), "each head apart, by the heads= hint")
     except ValueError as error:
         raise PlanError(f"parameter {name!r}: {error}") from error
     if blocks is not None:
-        return Decision("qkv", "matrix", layout, "cut by the qkv= hint")
-    assumed = found is None and override == "matrix" and c.param.ndim == 3
-    return Decision(role, "matrix", layout, "by override" + (", read as (number, out, in)" if assumed else ""))
+        return Decision("qkv", rule, layout, "cut by the qkv= hint")
+    assumed = found is None and isinstance(override, str) and c.param.ndim == 3
+    return Decision(role, rule, layout, "by override" + (", read as (number, out, in)" if assumed else ""))
 
 
 def _by_head(layout: Layout, heads: int, role: str) -> Layout:
@@ -201,8 +216,14 @@ def _layout(c: Candidate, override: Override | None, found: Decision | None) -> 
         if override.shape != shape:
             raise ValueError(f"the overriding layout is for shape {override.shape}, the parameter has {shape}.")
         return override
-    if override not in ("matrix", None):
-        raise ValueError(f'an override is "matrix", "adamw", "frozen", a Layout or a function; got {override!r}.')
+    known = ("matrix", "adamw", "frozen")
+    if isinstance(override, str) and override != "matrix":
+        meant = difflib.get_close_matches(override.lower(), known, n=1)
+        if meant or not override.isidentifier():
+            raise ValueError(
+                f'an override is "matrix", "adamw", "frozen", a rule\'s name, a Layout or a function; got {override!r}'
+                + (f", did you mean {meant[0]!r}?" if meant else ".")
+            )
     if found is not None and found.layout is not None:
         return found.layout
     if len(shape) < 2:
@@ -214,12 +235,12 @@ def _refuse_mistakes(entries: Sequence[Entry], allow: Collection[str]) -> None:
     """Raise for an orthogonalized embedding or head, and for a plan without matrices, unless asked for."""
     for entry in entries:
         asked = _ASKED.get(entry.role)
-        if entry.rule == "matrix" and asked and asked not in allow:
+        if entry.is_matrix and asked and asked not in allow:
             raise PlanError(
                 f"{entry.name} has the role {entry.role!r} and would be orthogonalized by override or hint. That makes "
                 f'rare and frequent tokens move alike and is rarely meant; pass allow=("{asked}",) if it is.'
             )
-    if "empty" not in allow and not any(entry.rule == "matrix" for entry in entries):
+    if "empty" not in allow and not any(entry.is_matrix for entry in entries):
         raise PlanError(
             "nothing would be orthogonalized:\n"
             + render(entries)

@@ -28,7 +28,7 @@ def render(entries: Sequence["Entry"]) -> str:
 
 def _row(name: str, entry: "Entry") -> Row:
     rule = entry.rule if entry.rule != "adamw" or entry.decays else "adamw, no wd"
-    matrices = entry.layout.matrices if entry.layout and entry.rule == "matrix" else ()
+    matrices = entry.layout.matrices if entry.layout and entry.is_matrix else ()
     return (name, _by(entry.parameter.shape), entry.role, rule, _sizes(matrices), entry.reason)
 
 
@@ -98,12 +98,19 @@ def _fold_name(masked: str, names: Sequence[str]) -> str | None:
     return re.sub("#", lambda _: next(shown), masked)
 
 
+def _counted(entries: Sequence["Entry"]) -> str:
+    """How many matrices there are in them."""
+    count = sum(b for entry in entries if entry.layout for b, _, _ in entry.layout.matrices)
+    return f"{count} {'matrix' if count == 1 else 'matrices'} in "
+
+
 def _summary(entries: Sequence["Entry"]) -> str:
     """One line per rule: parameters, tensors, share, and how many matrices."""
     total = sum(entry.parameter.numel() for entry in entries) or 1
-    count = sum(b for entry in entries if entry.rule == "matrix" and entry.layout for b, _, _ in entry.layout.matrices)
+    names = dict.fromkeys(("matrix", *(e.rule for e in entries if e.is_matrix)))
+    by_rule = {rule: [e for e in entries if e.rule == rule] for rule in names}
     kinds = [
-        ("matrix", [e for e in entries if e.rule == "matrix"], f"{count} {'matrix' if count == 1 else 'matrices'} in "),
+        *((rule, some, _counted(some)) for rule, some in by_rule.items()),
         ("adamw", [e for e in entries if e.rule == "adamw" and e.decays], ""),
         ("adamw, no wd", [e for e in entries if e.rule == "adamw" and not e.decays], ""),
         ("frozen", [e for e in entries if e.rule == "frozen"], ""),
