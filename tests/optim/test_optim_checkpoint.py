@@ -1,4 +1,4 @@
-"""The state dict: by name, plain, bit-identical on resume, portable between wrappers, and refused with reasons."""
+"""The state dict: torch's format, bit-identical on resume, portable between wrappers, and refused with reasons."""
 
 import copy
 import io
@@ -7,6 +7,11 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 
 from matfn import Exact, PolarExpress
 from matfn.optim import Muon, plan
@@ -106,24 +111,51 @@ def test_float32_state_loads_into_a_bfloat16_model_and_back():
     train(wide, first, 1)
 
 
-def test_the_state_dict_is_keyed_by_name_and_holds_plain_values():
+def by_name(state):
+    """The state of each parameter that has some, by its name."""
+    numbers = [
+        (n, name)
+        for group in state["param_groups"]
+        for n, name in zip(group["params"], group["param_names"], strict=True)
+    ]
+    return {name: state["state"][n] for n, name in numbers if n in state["state"]}
+
+
+def as_saved_before(state):
+    """The same in the form of earlier versions: names instead of numbers, an entry for each parameter."""
+    entries = by_name(state)
+    groups = [{**group, "params": group["param_names"]} for group in state["param_groups"]]
+    for group in groups:
+        del group["param_names"]
+    return {
+        "state": {name: entries.get(name, {}) for group in groups for name in group["params"]},
+        "param_groups": groups,
+    }
+
+
+def test_the_state_dict_has_torchs_format_and_holds_plain_values():
     net = model()
     optimizer = Muon(plan(net), scale="moonlight", method=PolarExpress(steps=3), precision=torch.bfloat16)
     train(net, optimizer, 1)
     state = saved(optimizer.state_dict())
     assert set(state) == {"state", "param_groups"}
-    assert set(state["state"]) == {name for name, _ in net.named_parameters()}
-    assert set(state["state"]["1.weight"]) == {"momentum_buffer"}
-    assert [group["params"] for group in state["param_groups"]] == [
-        group["param_names"] for group in optimizer.param_groups
-    ]
+    assert set(state["state"]) == set(range(9))
+    assert [group["params"] for group in state["param_groups"]] == [[0, 1], [2, 3], [4, 5, 6, 7, 8]]
+    assert [g["param_names"] for g in state["param_groups"]] == [g["param_names"] for g in optimizer.param_groups]
+    assert set(by_name(state)["1.weight"]) == {"momentum_buffer"}
+    other = torch.optim.AdamW(list(net.named_parameters())).state_dict()
+    assert set(other) == set(state)
+    assert set(other["param_groups"][0]) - set(state["param_groups"][1]) == set()
     assert state["param_groups"][0]["scale"] == "moonlight"
 
 
 def test_unnamed_tensors_are_named_by_group_and_position():
     p, q, r = (nn.Parameter(torch.randn(4, 6)) for _ in range(3))
     optimizer = Muon([{"params": [p, q]}, {"params": [r], "rule": "adamw"}])
-    assert list(optimizer.state_dict()["state"]) == ["group0.0", "group0.1", "group1.0"]
+    assert [g["param_names"] for g in optimizer.state_dict()["param_groups"]] == [
+        ["group0.0", "group0.1"],
+        ["group1.0"],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -221,15 +253,93 @@ def test_compiled_and_plain_models_exchange_their_state():
     first.load_state_dict(saved(second.state_dict()))
 
 
-def test_a_state_dict_with_prefixes_loads():
-    net = model()
-    optimizer = Muon(plan(net))
+@pytest.mark.parametrize("form", [lambda state: state, as_saved_before], ids=["now", "before"])
+def test_a_state_dict_with_prefixes_loads(form):
+    net, other = model(), model()
+    optimizer, loaded = Muon(plan(net)), Muon(plan(other))
     train(net, optimizer, 1)
-    state = saved(optimizer.state_dict())
-    state["state"] = {f"module.{name}": entry for name, entry in state["state"].items()}
+    state = form(saved(optimizer.state_dict()))
+    state["state"] = {f"module.{n}" if isinstance(n, str) else n: entry for n, entry in state["state"].items()}
     for group in state["param_groups"]:
-        group["params"] = [f"module.{name}" for name in group["params"]]
-    Muon(plan(model())).load_state_dict(state)
+        for key in ("params", "param_names"):
+            group[key] = [f"module.{n}" if isinstance(n, str) else n for n in group.get(key, group["params"])]
+    if form is as_saved_before:
+        for group in state["param_groups"]:
+            del group["param_names"]
+    loaded.load_state_dict(state)
+    same_state(by_name(loaded.state_dict()), by_name(optimizer.state_dict()))
+    assert loaded.param_groups[0]["param_names"] == ["1.weight", "3.weight"]
+
+
+def same_state(one, other):
+    assert set(one) == set(other)
+    for key, entry in one.items():
+        assert set(entry) == set(other[key])
+        assert all(
+            torch.equal(value, other[key][name]) and value.dtype == other[key][name].dtype
+            for name, value in entry.items()
+        )
+
+
+def test_a_file_of_earlier_versions_loads():
+    net, other = model(torch.bfloat16), model(torch.bfloat16)
+    optimizer, loaded = Muon(plan(net), **OPTIONS), Muon(plan(other))
+    train(net, optimizer, 2)
+    loaded.load_state_dict(as_saved_before(saved(optimizer.state_dict())))
+    same_state(loaded.state_dict()["state"], optimizer.state_dict()["state"])
+    assert loaded.param_groups[0]["lr"] == 0.01
+
+
+def test_names_match_whatever_the_order_is():
+    a, b = (nn.Parameter(torch.zeros(4, 4)) for _ in range(2))
+    one, two = Muon([("a", a), ("b", b)]), Muon([("b", b), ("a", a)])
+    a.grad, b.grad = torch.ones(4, 4), 2 * torch.ones(4, 4)
+    one.step()
+    two.load_state_dict(saved(one.state_dict()))
+    assert torch.equal(two.state[a]["momentum_buffer"], one.state[a]["momentum_buffer"])
+
+
+@pytest.mark.parametrize("unnamed", ["ours", "theirs", "no names saved"])
+def test_without_names_on_one_side_positions_match(unnamed):
+    def made(named):
+        weights = [nn.Parameter(torch.zeros(4, 4)), nn.Parameter(torch.zeros(4, 3))]
+        return Muon([(f"w{i}", w) for i, w in enumerate(weights)] if named else weights), weights
+
+    (one, weights), (two, others) = made(unnamed != "theirs"), made(unnamed != "ours")
+    for w in weights:
+        w.grad = torch.randn_like(w)
+    one.step()
+    state = saved(one.state_dict())
+    if unnamed == "no names saved":
+        del state["param_groups"][0]["param_names"]
+    two.load_state_dict(state)
+    for w, other in zip(weights, others, strict=True):
+        assert torch.equal(two.state[other]["momentum_buffer"], one.state[w]["momentum_buffer"])
+    third = Muon([{"params": others[:1]}, {"params": others[1:]}])
+    del state["param_groups"][0]["param_names"]
+    with pytest.raises(ValueError, match=r"matched by position.*\[2\] parameters, those of this optimizer \[1, 1\]"):
+        third.load_state_dict(state)
+
+
+@pytest.mark.parametrize("options", [{}, {"flatten_optimizer_state_dict": True}, {"full_state_dict": True}], ids=str)
+@pytest.mark.parametrize("wrap", [lambda m: m, lambda m: torch.compile(m, backend="eager")], ids=["plain", "compiled"])
+def test_torchs_own_functions_for_checkpoints_round_trip(wrap, options):
+    given, got = StateDictOptions(**options), []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        net = wrap(nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 4)).bfloat16())
+        optimizer = Muon(plan(net), **(OPTIONS if seed == 0 else {}))
+        if seed == 0:
+            for _ in range(2):
+                optimizer.zero_grad()
+                net(torch.randn(3, 4).bfloat16()).square().sum().backward()
+                optimizer.step()
+            state = get_optimizer_state_dict(net, optimizer, options=given)
+        else:
+            set_optimizer_state_dict(net, optimizer, state, options=given)
+        got.append(optimizer)
+    same_state(by_name(got[0].state_dict()), by_name(got[1].state_dict()))
+    assert got[1].state_dict()["param_groups"] == got[0].state_dict()["param_groups"]
 
 
 def test_loading_shares_no_tensor_and_changes_no_argument():
@@ -240,10 +350,20 @@ def test_loading_shares_no_tensor_and_changes_no_argument():
     before = copy.deepcopy(state)
     loaded.load_state_dict(state)
     train(other, loaded, 2)
-    for name, entry in before["state"].items():
+    for number, entry in before["state"].items():
         for key, value in entry.items():
-            assert torch.equal(state["state"][name][key], value)
+            assert torch.equal(state["state"][number][key], value)
     assert state["param_groups"] == before["param_groups"]
+
+
+def drop(state, group):
+    """Take the last parameter out of a group."""
+    return state["param_groups"][group]["params"].pop(), state["param_groups"][group]["param_names"].pop()
+
+
+def add(state, group, number, name):
+    state["param_groups"][group]["params"].append(number)
+    state["param_groups"][group]["param_names"].append(name)
 
 
 def broken(change):
@@ -258,20 +378,18 @@ def broken(change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s["param_groups"][0]["params"].remove("3.weight"), r"3\.weight: missing from the state dict"),
-        (lambda s: s["param_groups"][0]["params"].append("9.weight"), r"9\.weight: unexpected"),
-        (lambda s: s["state"].pop("3.weight"), r"3\.weight: its state is missing"),
-        (lambda s: s["state"].update({"9.weight": {}}), r"9\.weight: state of a parameter in no group"),
-        (lambda s: s["state"]["0.weight"].pop("exp_avg"), r"0\.weight: state 'exp_avg' is missing"),
-        (lambda s: s["state"]["1.weight"].update(other=torch.zeros(1)), r"1\.weight: state 'other' is unexpected"),
+        (lambda s: drop(s, 0), r"3\.weight: missing from the state dict"),
+        (lambda s: add(s, 0, 9, "9.weight"), r"9\.weight: unexpected"),
+        (lambda s: s["param_groups"][0]["params"].append(9), '10 parameters in the "params" .* but 9 "param_names"'),
+        (lambda s: s["state"].update({9: {}}), r"9: state of a parameter in no group"),
+        (lambda s: by_name(s)["0.weight"].pop("exp_avg"), r"0\.weight: state 'exp_avg' is missing"),
+        (lambda s: s["state"][0].update(other=torch.zeros(1)), r"1\.weight: state 'other' is unexpected"),
+        (lambda s: s["state"][0].update(momentum_buffer="x"), r"1\.weight: state 'momentum_buffer' is a str, wanted"),
         (
-            lambda s: s["state"]["1.weight"].update(momentum_buffer=torch.zeros(8, 16)),
+            lambda s: s["state"][0].update(momentum_buffer=torch.zeros(8, 16)),
             r"1\.weight: state 'momentum_buffer' has shape \(8, 16\), wanted \(16, 8\)",
         ),
-        (
-            lambda s: s["param_groups"][1]["params"].append(s["param_groups"][0]["params"].pop()),
-            r"3\.weight: in group 1 of the state dict, in group 0 here",
-        ),
+        (lambda s: add(s, 1, *drop(s, 0)), r"3\.weight: in group 1 of the state dict, in group 0 here"),
         (
             lambda s: s["param_groups"][0].update(rule="adamw"),
             r"1\.weight: group 0 has rule 'adamw' there, 'matrix' here",
@@ -291,8 +409,11 @@ def test_what_does_not_fit_is_named_and_nothing_is_changed(change, message):
 
 def test_a_state_dict_of_a_torch_optimizer_is_refused():
     net = model()
-    with pytest.raises(ValueError, match="numbers its parameters"):
+    with pytest.raises(ValueError, match="matched by position"):
         Muon(plan(net)).load_state_dict(torch.optim.AdamW(net.parameters()).state_dict())
+    groups = [{"params": list(group["params"])} for group in Muon(plan(net)).param_groups]
+    with pytest.raises(ValueError, match=r"1\.weight: group 0 has rule None there, 'matrix' here"):
+        Muon(plan(net)).load_state_dict(torch.optim.AdamW(groups).state_dict())
 
 
 def test_a_parameter_that_never_had_a_gradient_round_trips():
@@ -301,7 +422,7 @@ def test_a_parameter_that_never_had_a_gradient_round_trips():
     p.grad = torch.randn(4, 6)
     optimizer.step()
     state = saved(optimizer.state_dict())
-    assert state["state"]["q"] == {}
+    assert set(state["state"]) == {0}
     optimizer.load_state_dict(state)
     assert q not in optimizer.state
     q.grad = torch.randn(4, 6)
@@ -320,7 +441,7 @@ def test_copies_continue_alike_and_apart(copier):
     scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer)  # schedulers wrap optimizer.step on the instance
     train(net, optimizer, 2)
     twin, other = copier((net, optimizer))
-    assert other.method == Exact()
+    assert other.chain[1].method == Exact()
     before = copy.deepcopy(net)
     train(twin, other, 2, start=2)
     assert same(net, before)

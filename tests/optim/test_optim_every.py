@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from matfn import Exact
-from matfn.optim import SOAP, Muon, NorMuon, PolarGrad, Shampoo, minimax, plan
+from matfn.optim import SOAP, AdaMuon, Muon, NorMuon, PolarGrad, Shampoo, minimax, plan
 from matfn.optim.matrices.layout import convolution, stack
 
 
@@ -33,6 +33,7 @@ CASES = {
     "muon exact": Case(Muon, 0.1, "both", {"method": Exact()}),
     "muon cautious": Case(Muon, 0.1, "no", {"cautious": True}),
     "normuon": Case(NorMuon, 0.1, "right"),
+    "adamuon": Case(AdaMuon, 0.3, "no"),
     "polargrad": Case(PolarGrad, 1.0, "both", {"scale": "rank"}),
     "polargrad polar-first": Case(PolarGrad, 1.8, "both", {"scale": "rank", "variant": "polar-first", "momentum": 0.5}),
     "polargrad heavy-ball": Case(PolarGrad, 0.2, "both", {"scale": "rank", "variant": "heavy-ball", "momentum": 0.8}),
@@ -233,8 +234,8 @@ def test_a_scaled_loss_gives_the_same_bits_and_infinities_skip_the_step(case):
     scaler.step(second)
     scaler.update()
     assert same(before, scaled)
-    for name, entry in second.state_dict()["state"].items():
-        assert all(torch.equal(value, state[name][key]) for key, value in entry.items())
+    for number, entry in second.state_dict()["state"].items():
+        assert all(torch.equal(value, state[number][key]) for key, value in entry.items())
 
 
 @every
@@ -352,11 +353,16 @@ def test_copies_continue_alike_and_apart(case):
 
 
 @every
-def test_the_state_dict_is_keyed_by_name_and_holds_tensors_and_plain_values(case):
+def test_the_state_dict_has_torchs_format_and_holds_tensors_and_plain_values(case):
     net = network()
     train(net, optimizer := build(case, plan(net)), 1)
     state = through_a_file(optimizer.state_dict())
-    assert set(state["state"]) == {name for name, _ in net.named_parameters()}
+    numbers = [number for group in state["param_groups"] for number in group["params"]]
+    names = [name for group in state["param_groups"] for name in group["param_names"]]
+    assert numbers == list(range(len(names)))
+    assert sorted(names) == sorted(name for name, _ in net.named_parameters())
+    stateless = {"1.weight", "3.weight"} if case.options.get("variant") == "vanilla" else set()
+    assert {names[number] for number in state["state"]} == set(names) - stateless
     for entry in state["state"].values():
         assert all(isinstance(value, torch.Tensor) for value in entry.values())
     plain = (bool, int, float, str, list, tuple, type(None))
@@ -373,7 +379,7 @@ def test_state_moves_to_another_dtype_and_device(case):
         loaded = build(case, plan(other))
         loaded.load_state_dict(state)
         for key, value in loaded.state[other[1].weight].items():
-            expected = state["state"]["1.weight"][key]
+            expected = state["state"][0][key]  # "1.weight" is the first parameter of the first group
             assert value.dtype == (expected.dtype if key == "step" else working)
             assert torch.equal(value, expected.to(value.dtype))
         train(other, loaded, 1)
@@ -391,30 +397,36 @@ def test_what_does_not_fit_is_named_with_the_reason_and_nothing_is_changed(case)
     good = through_a_file(optimizer.state_dict())
     before = copy.deepcopy(good)
     missing, misshapen, foreign = (copy.deepcopy(good) for _ in range(3))
-    del missing["state"]["3.weight"]
-    foreign["state"]["1.weight"]["surprise"] = torch.zeros(3)
-    wrongs = [(missing, "3.weight: its state is missing"), (foreign, "1.weight: state 'surprise' is unexpected")]
-    if good["state"]["1.weight"]:
-        key = next(iter(good["state"]["1.weight"]))
-        misshapen["state"]["1.weight"][key] = torch.zeros(2, 3, 5)
+    missing["state"][99] = {}
+    foreign["state"].setdefault(0, {})["surprise"] = torch.zeros(3)
+    wrongs = [(missing, "99: state of a parameter in no group"), (foreign, "1.weight: state 'surprise' is unexpected")]
+    if 0 in good["state"]:
+        key = next(iter(good["state"][0]))
+        misshapen["state"][0][key] = torch.zeros(2, 3, 5)
         wrongs.append((misshapen, rf"1.weight: state '{key}' has shape \(2, 3, 5\), wanted"))
     for wrong, message in wrongs:
         with pytest.raises(ValueError, match=message):
             optimizer.load_state_dict(wrong)
-    for name, entry in through_a_file(optimizer.state_dict())["state"].items():
-        assert all(torch.equal(value, before["state"][name][key]) for key, value in entry.items())
+    for number, entry in through_a_file(optimizer.state_dict())["state"].items():
+        assert all(torch.equal(value, before["state"][number][key]) for key, value in entry.items())
 
 
 @every
-def test_observers_see_each_direction_before_the_weights_move(case):
-    p = nn.Parameter(gaussian(6, 4))
-    optimizer = build(case, [p])
-    seen = []
-    optimizer.observers.append(lambda bucket, d: seen.append((bucket.slots[0].param.detach().clone(), d.clone())))
-    p.grad = gaussian(6, 4, seed=1)
-    optimizer.step()
-    [(before, direction)] = seen
+def test_hooks_see_each_update_before_the_weights_move_and_the_weights_after(case):
+    p, q = nn.Parameter(gaussian(6, 4)), nn.Parameter(gaussian(6, 4))
+    optimizer, plain = build(case, [("p", p)]), build(case, [("p", q)])
+    seen, after = [], []
+    optimizer.before_move.append(lambda bucket, d: seen.append((bucket.names, bucket.weights()[0].clone(), d.clone())))
+    optimizer.after_move.append(lambda bucket: after.append((bucket.names, bucket.weights()[0].clone())))
+    for x, o in ((p, optimizer), (q, plain)):
+        x.grad = gaussian(6, 4, seed=1)
+        o.step()
+    [(names, before, direction)] = seen
+    assert names == ("p",)
     assert torch.equal(before, gaussian(6, 4))
+    assert torch.equal(p, q)
+    assert after[0][0] == ("p",)
+    assert torch.equal(after[0][1], p)
     assert torch.linalg.vector_norm(p.detach() - before) > 0
     cosine = torch.nn.functional.cosine_similarity((before - p.detach()).flatten(), direction.flatten(), dim=0)
     assert cosine > 1 - 1e-9

@@ -201,8 +201,10 @@ def test_patterns_that_match_nothing_and_wrong_decisions_are_errors():
         plan(model, overrides={"*.q.weight": "adamw"})
     with pytest.raises(PlanError, match="matches no parameter"):
         plan(model, qkv={"*.c_attn.weight": 3})
-    with pytest.raises(PlanError, match="'muon'"):
-        plan(model, overrides={"*.weight": "muon"})
+    with pytest.raises(PlanError, match="got 'matrices', did you mean 'matrix'"):
+        plan(model, overrides={"*.weight": "matrices"})
+    with pytest.raises(PlanError, match="a rule's name, a Layout or a function; got 'polar grad'"):
+        plan(model, overrides={"*.weight": "polar grad"})
     with pytest.raises(PlanError, match="fewer than two axes"):
         plan(model, overrides={"*.bias": "matrix"})
     with pytest.raises(PlanError, match="allow must be"):

@@ -290,8 +290,8 @@ def test_a_parameter_group_can_be_added_while_training():
     optimizer.add_param_group({"params": [("3.bias", net[3].bias)], "rule": "adamw"})
     train(net, optimizer, 2)
     assert not torch.equal(before, net[3].weight)
-    assert set(optimizer.state_dict()["state"]["3.weight"]) == {"momentum_buffer"}
-    assert set(optimizer.state_dict()["state"]["3.bias"]) == {"step", "exp_avg", "exp_avg_sq"}
+    assert set(optimizer.state[net[3].weight]) == {"momentum_buffer"}
+    assert set(optimizer.state[net[3].bias]) == {"step", "exp_avg", "exp_avg_sq"}
 
 
 def test_a_tensor_learning_rate_works():
