@@ -2,6 +2,7 @@
 
 from ..methods.resolvents.resolvents import Resolvents, resolvents
 from .adamuon import AdaMuon
+from .matrices import layout
 from .matrices.layout import Layout
 from .model.plan import Entry, Plan, PlanError, plan
 from .muon import Muon
@@ -38,6 +39,7 @@ __all__ = [
     "Telemetry",
     "TensorBoard",
     "jordan",
+    "layout",
     "minimax",
     "moonlight",
     "plan",

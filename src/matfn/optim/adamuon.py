@@ -10,9 +10,9 @@ from ..engines import Engine
 from ..iteration.protocols import Method
 from ..kernels import Products
 from .optimizer import MatrixOptimizer
-from .rules.element_norm import ElementNorm
+from .rules.element_norm import ElementNorm, Sign
 from .rules.ema import Ema
-from .rules.polar import SignedPolar
+from .rules.polar import Polar
 from .scale import Scale
 
 __all__ = ["AdaMuon"]
@@ -92,5 +92,5 @@ class AdaMuon(MatrixOptimizer):
             "cautious": cautious,
             "scale": scale,
         }
-        chain = (Ema(), SignedPolar(method, precision, engine, products), ElementNorm())
+        chain = (Ema(), Sign(), Polar(method, precision, engine, products), ElementNorm())
         super().__init__(params, defaults, chain, rules=rules, rest=rest)

@@ -1,4 +1,4 @@
-"""ElementNorm: AdaMuon's rule, each entry divided by its own root mean square over many steps."""
+"""Sign and ElementNorm, AdaMuon's rules: only signs enter the factor, whose entries are brought to one size."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,9 +9,17 @@ from torch import Tensor
 from ..matrices.buckets import Kind, Run
 from .rule import Rule
 
-__all__ = ["ElementNorm"]
+__all__ = ["ElementNorm", "Sign"]
 
 SQUARES = "exp_avg_sq"
+
+
+class Sign(Rule):
+    """The sign of each entry."""
+
+    def update(self, stack: Tensor, runs: Sequence[Run]) -> Tensor:
+        """In place."""
+        return stack.sign_()
 
 
 class ElementNorm(Rule):

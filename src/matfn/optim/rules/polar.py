@@ -18,7 +18,7 @@ from ...run.execute import factor_in_place
 from ..matrices.buckets import Run
 from .rule import Rule
 
-__all__ = ["DEFLATED", "DEFLATED_ROWS", "LIFTED", "THINLY", "Polar", "SignedPolar", "usual"]
+__all__ = ["DEFLATED", "DEFLATED_ROWS", "LIFTED", "THINLY", "Polar", "usual"]
 
 # Three quintics for what deflation leaves: on 60 momenta of two training runs, in bfloat16, rms(1 - sigma) .33 and .51
 # in the mean, where five steps of Muon's first polynomial leave .32 and .52 in twice the time. A cushion of .06 keeps
@@ -136,11 +136,3 @@ class Polar(Rule):
         iteration = method.schedule(2) if isinstance(method, Scheduled) else method
         form = getattr(iteration, "precision", lambda half: half)(torch.bfloat16)
         return torch.bfloat16 if dtype is torch.float32 and form is torch.bfloat16 else None
-
-
-class SignedPolar(Polar):
-    """The polar factor of the signs of the entries: the size of an entry no longer matters."""
-
-    def update(self, stack: Tensor, runs: Sequence[Run]) -> Tensor:
-        """The polar factor of sign(A) for each matrix A, in place."""
-        return self.factor(stack.sign_(), out=stack)

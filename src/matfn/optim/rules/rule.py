@@ -2,7 +2,7 @@
 
 An optimizer is a chain: one elementwise rule, then matrix rules, each of which takes what the last one returned:
 
-    Muon     Ema, Polar                  NorMuon   Ema, Polar, RowNorm       AdaMuon   Ema, SignedPolar, ElementNorm
+    Muon     Ema, Polar                  NorMuon   Ema, Polar, RowNorm       AdaMuon   Ema, Sign, Polar, ElementNorm
     Shampoo  Ema, InverseRoots           SOAP      Ema, Eigenbasis           PolarGrad VariantEma, Nuclear
 
 The elementwise rule works on the parameters' own entries, so it needs no whole matrix. The matrix rules see whole
