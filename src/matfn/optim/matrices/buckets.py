@@ -149,6 +149,8 @@ class Run:
         Of the kind "element" with the axes (batch..., rows, columns...) of the gradient's view, of "row" (batch...,
         rows), of "matrix" (k,), of square tensors (k, r, d, d).
         """
+        if self._known.get(key) == "element":
+            return [slot.read(self.held(slot.param, key, self.options)) for slot in self.slots]
         return [self.view(slot, key) for slot in self.slots]
 
     def view(self, slot: Slot, key: str) -> Tensor:
