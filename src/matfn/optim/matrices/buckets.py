@@ -39,6 +39,7 @@ class Slot:
         start: first index in the stack.
         count: so many matrices.
         name: of the parameter.
+        shape: rows of one matrix, then the axes of its columns.
         whole: whether the block is all of the parameter, axes in order, so that no view of it has to be made.
     """
 
@@ -49,22 +50,19 @@ class Slot:
     start: int
     count: int
     name: str = ""
+    shape: tuple[int, ...] = field(init=False)
     whole: bool = field(init=False)
 
     def __post_init__(self) -> None:
         x = self.layout
         in_order = (*x.batch, x.rows, *x.columns) == tuple(range(len(x.shape)))
+        object.__setattr__(self, "shape", x.shapes[self.piece])
         object.__setattr__(self, "whole", x.split == x.shape and in_order and len(x.cuts) == 1)
 
     @property
     def where(self) -> slice:
         """Its matrices in the stack."""
         return slice(self.start, self.start + self.count)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Rows of one matrix, then the axes of its columns."""
-        return self.layout.shapes[self.piece]
 
     def read(self, x: Tensor) -> Tensor:
         """The block's view of `x`, a tensor of the parameter's shape (gradient, momentum, the parameter itself)."""
@@ -149,7 +147,7 @@ class Run:
         Of the kind "element" with the axes (batch..., rows, columns...) of the gradient's view, of "row" (batch...,
         rows), of "matrix" (k,), of square tensors (k, r, d, d).
         """
-        if self._known.get(key) == "element":
+        if self._kind(self.slots[0], key) == "element":
             return [slot.read(self.held(slot.param, key, self.options)) for slot in self.slots]
         return [self.view(slot, key) for slot in self.slots]
 
@@ -187,13 +185,15 @@ class Run:
         return [slot.layout.slot(stack[where], slot.piece) for slot, where in zip(self.slots, wheres, strict=True)]
 
     @cached_property
-    def _known(self) -> dict[str, Kind]:
-        return dict(self.kinds(self.slots[0].shape, self.options))
+    def _known(self) -> dict[tuple[int, ...], Mapping[str, Kind]]:
+        """The kinds for the shapes that were asked for."""
+        return {}
 
     def _kind(self, slot: Slot, key: str) -> Kind:
-        kind = self._known.get(key)
-        # Square tensors depend on the axes of the columns, and options may have changed since.
-        return kind if isinstance(kind, str) else self.kinds(slot.shape, self.options)[key]
+        known = self._known.get(slot.shape, {})
+        if key not in known:  # not asked for yet, or options have changed since
+            known = self._known[slot.shape] = self.kinds(slot.shape, self.options)
+        return known[key]
 
 
 @dataclass(eq=False)
