@@ -118,6 +118,31 @@ def test_prepare_sees_all_stacks_before_any_weight_moves():
     assert all(p.any() for p in params)
 
 
+@pytest.mark.parametrize(
+    ("kept", "message"),
+    [
+        ({"age": "counter"}, '"step" is the key of the counter'),
+        ({"step": "matrix"}, '"step" is the key of the counter'),
+        ({"momentum_buffer": "row"}, "keeps 'momentum_buffer', as another rule of its chain does"),
+    ],
+)
+def test_keys_of_state_are_a_rules_own(kept, message):
+    class Keeps(Rule):
+        def state(self, shape, options):
+            return kept
+
+        def update(self, stack, runs):
+            return stack
+
+    p = nn.Parameter(torch.zeros(4, 4))
+    optimizer = MatrixOptimizer([p], OPTIONS, (Ema(), Keeps()))
+    p.grad = torch.ones(4, 4)
+    with pytest.raises(ValueError, match=message):
+        optimizer.step()
+    assert not p.any()
+    assert not optimizer.state
+
+
 # -- rules of several optimizers in one --
 
 

@@ -122,10 +122,19 @@ class MatrixOptimizer(torch.optim.Optimizer):
         return self.lender(rule).scales[name]
 
     def kinds(self, shape: tuple[int, ...], options: Mapping[str, Any]) -> dict[str, Kind]:
-        """The state that the chain of a group keeps for matrices of a shape; see `Rule.state`."""
+        """The state that the chain of a group keeps for matrices of a shape; see `Rule.state`.
+
+        Raises:
+            ValueError: two rules of the chain use one key, or a counter has another key than "step".
+        """
         found: dict[str, Kind] = {}
         for rule in self.lender(options["rule"]).chain:
-            found |= rule.state(shape, options)
+            for key, kind in rule.state(shape, options).items():
+                if (key == COUNTER) != (kind == "counter"):
+                    raise ValueError(f'{rule!r} keeps {key!r} of the kind {kind!r}: "step" is the key of the counter.')
+                if key in found and key != COUNTER:
+                    raise ValueError(f"{rule!r} keeps {key!r}, as another rule of its chain does: choose another key.")
+                found[key] = kind
         return found
 
     def state_like(self, param: Tensor, group: Mapping[str, Any]) -> StateLike:

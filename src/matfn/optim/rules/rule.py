@@ -73,7 +73,7 @@ class Rule(Protocol):
 
         Returns:
             For each key "element" (a number for each entry), "row" (for each row), "matrix" (for each matrix),
-            "counter" (the steps of the parameter, see `Run.step`), or ``(r, d, d)``, r square tensors for each matrix.
+            or ``(r, d, d)``, r square tensors for each matrix; and "counter" for the key "step", see `Run.step`.
             All are zero at first, and float32 at least.
         """
         return {}
