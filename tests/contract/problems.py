@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 import matfn
-from matfn.engines import choose
+from matfn import Coupled, Direct
 from matfn.iteration.protocols import Evaluation
 from matfn.iteration.target import POLAR, Domain
 from matrices import of_eigenvalues, of_singular_values, spectrum
@@ -50,5 +50,5 @@ def allowance(target, method, engine, A: Tensor, values: Tensor | None = None) -
         values = torch.linalg.svdvals(A) if target in (POLAR, matfn.target.INV) else torch.linalg.eigvalsh(A)
     schedule = schedule_on(method, target, values, c)
     if engine is None and not isinstance(method, Evaluation):
-        engine = choose(target)
+        engine = Coupled() if target.domain is Domain.SPD else Direct()
     return 100 * eps * amplification(target, schedule, engine, method, values / c) * c**target.homogeneity

@@ -7,9 +7,8 @@ import torch
 
 import matfn
 from matfn.iteration.protocols import Evaluation
-from matfn.iteration.target import POLAR
-from matfn.run.execute import compute
-from matrices import gaussian
+from matfn.iteration.target import INV, POLAR
+from matrices import compute, gaussian
 
 from . import cases
 from .problems import problem, verb
@@ -106,7 +105,7 @@ def test_autograd_through_an_iteration(method, target):
     A = problem(target, (4, 4), condition=3.0)[0].requires_grad_()  # two runs for each entry: no more than it takes
 
     def iterate(X):
-        return compute(target, X if target in (POLAR, matfn.target.INV) else (X + X.mT) / 2, method)
+        return compute(target, X if target in (POLAR, INV) else (X + X.mT) / 2, method)
 
     assert torch.autograd.gradcheck(iterate, A, eps=1e-6, atol=1e-3, rtol=1e-3)
 

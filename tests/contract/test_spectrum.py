@@ -8,7 +8,7 @@ import torch
 import matfn
 from matfn import Gram, NewtonSchulz, PolarExpress
 from matfn.iteration.protocols import Evaluation, Scheduled
-from matfn.iteration.target import POLAR, SIGN
+from matfn.iteration.target import POLAR, SIGN, Domain
 from matfn.kernels import EAGER
 from matfn.linalg.scaling import prescale
 from matfn.run.arguments import check_method
@@ -49,7 +49,13 @@ def test_verb(method, target):
                 verb(target, A, method)
             assert str(refused.value) == message
             continue
-        engine = None if isinstance(method, Evaluation) else matfn.engines.choose(target)
+        engine = (
+            None
+            if isinstance(method, Evaluation)
+            else matfn.Coupled()
+            if target.domain is Domain.SPD
+            else matfn.Direct()
+        )
         compare(verb(target, A, method), target, method, engine, values, matrix)
 
 
@@ -117,7 +123,7 @@ def test_a_long_schedule_reaches_the_function(method, target):
     A, values, matrix = problem(target)
     want = matrix(expected(target, None, values, NORM))
     schedule = method.schedule(target.p)
-    engine = matfn.engines.choose(target)
+    engine = matfn.Coupled() if target.domain is Domain.SPD else matfn.Direct()
     allowed = 100 * EPS * amplification(target, schedule, engine, method, values / NORM)
     # Newton-Schulz lifts s by q(0) a step, least for p = 8, where s >= (1/(30 sqrt 7))^(1/8) = 0.52, and most steps are
     # taken for p = 1, where s >= 1.6e-4 (inv: its square root) and q(0) = 3 or 2: 40 steps leave only rounding.

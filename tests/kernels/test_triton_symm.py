@@ -19,7 +19,7 @@ import triton.language as tl
 
 from matfn import Direct, Gram, PolarExpress
 from matfn.iteration.target import POLAR
-from matfn.kernels import EAGER, choice, choice_for, triton_symm
+from matfn.kernels import EAGER, triton_symm
 from matfn.kernels.triton_symm import DTYPES, Tile, TritonSymmetric, place
 from matfn.linalg.scaling import prescale
 from matrices import gaussian, orthogonal
@@ -177,21 +177,6 @@ def test_the_quickest_tile_is_kept(monkeypatch):
     quickest(1000)
     with pytest.raises(RuntimeError, match="run the step once before"):
         quickest(5000)
-
-
-def test_where_they_are_chosen(monkeypatch):
-    chosen = choice_for(stand_in(512), mirrored=True)
-    assert chosen.products == TritonSymmetric()
-    assert "not yet measured on a GPU" in chosen.reason
-    for given, why in ((stand_in(511), "511 rows"), (stand_in(512, torch.float32), "float32")):
-        chosen = choice_for(given, mirrored=True)
-        assert chosen.products is EAGER
-        assert why in chosen.reason
-    assert choice_for(stand_in(512), mirrored=False).products is EAGER
-    monkeypatch.setattr(choice, "find_spec", lambda name: None)
-    chosen = choice_for(stand_in(512), mirrored=True)
-    assert chosen.products is EAGER
-    assert "triton is not installed" in chosen.reason
 
 
 NATIVE = """

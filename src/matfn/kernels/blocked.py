@@ -18,7 +18,7 @@ class Blocked:
     """`Products` by plain matrix products into views of the result, matrix by matrix; no derivatives.
 
     In k block rows a symmetric product takes (k + 1)/(2 k) of the full one, and the copy of what is mirrored. On any
-    device and in any dtype; where it pays depends on both (`products_for`).
+    device and in any dtype; where it pays is a row of the machine's profile.
 
     Attributes:
         rows: Height of a block row, at least 1.
