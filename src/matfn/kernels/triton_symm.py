@@ -206,8 +206,8 @@ def _quickest(A: Tensor, B: Tensor, launch: Callable[[Tile], None]) -> Tile:
     if kind not in _CHOSEN:
         if torch.cuda.is_current_stream_capturing():
             raise RuntimeError(
-                f"TritonSymmetric has no tile yet for {tuple(A.shape)} {A.dtype}, and cannot try any while a CUDA graph "
-                f"is captured: run the step once before, or name a tile, as in TritonSymmetric({tiles[0]})"
+                f"TritonSymmetric has no tile yet for {tuple(A.shape)} {A.dtype} and cannot try any while a CUDA "
+                f"graph is captured: run the step once before, or name a tile, as in TritonSymmetric({tiles[0]})"
             )
         _CHOSEN[kind] = min(tiles, key=lambda tile: _milliseconds(lambda: launch(tile)))
     return _CHOSEN[kind]
