@@ -184,7 +184,7 @@ def _check(A: Tensor, *others: Tensor | float | None) -> None:
     if A.dtype not in DTYPES:
         raise TypeError(f"TritonSymmetric takes {', '.join(map(str, DTYPES))}, got {A.dtype}: take EAGER")
     if A.device.type == "cpu" and isinstance(symmetric_product, triton.JITFunction):
-        raise RuntimeError("TritonSymmetric needs a GPU, got a tensor on cpu: take Blocked()")
+        raise RuntimeError("TritonSymmetric runs on a GPU, got a tensor on cpu: take Blocked()")
     if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in (A, *others)):
         raise RuntimeError("TritonSymmetric has no derivative: take EAGER, or work under torch.no_grad()")
 
