@@ -1,4 +1,4 @@
-"""Exact: the function by a decomposition - SVD, eigh, or Newton's iteration for a non-symmetric sign."""
+"""Exact: functions by SVD, eigh or LU, and by Newton's iteration for the sign of a nonsymmetric matrix."""
 
 from dataclasses import dataclass
 
@@ -16,33 +16,38 @@ __all__ = ["Exact"]
 
 @dataclass(frozen=True)
 class Exact:
-    """Backward stable decompositions in float64, whatever the dtype; the default of the accurate functions.
+    """Backward stable decompositions in float64 for every dtype; the default of the accurate functions.
 
-    In float64 the result is as accurate as the dtype of the input can hold, even for an ill-conditioned float32 matrix
-    (an eigh in float32 loses the small eigenvalues), at about twice the time.
+    float32 input is computed in float64, too: eigh in float32 loses the small eigenvalues of an ill-conditioned matrix.
+    float64 takes about twice the time and makes the result accurate to the dtype of the input.
 
-    polar: SVD, on the range: singular values up to max(m, n) eps sigma_1 count as zero, with the eps of the input, and
-    rows and columns of exact zeros stay exactly zero. Roots: eigh. Inverse: LU. sign: eigh, or for a non-symmetric
-    matrix Newton's iteration with norm scaling, which unlike an eigendecomposition also copes with defective matrices.
+    The polar factor is by SVD and zero on the null space: singular values up to max(m, n) eps sigma_1 count as zero,
+    with the eps of the input; zero rows and columns stay exactly zero. Roots are by eigh, the inverse by LU. The sign
+    is by eigh, or for a nonsymmetric matrix by Newton's iteration with norm scaling, which handles defective matrices.
 
     Attributes:
-        singular: What an inverse or an inverse root of a singular matrix is. "refuse": an error; an eigenvalue up to
-            eps times the largest counts as zero. "pseudo-inverse": zero on the null space (the Moore-Penrose inverse
-            and its roots); n eps times the largest counts as zero. It has no derivative at a singular matrix.
+        singular: How to treat a singular matrix in an inverse or inverse root. "refuse": raise an error; eigenvalues up
+            to eps times the largest count as zero. "pseudo-inverse": return zero on the null space (the Moore-Penrose
+            inverse and its roots); eigenvalues up to n eps times the largest count as zero. The pseudo-inverse has no
+            derivative at a singular matrix.
+
+    Raises:
+        ValueError: `singular` is another word.
     """
 
     singular: str = "refuse"
 
     def __post_init__(self) -> None:
-        """Refuse another word."""
+        """Check `singular`."""
         if self.singular not in ("refuse", "pseudo-inverse"):
             raise ValueError(f'singular must be "refuse" or "pseudo-inverse", got {self.singular!r}')
 
     def evaluate(self, target: Target, A: Tensor) -> Tensor:
-        """The function `target` of each matrix of A, (b, m, n).
+        """Compute the function `target` of each matrix of A, (b, m, n).
 
         Raises:
-            SpectrumError: If the spectrum lies where the function is not defined.
+            SpectrumError: If the function is not defined on the spectrum.
+            ValueError: If a matrix for the polar factor has NaN or infinite entries.
         """
         eps = torch.finfo(A.dtype).eps
         A = A.to(torch.float64)
@@ -62,7 +67,7 @@ class Exact:
 
 def _polar(A: Tensor, eps: float) -> Tensor:
     if not bool(torch.isfinite(A).all()):
-        raise ValueError("Exact() takes finite matrices, and this one has NaN or infinite entries")
+        raise ValueError("Exact() needs finite matrices, but this one has NaN or infinite entries")
     W, sigma, Vh = torch.linalg.svd(A / peak_of(A), full_matrices=False)
     tolerance = max(A.shape[-2:]) * eps * sigma[..., :1]
     U = (W * (sigma > tolerance).unsqueeze(-2)) @ Vh
@@ -74,11 +79,11 @@ def _inverse(A: Tensor) -> Tensor:
     peak = peak_of(A)
     A = A / peak
     inverse, info = inv_ex(A)
-    # LU of a singular matrix may end in a tiny pivot instead of a zero one, and an inverse of nothing but rounding.
+    # For a singular matrix LU may find a tiny pivot instead of zero; the inverse is then rounding noise.
     condition = torch.linalg.matrix_norm(A) * torch.linalg.matrix_norm(inverse)
     if bool((info != 0).any()) or not bool((condition * torch.finfo(A.dtype).eps < 1).all()):
         raise SpectrumError(
-            "inv needs an invertible matrix, and this one is singular to working precision: for a symmetric one add "
+            "inv needs an invertible matrix, but this one is singular to working precision: for a symmetric matrix add "
             "ridge=..."
         )
     return inverse / peak
@@ -89,6 +94,6 @@ def _sign(A: Tensor, eps: float) -> Tensor:
         values, V = torch.linalg.eigh(A / peak_of(A))
         floor = eps * values.abs().amax(-1, keepdim=True)
         if bool((values.abs() <= floor).any()):
-            raise SpectrumError("signm needs a spectrum off zero, but the matrix is singular to working precision")
+            raise SpectrumError("signm needs nonzero eigenvalues, but the matrix is singular to working precision")
         return (V * values.sign().unsqueeze(-2)) @ V.mT
     return newton_sign(A)

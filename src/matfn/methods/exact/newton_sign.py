@@ -1,4 +1,4 @@
-"""The sign of a non-symmetric matrix by scaled Newton iteration; `Exact` uses it where an eigendecomposition fails."""
+"""Newton sign: the sign of a nonsymmetric matrix by scaled Newton iteration, for `Exact`."""
 
 import torch
 from torch import Tensor
@@ -8,18 +8,18 @@ from ...linalg.lu import inv_ex
 
 __all__ = ["newton_sign", "peak_of"]
 
-_NEWTON_STEPS = 100  # scaled Newton needs about 9 at any condition number short of 1/eps
+_NEWTON_STEPS = 100  # scaled Newton needs about 9 for condition numbers up to 1/eps
 
 
 def newton_sign(A: Tensor) -> Tensor:
-    """X <- (mu X + (mu X)^-1) / 2, quadratic once mu X is near the sign."""
+    """Iterate X <- (mu X + (mu X)^-1) / 2, which converges quadratically near the sign."""
     X, eps = A / peak_of(A), torch.finfo(A.dtype).eps
     for _ in range(_NEWTON_STEPS):
         Y, info = inv_ex(X)
         if bool((info != 0).any()):
             raise SpectrumError(
-                "signm needs eigenvalues off the imaginary axis, but this matrix has some on it, to working precision "
-                "(zero, or a pair like i and -i)"
+                "signm needs eigenvalues off the imaginary axis, but to working precision this matrix has some on it "
+                "(zero, or a pair such as i and -i)"
             )
         mu = (torch.linalg.matrix_norm(Y) / torch.linalg.matrix_norm(X)).sqrt()[..., None, None]
         new = (mu * X + Y / mu) / 2
@@ -31,9 +31,9 @@ def newton_sign(A: Tensor) -> Tensor:
 
 
 def peak_of(A: Tensor) -> Tensor:
-    """A power of two near the largest entry of each matrix, (b, 1, 1); 1 for a zero one.
+    """Return a power of two near the largest entry of each matrix, (b, 1, 1); 1 for a zero matrix.
 
-    Division by it loses no bit, and keeps eigenvalues, norms and products of norms from overflow.
+    Division by a power of two is exact, and keeps eigenvalues, norms and products of norms from overflow.
     """
     peak = A.detach().abs().amax((-2, -1), keepdim=True)
     return torch.ldexp(torch.ones_like(peak), torch.where(peak == 0, 0, torch.frexp(peak).exponent - 1))

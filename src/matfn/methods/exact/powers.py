@@ -1,4 +1,4 @@
-"""Real powers of symmetric matrices by eigh, for `Exact`."""
+"""Powers: real powers of symmetric matrices by eigh, for `Exact`."""
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ __all__ = ["power", "pseudo_power"]
 
 
 def power(A: Tensor, eps: float, target: Target) -> Tensor:
-    """A^h for symmetric positive (semi)definite A by eigh; h is the homogeneity of the target."""
+    """Compute A^h of each symmetric positive (semi)definite A, (b, n, n); h is the homogeneity of the target."""
     peak = peak_of(A)
     values, V = torch.linalg.eigh(A / peak)
     check_spectrum(values, target, eps, A.shape[-1] * eps)
@@ -19,10 +19,10 @@ def power(A: Tensor, eps: float, target: Target) -> Tensor:
 
 
 def pseudo_power(A: Tensor, zero: float, target: Target) -> Tensor:
-    """A^h on the range of A, zero on its null space."""
+    """Compute A^h on the range of A and zero on its null space; `zero` is relative to the largest eigenvalue."""
     peak = peak_of(A)
     values, V = torch.linalg.eigh(A / peak)
-    check_spectrum(values, SQRT, 0.0, zero)  # as for a square root: only negative eigenvalues are refused
+    check_spectrum(values, SQRT, 0.0, zero)  # the check of a square root: refuses negative eigenvalues only
     range_ = values > zero * values[..., -1:]
     powers = torch.where(range_, values.where(range_, 1.0).pow(target.homogeneity), 0.0)
     return (V * powers.unsqueeze(-2)) @ V.mT * peak**target.homogeneity
