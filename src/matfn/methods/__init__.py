@@ -1,7 +1,7 @@
 """Methods: each method is a frozen value in a file or folder of its own, and one line in `METHODS`."""
 
 from .db_newton import DBNewton
-from .exact.exact import Exact
+from .exact import Exact
 from .newton_schulz import NewtonSchulz
 from .polar_express import PolarExpress
 from .prism.prism import Prism
