@@ -266,12 +266,12 @@ def _preparation(iteration: Iteration, target: Target, purpose: Purpose) -> Prep
     preparation = getattr(iteration, "preparation", PLAIN)
     if preparation.deflation and not target.mirrored:
         raise ValueError(
-            f"{target}: deflation shrinks singular values, and {target} has none: leave it out of the method"
+            f"{target}: deflation shrinks singular values, and {target} has none: leave deflation out of the method"
         )
     if preparation.deflation and purpose is Purpose.DIGITS:
         raise ValueError(
             f"{target}: deflation turns the result by up to some percent, because it sketches. It is for orthogonalize "
-            "and the optimizers; leave it out of the method here"
+            "and the optimizers; leave deflation out of the method here"
         )
     return preparation
 
