@@ -2,7 +2,7 @@
 
     python benchmarks/ritz_minimax_safety.py --out docs/results/ritz_minimax_safety.json
 
-Nothing is measured in time. The bounds, the spectra and the matrices are those of matfn.lab.papers.ritz.safety; half of
+Nothing is measured in time. The bounds, the spectra and the matrices are those of studies.ritz.safety; half of
 the vectors are bred for the greatest value, and half of all are run with a sketch that does not see the first of them.
 """
 
@@ -17,20 +17,10 @@ import torch
 from torch import Generator
 
 from matfn import Direct, Gram, RitzMinimax
-from matfn.lab.papers.ritz.safety import (
-    END,
-    SLACK,
-    SPECTRA,
-    bases,
-    bred,
-    greatest,
-    greatest_root,
-    on_vectors,
-    structured,
-)
-from matfn.lab.provenance import conditions
 from matfn.methods.minimax_table import table
 from matfn.target import INV_ROOT
+from matfn.train.provenance import conditions
+from studies.ritz.safety import END, SLACK, SPECTRA, bases, bred, greatest, greatest_root, on_vectors, structured
 
 DEGREES = (3, 5, 7, 9, (9, 5, 3))
 EXPONENTS = (1, 2, 3, 4, 8)

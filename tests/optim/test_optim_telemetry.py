@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from matfn import Exact, Tuned
-from matfn.lab.training.telemetry_check import MAKERS, untouched
 from matfn.optim import JsonLines, Muon, PolarGrad, Record, Telemetry, TensorBoard, figures, plan
 from matfn.optim.layout import stack
+from studies.polargrad.telemetry_check import MAKERS, untouched
 
 EPS32 = torch.finfo(torch.float32).eps
 SHAPES = [(40, 24), (24, 40), (7, 60)]

@@ -6,10 +6,10 @@ import torch
 import matfn
 from matfn.engines import Coupled
 from matfn.kernels import EAGER
-from matfn.lab.papers.prism.counts import eigenvalues, first
 from matfn.methods import DBNewton
 from matfn.target import SQRT
 from matrices import of_eigenvalues
+from studies.prism.counts import eigenvalues, first
 
 
 class Watched:

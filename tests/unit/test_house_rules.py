@@ -64,7 +64,7 @@ def test_no_boolean_chooses_an_algorithm(path):
     """A flag may ask for more or less of the same; the ones allowed are listed."""
     allowed = {"exact", "nesterov", "converged", "repeats"}
     for f in functions(path):
-        if f.name.startswith("_") or "lab" in path.parts[len(ROOT.parts) :] or path.name == "cli.py":
+        if f.name.startswith("_") or "train" in path.parts[len(ROOT.parts) :] or path.name == "cli.py":
             continue
         named = zip([*f.args.args, *f.args.kwonlyargs], [*[None] * len(f.args.args), *f.args.kw_defaults], strict=True)
         flags = [a.arg for a, d in named if isinstance(d, ast.Constant) and isinstance(d.value, bool)]

@@ -52,34 +52,20 @@ FLOOR = {
     "functions": 9,
     "distributed": 8,
     "optim": 10,
-    "lab": 11,
+    "train": 11,
     "cli": 12,
 }
-# Rooms of the lab, from the ground up, above its single files.
-LAB = (
-    "recipes",
-    "lessons",
-    "training",
-    "comparison",
-    "accuracy",
-    "papers",
-    "budget",
-    "speed",
-    "tuning",
-    "commands",
-)
 HOME = {  # packages that only some places may import, whenever they do it
     "triton": ("kernels/triton_symm.py",),
     "torch.distributed": ("distributed/",),
-    "matplotlib": ("lab/",),
-    "typer": ("cli.py", "lab/"),
-    "rich": ("cli.py", "lab/"),
-    "transformers": ("lab/",),
-    "tokenizers": ("lab/",),
-    "mlxtend": ("lab/lessons/images.py",),
-    "mpmath": ("minimax/", "lab/"),
-    "scipy": ("lab/accuracy/solvers.py",),
-    **dict.fromkeys(("pytorch_optimizer", "heavyball", "gram_newton_schulz", "muon"), ("lab/peers.py",)),
+    "matplotlib": ("train/",),
+    "typer": ("cli.py", "train/terminal.py"),
+    "rich": ("cli.py", "train/"),
+    "transformers": ("train/model.py",),
+    "tokenizers": ("train/data.py",),
+    "mlxtend": ("train/images.py",),
+    "mpmath": ("minimax/", "train/"),
+    **dict.fromkeys(("scipy", "pytorch_optimizer", "heavyball", "gram_newton_schulz", "muon"), ()),
     "torch.utils.tensorboard": ("optim/sinks.py",),
 }
 HEAVY = ("triton", "matplotlib", "rich", "typer", "transformers", "scipy", "tokenizers", "mlxtend")
@@ -123,7 +109,7 @@ def test_direction(path):
             assert FLOOR[other] < FLOOR[own], f"{own} imports {name}"
         assert other != "minimax" or own in ("methods", "minimax"), f"{own} imports {name}"
         public = name.split(".")[0] == "matfn" and other is None and name.startswith("matfn.")
-        assert not public or own in ("lab", "cli"), f"{own} imports {name} from the top: name the module it lives in"
+        assert not public or own in ("train", "cli"), f"{own} imports {name} from the top: name the module it lives in"
 
 
 @every_file
@@ -191,15 +177,35 @@ def test_what_an_import_loads():
     assert not loaded & {"mpmath", "sympy", "matplotlib", *HEAVY}, loaded
 
 
-def lab_floor(parts):
-    """The floor in the lab of a module below `matfn.lab`: 0 for its single files."""
-    return LAB.index(parts[0]) + 1 if parts and parts[0] in LAB else 0
+REPOSITORY = ROOT.parents[1]
+BESIDE = [f for folder in ("studies", "benchmarks") for f in sorted((REPOSITORY / folder).rglob("*.py"))]
 
 
-@pytest.mark.parametrize("path", [f for f in FILES if f.is_relative_to(ROOT / "lab")], ids=lambda f: f.stem)
-def test_direction_in_the_lab(path):
-    own = path.relative_to(ROOT / "lab").parts
-    assert own[0] in LAB or len(own) == 1, f"{own[0]} is a new room: give it a floor"
-    for name in imports(path):
-        if name.startswith("matfn.lab."):
-            assert lab_floor(name.split(".")[2:]) <= lab_floor(own), f"{'/'.join(own)} imports {name}"
+def test_the_package_does_not_import_studies_or_benchmarks():
+    for path in FILES:
+        found = [name for name in imports(path) if name.split(".")[0] in ("studies", "benchmarks")]
+        assert not found, f"{path.relative_to(ROOT)} imports {found}: they are not in the wheel"
+
+
+@pytest.mark.skipif(not BESIDE, reason="studies/ and benchmarks/ are not there: an installed package")
+def test_studies_and_benchmarks_have_no_import_circle():
+    names = {".".join(f.relative_to(REPOSITORY).with_suffix("").parts): f for f in BESIDE}
+    below = {
+        name: {n for n in names if any(i == n or i.startswith(n + ".") for i in top_imports(f))}
+        for name, f in names.items()
+    }
+    while free := [name for name, needs in below.items() if not needs & below.keys()]:
+        for name in free:
+            del below[name]
+    assert not below, f"these import one another: {sorted(below)}"
+
+
+def top_imports(path):
+    """Absolute names that a file imports when it is imported itself."""
+    found = []
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            found += [a.name for a in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found += [f"{node.module}.{a.name}" for a in node.names]
+    return found

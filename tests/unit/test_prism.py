@@ -8,10 +8,10 @@ import matfn
 from matfn import NewtonSchulz, Prism
 from matfn.family import family
 from matfn.fit import blocks, least, moments
-from matfn.lab.papers.prism.counts import first, watch
-from matfn.lab.spectra import SPECTRA
 from matfn.residual import Residual
 from matrices import gaussian, generator, of_eigenvalues, of_singular_values, orthogonal
+from studies.prism.counts import first, watch
+from studies.spectra import SPECTRA
 
 EXACT3, EXACT5 = Prism(degree=3, sketch="exact"), Prism(degree=5, sketch="exact")
 EPS32 = 2.0**-23

@@ -4,20 +4,10 @@ import pytest
 import torch
 
 from matfn import Direct, Gram, RitzMinimax
-from matfn.lab.papers.ritz.safety import (
-    END,
-    SLACK,
-    SPECTRA,
-    bases,
-    bred,
-    greatest,
-    greatest_root,
-    on_vectors,
-    structured,
-)
 from matfn.methods.minimax_table import table
 from matfn.target import INV_ROOT
 from matrices import generator
+from studies.ritz.safety import END, SLACK, SPECTRA, bases, bred, greatest, greatest_root, on_vectors, structured
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)

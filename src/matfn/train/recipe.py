@@ -1,0 +1,229 @@
+"""What a recipe may say: one frozen dataclass per TOML table, with types, ranges and defaults."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from matfn.train.errors import TrainError
+from matfn.train.rules import OptimizerTable, RestTable
+from matfn.train.settings import build, override, plain, setting, to_toml
+
+__all__ = [
+    "CompareTable",
+    "DataTable",
+    "GridTable",
+    "ModelTable",
+    "OptimizerTable",
+    "Recipe",
+    "RestTable",
+    "TrainTable",
+    "from_table",
+    "load",
+    "text",
+    "to_table",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelTable:
+    """The network: the GPT of `lab/lessons/model.py`, transformers' GPT-2 from its config, or a ResNet for images.
+
+    Of a ResNet `layers` is 6 n + 2 and `width` that of the first of its three stages.
+    """
+
+    name: str = setting("gpt", choices=("gpt", "gpt2", "resnet"))
+    layers: int = setting(4, low=1, high=1000)
+    width: int = setting(128, low=8, high=65536)
+    heads: int = setting(4, low=1, high=1024)
+    positions: str = setting("learned", choices=("learned", "rotary"))
+    tied: bool = False
+
+    def __post_init__(self) -> None:
+        if self.name == "resnet":
+            if self.layers % 6 != 2 or (self.heads, self.positions, self.tied) != (4, "learned", False):
+                raise TrainError(
+                    'layers of name = "resnet" must be 6 n + 2, such as 20, and heads, positions and tied are the '
+                    f"GPTs' alone: got layers = {self.layers}, or one of those"
+                )
+            return
+        if self.width % self.heads or (self.positions == "rotary" and (self.width // self.heads) % 2):
+            even = " and, for rotary positions, leave an even width per head" if self.positions == "rotary" else ""
+            raise TrainError(f"heads must divide model.width{even}; got {self.heads} and {self.width}")
+        if self.name == "gpt2" and (self.positions != "learned" or not self.tied):
+            raise TrainError('name = "gpt2" has learned positions and a tied head: set both so, or take name = "gpt"')
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataTable:
+    """The text and how it is split. `path` and `extensions` are for "text", `path` (a glob or folder) for "shards".
+
+    "mnist5k" has images: of the other keys only `val_fraction` is for it, 0.2 for the usual 1000 of 5000.
+    """
+
+    source: str = setting("stdlib", choices=("stdlib", "text", "shards", "mnist5k"))
+    path: str = ""
+    extensions: tuple[str, ...] = (".txt", ".md", ".py")
+    context: int = setting(128, low=1, high=1 << 20)
+    val_fraction: float = setting(0.05, low=1e-6, high=0.9)
+    split: str = setting("document", choices=("document", "shard"))
+    end_of_text: int = setting(50256, low=0, high=65535)
+    vocabulary: int = setting(50304, low=1, high=65536)
+
+    def __post_init__(self) -> None:
+        if self.source in ("text", "shards") and not self.path:
+            raise TrainError(f'source = "{self.source}" needs data.path: a file, a folder or, for shards, a glob')
+        if self.split == "shard" and self.source != "shards":
+            raise TrainError(f'split = "shard" needs data.source = "shards", got {self.source!r}')
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainTable:
+    """The loop: length, batch, schedule (warm-up steps, constant, last `cooldown` share linear to 0), evaluation."""
+
+    steps: int = setting(300, low=1, high=10**9)
+    batch: int = setting(16, low=1, high=10**6)
+    accumulate: int = setting(1, low=1, high=10**6)
+    warmup: int = setting(30, low=0, high=10**9)
+    cooldown: float = setting(0.4, low=0.0, high=1.0)
+    clip: float = setting(0.0, low=0.0)
+    autocast: str = setting("off", choices=("off", "bfloat16"))
+    compile: bool = False
+    device: str = setting("auto", choices=("auto", "cpu", "cuda"))
+    threads: int = setting(0, low=0, high=1024)
+    seed: int = setting(0, low=0, high=2**31)
+    eval_every: int = setting(50, low=1, high=10**9)
+    eval_windows: int = setting(256, low=1, high=10**7)
+    checkpoint_every: int = setting(0, low=0, high=10**9)
+
+    def __post_init__(self) -> None:
+        if self.warmup + round(self.cooldown * self.steps) > self.steps:
+            raise TrainError(
+                f"warmup ({self.warmup}) and train.cooldown ({self.cooldown:g} of {self.steps} steps) do not fit "
+                "into train.steps: shorten one or train longer"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TelemetryTable:
+    """What `matfn.optim.Telemetry` measures during a run, every so many steps; 0 is off. `only` has glob patterns."""
+
+    every: int = setting(0, low=0, high=10**9)
+    exact: bool = False
+    budget: float = setting(0.05, low=1e-6, high=1.0)
+    only: tuple[str, ...] = ("*",)
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.only:
+            raise TrainError(
+                'only must name something: leave it out for all parameters, or list patterns such as "*.qkv*"'
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridTable:
+    """How the `rates` of the arms are tried: steps of each trial (0: train.steps) and a seed that decides nothing else.
+
+    A seed of its own, so that the choice of the rate does not flatter the seeds that are compared.
+    """
+
+    steps: int = setting(0, low=0, high=10**9)
+    seed: int = setting(1000, low=0, high=2**31)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareTable:
+    """Which seeds, and whether the arms take turns (so that a busy machine hits all of them) or run one by one."""
+
+    seeds: tuple[int, ...] = setting((0,), low=0, high=2**31)
+    order: str = setting("interleaved", choices=("interleaved", "sequential"))
+    grid: GridTable = field(default_factory=GridTable)
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise TrainError(f"seeds must be distinct and not empty, got {list(self.seeds)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A whole experiment: `[optimizer]` is what `matfn train` uses, `[[arms]]` what `matfn compare` compares."""
+
+    title: str = "untitled"
+    model: ModelTable = field(default_factory=ModelTable)
+    data: DataTable = field(default_factory=DataTable)
+    train: TrainTable = field(default_factory=TrainTable)
+    optimizer: OptimizerTable | None = None
+    arms: tuple[OptimizerTable, ...] = ()
+    compare: CompareTable = field(default_factory=CompareTable)
+    telemetry: TelemetryTable = field(default_factory=TelemetryTable)
+
+    def __post_init__(self) -> None:
+        if (self.model.name == "resnet") != (self.data.source == "mnist5k"):
+            raise TrainError(
+                'model.name = "resnet" and data.source = "mnist5k" go together; got '
+                f'"{self.model.name}" and "{self.data.source}": change one of them'
+            )
+        labels = [arm.label for arm in self.arms]
+        if len(set(labels)) < len(labels):
+            raise TrainError(f"two arms share a name, give each its own: {', '.join(labels)}")
+
+    def arm(self, name: str | None) -> OptimizerTable:
+        """The optimizer to train with: the arm of that name, `[optimizer]`, or the only arm.
+
+        Raises:
+            TrainError: There is no such arm, or `name` is None and the choice is open.
+        """
+        candidates = {arm.label: arm for arm in self.arms}
+        if name is not None:
+            if name not in candidates:
+                raise TrainError(f"no arm {name!r} in this recipe; it has: {', '.join(candidates) or 'none'}")
+            return candidates[name]
+        if self.optimizer is not None:
+            return self.optimizer
+        if len(self.arms) == 1:
+            return self.arms[0]
+        if not self.arms:
+            return OptimizerTable()
+        raise TrainError(f"which optimizer? pass --arm with one of: {', '.join(map(repr, candidates))}")
+
+    def place(self, table: OptimizerTable) -> str:
+        """Where one of the optimizers stands in the recipe, for messages: "optimizer" or "arms.2"."""
+        return f"arms.{self.arms.index(table)}" if table in self.arms else "optimizer"
+
+
+def load(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a TOML recipe (or the defaults, for None), apply `key=value` overrides in order, and check everything.
+
+    Raises:
+        TrainError: The file is missing or no TOML, or a key, type or value is wrong.
+    """
+    table: dict[str, Any] = {}
+    if path is not None:
+        try:
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise TrainError(f"cannot read the recipe {str(path)!r}: {error.strerror}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise TrainError(f"{path} is no valid TOML: {error}") from None
+    for assignment in overrides:
+        table = override(table, assignment)
+    return from_table(table)
+
+
+def from_table(table: dict[str, Any]) -> Recipe:
+    """A checked recipe from plain tables, as recorded in a run folder or a checkpoint."""
+    return build(Recipe, table)
+
+
+def to_table(recipe: Recipe) -> dict[str, Any]:
+    """The recipe with every default filled in, as plain tables for JSON, TOML and checkpoints."""
+    return plain(recipe)
+
+
+def text(recipe: Recipe) -> str:
+    """The recipe with every default filled in, as TOML."""
+    return to_toml(to_table(recipe))
