@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import matfn
-from matfn.quadrature import lanczos
+from matfn.linalg.lanczos import lanczos
 from studies.spectra import SPECTRA
 
 __all__ = ["DENSE", "deviation", "direction", "matrix"]

@@ -10,10 +10,10 @@ import torch
 import matfn
 from matfn.engines.cost import computed, products_of
 from matfn.engines.restarts import restarts_for
+from matfn.iteration.schedule import Schedule
 from matfn.kernels import EAGER, ONEDNN, Blocked, Products
 from matfn.kernels.onednn import onednn_runs
 from matfn.kernels.products import Plain
-from matfn.schedule import Schedule
 
 __all__ = ["HEIGHTS", "count_of", "kernels", "plain_kernels"]
 

@@ -15,7 +15,7 @@ from benchmarks.errors import deviation, direction
 from benchmarks.float32_muon import float32_muon
 from benchmarks.peers import LR, Named
 from matfn.optim import Muon
-from matfn.optim.layout import linear
+from matfn.optim.matrices.layout import linear
 from matfn.optim.scale import jordan
 
 __all__ = ["BASELINE", "FLOAT32", "Family", "Maker", "errors_of", "families", "give", "weights_of"]

@@ -19,11 +19,11 @@ from benchmarks.kernels import count_of, kernels
 from benchmarks.rows import Contender, Keep, Report, Row, Watch, facts, measured
 from benchmarks.timing import Pace
 from matfn.engines.choose import choose
+from matfn.iteration.protocols import Scheduled
+from matfn.iteration.schedule import Schedule
+from matfn.iteration.target import POLAR
 from matfn.kernels import Products, products_for
-from matfn.method import Scheduled
 from matfn.optim.oracle import usual as usual_of
-from matfn.schedule import Schedule
-from matfn.target import POLAR
 from studies.accuracy.solvers import method_of
 
 __all__ = [

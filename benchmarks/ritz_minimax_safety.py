@@ -17,8 +17,8 @@ import torch
 from torch import Generator
 
 from matfn import Direct, Gram, RitzMinimax
-from matfn.methods.minimax_table import table
-from matfn.target import INV_ROOT
+from matfn.iteration.target import INV_ROOT
+from matfn.methods.ritz_minimax.table import table
 from matfn.train.provenance import conditions
 from studies.ritz.safety import END, SLACK, SPECTRA, bases, bred, greatest, greatest_root, on_vectors, structured
 

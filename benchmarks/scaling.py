@@ -21,9 +21,9 @@ from benchmarks.rows import Contender, Keep, Report, Row, Watch, facts, measured
 from benchmarks.timing import Pace
 from matfn.engines.choose import choose
 from matfn.engines.cost import share
+from matfn.iteration.schedule import Schedule
+from matfn.iteration.target import POLAR
 from matfn.kernels import Products, products_for
-from matfn.schedule import Schedule
-from matfn.target import POLAR
 
 __all__ = ["BASELINE", "PRESETS", "Load", "fractions", "run"]
 

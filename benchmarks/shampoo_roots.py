@@ -24,10 +24,10 @@ import torch
 from torch import Tensor, nn
 
 import matfn
+from matfn.iteration.target import Target
 from matfn.optim import Shampoo, minimax
-from matfn.optim.layout import linear
+from matfn.optim.matrices.layout import linear
 from matfn.optim.roots import ridged
-from matfn.target import Target
 
 RIDGE = 1e-6
 P = 4

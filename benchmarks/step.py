@@ -18,8 +18,8 @@ from benchmarks.peers import Named
 from benchmarks.rows import Contender, Report, Row, Watch, facts, measured
 from benchmarks.timing import Pace
 from matfn.optim import Muon
-from matfn.optim.buckets import fill_buckets
-from matfn.optim.layout import linear
+from matfn.optim.matrices.buckets import fill_buckets
+from matfn.optim.matrices.layout import linear
 
 __all__ = ["BASELINE", "MEMORY", "MODELS", "PRESETS", "gradient", "run"]
 

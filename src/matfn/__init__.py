@@ -4,6 +4,10 @@ from .certify import Certificate, certify
 from .engines import ENGINES, Coupled, Direct, Gram
 from .errors import ConvergenceWarning, SpectrumError
 from .functions import Polar, inv, inv_rootm, inv_sqrtm, orthogonalize, polar, rootm, signm, sqrtm
+from .iteration.partial_fraction import PartialFraction
+from .iteration.recorder import Recorder
+from .iteration.schedule import Schedule
+from .iteration.step import Polynomial
 from .methods import (
     METHODS,
     QDWH,
@@ -18,10 +22,6 @@ from .methods import (
     method,
     spec,
 )
-from .partial_fraction import PartialFraction
-from .record import Recorder
-from .schedule import Schedule
-from .step import Polynomial
 
 __version__ = "0.1.0"
 

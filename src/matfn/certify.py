@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .checks import check_finite, check_matrix
-from .prescale import prescale
-from .quadrature import root_forms
-from .target import INV_ROOT, POLAR, TARGETS, Target
+from .iteration.target import INV_ROOT, POLAR, TARGETS, Target
+from .linalg.lanczos import root_forms
+from .linalg.scaling import prescale
+from .run.arguments import check_finite, check_matrix
 
 __all__ = ["Certificate", "balanced_residual", "certify"]
 

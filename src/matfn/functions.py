@@ -8,16 +8,16 @@ import torch
 from torch import Generator, Tensor
 
 from .adjoints import adjoint, attach, polar_adjoint
-from .autocast import without_autocast
-from .checks import check_finite, check_matrix, symmetric_part
-from .compute import accurate, orthogonal_factor, polar_factor
-from .converged import check_converged
 from .engines import Engine
+from .iteration.protocols import Evaluation, Method
+from .iteration.target import INV, INV_ROOT, INV_SQRT, POLAR, ROOT, SIGN, SQRT, Domain, Target
 from .kernels import Products
-from .method import Evaluation, Method
+from .linalg.autocast import without_autocast
+from .linalg.scaling import prescale
 from .methods import Exact, PolarExpress
-from .prescale import prescale
-from .target import INV, INV_ROOT, INV_SQRT, POLAR, ROOT, SIGN, SQRT, Domain, Target
+from .run.arguments import check_finite, check_matrix, symmetric_part
+from .run.convergence import check_converged
+from .run.execute import accurate, orthogonal_factor, polar_factor
 
 __all__ = ["Polar", "inv", "inv_rootm", "inv_sqrtm", "orthogonalize", "polar", "rootm", "signm", "sqrtm"]
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from matfn.target import INV, INV_ROOT, INV_SQRT, POLAR, SIGN, SQRT, Domain, Target
+from matfn.iteration.target import INV, INV_ROOT, INV_SQRT, POLAR, SIGN, SQRT, Domain, Target
 from studies.accuracy.fixed_point import composed, from_float, orthonormal, to_float
 from studies.spectra import SPECTRA
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 import matfn
-from matfn.method import Evaluation, Scheduled
-from matfn.target import Domain, Target
+from matfn.iteration.protocols import Evaluation, Scheduled
+from matfn.iteration.target import Domain, Target
 from matfn.train.errors import TrainError
 from studies.accuracy.problems import FUNCTIONS, Problem
 

@@ -9,11 +9,11 @@ from typing import Any
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from matfn.method import Evaluation, Fitted, Iteration, Method, Scheduled, finished
-from matfn.residual import Residual
-from matfn.schedule import Schedule
-from matfn.step import Step
-from matfn.target import Target
+from matfn.iteration.protocols import Evaluation, Fitted, Iteration, Method, Scheduled, finished
+from matfn.iteration.residual import Residual
+from matfn.iteration.schedule import Schedule
+from matfn.iteration.step import Step
+from matfn.iteration.target import Target
 
 __all__ = ["Work", "counted", "steps_of"]
 

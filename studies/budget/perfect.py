@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 
 from matfn import PolarExpress
-from matfn.schedule import Schedule
+from matfn.iteration.schedule import Schedule
 from studies.budget.rivals import BUDGETS
 
 __all__ = ["perfect"]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from matfn import NewtonSchulz, PolarExpress, Prism, RitzMinimax, inv_rootm, orthogonalize
-from matfn.target import INV_ROOT, POLAR
+from matfn.iteration.target import INV_ROOT, POLAR
 from studies.accuracy.work import steps_of
 from studies.prism import published
 from studies.prism.counts import eigenvalues, singular_values

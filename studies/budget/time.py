@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 import matfn
 from matfn import RitzMinimax
-from matfn.residual import Residual
+from matfn.iteration.residual import Residual
 from studies.budget.rivals import BUDGETS, OURS, RIVALS, rival
 
 __all__ = ["SHAPES", "Clock", "Overhead", "clocks", "ladder", "overhead"]

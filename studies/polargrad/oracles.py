@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from matfn.target import Target
+from matfn.iteration.target import Target
 
 __all__ = ["TruncatedQDWH"]
 

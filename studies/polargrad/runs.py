@@ -11,7 +11,7 @@ import torch
 from torch.optim.lr_scheduler import StepLR
 
 from matfn import Exact, Tuned
-from matfn.method import Method
+from matfn.iteration.protocols import Method
 from matfn.optim import Muon, PolarGrad
 from studies.polargrad.oracles import TruncatedQDWH
 from studies.polargrad.problems import Completion, Problem, Quadratic, spectra

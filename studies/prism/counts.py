@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from matfn import NewtonSchulz, PolarExpress, Polynomial, Prism, orthogonalize
-from matfn.method import Iteration
-from matfn.residual import Residual
+from matfn.iteration.protocols import Iteration
+from matfn.iteration.residual import Residual
 from studies.prism import published
 from studies.prism.spectral import count, fitted, follow
 from studies.spectra import SPECTRA, Spectrum

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from matfn import Prism, Schedule
-from matfn.fit import blocks, least, moments
+from matfn.methods.prism.fit import blocks, least, moments
 
 __all__ = ["Trace", "count", "fitted", "follow"]
 

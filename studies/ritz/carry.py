@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from matfn.ritz import Density
+from matfn.methods.ritz_minimax.density import Density
 from studies.ritz.rules import Grid, Look, Sight, followed_to_budget, followed_to_tolerance, looking, started, to_budget
 
 __all__ = ["KINDS", "LAGS", "Carried", "carried", "momenta"]

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from matfn.methods.minimax_table import lower_ends, table
-from matfn.ritz import Density
+from matfn.methods.ritz_minimax.density import Density
+from matfn.methods.ritz_minimax.table import lower_ends, table
 from studies.ritz.ways import WAYS, true_density
 
 __all__ = [

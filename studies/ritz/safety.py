@@ -15,11 +15,11 @@ import torch
 from torch import Generator, Tensor
 
 from matfn.engines import Coupled, Engine
+from matfn.iteration.residual import Residual
+from matfn.iteration.target import POLAR, Target
 from matfn.kernels import EAGER
+from matfn.linalg.scaling import prescale
 from matfn.methods import RitzMinimax
-from matfn.prescale import prescale
-from matfn.residual import Residual
-from matfn.target import POLAR, Target
 
 __all__ = ["END", "SLACK", "SPECTRA", "Worst", "bases", "bred", "greatest", "greatest_root", "on_vectors", "structured"]
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from matfn.methods.minimax_table import table
+from matfn.methods.ritz_minimax.table import table
 from studies.ritz.rules import Grid, Sight, applied, compositions, started, to_budget, upper_end
 from studies.spectra import SPECTRA, drawn
 

@@ -10,8 +10,8 @@ import mpmath
 import numpy as np
 import torch
 
-from matfn.quadrature import lanczos
-from matfn.tridiagonal import sectioned
+from matfn.linalg.lanczos import lanczos
+from matfn.linalg.tridiagonal import sectioned
 from studies.ritz import search as ritz_search
 from studies.ritz.carry import KINDS, Carried, carried
 from studies.ritz.rules import Grid, Sight

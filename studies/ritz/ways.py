@@ -11,9 +11,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from matfn.quadrature import lanczos
-from matfn.ritz import Density
-from matfn.tridiagonal import eigen
+from matfn.linalg.lanczos import lanczos
+from matfn.linalg.tridiagonal import eigen
+from matfn.methods.ritz_minimax.density import Density
 
 __all__ = ["WAYS", "Way", "closed_form", "harmonic_values", "jacobi", "true_density"]
 

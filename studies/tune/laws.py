@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from matfn.deflation import deflated
+from matfn.run.deflation import deflated
 
 __all__ = ["COUNT", "Laws"]
 

@@ -19,9 +19,9 @@ from benchmarks import peers
 from benchmarks.budget import Budget
 from benchmarks.rows import Watch, facts
 from benchmarks.timing import Pace, interleaved
-from matfn.checks import check_rounding
 from matfn.kernels import Products
 from matfn.optim.oracle import DEFLATED, LIFTED
+from matfn.run.arguments import check_rounding
 from matfn.train import drawing
 from studies.tune.plan import Plan, plan_of
 from studies.tune.rates import Request, candidates, product_works, stack

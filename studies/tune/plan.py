@@ -11,8 +11,8 @@ import torch
 
 import matfn
 from matfn.engines.cost import Product, computed, products_of, sweeps
+from matfn.iteration.schedule import Schedule
 from matfn.kernels import EAGER
-from matfn.schedule import Schedule
 from studies.tune.laws import Laws
 from studies.tune.rounding import Engine, expected, rounded
 

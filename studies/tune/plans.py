@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 import matfn
-from matfn.checks import check_rounding
 from matfn.engines.cost import products_of
-from matfn.schatten import NORMS
+from matfn.run.arguments import check_rounding
+from matfn.run.schatten import NORMS
 from studies.tune.laws import Laws
 from studies.tune.plan import Plan, plan_of
 from studies.tune.rounding import Engine, expected

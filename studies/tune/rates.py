@@ -11,10 +11,10 @@ from torch import Tensor
 
 from benchmarks.kernels import kernels
 from benchmarks.timing import Pace, Timing, interleaved
-from matfn.deflation import deflated
 from matfn.engines.cost import Product, computed
 from matfn.kernels import EAGER, ONEDNN, Choice, Eager, OneDNN, Products, choice_for
-from matfn.prescale import prescale
+from matfn.linalg.scaling import prescale
+from matfn.run.deflation import deflated
 from studies.tune.plan import Aside
 from studies.tune.plans import LOWERS, Lowers
 

@@ -10,7 +10,7 @@ import torch
 
 import matfn
 from matfn.engines.restarts import margins
-from matfn.schedule import Schedule
+from matfn.iteration.schedule import Schedule
 from studies.tune.laws import Laws
 
 __all__ = ["KAPPA", "Engine", "expected", "rounded"]

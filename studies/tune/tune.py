@@ -20,9 +20,9 @@ from benchmarks.rows import Watch, facts
 from benchmarks.timing import Timing, interleaved
 from matfn.engines.choose import choose
 from matfn.engines.restarts import restarts_for
+from matfn.iteration.target import POLAR
 from matfn.kernels import Products
 from matfn.optim.oracle import usual
-from matfn.target import POLAR
 from studies.tune.laws import Laws
 from studies.tune.plan import Aside, Plan, plan_of, predicted
 from studies.tune.plans import families, plans

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 from benchmarks import command as speed_command
 from benchmarks import dtypes
 from benchmarks import polar as speed_polar
-from matfn.checks import DTYPES
+from matfn.run.arguments import DTYPES
 from matfn.train.errors import TrainError
 from studies.accuracy import __main__ as accuracy_command
 from studies.accuracy import run as bench_accuracy

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from matfn import NewtonSchulz, Polynomial
-from matfn.residual import Residual
+from matfn.iteration.residual import Residual
 
 
 @dataclass(frozen=True)

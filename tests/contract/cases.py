@@ -3,8 +3,8 @@
 import pytest
 
 from matfn import ENGINES, METHODS, Gram, NewtonSchulz, PolarExpress, Prism, Tuned
-from matfn.method import Evaluation, Scheduled
-from matfn.target import INV_ROOT, POLAR, ROOT, TARGETS
+from matfn.iteration.protocols import Evaluation, Scheduled
+from matfn.iteration.target import INV_ROOT, POLAR, ROOT, TARGETS
 
 from .adaptive import Damped
 

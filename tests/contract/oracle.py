@@ -6,11 +6,11 @@ Everything is for a matrix of Frobenius norm c whose singular values (polar, inv
 import torch
 from torch import Tensor
 
-from matfn.method import Evaluation, Iteration, Scheduled
-from matfn.residual import Residual
-from matfn.schedule import Schedule
-from matfn.step import Polynomial
-from matfn.target import Target
+from matfn.iteration.protocols import Evaluation, Iteration, Scheduled
+from matfn.iteration.residual import Residual
+from matfn.iteration.schedule import Schedule
+from matfn.iteration.step import Polynomial
+from matfn.iteration.target import Target
 
 TRUE = {
     "polar": lambda v, p: torch.ones_like(v),

@@ -5,8 +5,8 @@ from torch import Tensor
 
 import matfn
 from matfn.engines import choose
-from matfn.method import Evaluation
-from matfn.target import POLAR, Domain
+from matfn.iteration.protocols import Evaluation
+from matfn.iteration.target import POLAR, Domain
 from matrices import of_eigenvalues, of_singular_values, spectrum
 
 from .oracle import schedule_on

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from matfn.engines import Coupled, Gram
 from matfn.engines.restarts import restarts_for
-from matfn.method import Iteration
-from matfn.partial_fraction import PartialFraction
-from matfn.schedule import Schedule
-from matfn.step import Polynomial
-from matfn.target import Target
+from matfn.iteration.partial_fraction import PartialFraction
+from matfn.iteration.protocols import Iteration
+from matfn.iteration.schedule import Schedule
+from matfn.iteration.step import Polynomial
+from matfn.iteration.target import Target
 
 from .oracle import TRUE
 

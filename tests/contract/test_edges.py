@@ -9,8 +9,8 @@ import matfn
 from matfn import Gram
 from matfn.engines import amplification
 from matfn.engines.restarts import margins, restarts_for
-from matfn.method import Evaluation, Fitted, Scheduled
-from matfn.target import POLAR, Domain
+from matfn.iteration.protocols import Evaluation, Fitted, Scheduled
+from matfn.iteration.target import POLAR, Domain
 from matrices import gaussian, of_singular_values, orthogonal, spectrum
 
 from . import cases

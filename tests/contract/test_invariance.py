@@ -6,8 +6,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import matfn
-from matfn.method import Evaluation
-from matfn.target import POLAR, Domain
+from matfn.iteration.protocols import Evaluation
+from matfn.iteration.target import POLAR, Domain
 from matrices import gaussian, orthogonal
 
 from . import cases

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import matfn
-from matfn.compute import compute
-from matfn.method import Evaluation
-from matfn.target import POLAR
+from matfn.iteration.protocols import Evaluation
+from matfn.iteration.target import POLAR
+from matfn.run.execute import compute
 from matrices import gaussian
 
 from . import cases

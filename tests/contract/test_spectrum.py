@@ -7,11 +7,11 @@ import torch
 
 import matfn
 from matfn import Gram, NewtonSchulz, PolarExpress
-from matfn.checks import check_method
+from matfn.iteration.protocols import Evaluation, Scheduled
+from matfn.iteration.target import POLAR, SIGN
 from matfn.kernels import EAGER
-from matfn.method import Evaluation, Scheduled
-from matfn.prescale import prescale
-from matfn.target import POLAR, SIGN
+from matfn.linalg.scaling import prescale
+from matfn.run.arguments import check_method
 from matrices import orthogonal, spectrum
 
 from . import cases

@@ -18,10 +18,10 @@ import triton
 import triton.language as tl
 
 from matfn import Direct, Gram, PolarExpress
+from matfn.iteration.target import POLAR
 from matfn.kernels import EAGER, choice, choice_for, triton_symm
 from matfn.kernels.triton_symm import DTYPES, Tile, TritonSymmetric, place
-from matfn.prescale import prescale
-from matfn.target import POLAR
+from matfn.linalg.scaling import prescale
 from matrices import gaussian, orthogonal
 
 SMALL = TritonSymmetric(Tile(16, 16, 4, 2))

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from matfn.optim.blocks import Cutting
-from matfn.optim.layout import convolution, linear, stack
+from matfn.optim.matrices.layout import convolution, linear, stack
 
 # Each case: layout, cutting, how to see the parameter as tensors of merged dimensions, and where those are cut.
 CASES = {

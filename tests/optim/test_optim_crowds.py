@@ -5,9 +5,9 @@ import torch
 
 import matfn
 from matfn.optim import Muon, NorMuon, PolarGrad
-from matfn.optim.buckets import ENTRIES, Bucket
-from matfn.optim.crowds import SAVED, form_crowds
-from matfn.optim.layout import linear
+from matfn.optim.matrices.buckets import ENTRIES, Bucket
+from matfn.optim.matrices.layout import linear
+from matfn.optim.matrices.padding import SAVED, form_crowds
 
 SHAPES = [(24, 16), (24, 16), (20, 16), (16, 24), (17, 13), (3, 1), (24, 15)]
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from matfn import Exact
 from matfn.optim import SOAP, Muon, NorMuon, PolarGrad, Shampoo, minimax, plan
-from matfn.optim.layout import convolution, stack
+from matfn.optim.matrices.layout import convolution, stack
 
 
 class Case(NamedTuple):

@@ -8,7 +8,7 @@ from torch import nn
 
 from matfn import Exact, PolarExpress
 from matfn.optim import Muon, plan
-from matfn.optim.layout import linear, stack
+from matfn.optim.matrices.layout import linear, stack
 from matfn.optim.options import FOREIGN
 
 

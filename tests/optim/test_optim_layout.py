@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from matfn.optim import SCALES, Layout, jordan, moonlight, spectral, unit
-from matfn.optim.buckets import fill_buckets
-from matfn.optim.layout import (
+from matfn.optim.matrices.buckets import fill_buckets
+from matfn.optim.matrices.layout import (
     convolution,
     linear,
     stack,

@@ -8,7 +8,7 @@ from torch import nn
 
 from matfn import QDWH, Exact, PolarExpress, Tuned, ZoloPD, orthogonalize
 from matfn.optim import SCALES, MatrixOptimizer, Muon, jordan, plan
-from matfn.optim.layout import convolution, linear, stack, transposed, transposed_convolution
+from matfn.optim.matrices.layout import convolution, linear, stack, transposed, transposed_convolution
 from matfn.optim.oracle import usual
 
 EPS64 = torch.finfo(torch.float64).eps

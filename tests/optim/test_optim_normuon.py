@@ -6,7 +6,7 @@ from torch import nn
 
 from matfn import Exact
 from matfn.optim import SCALES, Muon, NorMuon
-from matfn.optim.layout import convolution, linear, stack, transposed
+from matfn.optim.matrices.layout import convolution, linear, stack, transposed
 
 EPS64 = torch.finfo(torch.float64).eps
 

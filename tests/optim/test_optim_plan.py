@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from matfn.optim import Muon, PlanError, plan
-from matfn.optim.layout import stack, transposed_stack
+from matfn.optim.matrices.layout import stack, transposed_stack
 
 
 class Named(nn.Module):

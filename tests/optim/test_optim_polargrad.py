@@ -6,7 +6,7 @@ from torch import nn
 
 from matfn import QDWH, Exact, NewtonSchulz, PolarExpress, ZoloPD, certify, orthogonalize
 from matfn.optim import Muon, PolarGrad, plan
-from matfn.optim.layout import linear, stack
+from matfn.optim.matrices.layout import linear, stack
 from matfn.optim.polargrad import VARIANTS
 
 EPS64 = torch.finfo(torch.float64).eps

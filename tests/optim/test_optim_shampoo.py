@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from matfn import Exact, PolarExpress, Prism, certify
 from matfn.optim import SOAP, Cutting, Shampoo, due, minimax
-from matfn.optim.layout import linear
+from matfn.optim.matrices.layout import linear
 from matfn.optim.roots import inverse_roots
 
 EPS32 = torch.finfo(torch.float32).eps

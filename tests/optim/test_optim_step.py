@@ -12,8 +12,8 @@ import matfn
 from benchmarks.memory import peak_bytes
 from matfn.engines import Direct
 from matfn.optim import Muon, NorMuon, PolarGrad
-from matfn.optim.buckets import fill_buckets
-from matfn.optim.layout import convolution, linear, stack, transposed
+from matfn.optim.matrices.buckets import fill_buckets
+from matfn.optim.matrices.layout import convolution, linear, stack, transposed
 from matfn.optim.update import moved
 
 KINDS = [Muon, NorMuon, PolarGrad]

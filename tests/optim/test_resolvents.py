@@ -8,10 +8,10 @@ import torch
 
 from matfn import Exact, certify, triangle
 from matfn.certify import balanced_residual
+from matfn.iteration.target import INV, INV_ROOT, INV_SQRT
 from matfn.minimax.resolvents import best_poles, fewest_poles
 from matfn.optim import Resolvents, Shampoo, minimax, resolvents, root_choice
 from matfn.optim.roots import inverse_roots, lower_bound, ridged
-from matfn.target import INV, INV_ROOT, INV_SQRT
 
 EPS32 = torch.finfo(torch.float32).eps
 RIDGE = 1e-6

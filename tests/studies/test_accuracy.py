@@ -8,7 +8,7 @@ import torch
 from typer.testing import CliRunner
 
 import matfn
-from matfn.target import INV, INV_ROOT, INV_SQRT, POLAR, SIGN
+from matfn.iteration.target import INV, INV_ROOT, INV_SQRT, POLAR, SIGN
 from matfn.train.errors import TrainError
 from studies.accuracy.__main__ import app
 from studies.accuracy.problems import FUNCTIONS, problem

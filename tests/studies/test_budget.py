@@ -10,8 +10,8 @@ import torch
 from typer.testing import CliRunner
 
 import matfn
+from matfn.iteration.target import POLAR
 from matfn.optim import Muon
-from matfn.target import POLAR
 from matfn.train import recipe as recipes
 from matfn.train.errors import TrainError
 from studies import momenta

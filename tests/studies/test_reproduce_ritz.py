@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from matfn import Recorder, RitzMinimax, orthogonalize
-from matfn.bounds import greatest_eigenvalue
-from matfn.methods.rehearsal import chain
-from matfn.quadrature import lanczos
-from matfn.residual import Residual
+from matfn.iteration.residual import Residual
+from matfn.linalg.bounds import greatest_eigenvalue
+from matfn.linalg.lanczos import lanczos
+from matfn.methods.ritz_minimax.rehearsal import chain
 from studies import reproduce
 from studies.ritz import report as ritz_report
 from studies.ritz import search as ritz_search

@@ -12,10 +12,10 @@ import matfn
 from benchmarks.errors import deviation, matrix
 from benchmarks.polar import SPECTRA
 from benchmarks.timing import Pace, Timing
-from matfn.deflation import deflated
 from matfn.engines.cost import sweeps
 from matfn.kernels import Blocked
 from matfn.optim.oracle import DEFLATED, LIFTED
+from matfn.run.deflation import deflated
 from studies.tune import figure as tune_figure
 from studies.tune import laws as tune_laws
 from studies.tune import model as tune_model

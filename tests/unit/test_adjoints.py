@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import matfn
-from matfn.compute import compute
-from matfn.target import INV, INV_ROOT, INV_SQRT, POLAR, ROOT, SIGN, SQRT
+from matfn.iteration.target import INV, INV_ROOT, INV_SQRT, POLAR, ROOT, SIGN, SQRT
+from matfn.run.execute import compute
 from matrices import gaussian, of_eigenvalues, of_singular_values, orthogonal, spectrum
 
 EPS = torch.finfo(torch.float64).eps

@@ -7,9 +7,9 @@ import matfn
 from matfn import Coupled, Direct, Gram, PolarExpress
 from matfn.engines import amplification
 from matfn.engines.restarts import restarts_for
+from matfn.iteration.target import INV_ROOT, POLAR
 from matfn.kernels import EAGER, Blocked, products_for
-from matfn.prescale import prescale
-from matfn.target import INV_ROOT, POLAR
+from matfn.linalg.scaling import prescale
 from matrices import gaussian, orthogonal
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import matfn
-from matfn.target import TARGETS
+from matfn.iteration.target import TARGETS
 from matrices import gaussian, generator, of_eigenvalues, orthogonal, spectrum
 
 EPS = torch.finfo(torch.float64).eps

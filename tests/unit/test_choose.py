@@ -7,7 +7,7 @@ import matfn
 from matfn import Coupled, Direct, Gram, PolarExpress
 from matfn.engines import amplification, choose
 from matfn.engines.cost import products_of
-from matfn.target import INV_ROOT, POLAR, SIGN
+from matfn.iteration.target import INV_ROOT, POLAR, SIGN
 from matrices import gaussian
 
 BUDGET = PolarExpress().schedule(2)

@@ -5,9 +5,9 @@ import torch
 
 from matfn import Coupled, Direct, Gram, NewtonSchulz, PolarExpress
 from matfn.engines.cost import Product, computed, products_of, share, sweeps
+from matfn.iteration.target import INV, INV_ROOT, POLAR, SIGN, SQRT
 from matfn.kernels import EAGER, Blocked
 from matfn.methods import QDWH
-from matfn.target import INV, INV_ROOT, POLAR, SIGN, SQRT
 
 DEGREES = [(3, 3), (5, 5, 5), (9, 7, 3), (15, 11, 13, 5), (17, 3)]
 

@@ -5,9 +5,9 @@ import torch
 
 import matfn
 from matfn.engines import Coupled
+from matfn.iteration.target import SQRT
 from matfn.kernels import EAGER
 from matfn.methods import DBNewton
-from matfn.target import SQRT
 from matrices import of_eigenvalues
 from studies.prism.counts import eigenvalues, first
 

@@ -7,8 +7,8 @@ import torch
 
 import matfn
 from matfn import Direct, Gram, PolarExpress
-from matfn.deflation import deflated
 from matfn.kernels import EAGER, Blocked
+from matfn.run.deflation import deflated
 from matrices import orthogonal
 
 DEFLATING = PolarExpress((5, 5, 5), lower=1.4e-2, cushion=0.06, norm="schatten4", deflation=1 / 16)

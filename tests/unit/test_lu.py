@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import matfn
-from matfn.lu import inv_ex
+from matfn.linalg.lu import inv_ex
 from matrices import gaussian
 
 

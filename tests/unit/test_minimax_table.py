@@ -8,12 +8,12 @@ import torch
 
 import matfn
 from matfn import RitzMinimax
+from matfn.iteration.residual import Residual
+from matfn.iteration.step import Magnified, Polynomial
 from matfn.kernels import EAGER
-from matfn.methods.minimax_table import SPACING, START, lower_ends, table
-from matfn.methods.rehearsal import best_step, chain
+from matfn.methods.ritz_minimax.rehearsal import best_step, chain
+from matfn.methods.ritz_minimax.table import SPACING, START, lower_ends, table
 from matfn.minimax import best_odd
-from matfn.residual import Residual
-from matfn.step import Magnified, Polynomial
 from matrices import of_singular_values
 
 ROUNDOFFS = {"bfloat16": 2.0**-8, "float16": 2.0**-11, "float32": 2.0**-24, "float64": 2.0**-53}

@@ -5,9 +5,9 @@ import torch
 
 import matfn
 from matfn import Coupled, Direct, Gram, PolarExpress
+from matfn.iteration.target import INV_ROOT
 from matfn.kernels import EAGER, ONEDNN, Blocked, choice, choice_for, onednn, products_for
-from matfn.prescale import prescale
-from matfn.target import INV_ROOT
+from matfn.linalg.scaling import prescale
 from matrices import gaussian, orthogonal
 
 needs_onednn = pytest.mark.skipif(not onednn.onednn_runs(), reason="this build of torch has no oneDNN")

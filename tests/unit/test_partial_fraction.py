@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from matfn import PartialFraction, ZoloPD
+from matfn.iteration.residual import Form, Residual
 from matfn.kernels import EAGER
-from matfn.residual import Form, Residual
 from matrices import gaussian, of_eigenvalues, of_singular_values, orthogonal, spectrum
 
 EPS = torch.finfo(torch.float64).eps

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import matfn
-from matfn import compute
+from matfn.run import execute as compute
 from matrices import gaussian
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

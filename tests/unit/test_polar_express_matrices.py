@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from matfn import Direct, Gram, NewtonSchulz, PolarExpress, orthogonalize
+from matfn.iteration.target import POLAR
 from matfn.kernels import EAGER
-from matfn.target import POLAR
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import torch
 
 import matfn
 from matfn import NewtonSchulz, Prism
-from matfn.family import family
-from matfn.fit import blocks, least, moments
-from matfn.residual import Residual
+from matfn.iteration.residual import Residual
+from matfn.methods.prism.family import family
+from matfn.methods.prism.fit import blocks, least, moments
 from matrices import gaussian, generator, of_eigenvalues, of_singular_values, orthogonal
 from studies.prism.counts import first, watch
 from studies.spectra import SPECTRA

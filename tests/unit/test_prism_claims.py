@@ -7,12 +7,12 @@ from scipy import stats
 
 from matfn import NewtonSchulz, Prism
 from matfn.engines import Direct
-from matfn.family import family
-from matfn.fit import blocks, least, moments
+from matfn.iteration.residual import Residual
+from matfn.iteration.target import POLAR as POLAR_FACTOR
+from matfn.iteration.target import SIGN
 from matfn.kernels import EAGER
-from matfn.residual import Residual
-from matfn.target import POLAR as POLAR_FACTOR
-from matfn.target import SIGN
+from matfn.methods.prism.family import family
+from matfn.methods.prism.fit import blocks, least, moments
 from matrices import gaussian
 from studies.prism.counts import Watched, polar_row, singular_values
 from studies.prism.published import POLAR, POLAR_HEADS

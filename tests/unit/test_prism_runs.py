@@ -7,9 +7,9 @@ import torch
 
 import matfn
 from matfn import Prism
-from matfn.family import family
-from matfn.fit import blocks, least, moments
-from matfn.residual import Residual
+from matfn.iteration.residual import Residual
+from matfn.methods.prism.family import family
+from matfn.methods.prism.fit import blocks, least, moments
 from matrices import gaussian, generator, orthogonal
 
 

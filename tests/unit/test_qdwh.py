@@ -5,9 +5,9 @@ import torch
 
 import matfn
 from matfn import QDWH, Direct, Exact, PolarExpress, Tuned, ZoloPD
+from matfn.iteration.target import POLAR
 from matfn.kernels import EAGER
-from matfn.prescale import prescale
-from matfn.target import POLAR
+from matfn.linalg.scaling import prescale
 from matrices import gaussian, generator, of_singular_values, spectrum
 
 CONDITIONS = (1.0, 1e1, 1e3, 1e6, 1e8, 1e10, 1e12, 1e15)

@@ -5,7 +5,7 @@ import torch
 
 import matfn
 from matfn import METHODS, QDWH, Exact, NewtonSchulz, PolarExpress, SpectrumError, ZoloPD
-from matfn.bounds import least_singular_value
+from matfn.linalg.bounds import least_singular_value
 from matrices import gaussian, of_eigenvalues, of_singular_values, orthogonal, spectrum
 
 CONVERGED = {
@@ -94,7 +94,7 @@ def test_a_sparse_embedding(method):
 
 
 def test_full_rank_changes_no_bit():
-    from matfn.rank import on_the_range, on_the_range_if_deficient
+    from matfn.linalg.rank import on_the_range, on_the_range_if_deficient
 
     A = gaussian(3, 9, 5, seed=6)
     A = A / torch.linalg.matrix_norm(A, keepdim=True)

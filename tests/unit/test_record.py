@@ -23,9 +23,9 @@ from matfn import (
     polar,
     sqrtm,
 )
+from matfn.iteration.protocols import Fitted, Scheduled
+from matfn.iteration.target import INV_ROOT, POLAR
 from matfn.kernels import EAGER
-from matfn.method import Fitted, Scheduled
-from matfn.target import INV_ROOT, POLAR
 from matrices import of_singular_values, spectrum
 
 METHODS = {

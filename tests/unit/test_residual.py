@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from matfn.residual import Residual
+from matfn.iteration.residual import Residual
 from matrices import gaussian, of_eigenvalues, spectrum
 
 

@@ -4,10 +4,10 @@ import mpmath
 import pytest
 import torch
 
-from matfn.bounds import greatest_eigenvalue
-from matfn.quadrature import lanczos
-from matfn.residual import Residual
-from matfn.ritz import density
+from matfn.iteration.residual import Residual
+from matfn.linalg.bounds import greatest_eigenvalue
+from matfn.linalg.lanczos import lanczos
+from matfn.methods.ritz_minimax.density import density
 from matrices import gaussian, generator, of_eigenvalues, orthogonal
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]

@@ -5,7 +5,7 @@ import torch
 
 import matfn
 from matfn import Direct, Gram, PolarExpress
-from matfn.schatten import tightened
+from matfn.run.schatten import tightened
 from matrices import gaussian, orthogonal
 
 DEGREES = [(5, 5, 5), (3, 7), (9, 5)]

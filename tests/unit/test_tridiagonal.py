@@ -4,7 +4,7 @@ import mpmath
 import pytest
 import torch
 
-from matfn.tridiagonal import _apart, eigen, first_components, sectioned
+from matfn.linalg.tridiagonal import _apart, eigen, first_components, sectioned
 from matrices import generator
 
 EPS = 2.0**-52

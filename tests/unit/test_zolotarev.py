@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from matfn import QDWH, PolarExpress, ZoloPD
+from matfn.iteration.partial_fraction import PartialFraction
 from matfn.minimax.zolotarev import compositions, least_terms, zolotarev
-from matfn.partial_fraction import PartialFraction
 
 LOWERS = (1e-18, 1e-16, 1e-14, 1e-8, 1e-3, 0.1, 0.5, 0.9, 0.999)
 every_lower = pytest.mark.parametrize("lower", LOWERS)

@@ -4,8 +4,8 @@ from functools import partial
 
 from torch import Tensor
 
-from ..autocast import without_autocast
-from ..target import Target
+from ..iteration.target import Target
+from ..linalg.autocast import without_autocast
 from .implicit import Compute, Implicit, Pullback
 from .inverse import inverse_adjoint
 from .roots import root_adjoint

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..lu import inv_ex
+from ..linalg.lu import inv_ex
 from .implicit import Gradients
 
 __all__ = ["inverse_adjoint"]

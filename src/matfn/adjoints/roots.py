@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SpectrumError
-from ..target import Target
+from ..iteration.target import Target
 from .equation import RootEquation
 from .implicit import Gradients, Implicit
 

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from ..iteration.target import SIGN
 from ..methods import Exact
-from ..target import SIGN
 from .equation import RootEquation
 from .implicit import Gradients, Implicit
 

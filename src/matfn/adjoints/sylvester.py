@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SpectrumError
-from ..lu import inv_ex
+from ..linalg.lu import inv_ex
 
 __all__ = ["by_newton"]
 

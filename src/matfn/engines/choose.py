@@ -2,11 +2,11 @@
 
 import torch
 
-from ..constant import constant
-from ..method import Iteration
-from ..schedule import Schedule
-from ..step import Polynomial
-from ..target import POLAR, Target
+from ..iteration.protocols import Iteration
+from ..iteration.schedule import Schedule
+from ..iteration.step import Polynomial
+from ..iteration.target import POLAR, Target
+from ..linalg.constant import constant
 from .cost import products_of
 from .coupled import Coupled
 from .direct import Direct

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
 
-from ..schedule import Schedule
-from ..target import POLAR, Target
+from ..iteration.schedule import Schedule
+from ..iteration.target import POLAR, Target
 from .coupled import Coupled
 from .direct import Direct
 from .gram import Gram

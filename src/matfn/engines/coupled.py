@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ..iteration.protocols import Iteration, finished
+from ..iteration.residual import Residual
+from ..iteration.target import Target
 from ..kernels import Products
-from ..method import Iteration, finished
-from ..residual import Residual
-from ..target import Target
 from .engine import shifted, times_power
 
 __all__ = ["Coupled"]

@@ -5,11 +5,11 @@ from functools import partial
 
 from torch import Tensor
 
+from ..iteration.protocols import Iteration, finished
+from ..iteration.residual import Form, Residual
+from ..iteration.target import Target
 from ..kernels import Products
-from ..method import Iteration, finished
-from ..residual import Form, Residual
-from ..schatten import tightened
-from ..target import Target
+from ..run.schatten import tightened
 from .engine import gram_matrix, wants_tightening
 
 __all__ = ["Direct"]

@@ -4,9 +4,9 @@ from typing import Protocol
 
 from torch import Tensor
 
+from ..iteration.protocols import Iteration
+from ..iteration.target import Target
 from ..kernels import Products
-from ..method import Iteration
-from ..target import Target
 
 __all__ = ["Engine", "gram_matrix", "shifted", "times_power", "wants_tightening"]
 

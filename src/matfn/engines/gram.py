@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ..iteration.protocols import Iteration, finished
+from ..iteration.residual import Residual
+from ..iteration.target import Target
 from ..kernels import Products
-from ..method import Iteration, finished
-from ..residual import Residual
-from ..schatten import tightened
-from ..target import Target
+from ..run.schatten import tightened
 from .engine import gram_matrix, shifted, wants_tightening
 from .restarts import margins, restarts_for
 

@@ -1,15 +1,15 @@
 """Methods: one value object a file. A new method is one file and one line in `METHODS`."""
 
 from .db_newton import DBNewton
-from .exact import Exact
+from .exact.exact import Exact
 from .newton_schulz import NewtonSchulz
-from .parse import method_from, spec_of
 from .polar_express import PolarExpress
-from .prism import Prism
-from .qdwh import QDWH
-from .ritz_minimax import RitzMinimax
+from .prism.prism import Prism
+from .rational.qdwh import QDWH
+from .rational.zolo_pd import ZoloPD
+from .ritz_minimax.ritz_minimax import RitzMinimax
+from .text import method_from, spec_of
 from .tuned import Tuned
-from .zolo_pd import ZoloPD
 
 __all__ = [
     "METHODS",

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..fit import least_of_any_size, moments
+from ..iteration.residual import Residual
+from ..iteration.step import multiplied
 from ..kernels import Products
-from ..lu import inv_ex
-from ..residual import Residual
-from ..step import multiplied
+from ..linalg.lu import inv_ex
 from .checks import check_steps
+from .prism.fit import least_of_any_size, moments
 
 __all__ = ["DBNewton", "Inverting"]
 

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from numbers import Real
 
-from ..deflation import check_deflation
+from ..iteration.schedule import Schedule
+from ..iteration.step import Polynomial
 from ..minimax import Request, cached_rows
-from ..schatten import check_norm
-from ..schedule import Schedule
-from ..step import Polynomial
+from ..run.deflation import check_deflation
+from ..run.schatten import check_norm
 from .checks import check_degrees, check_exponent, check_number, check_steps
 
 __all__ = ["PolarExpress"]

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from ..schedule import Schedule
-from ..step import Polynomial
+from ..iteration.schedule import Schedule
+from ..iteration.step import Polynomial
 from .checks import check_exponent, check_steps
 
 __all__ = ["TUNINGS", "Tuned"]

@@ -1,20 +1,20 @@
 """Optimizers of matrices: the matrices by a matrix function, the rest by torch's AdamW, in one torch optimizer."""
 
-from ..methods.resolvents import Resolvents, resolvents
-from .base import MatrixOptimizer
+from ..methods.resolvents.resolvents import Resolvents, resolvents
 from .blocks import Cutting
-from .layout import Layout
+from .matrices.layout import Layout
+from .model.plan import Entry, Plan, PlanError, plan
 from .muon import Muon
 from .normuon import NorMuon
-from .plan import Entry, Plan, PlanError, plan
+from .optimizer import MatrixOptimizer
 from .polargrad import PolarGrad
 from .root_choice import RootChoice, root_choice
 from .roots import minimax
 from .scale import SCALES, jordan, moonlight, spectral, unit
 from .shampoo import Shampoo
-from .sinks import JsonLines, Record, TensorBoard
 from .soap import SOAP
-from .telemetry import Telemetry
+from .telemetry.sinks import JsonLines, Record, TensorBoard
+from .telemetry.telemetry import Telemetry
 
 __all__ = [
     "SCALES",

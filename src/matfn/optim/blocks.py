@@ -14,9 +14,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from . import foreach
-from .buckets import Bucket, Slot
-from .layout import Layout
+from .matrices import foreach
+from .matrices.buckets import Bucket, Slot
+from .matrices.layout import Layout
 
 __all__ = ["Batch", "Block", "Cutting", "Home", "blocks_of", "fill_batches", "sizes"]
 

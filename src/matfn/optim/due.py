@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import foreach
 from .blocks import Block
-from .buckets import Slot
+from .matrices import foreach
+from .matrices.buckets import Slot
 from .roots import RootMethod, inverse_roots
 
 __all__ = ["Due", "compute_roots", "portions"]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .layout import Layout, linear
+from .matrices.layout import Layout, linear
 
 __all__ = ["RULES", "as_groups", "check_parameters", "check_rest_used", "layouts_for", "named"]
 

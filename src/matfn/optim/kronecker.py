@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import foreach
-from .base import COUNTER, MOMENTUM, MatrixOptimizer
 from .blocks import Batch, Cutting, blocks_of, fill_batches, sizes
-from .buckets import Bucket, Slot, working_dtype
 from .due import Due
+from .matrices import foreach
+from .matrices.buckets import Bucket, Slot, working_dtype
+from .optimizer import COUNTER, MOMENTUM, MatrixOptimizer
 from .options import check_number
 from .rest import StateLike
 

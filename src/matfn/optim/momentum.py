@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from . import foreach
-from .buckets import Bucket, Slot
+from .matrices import foreach
+from .matrices.buckets import Bucket, Slot
 
 __all__ = ["average", "averaged", "folded"]
 

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..deflation import share_of
 from ..engines import Engine
+from ..iteration.protocols import Method
 from ..kernels import Products
-from ..method import Method
 from ..methods import NewtonSchulz, PolarExpress, Tuned
-from .buckets import Bucket
+from ..run.deflation import share_of
+from .matrices.buckets import Bucket
 from .oracle import DEFLATED_ROWS, PolarOptimizer
 from .scale import Scale
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from ..engines import Engine
+from ..iteration.protocols import Method
 from ..kernels import Products
-from ..method import Method
-from . import foreach
-from .buckets import Bucket, Slot, working_dtype
+from .matrices import foreach
+from .matrices.buckets import Bucket, Slot, working_dtype
 from .options import check_number
 from .oracle import PolarOptimizer
 from .rest import StateLike

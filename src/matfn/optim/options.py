@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .layout import Layout
+from .matrices.layout import Layout
 
 __all__ = ["FOREIGN", "check_number", "check_options", "check_scale", "check_values"]
 

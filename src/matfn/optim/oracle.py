@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import check_engine, check_precision, check_products
-from ..compute import factor_in_place
 from ..engines import Direct, Engine, Gram
 from ..functions import orthogonalize
+from ..iteration.protocols import Evaluation, Iteration, Method, Scheduled
 from ..kernels import Products
-from ..method import Evaluation, Iteration, Method, Scheduled
 from ..methods import PolarExpress
-from .base import MatrixOptimizer
+from ..run.arguments import check_engine, check_precision, check_products
+from ..run.execute import factor_in_place
+from .optimizer import MatrixOptimizer
 
 __all__ = ["DEFLATED", "DEFLATED_ROWS", "LIFTED", "THINLY", "PolarOptimizer", "usual"]
 

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from ..engines import Engine
+from ..iteration.protocols import Method
 from ..kernels import Products
-from ..method import Method
 from ..methods import QDWH
-from . import foreach
-from .base import MOMENTUM
-from .buckets import Bucket, Slot, working_dtype
+from .matrices import foreach
+from .matrices.buckets import Bucket, Slot, working_dtype
 from .momentum import folded
+from .optimizer import MOMENTUM
 from .options import check_number
 from .oracle import PolarOptimizer
 from .rest import StateLike

@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..autocast import without_autocast
 from ..certify import balanced_residual
-from ..compute import accurate
 from ..errors import SpectrumError
-from ..method import Evaluation, Iteration, Method, Scheduled
+from ..iteration.protocols import Evaluation, Iteration, Method, Scheduled
+from ..iteration.target import INV_ROOT
+from ..linalg.autocast import without_autocast
+from ..linalg.scaling import Scale, prescale
 from ..methods import Exact, PolarExpress
-from ..methods.resolvents import Resolvents
-from ..prescale import Scale, prescale
-from ..target import INV_ROOT
+from ..methods.resolvents.resolvents import Resolvents
+from ..run.execute import accurate
 from .options import check_number
 from .root_choice import lower_bound, root_choice
 

@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..method import Scheduled
-from . import foreach
+from ..iteration.protocols import Scheduled
 from .blocks import Batch, Cutting, blocks_of
-from .buckets import Bucket, Slot, working_dtype
 from .due import Due, compute_roots, portions
 from .kronecker import KroneckerOptimizer, Work, along
+from .matrices import foreach
+from .matrices.buckets import Bucket, Slot, working_dtype
 from .options import check_number
 from .rest import StateLike
 from .root_choice import RootChoice, root_choice

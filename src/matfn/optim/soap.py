@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import foreach
 from .bases import first_bases, refined
 from .blocks import Batch, Block, Cutting
-from .buckets import Bucket, Slot, working_dtype
 from .due import Due, portions
 from .kronecker import KroneckerOptimizer, Work, along
+from .matrices import foreach
+from .matrices.buckets import Bucket, Slot, working_dtype
 from .rest import StateLike
 
 __all__ = ["SOAP"]

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import foreach
-from .buckets import Bucket
+from .matrices import foreach
+from .matrices.buckets import Bucket
 from .scale import Scale
 
 __all__ = ["move", "moved"]

@@ -9,7 +9,7 @@ import numpy as np
 
 import matfn
 from matfn import PartialFraction, Polynomial
-from matfn.step import Step
+from matfn.iteration.step import Step
 from matfn.train.errors import TrainError
 
 

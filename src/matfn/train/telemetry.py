@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from matfn.optim import TensorBoard, plan
-from matfn.optim.sinks import Record, lines
-from matfn.optim.telemetry import Telemetry
+from matfn.optim.telemetry.sinks import Record, lines
+from matfn.optim.telemetry.telemetry import Telemetry
 from matfn.train.checkpoint import Metrics
 from matfn.train.errors import TrainError
 from matfn.train.recipe import TelemetryTable

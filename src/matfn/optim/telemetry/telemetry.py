@@ -1,0 +1,221 @@
+"""Telemetry: what a step does to each matrix, measured on the true gradient, for any optimizer; its own cost bounded.
+
+It attaches by torch's step hooks and, for a `MatrixOptimizer`, as one of its `observers`, which see each bucket and its
+direction before the weights move. So no optimizer has code for it, and between measurements a step costs two calls.
+"""
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..matrices.buckets import Bucket, Slot, working_dtype
+from ..optimizer import MatrixOptimizer
+from .figures import measured
+from .sinks import Record
+
+__all__ = ["Telemetry"]
+
+Figures = dict[str, Tensor]
+
+# How the matrices of one parameter (experts, heads, q, k and v) become one number.
+_TOGETHER: dict[str, Callable[[Tensor], Tensor]] = {
+    "condition": torch.amax,
+    "nuclear_norm": torch.sum,
+    "gradient_norm": torch.linalg.vector_norm,
+    "nu": torch.amax,
+    "orthogonality": torch.amax,
+    "direction": torch.amin,
+    "ratio": torch.amax,
+}
+
+
+class Telemetry:
+    """Measures every `every` steps, and hands a `Record` to each sink.
+
+    Of each parameter with two axes or more, where G is the gradient, D the direction of the update before learning rate
+    and scale, and W the weight:
+
+    | figure          | is                                      | of a parameter's matrices |
+    |-----------------|-----------------------------------------|---------------------------|
+    | `condition`     | kappa_2(G), over the range of G         | the greatest              |
+    | `nuclear_norm`  | ||G||_*                                 | the sum                   |
+    | `gradient_norm` | ||G||_F                                 | of all together           |
+    | `nu`            | ||D||_2: PolarGrad's nu, 1 for Muon     | the greatest              |
+    | `orthogonality` | ||U^T U - I||_F / sqrt(n), U = D / nu   | the greatest              |
+    | `direction`     | <G, U> / ||G||_*, from -1 to 1          | the least                 |
+    | `ratio`         | ||lr scale D||_F / ||W||_F              | the greatest              |
+
+    `direction` is 1 for steepest descent under the spectral norm, less with momentum, which remembers older gradients.
+    For matrices that another rule moves (embeddings and head under AdamW; everything, in an optimizer of torch) D is
+    the difference of the weight before and after, decay included, and there is no `nu`. Such weights are copied for the
+    step that is measured. Nothing else is allocated but for the figures themselves, and `.grad`, weights, state and
+    random numbers are what they would be without.
+
+    **Cost.** By default the figures come from the Gram matrix of the short side in float64, and from a sketch where
+    that has more than 512 rows: subspace iteration for the greatest singular values, Lanczos quadrature for the rest,
+    good to a few per cent, where `condition` is a lower bound. Singular values below 4 eps of the gradient's dtype
+    (float32 at least) and, unless exact, 1e-7, relative to the greatest, count as zero. The time is taken; a step that
+    is due is skipped as long as one more, if it took as long as the last, would bring telemetry above `budget` of the
+    time since the beginning, and the records say so. Only the first measurement is made whatever it costs.
+
+    Args:
+        optimizer: any of torch's; one Telemetry each.
+        *sinks: functions of a `Record`, such as `JsonLines` and `TensorBoard`.
+        every: steps from one measurement to the next, the first step included.
+        exact: by singular values in float64, whatever the size.
+        budget: the share of the time, in (0, 1]; 1 skips nothing. 0.05 leaves 95 % to training.
+        only: glob patterns of names; a parameter that matches none is not measured. Naming a pattern that matches none
+            of the parameters is an error.
+        names: of the parameters, for an optimizer that was not given any.
+
+    Raises:
+        ValueError: an argument out of range, or a pattern that matches nothing.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        *sinks: Callable[[Record], object],
+        every: int = 100,
+        exact: bool = False,
+        budget: float = 0.05,
+        only: Collection[str] = ("*",),
+        names: Mapping[Tensor, str] | None = None,
+    ) -> None:
+        if every < 1 or not 0 < budget <= 1:
+            raise ValueError(f"Telemetry: every must be >= 1 and budget in (0, 1], got every={every}, budget={budget}.")
+        self.optimizer, self.sinks, self.every, self.exact, self.budget = optimizer, sinks, every, exact, budget
+        self.only, self.names = tuple(only), names
+        self.step, self.seconds, self.skipped, self._spent = 0, 0.0, 0, 0.0
+        self._chosen()
+        self._open: dict[str, list[Figures]] | None = None
+        self._before_step: dict[Tensor, Tensor] = {}
+        self._versions: dict[Tensor, int] = {}
+        self._since = time.perf_counter()
+        self._hooks = [optimizer.register_step_pre_hook(self._begin), optimizer.register_step_post_hook(self._end)]
+        if isinstance(optimizer, MatrixOptimizer):
+            optimizer.observers.append(self._observe)
+
+    @property
+    def share(self) -> float:
+        """The share of the time since the beginning that telemetry has taken."""
+        return self.seconds / max(time.perf_counter() - self._since, 1e-9)
+
+    def detach(self) -> None:
+        """Take everything off the optimizer, and close the sinks that can be closed."""
+        for hook in self._hooks:
+            hook.remove()
+        if isinstance(self.optimizer, MatrixOptimizer) and self._observe in self.optimizer.observers:
+            self.optimizer.observers.remove(self._observe)
+        for sink in self.sinks:
+            getattr(sink, "close", lambda: None)()
+
+    def _begin(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.step += 1
+        self._open = None
+        if (self.step - 1) % self.every:
+            return
+        allowed = self.budget * (time.perf_counter() - self._since)
+        if self.budget < 1 and self.seconds and self.seconds + self._spent > allowed:
+            self.skipped += 1  # one more like the last would cost more than the budget
+            return
+        begun = self._clock()
+        chosen = self._chosen()
+        self._open, self._spent = {}, 0.0
+        seen = optimizer.layouts if isinstance(optimizer, MatrixOptimizer) else {}
+        self._before_step = {p: p.detach().clone() for p in chosen if p not in seen and p.ndim >= 2}
+        # A closure makes new gradients; without one, what is there is the true one, and must still be there after. Of
+        # the arguments that torch hands on, the first is the optimizer.
+        closure = any(argument is not None for argument in args[1:]) or kwargs.get("closure") is not None
+        self._versions = {} if closure else {p: p.grad._version for p in chosen if p.grad is not None}
+        self._spend(begun)
+
+    def _observe(self, bucket: Bucket, direction: Tensor) -> None:
+        if self._open is None:
+            return
+        begun, chosen = self._clock(), self._chosen()
+        slots = [slot for slot in bucket.slots if slot.param in chosen]
+        if slots:
+            assert isinstance(self.optimizer, MatrixOptimizer)
+            groups, (_, m, n) = self.optimizer.param_groups, bucket.shape
+            scales = {index: self.optimizer.scales[groups[index]["scale"]](m, n) for index in bucket.by_group()}
+            rows = torch.cat([torch.arange(s.start, s.start + s.count, device=bucket.device) for s in slots])
+            size = [float(groups[s.group]["lr"]) * scales[s.group] for s in slots for _ in range(s.count)]
+            stacks = (bucket.gather(Slot.gradient), direction, bucket.gather(lambda slot: slot.read(slot.param)))
+            G, D, W = (stack[rows] for stack in stacks)
+            figures = measured(G, D, W, torch.tensor(size, device=bucket.device), exact=self.exact)
+            for index, part in enumerate(torch.arange(len(rows)).split([slot.count for slot in slots])):
+                block = {name: figure[part[0] : part[-1] + 1] for name, figure in figures.items()}
+                self._open.setdefault(chosen[slots[index].param], []).append(block)
+        self._spend(begun)
+
+    def _end(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._open is None:
+            return
+        begun, chosen = self._clock(), self._chosen()
+        self._refuse_touched(chosen)
+        for param, before in self._before_step.items():
+            if param.grad is not None and not param.grad.is_sparse and param.is_floating_point() and param.numel():
+                self._open[chosen[param]] = [self._difference(param, before)]
+        self._before_step = {}
+        figures = {name: _together(blocks) for name, blocks in self._open.items()}
+        self._open = None
+        self._spend(begun)
+        record = Record(self.step, figures, self._spent, self.share, self.skipped)
+        for sink in self.sinks:
+            sink(record)
+
+    def _difference(self, param: Tensor, before: Tensor) -> Figures:
+        """The figures of a matrix that another rule moved."""
+        assert param.grad is not None
+        work = working_dtype(param)
+        gradient, weight, after = (x.detach().to(work).flatten(1)[None] for x in (param.grad, before, param))
+        figures = measured(gradient, weight - after, weight, weight.new_ones(1), exact=self.exact)
+        del figures["nu"]
+        return figures
+
+    def _refuse_touched(self, chosen: Mapping[Tensor, str]) -> None:
+        for param, version in self._versions.items():
+            if param.grad is None or param.grad._version != version:
+                raise RuntimeError(
+                    f"the optimizer {type(self.optimizer).__name__} wrote into .grad of {chosen[param]!r} during its "
+                    "step, so telemetry does not know the true gradient: detach() it, or use an optimizer that reads."
+                )
+
+    def _chosen(self) -> dict[Tensor, str]:
+        """The parameters to measure, now: groups may be added, and gradients come and go."""
+        found, matched = {}, set()
+        for index, group in enumerate(self.optimizer.param_groups):
+            numbers = [f"{index}.{position}" for position in range(len(group["params"]))]
+            for param, own in zip(group["params"], group.get("param_names", numbers), strict=True):
+                name = self.names.get(param, own) if self.names else own
+                patterns = [pattern for pattern in self.only if fnmatchcase(name, pattern)]
+                matched.update(patterns)
+                if patterns:
+                    found[param] = name
+        idle = [pattern for pattern in self.only if pattern not in matched]
+        if idle:
+            raise ValueError(f"Telemetry: only={idle} matches no parameter of this optimizer.")
+        return found
+
+    def _clock(self) -> float:
+        """Now, when the devices have done what they were told before: else their backlog would count as telemetry."""
+        for device in {p.device for group in self.optimizer.param_groups for p in group["params"] if p.is_cuda}:
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    def _spend(self, begun: float) -> None:
+        taken = self._clock() - begun
+        self._spent += taken
+        self.seconds += taken
+
+
+def _together(blocks: list[Figures]) -> dict[str, float]:
+    """One number of each figure, over the matrices of a parameter."""
+    whole = {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}
+    values = torch.stack([_TOGETHER[name](figure) for name, figure in whole.items()]).tolist()
+    return dict(zip(whole, values, strict=True))
