@@ -13,69 +13,54 @@ import matfn
 
 ROOT = Path(matfn.__file__).parent
 
-# Floors, from the ground up: a module imports its own floor's package, or lower floors. `kernels` lie below `step`,
-# which evaluates itself by products; `methods` alone reach `minimax`.
+# Floors, from the ground up: a module imports its own room, or rooms on lower floors. Only `methods` reach `minimax`.
 FLOOR = {
-    "autocast": 0,
-    "constant": 0,
     "errors": 0,
-    "norms": 0,
-    "lu": 0,
-    "target": 0,
-    "quadrature": 0,
-    "kernels": 0,
-    "tridiagonal": 0,
-    "residual": 1,
-    "prescale": 1,
-    "family": 0,
-    "fit": 2,
-    "ritz": 2,
-    "minimax": 0,
-    "triangle": 0,
-    "inverse_factor": 1,
-    "step": 2,
-    "schatten": 1,
-    "deflation": 1,
-    "partial_fraction": 3,
-    "schedule": 4,
-    "method": 5,
-    "checks": 6,
-    "record": 6,
-    "converged": 6,
-    "methods": 7,
-    "engines": 7,
-    "certify": 8,
-    "adjoints": 8,
-    "compute": 8,
-    "rank": 0,
-    "bounds": 1,
-    "functions": 9,
-    "distributed": 8,
-    "optim": 10,
-    "train": 11,
-    "cli": 12,
+    "linalg": 0,
+    "kernels": 1,
+    "minimax": 1,
+    "iteration": 2,
+    "methods": 3,
+    "engines": 3,
+    "run": 4,
+    "certify": 5,
+    "adjoints": 5,
+    "functions": 6,
+    "optim": 7,
+    "train": 8,
+    "cli": 9,
 }
 HOME = {  # packages that only some places may import, whenever they do it
     "triton": ("kernels/triton_symm.py",),
-    "torch.distributed": ("distributed/",),
+    "torch.distributed": ("optim/matrices/exchange.py",),
     "matplotlib": ("train/",),
     "typer": ("cli.py", "train/terminal.py"),
     "rich": ("cli.py", "train/"),
     "transformers": ("train/model.py",),
-    "tokenizers": ("train/data.py",),
-    "mlxtend": ("train/images.py",),
-    "mpmath": ("minimax/", "train/"),
+    "tokenizers": ("train/",),
+    "mpmath": ("minimax/", "train/outcome.py"),
     **dict.fromkeys(("scipy", "pytorch_optimizer", "heavyball", "gram_newton_schulz", "muon"), ()),
-    "torch.utils.tensorboard": ("optim/sinks.py",),
+    "torch.utils.tensorboard": ("optim/telemetry/sinks.py",),
+    "studies": (),
+    "benchmarks": (),
 }
-HEAVY = ("triton", "matplotlib", "rich", "typer", "transformers", "scipy", "tokenizers", "mlxtend")
+HEAVY = ("triton", "matplotlib", "rich", "typer", "transformers", "scipy", "tokenizers")
 
 
 def imports(path):
     """Absolute names of everything a file imports, at any depth; relative ones as matfn.x."""
+    return _imported(path, ast.walk(ast.parse(path.read_text())))
+
+
+def top_imports(path):
+    """The same for the statements of the module itself: imports inside functions and under TYPE_CHECKING wait."""
+    return _imported(path, ast.parse(path.read_text()).body)
+
+
+def _imported(path, nodes):
     package = ["matfn", *path.relative_to(ROOT).parts[:-1]]
     found = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes:
         if isinstance(node, ast.Import):
             found += [a.name for a in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -87,8 +72,8 @@ def imports(path):
 
 
 ROOMS = {f.stem for f in ROOT.glob("*.py")} | {f.name for f in ROOT.iterdir() if f.is_dir()}
-FILES = sorted(ROOT.rglob("*.py"))
-every_file = pytest.mark.parametrize("path", FILES, ids=[str(f.relative_to(ROOT)) for f in FILES])
+FILES = {path.relative_to(ROOT).as_posix(): path for path in sorted(ROOT.rglob("*.py"))}
+IMPORTS = {place: imports(path) for place, path in FILES.items()}
 
 
 def room(name):
@@ -97,28 +82,74 @@ def room(name):
     return parts[1] if len(parts) > 1 and parts[0] == "matfn" and parts[1] in ROOMS else None
 
 
-@every_file
-def test_direction(path):
-    own = path.relative_to(ROOT).parts[0].removesuffix(".py")
-    if own == "__init__":
-        return
-    assert own in FLOOR, f"{own} is new: give it a floor"
-    for name in imports(path):
-        other = room(name)
-        if other is not None and other != own:
-            assert FLOOR[other] < FLOOR[own], f"{own} imports {name}"
-        assert other != "minimax" or own in ("methods", "minimax"), f"{own} imports {name}"
-        public = name.split(".")[0] == "matfn" and other is None and name.startswith("matfn.")
-        assert not public or own in ("train", "cli"), f"{own} imports {name} from the top: name the module it lives in"
+def test_direction():
+    wrong = []
+    for place, names in IMPORTS.items():
+        own = place.split("/")[0].removesuffix(".py")
+        if own == "__init__":
+            continue
+        assert own in FLOOR, f"{own} is new: give it a floor"
+        for name in names:
+            other = room(name)
+            if other is not None and other != own and FLOOR[other] >= FLOOR[own]:
+                wrong.append(f"{place} imports {name}")
+            if other == "minimax" and own not in ("methods", "minimax"):
+                wrong.append(f"{place} imports {name}")
+            public = name.split(".")[0] == "matfn" and other is None and name.startswith("matfn.")
+            if public and own not in ("train", "cli"):
+                wrong.append(f"{place} imports {name} from the top: name the module it lives in")
+    assert not wrong
 
 
-@every_file
-def test_optional_packages_stay_in_their_places(path):
-    place = path.relative_to(ROOT).as_posix()
-    for name in imports(path):
-        for package, homes in HOME.items():
-            if name == package or name.startswith(package + "."):
-                assert any(place == home or (home.endswith("/") and place.startswith(home)) for home in homes), name
+def test_no_circle():
+    """No module imports, at its top level, a module that imports it, directly or through others."""
+    known = {"matfn." + p.removesuffix(".py").removesuffix("/__init__").replace("/", "."): p for p in FILES}
+    direct = {
+        m: {n for n in known for i in top_imports(FILES[p]) if i == n or i.rpartition(".")[0] == n} - {m}
+        for m, p in known.items()
+    }
+    order, state = [], {}
+
+    def visit(module, path):
+        if state.get(module) == "open":
+            raise AssertionError(" -> ".join([*path[path.index(module) :], module]))
+        if state.get(module) is None:
+            state[module] = "open"
+            for other in sorted(direct[module]):
+                if not module.startswith(other + "."):  # a package is begun before its modules, by Python itself
+                    visit(other, [*path, module])
+            state[module] = "done"
+            order.append(module)
+
+    for module in sorted(known):
+        visit(module, [])
+    assert len(order) == len(known)
+
+
+REPOSITORY = ROOT.parents[1]
+BESIDE = [f for folder in ("studies", "benchmarks") for f in sorted((REPOSITORY / folder).rglob("*.py"))]
+
+
+@pytest.mark.skipif(not BESIDE, reason="studies/ and benchmarks/ are not there: an installed package")
+def test_studies_and_benchmarks_have_no_circle():
+    """Both may import matfn and each other; a module waits for another one in one direction only."""
+    names = {".".join(f.relative_to(REPOSITORY).with_suffix("").parts): f for f in BESIDE}
+    waits = {}
+    for name, path in names.items():
+        found = _imported(path, ast.parse(path.read_text()).body)
+        waits[name] = {n for n in names for i in found if i == n or i.startswith(n + ".")}
+    while free := [name for name, others in waits.items() if not others & waits.keys()]:
+        for name in free:
+            del waits[name]
+    assert not waits
+
+
+def test_optional_packages_stay_in_their_places():
+    for place, names in IMPORTS.items():
+        for name in names:
+            for package, homes in HOME.items():
+                if name == package or name.startswith(package + "."):
+                    assert any(place == h or (h.endswith("/") and place.startswith(h)) for h in homes), (place, name)
 
 
 def run(code):
@@ -175,37 +206,3 @@ def test_what_an_import_loads():
     )
     loaded = set(run(code))
     assert not loaded & {"mpmath", "sympy", "matplotlib", *HEAVY}, loaded
-
-
-REPOSITORY = ROOT.parents[1]
-BESIDE = [f for folder in ("studies", "benchmarks") for f in sorted((REPOSITORY / folder).rglob("*.py"))]
-
-
-def test_the_package_does_not_import_studies_or_benchmarks():
-    for path in FILES:
-        found = [name for name in imports(path) if name.split(".")[0] in ("studies", "benchmarks")]
-        assert not found, f"{path.relative_to(ROOT)} imports {found}: they are not in the wheel"
-
-
-@pytest.mark.skipif(not BESIDE, reason="studies/ and benchmarks/ are not there: an installed package")
-def test_studies_and_benchmarks_have_no_import_circle():
-    names = {".".join(f.relative_to(REPOSITORY).with_suffix("").parts): f for f in BESIDE}
-    below = {
-        name: {n for n in names if any(i == n or i.startswith(n + ".") for i in top_imports(f))}
-        for name, f in names.items()
-    }
-    while free := [name for name, needs in below.items() if not needs & below.keys()]:
-        for name in free:
-            del below[name]
-    assert not below, f"these import one another: {sorted(below)}"
-
-
-def top_imports(path):
-    """Absolute names that a file imports when it is imported itself."""
-    found = []
-    for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.Import):
-            found += [a.name for a in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            found += [f"{node.module}.{a.name}" for a in node.names]
-    return found

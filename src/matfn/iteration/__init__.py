@@ -1,0 +1,1 @@
+"""Iteration: the target, its steps, schedules and residuals, and the protocols of a method; no engine is known here."""

@@ -1,0 +1,1 @@
+"""Linear algebra: small numerical tools that know nothing of the iterations."""

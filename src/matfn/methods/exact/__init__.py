@@ -1,0 +1,5 @@
+"""Exact: functions by decompositions."""
+
+from .exact import Exact
+
+__all__ = ["Exact"]

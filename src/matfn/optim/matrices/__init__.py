@@ -1,0 +1,1 @@
+"""Matrices: how parameters are read as stacks of matrices."""
