@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from matfn import Exact, Tuned
-from matfn.optim import JsonLines, Muon, PolarGrad, Record, Telemetry, TensorBoard, figures, plan
+from matfn.optim import JsonLines, Muon, PolarGrad, Record, Telemetry, TensorBoard, plan
 from matfn.optim.matrices.layout import stack
+from matfn.optim.telemetry import figures
 from studies.polargrad.telemetry_check import MAKERS, untouched
 
 EPS32 = torch.finfo(torch.float32).eps

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from matfn import Exact, certify, triangle
+from matfn import Exact, certify
 from matfn.certify import balanced_residual
 from matfn.iteration.target import INV, INV_ROOT, INV_SQRT
+from matfn.methods.resolvents import triangle
 from matfn.minimax.resolvents import best_poles, fewest_poles
 from matfn.optim import Resolvents, Shampoo, minimax, resolvents, root_choice
 from matfn.optim.roots import inverse_roots, lower_bound, ridged
