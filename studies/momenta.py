@@ -19,7 +19,7 @@ from matfn.train.errors import TrainError
 from matfn.train.loop import Trainer, Watcher
 from matfn.train.progress import Progressing
 from matfn.train.recipe import Recipe
-from matfn.train.task import load_task
+from matfn.train.task import Task
 from matfn.train.terminal import screen, user_errors
 
 __all__ = ["FILE", "Momentum", "app", "capture", "load", "save"]
@@ -93,7 +93,7 @@ def capture(
     if not at or min(at) < 1 or max(at) > recipe.train.steps:
         raise TrainError(f"--at must name steps from 1 to train.steps = {recipe.train.steps}, got {list(at)}")
     table = recipe.arm(arm)
-    trainer = Trainer(recipe, table, load_task(recipe), seed=recipe.train.seed, directory=directory)
+    trainer = Trainer(recipe, table, Task(recipe), seed=recipe.train.seed, directory=directory)
     entries = _chosen(plan(trainer.model).entries, only)
     averages = _Averages(entries, table.momentum, bool(table.nesterov), at)
     # Of several optimizers the first steps first: then every gradient is there, and none has been dropped.

@@ -13,10 +13,10 @@ except ImportError as missing:
     raise SystemExit(f'the command line needs {missing.name}: pip install "matfn[train]"') from None
 
 from matfn.train.errors import TrainError
-from matfn.train.printed import print_comparison
 from matfn.train.terminal import grid, safe, screen, user_errors
 
 if TYPE_CHECKING:
+    from matfn.train.compare import Comparison
     from matfn.train.recipe import Recipe
 
 app = typer.Typer(
@@ -92,8 +92,7 @@ def compare(
     from matfn.train import checkpoint, report
     from matfn.train import compare as comparing
     from matfn.train import recipe as recipes
-    from matfn.train.interrupt import Interrupt
-    from matfn.train.progress import Progressing
+    from matfn.train.progress import Interrupt, Progressing
 
     if (recipe is None) == (resume is None) or (resume and (set_ or out)):
         raise TrainError("give a recipe (with --set, --out), or --resume with the folder of an interrupted comparison")
@@ -110,7 +109,7 @@ def compare(
     if json_:
         typer.echo(json.dumps({**result.table(), "report": str(path)}))
         return
-    print_comparison(console, result)
+    _print_comparison(console, result)
     console.print(f"\nreport  {path}", highlight=False, soft_wrap=True)
 
 
@@ -163,6 +162,25 @@ def methods(json_: Json = False) -> None:
     for name, defaults, summary in lines:
         shown.add_row(f"[bold]{name}[/]", safe(defaults.replace(",", " ")), safe(summary))
     screen().print(shown)
+
+
+def _print_comparison(console: Console, result: Comparison) -> None:
+    """The lead, the table and the notes."""
+    from matfn.train import report
+    from matfn.train.outcome import leaders
+    from matfn.train.task import tokens_per_step
+
+    shown = grid(*report.headings(result.unit), right=(1, 2, 3, 4, 5))
+    best = leaders(result.rows, result.differences)
+    for row in result.rows:
+        style = "bold" if row.arm in best else ""
+        shown.add_row(*report.cells(row, tokens_per_step(result.recipe)), style=style)
+    console.print(f"\n{report.lead(result)}\n", highlight=False)
+    console.print(shown)
+    console.print()
+    for line in report.summary(result):
+        console.print(f"  {safe(line)}", highlight=False)
+    console.print(f"[dim]{safe(result.note)}[/]", highlight=False)
 
 
 def _console(recipe: Recipe, quiet: bool) -> Console:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from typing import Any
 
-from matfn.train import plots
+import matplotlib
+from matplotlib.figure import Figure
+
+from matfn.train.drawing import COLOURS, MARKERS, STYLE
 from studies.page import Report, Shown
 from studies.prism.counts import Table, tables
 
@@ -42,7 +46,7 @@ def made(results: list[Table]) -> Report:
         figures={
             "": (
                 "steps by spectrum and method",
-                lambda: plots.step_counts(first.title, [first.heads[i] for i in drawn], *counts),
+                lambda: step_counts(first.title, [first.heads[i] for i in drawn], *counts),
             )
         },
         plain={"tables": [asdict(t) | {"unexplained": t.unexplained()} for t in results]},
@@ -65,3 +69,24 @@ def _number(value: float | None) -> str:
     if value < 1:
         return f"{value:.1e}"
     return f"{value:.0f}" if value == int(value) else f"{value:.1f}"
+
+
+def step_counts(title: str, heads: Sequence[str], ours: dict[str, Any], published: dict[str, Any]) -> Figure:
+    """A row of marks for each problem: steps by method, ours filled, the published ones as rings."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10, 6), layout="constrained")
+        axes = figure.subplots()
+        for column, (head, colour, marker) in enumerate(zip(heads, cycle(COLOURS), cycle(MARKERS), strict=False)):
+            for y, row in enumerate(ours):
+                height = y + 0.7 * (column / max(1, len(heads) - 1) - 0.5)
+                for values, face in ((published, "none"), (ours, colour)):
+                    if values[row][column] is not None:
+                        axes.plot(values[row][column], height, marker, markerfacecolor=face, markeredgecolor=colour)
+            axes.plot([], [], marker, color=colour, label=head)
+        axes.set_yticks(range(len(ours)), list(ours))
+        axes.invert_yaxis()
+        axes.set(xlabel="steps (filled: measured here; rings: published)", title=title)
+        axes.set_xscale("log")
+        axes.set_xticks([5, 10, 20, 50, 100], ["5", "10", "20", "50", "100"])
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        return figure

@@ -12,12 +12,11 @@ from scipy import stats as reference
 from matfn.train import compare, drawing, plots, report
 from matfn.train import recipe as recipes
 from matfn.train.errors import TrainError
-from matfn.train.fairness import unlike
-from matfn.train.outcome import differences, leaders, outcome, resolution, rows
+from matfn.train.outcome import differences, interval, leaders, outcome, resolution, rows, student
 from matfn.train.recipe import CompareTable
 from matfn.train.schedules import ScheduleTable, StepLine
 from matfn.train.settings import override
-from matfn.train.stats import interval, student
+from matfn.train.task import unlike
 
 
 @pytest.fixture

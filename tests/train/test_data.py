@@ -7,10 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-from matfn.train.data import SEPARATOR, Batches, _stdlib_files, load_corpus, split, validation_windows
+from matfn.train.data import (
+    SEPARATOR,
+    Batches,
+    _stdlib_files,
+    documents,
+    load_corpus,
+    read_shard,
+    split,
+    validation_windows,
+    write_shard,
+)
 from matfn.train.errors import TrainError
 from matfn.train.recipe import DataTable
-from matfn.train.shards import documents, read_shard, write_shard
 
 
 def _documents(tokens: np.ndarray) -> list[bytes]:

@@ -8,10 +8,10 @@ from matfn.train import optimizers
 from matfn.train import recipe as recipes
 from matfn.train.errors import TrainError
 from matfn.train.loop import Trainer
-from matfn.train.makers import MAKERS
 from matfn.train.model import make_model
-from matfn.train.rules import MATFN
-from matfn.train.task import load_task
+from matfn.train.optimizers import MAKERS
+from matfn.train.recipe import MATFN
+from matfn.train.task import Task
 
 PAPER = {"lr": 1.0, "momentum": 0.5}
 ARMS = {
@@ -46,7 +46,7 @@ def test_each_trains_and_resumes_with_the_same_bits(table, tmp_path, watcher, ar
     optimizers.check(recipe.arms[0], "arms.0", torch.device("cpu"))
 
     def trainer(place):
-        return Trainer(recipe, recipe.arms[0], load_task(recipe), seed=0, directory=tmp_path / place)
+        return Trainer(recipe, recipe.arms[0], Task(recipe), seed=0, directory=tmp_path / place)
 
     whole, first = trainer("whole"), trainer("parts")
     start = {name: p.detach().clone() for name, p in whole.model.named_parameters()}

@@ -5,14 +5,12 @@ from dataclasses import replace
 
 import pytest
 
-from matfn.train import compare, report, search
+from matfn.train import compare, report
 from matfn.train import recipe as recipes
-from matfn.train import sections as report_parts
 from matfn.train.errors import TrainError
-from matfn.train.outcome import Outcome, outcome, rows
+from matfn.train.outcome import Outcome, loss_at, outcome, rows, time_views
 from matfn.train.recipe import TrainTable
 from matfn.train.settings import override
-from matfn.train.views import loss_at, time_views
 
 RATES = (1e-4, 0.01, 0.02)
 
@@ -75,7 +73,7 @@ def test_edges_and_divergence_are_said(gridded):
         tried = [
             Outcome("x", 0, 0.0, (), () if v is None else ((8, v, 1.0),), 0.1, 0.1, None if v else 3) for v in losses
         ]
-        return search.chosen(arm, 8, tried)
+        return compare.best_rate(arm, 8, tried)
 
     best, inside = found(2.0, 1.0, 3.0)
     assert (best.lr, best.rates, inside.warning) == (RATES[1], (), "")
@@ -86,9 +84,9 @@ def test_edges_and_divergence_are_said(gridded):
     best, lost = found(None, None, None)
     assert best.lr == RATES[0]
     assert "all of them diverged" in lost.warning
-    assert search.chosen(arm, 8, []) == (arm, None)
-    assert search.warnings([inside, lost]).endswith("may lie outside: AdamW (all of them diverged).")
-    assert search.warnings([found(2.0, 1.0, 3.0)[1]]) == ""
+    assert compare.best_rate(arm, 8, []) == (arm, None)
+    assert compare.edge_warnings([inside, lost]).endswith("may lie outside: AdamW (all of them diverged).")
+    assert compare.edge_warnings([found(2.0, 1.0, 3.0)[1]]) == ""
 
 
 def test_rates_that_do_not_rise_are_refused(gridded):
@@ -141,8 +139,6 @@ def test_many_arms_are_compared_with_the_best():
     worse = [replace(r, val=tuple((s, v + 0.1 * "ABCDE".index(r.arm), e) for s, v, e in r.val)) for r in runs]
     pairs = compare.differences(worse)
     means = {row.arm: row.val.mean for row in rows(worse)}
-    lines = report_parts.difference_lines(pairs, means, "byte")
+    lines = report.difference_lines(pairs, means, "byte")
     assert [line[:15] for line in lines] == [f"{arm} minus A: +0.{n}" for n, arm in enumerate("BCDE", 1)]
-    assert (
-        len(report_parts.difference_lines(compare.differences(worse[:6]), dict(list(means.items())[:3]), "byte")) == 3
-    )
+    assert len(report.difference_lines(compare.differences(worse[:6]), dict(list(means.items())[:3]), "byte")) == 3

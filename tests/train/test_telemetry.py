@@ -10,7 +10,7 @@ from matfn.train import recipe as recipes
 from matfn.train.errors import TrainError
 from matfn.train.loop import METRICS, Trainer
 from matfn.train.settings import override
-from matfn.train.task import load_task
+from matfn.train.task import Task
 from matfn.train.telemetry import TELEMETRY
 
 
@@ -21,7 +21,7 @@ def _recipe(table, *assignments):
 
 
 def _trainer(recipe, directory, arm="matfn Muon"):
-    return Trainer(recipe, recipe.arm(arm), load_task(recipe), seed=0, directory=directory)
+    return Trainer(recipe, recipe.arm(arm), Task(recipe), seed=0, directory=directory)
 
 
 def _lines(directory):

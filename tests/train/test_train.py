@@ -13,19 +13,19 @@ import torch
 from matfn.train import checkpoint
 from matfn.train import recipe as recipes
 from matfn.train.errors import TrainError
-from matfn.train.interrupt import Interrupt
 from matfn.train.loop import CHECKPOINT, METRICS, Diverged, Trainer, pick_device
 from matfn.train.model import GPT, make_model
 from matfn.train.optimizers import wsd
+from matfn.train.progress import Interrupt
 from matfn.train.recipe import ModelTable, TrainTable
 from matfn.train.settings import override
-from matfn.train.task import Text, load_task
+from matfn.train.task import Task
 
 ARMS = ("AdamW", "torch Muon", "matfn Muon")
 
 
 def _trainer(recipe, directory, arm="AdamW", seed=0):
-    return Trainer(recipe, recipe.arm(arm), load_task(recipe), seed=seed, directory=directory)
+    return Trainer(recipe, recipe.arm(arm), Task(recipe), seed=seed, directory=directory)
 
 
 def _curve(directory):
@@ -167,10 +167,10 @@ def test_a_checkpoint_of_another_run_is_refused(recipe, table, tmp_path, watcher
         _trainer(recipe, tmp_path, "matfn Muon")
     with pytest.raises(TrainError, match="another recipe"):
         _trainer(recipes.from_table(override(table, "train.clip=1")), tmp_path)
-    corpus = load_task(recipe).corpus
+    corpus = Task(recipe).corpus
     changed = replace(corpus, facts={**corpus.facts, "sha256": "0"})
     with pytest.raises(TrainError, match="another data"):
-        Trainer(recipe, recipe.arm("AdamW"), Text(recipe, changed), seed=0, directory=tmp_path)
+        Trainer(recipe, recipe.arm("AdamW"), Task(recipe, changed), seed=0, directory=tmp_path)
 
 
 def test_a_kill_before_the_move_keeps_the_old_checkpoint(tmp_path, monkeypatch):

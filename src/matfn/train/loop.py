@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +17,7 @@ from matfn.train.errors import TrainError
 from matfn.train.optimizers import make_optimizers
 from matfn.train.recipe import OptimizerTable, Recipe, to_table
 from matfn.train.settings import plain
-from matfn.train.task import Task, per_step
+from matfn.train.task import Task, tokens_per_step
 from matfn.train.telemetry import Telemetries
 
 METRICS, CHECKPOINT = "metrics.jsonl", "checkpoint.pt"
@@ -76,8 +75,8 @@ class Trainer:
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens, or images, seen between two optimizer steps."""
-        return per_step(self.recipe)
+        """Tokens between two optimizer steps."""
+        return tokens_per_step(self.recipe)
 
     def advance(self, until: int, watcher: Watcher, *, stop: Callable[[], bool] = lambda: False) -> None:
         """Train to step `until`, evaluating and checkpointing on the way; return early where `stop()` says so.
@@ -97,19 +96,16 @@ class Trainer:
                     self.save()
 
     def evaluate(self) -> dict[str, float]:
-        """What the task measures, over all its validation data: "val_loss" in nats, and more."""
+        """The mean loss over all validation windows, as "val_loss", in nats."""
         inputs, targets = self.task.validation
-        size, total = self.recipe.train.batch, defaultdict(float)
+        size, total = self.recipe.train.batch, 0.0
         self.model.eval()
         with torch.no_grad():
             for i in range(0, len(inputs), size):
-                part = self._apply(self.task.measures, inputs[i : i + size], targets[i : i + size])
-                for name, value in part.items():
-                    total[name] += float(value) * len(inputs[i : i + size])
+                part = self._apply(self.task.loss, inputs[i : i + size], targets[i : i + size])
+                total += float(part) * len(inputs[i : i + size])
         self.model.train()
-        means = {name: value / len(inputs) for name, value in total.items()}
-        self._finite(means["val_loss"], "validation loss")
-        return means
+        return {"val_loss": self._finite(total / len(inputs), "validation loss")}
 
     def save(self) -> None:
         """Write the checkpoint; the older one stays until this one is complete."""

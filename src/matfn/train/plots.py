@@ -58,21 +58,6 @@ def rate_curves(comparison: Comparison) -> Figure:
         return figure
 
 
-def train_curves(comparison: Comparison) -> Figure:
-    """Training loss against steps, smoothed, the mean over the seeds that came to the end."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(10, 4.4), layout="constrained")
-        axes = figure.subplots()
-        for arm, look in _looks(comparison).items():
-            whole = [run.train for run in comparison.runs if run.arm == arm and run.final is not None]
-            if whole:
-                means = _smooth([statistics.fmean(loss for _, loss in losses) for losses in zip(*whole, strict=True)])
-                axes.plot([step for step, _ in whole[0]], means, **look, markevery=max(1, len(means) // 8), label=arm)
-        axes.set(yscale="log", xlabel="optimizer step", ylabel=f"training loss (nats per {comparison.unit})")
-        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-        return figure
-
-
 MANY = 6  # arms, above which a figure shows the mean of the seeds and no training loss
 
 
@@ -94,10 +79,6 @@ def _mean(runs: list[Outcome]) -> list[Outcome]:
     points = zip(*(run.val for run in whole), strict=True)
     val = tuple((p[0][0], statistics.fmean(loss for _, loss, _ in p), p[0][2]) for p in points)
     return [replace(whole[0], train=(), val=val, step_seconds=statistics.median(run.step_seconds for run in whole))]
-
-
-def _cycle(values: Sequence[str]) -> list[str]:
-    return list(values) * 20
 
 
 def _arm(by_step: Axes, by_time: Axes, runs: list[Outcome], *, look: dict[str, Any]) -> None:
@@ -174,24 +155,3 @@ def _map_curves(axes: Axes, table: ScheduleTable, *, bins: int = 900, inside: in
         axes.plot(middle[smooth], after.mean(axis=1)[smooth], color=shade, linewidth=width, label=f"{step.number}")
         top = max(top, float(high.max()))
     return top
-
-
-def step_counts(title: str, heads: Sequence[str], ours: dict[str, Any], published: dict[str, Any]) -> Figure:
-    """A row of marks for each problem: steps by method, ours filled, the published ones as rings."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(10, 6), layout="constrained")
-        axes = figure.subplots()
-        for column, (head, colour, marker) in enumerate(zip(heads, _cycle(COLOURS), _cycle(MARKERS), strict=False)):
-            for y, row in enumerate(ours):
-                height = y + 0.7 * (column / max(1, len(heads) - 1) - 0.5)
-                for values, face in ((published, "none"), (ours, colour)):
-                    if values[row][column] is not None:
-                        axes.plot(values[row][column], height, marker, markerfacecolor=face, markeredgecolor=colour)
-            axes.plot([], [], marker, color=colour, label=head)
-        axes.set_yticks(range(len(ours)), list(ours))
-        axes.invert_yaxis()
-        axes.set(xlabel="steps (filled: measured here; rings: published)", title=title)
-        axes.set_xscale("log")
-        axes.set_xticks([5, 10, 20, 50, 100], ["5", "10", "20", "50", "100"])
-        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-        return figure

@@ -1,9 +1,11 @@
-"""Watching runs: a live table of bars on a terminal, a few plain lines in a log file."""
+"""Watching runs: bars on a terminal, plain lines in a log file; and Ctrl-C between two steps."""
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
-from types import TracebackType
+from types import FrameType, TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -97,3 +99,28 @@ class Progressing:
         seconds = (time.monotonic() - self._start) / self._done * max(0, self._total - self._done)
         minutes, seconds = divmod(round(seconds), 60)
         return f"{minutes}:{seconds:02d}" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+class Interrupt:
+    """A context manager; `wanted` becomes true at the first SIGINT. Outside the main thread it does nothing."""
+
+    def __init__(self) -> None:
+        """Nothing is installed until the context is entered."""
+        self.wanted = False
+        self._previous = None
+
+    def __enter__(self) -> Interrupt:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.wanted:
+            raise KeyboardInterrupt
+        self.wanted = True

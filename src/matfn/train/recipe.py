@@ -1,4 +1,4 @@
-"""What a recipe may say: one frozen dataclass per TOML table, with types, ranges and defaults."""
+"""What a recipe may say: one frozen dataclass for each TOML table, with types, ranges and defaults."""
 
 from __future__ import annotations
 
@@ -9,33 +9,122 @@ from pathlib import Path
 from typing import Any
 
 from matfn.train.errors import TrainError
-from matfn.train.rules import OptimizerTable, RestTable
 from matfn.train.settings import build, override, plain, setting, to_toml
 
-__all__ = [
-    "CompareTable",
-    "DataTable",
-    "GridTable",
-    "ModelTable",
-    "OptimizerTable",
-    "Recipe",
-    "RestTable",
-    "TrainTable",
-    "from_table",
-    "load",
-    "text",
-    "to_table",
-]
+_POLAR = ("muon", "normuon", "polargrad")
+_FACTORED = ("shampoo", "soap")
+MATFN = (*_POLAR, *_FACTORED)
+# Keys that only some kinds have; None, their default, is the default of the optimizer.
+_BELONGS = {
+    "method": (*_POLAR, "shampoo"),
+    "precision": _POLAR,
+    "variant": ("polargrad",),
+    "power": ("polargrad",),
+    "growth": ("polargrad",),
+    "beta2": ("normuon", *_FACTORED),
+    "scale": ("torch-muon", *_POLAR),
+    "graft": ("shampoo",),
+    "ridge": ("shampoo",),
+    "root": ("shampoo",),
+    "root_every": ("shampoo",),
+    "start": ("shampoo",),
+    "basis_every": ("soap",),
+    "block": _FACTORED,
+}
+_VARIANTS = ("momentum-first", "polar-first", "heavy-ball", "vanilla")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestTable:
+    """AdamW for what is not orthogonalized: embeddings, head, norms, biases (the last two without decay)."""
+
+    lr: float = setting(4e-3, low=0.0, high=1e3)
+    weight_decay: float = setting(0.1, low=0.0, high=1e3)
+    beta1: float = setting(0.9, low=0.0, high=0.999999)
+    beta2: float = setting(0.95, low=0.0, high=0.999999)
+    eps: float = setting(1e-8, low=0.0, high=1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingsTable:
+    """PolarGrad for embeddings and head, beside whatever moves the hidden matrices; the paper's own use of it.
+
+    The momentum is the paper's. There is no default rate, since none suits two losses.
+    """
+
+    lr: float = setting(low=0.0, high=1e6)
+    weight_decay: float = setting(0.0, low=0.0, high=1e3)
+    variant: str = setting("momentum-first", choices=_VARIANTS)
+    momentum: float = setting(0.5, low=0.0, high=0.999999)
+    scale: str = setting("unit", choices=("unit", "rank"))
+    growth: float | None = setting(None, low=1.0, high=1e6)
+    method: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerTable:
+    """One optimizer. For "adamw", lr and weight_decay hold for all parameters and `rest` gives only betas and eps.
+
+    `rates` is a grid, ascending: `matfn compare` tries each and goes on with the best in place of `lr`, the one that
+    `matfn train` uses.
+
+    `nesterov` is on for Muon and its kin and off for Shampoo and SOAP, unless it is given. The `method` of Shampoo may
+    also be "minimax": the schedule that its ridge asks for.
+    """
+
+    kind: str = setting("muon", choices=("adamw", "torch-muon", *MATFN))
+    name: str = ""
+    lr: float = setting(0.03, low=0.0, high=1e6)
+    rates: tuple[float, ...] = setting((), low=0.0, high=1e6)
+    weight_decay: float = setting(0.01, low=0.0, high=1e3)
+    momentum: float = setting(0.95, low=0.0, high=0.999999)
+    nesterov: bool | None = None
+    method: str | None = None
+    scale: str | None = setting(None, choices=("jordan", "spectral", "moonlight", "unit", "rank"))
+    precision: str | None = setting(None, choices=("float32", "bfloat16", "float16"))
+    variant: str | None = setting(None, choices=_VARIANTS)
+    power: float | None = setting(None, low=0.0, high=1.0)
+    growth: float | None = setting(None, low=1.0, high=1e6)
+    beta2: float | None = setting(None, low=0.0, high=0.999999)
+    graft: str | None = setting(None, choices=("none", "sgd", "adam"))
+    ridge: float | None = setting(None, low=0.0, high=1.0)
+    root: int | None = setting(None, low=1, high=64)
+    root_every: int | None = setting(None, low=1, high=10**9)
+    start: int | None = setting(None, low=1, high=10**9)
+    basis_every: int | None = setting(None, low=1, high=10**9)
+    block: int | None = setting(None, low=1, high=10**6)
+    rest: RestTable = field(default_factory=RestTable)
+    embeddings: EmbeddingsTable | None = None
+
+    def __post_init__(self) -> None:
+        if list(self.rates) != sorted(set(self.rates)):
+            raise TrainError(f"rates must rise and differ, got {list(self.rates)}")
+        for key, kinds in _BELONGS.items():
+            if getattr(self, key) is not None and self.kind not in kinds:
+                owners = ", ".join(f'"{kind}"' for kind in kinds)
+                raise TrainError(f"{key} belongs to kind = {owners}; {self.kind!r} has none: drop it")
+        if self.nesterov is None:
+            object.__setattr__(self, "nesterov", self.kind not in _FACTORED)
+        if self.kind == "torch-muon":
+            if self.scale not in (None, "jordan", "moonlight"):
+                raise TrainError(f'scale = "{self.scale}" is not in torch.optim.Muon: choose "jordan" or "moonlight"')
+            object.__setattr__(self, "scale", self.scale or "jordan")
+
+    @property
+    def label(self) -> str:
+        """The name shown in tables and plots."""
+        return self.name or self.kind
+
+    def given(self, *keys: str) -> dict[str, Any]:
+        """The values of those keys that were set; the optimizer has defaults for the others."""
+        return {key: value for key in keys if (value := getattr(self, key)) is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelTable:
-    """The network: the GPT of `lab/lessons/model.py`, transformers' GPT-2 from its config, or a ResNet for images.
+    """The network: the GPT of `matfn.train.model`, or transformers' GPT-2 from its config."""
 
-    Of a ResNet `layers` is 6 n + 2 and `width` that of the first of its three stages.
-    """
-
-    name: str = setting("gpt", choices=("gpt", "gpt2", "resnet"))
+    name: str = setting("gpt", choices=("gpt", "gpt2"))
     layers: int = setting(4, low=1, high=1000)
     width: int = setting(128, low=8, high=65536)
     heads: int = setting(4, low=1, high=1024)
@@ -43,13 +132,6 @@ class ModelTable:
     tied: bool = False
 
     def __post_init__(self) -> None:
-        if self.name == "resnet":
-            if self.layers % 6 != 2 or (self.heads, self.positions, self.tied) != (4, "learned", False):
-                raise TrainError(
-                    'layers of name = "resnet" must be 6 n + 2, such as 20, and heads, positions and tied are the '
-                    f"GPTs' alone: got layers = {self.layers}, or one of those"
-                )
-            return
         if self.width % self.heads or (self.positions == "rotary" and (self.width // self.heads) % 2):
             even = " and, for rotary positions, leave an even width per head" if self.positions == "rotary" else ""
             raise TrainError(f"heads must divide model.width{even}; got {self.heads} and {self.width}")
@@ -59,12 +141,9 @@ class ModelTable:
 
 @dataclass(frozen=True, kw_only=True)
 class DataTable:
-    """The text and how it is split. `path` and `extensions` are for "text", `path` (a glob or folder) for "shards".
+    """The text and how it is split. `path` and `extensions` are for "text", `path` (a glob or folder) for "shards"."""
 
-    "mnist5k" has images: of the other keys only `val_fraction` is for it, 0.2 for the usual 1000 of 5000.
-    """
-
-    source: str = setting("stdlib", choices=("stdlib", "text", "shards", "mnist5k"))
+    source: str = setting("stdlib", choices=("stdlib", "text", "shards"))
     path: str = ""
     extensions: tuple[str, ...] = (".txt", ".md", ".py")
     context: int = setting(128, low=1, high=1 << 20)
@@ -162,11 +241,6 @@ class Recipe:
     telemetry: TelemetryTable = field(default_factory=TelemetryTable)
 
     def __post_init__(self) -> None:
-        if (self.model.name == "resnet") != (self.data.source == "mnist5k"):
-            raise TrainError(
-                'model.name = "resnet" and data.source = "mnist5k" go together; got '
-                f'"{self.model.name}" and "{self.data.source}": change one of them'
-            )
         labels = [arm.label for arm in self.arms]
         if len(set(labels)) < len(labels):
             raise TrainError(f"two arms share a name, give each its own: {', '.join(labels)}")

@@ -11,13 +11,12 @@ from rich.console import Console
 from matfn.train import checkpoint, optimizers
 from matfn.train import recipe as recipes
 from matfn.train.errors import TrainError
-from matfn.train.interrupt import Interrupt
 from matfn.train.loop import CHECKPOINT, Trainer, pick_device
 from matfn.train.outcome import outcome
-from matfn.train.progress import Progressing
+from matfn.train.progress import Interrupt, Progressing
 from matfn.train.provenance import conditions
 from matfn.train.recipe import Recipe
-from matfn.train.task import load_task
+from matfn.train.task import Task
 
 RECIPE = "recipe.toml"
 
@@ -54,7 +53,7 @@ def run(recipe: Recipe, folder: Path, console: Console, *, arm: str | None = Non
     _refuse_other_runs(folder, chosen)
     optimizers.check(table, recipe.place(table), pick_device(recipe.train.device))
     # The trainer makes the folder, when all that can be wrong with a recipe has been found.
-    trainer = Trainer(chosen, chosen.arm(None), load_task(chosen), seed=chosen.train.seed, directory=folder)
+    trainer = Trainer(chosen, chosen.arm(None), Task(chosen), seed=chosen.train.seed, directory=folder)
     checkpoint.replace_text(folder / RECIPE, recipes.text(chosen))
     with Progressing(console, chosen.train.steps) as watcher, Interrupt() as ctrl_c:
         trainer.advance(chosen.train.steps, watcher, stop=lambda: ctrl_c.wanted)
