@@ -29,7 +29,7 @@ if __name__ == "__main__":  # run as a file: the package `benchmarks` lies besid
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks.gpu_parts import optimizers, polar, products, training
-from benchmarks.gpu_parts.timing import Place
+from benchmarks.timing import Place
 
 Row = dict[str, Any]
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import matfn
-from benchmarks.gpu_parts.timing import Place, wait
+from benchmarks.timing import Place, wait
 from matfn.optim import Muon, plan
 from matfn.train.data import Batches, Corpus, load_corpus, validation_windows
 from matfn.train.model import loss, make_model

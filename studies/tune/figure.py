@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.plots import front
 from benchmarks.polar import BASELINE
+from benchmarks.report import front
 from matfn.train import drawing
 from studies.tune.tune import Candidate, Tuning
 

@@ -14,8 +14,8 @@ from torch import Tensor
 import matfn
 from benchmarks import peers
 from benchmarks.errors import deviation, direction, matrix
-from benchmarks.plots import front
 from benchmarks.polar import BASELINE, SPECTRA, errors_of
+from benchmarks.report import front
 from benchmarks.rows import Watch, facts
 from benchmarks.timing import Timing, interleaved
 from matfn.engines.choose import choose

@@ -21,9 +21,8 @@ from benchmarks import step as speed_step
 from benchmarks.budget import Budget
 from benchmarks.command import command
 from benchmarks.errors import DENSE, deviation, direction, matrix
-from benchmarks.float32_muon import float32_muon
-from benchmarks.makers import FLOAT32, families
-from benchmarks.plots import front
+from benchmarks.makers import FLOAT32, families, float32_muon
+from benchmarks.report import front
 from benchmarks.rows import Row
 from benchmarks.timing import Pace, interleaved
 

@@ -1,4 +1,4 @@
-"""A share of the search for divergence that fits in seconds; benchmarks/ritz_minimax_safety.py is the whole of it."""
+"""A share of the search for divergence that fits in seconds; `python -m studies.ritz` is the whole of it."""
 
 import pytest
 import torch
