@@ -31,7 +31,7 @@ def plain_kernels(dtype: torch.dtype) -> dict[str, Plain]:
 def kernels(shape: tuple[int, int], dtype: torch.dtype, heights: Sequence[int] = HEIGHTS) -> dict[str, Products]:
     """The kernels that run here on such matrices, by name: full products, and blocked ones that have two rows.
 
-    The Triton kernels need a CUDA device; see `matfn tune` for what is said of them elsewhere.
+    The Triton kernels need a CUDA device; see `python -m studies.tune` for what is said of them elsewhere.
     """
     plains = plain_kernels(dtype)
     found: dict[str, Products] = dict(plains)

@@ -76,8 +76,8 @@ def run(
         pace: How long.
         watch: Told what is being measured.
         keep: Given everything so far after each case.
-        momenta: Matrices of a training run (`matfn bench momenta`): the error of the first update is measured on them
-            too, because real spectra are steeper than synthetic ones.
+        momenta: Matrices of a training run (`python -m studies.momenta`): the error of the first update is measured on
+            them too, because real spectra are steeper than synthetic ones.
         compiled: Whether peers that compile at their first step take part.
     """
     each, absent = families(compiled)

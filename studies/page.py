@@ -36,7 +36,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Report:
-    """What `matfn reproduce` made.
+    """What a study made.
 
     Attributes:
         paper: The name of the files that are written.
@@ -60,7 +60,7 @@ class Report:
 
     def markdown(self, conditions: Mapping[str, str]) -> str:
         """The page in Markdown; the figures lie beside it."""
-        parts = [f"# {self.title}\n", f"`{self.command or f'matfn reproduce {self.paper}'}` makes this page.\n"]
+        parts = [f"# {self.title}\n", f"`{self.command or f'python -m studies.{self.paper}'}` makes this page.\n"]
         parts += [note + "\n" for note in self.notes]
         for table in self.tables:
             parts.append(f"## {table.title}\n")

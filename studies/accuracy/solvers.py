@@ -147,9 +147,7 @@ def peers() -> list[Solver]:
     try:
         import scipy.linalg
     except ImportError:
-        raise TrainError(
-            'the comparison needs scipy: pip install "matfn[train]", or name the methods with --methods'
-        ) from None
+        raise TrainError("the comparison needs scipy: pip install scipy, or name the methods with --methods") from None
     linalg = scipy.linalg
 
     def with_scipy(problem: Problem) -> Tensor:

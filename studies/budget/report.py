@@ -40,7 +40,7 @@ class Options:
     Attributes:
         size: Short side of the matrices of the spectra.
         drawn: How many spectra to draw at random.
-        momenta: Folders of `matfn bench momenta`.
+        momenta: Folders of `python -m studies.momenta`.
         dtypes: Of the errors and times.
         rounds: Timed calls of each method.
         shapes: (b, m, n) that are timed.
@@ -117,7 +117,7 @@ def report(result: Result) -> Report:
         ],
         figures=figures(result),
         plain={"budgets": BUDGETS, "targets": [asdict(v) for v in found], **asdict(result)},
-        command="matfn bench budget --momenta FOLDER",
+        command="python -m studies.budget --momenta FOLDER",
     )
 
 

@@ -1,4 +1,4 @@
-"""`matfn reproduce polargrad`: the paper's matrix problems, its claims one by one, and where the rates stop working."""
+"""The page of PolarGrad: the paper's matrix problems, its claims one by one, and where the rates stop working."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def made(
             "runs": {name: [asdict(trace) for trace in made] for name, made in traces.items()},
             "sweeps": [asdict(one) | {"edge": one.edge, "wide": one.wide} for one in sweeps],
         },
-        command="matfn reproduce polargrad" + (" --preset quick" if quick else ""),
+        command="python -m studies.polargrad" + (" --preset quick" if quick else ""),
     )
 
 

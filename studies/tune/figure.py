@@ -1,4 +1,4 @@
-"""The figure of `matfn tune`: the Pareto front of time against error, foretold and measured, and the cost model."""
+"""The figures of the study: the Pareto front of time against error, foretold and measured, and the cost model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plans that `matfn tune` weighs: schedules by degrees, interval, cushion, norm and deflation; engine and restarts."""
+"""The plans that are compared: schedules by degrees, interval, cushion, norm and deflation; engine and restarts."""
 
 from __future__ import annotations
 

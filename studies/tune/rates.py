@@ -1,4 +1,4 @@
-"""Rates for `matfn tune`: how long each kernel takes for each product that a plan of this shape could ask for."""
+"""Rates: how long each kernel takes for each product that a plan of this shape could ask for."""
 
 from __future__ import annotations
 

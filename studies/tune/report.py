@@ -1,4 +1,4 @@
-"""What `matfn tune` found, written down: tables and JSON."""
+"""What `python -m studies.tune` found, written down: tables and JSON."""
 
 from __future__ import annotations
 

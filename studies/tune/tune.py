@@ -93,8 +93,8 @@ def tune(request: Request, watch: Watch = lambda text: None, momenta: Sequence[T
     Args:
         request: What.
         watch: Told what is being done.
-        momenta: Matrices of a training run (`matfn bench momenta`): what plans are weighed by, and measured on too.
-            Without them it is a log-uniform spectrum.
+        momenta: Matrices of a training run (`python -m studies.momenta`): plans are weighed by them and measured on
+            them too. Without them it is a log-uniform spectrum.
     """
     found, choice, absent = candidates(request)
     named = next(name for name, kernel in found.items() if kernel == choice.products)

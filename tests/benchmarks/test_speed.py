@@ -1,4 +1,4 @@
-"""`matfn bench polar | step | roots | scaling`: what they time and how, what they say of errors and absences."""
+"""`python -m benchmarks.polar | step | roots | scaling`: what they time and how, and what they say of errors."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""`matfn bench accuracy`: what it measures is right, and the command writes whole files."""
+"""`python -m studies.accuracy`: what it measures is right, and the command writes whole files."""
 
 import json
 

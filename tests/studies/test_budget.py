@@ -1,4 +1,4 @@
-"""`matfn bench momenta` and `budget`: the momenta are Muon's own, the verdicts can fail, whole files are written."""
+"""`studies.momenta` and `studies.budget`: the momenta are Muon's own, verdicts can fail, whole files are written."""
 
 import json
 import math

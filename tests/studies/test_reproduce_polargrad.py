@@ -1,4 +1,4 @@
-"""`matfn reproduce polargrad`: data, runs and claims of a second each against the published numbers, and the page."""
+"""`python -m studies.polargrad`: data, runs and claims of a second each against the published numbers, and the page."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""`matfn tune`: the plans it weighs, what it foretells of them, the choice it marks, and what it writes."""
+"""`python -m studies.tune`: the plans it weighs, what it foretells of them, the choice it marks, and what it writes."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The one exception of the lab that a user can cause and fix; the command line shows it without a traceback."""
+"""The one exception of training that a user can cause and fix; the command line shows it without a traceback."""
 
 
 class TrainError(Exception):
