@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import matfn
-from gpu_parts.timing import Place, captured, timed
+from benchmarks.timing import Place, captured, timed
 from matfn.optim import Muon
 from matfn.optim.oracle import DEFLATED
 from matfn.optim.roots import inverse_roots, lower_bound, minimax, ridged

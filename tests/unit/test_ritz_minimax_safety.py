@@ -1,23 +1,13 @@
-"""A share of the search for divergence that fits in seconds; benchmarks/ritz_minimax_safety.py is the whole of it."""
+"""A share of the search for divergence that fits in seconds; `python -m studies.ritz` is the whole of it."""
 
 import pytest
 import torch
 
 from matfn import Direct, Gram, RitzMinimax
 from matfn.iteration.target import INV_ROOT
-from matfn.lab.papers.ritz.safety import (
-    END,
-    SLACK,
-    SPECTRA,
-    bases,
-    bred,
-    greatest,
-    greatest_root,
-    on_vectors,
-    structured,
-)
 from matfn.methods.ritz_minimax.table import table
 from matrices import generator
+from studies.ritz.safety import END, SLACK, SPECTRA, bases, bred, greatest, greatest_root, on_vectors, structured
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
