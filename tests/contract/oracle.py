@@ -9,7 +9,7 @@ from torch import Tensor
 from matfn.iteration.protocols import Evaluation, Iteration, Scheduled
 from matfn.iteration.residual import Residual
 from matfn.iteration.schedule import Schedule
-from matfn.iteration.step import Polynomial
+from matfn.iteration.polynomial import Polynomial
 from matfn.iteration.target import Target
 
 TRUE = {

@@ -362,7 +362,7 @@ def test_stacks_are_bounded_and_the_bound_changes_nothing(monkeypatch):
         return take(optimizer, params, grads), [bucket.shape[0] for bucket in optimizer._active.buckets]
 
     together, one = moved()
-    monkeypatch.setattr("matfn.optim.buckets.ENTRIES", 3 * 48)
+    monkeypatch.setattr("matfn.optim.matrices.buckets.ENTRIES", 3 * 48)
     apart, several = moved()
     assert one == [7]
     assert several == [3, 3, 1]
@@ -393,7 +393,7 @@ def test_one_tensor_after_the_other_gives_what_lists_give(monkeypatch, nesterov,
     """Large matrices are averaged and moved while they are in the cache; here all are large."""
     moved = []
     for large in (2**18, 1):
-        monkeypatch.setattr("matfn.optim.foreach._LARGE", large)
+        monkeypatch.setattr("matfn.optim.matrices.foreach._LARGE", large)
         generator = torch.Generator().manual_seed(0)
         params = [torch.nn.Parameter(torch.randn(12, 20, generator=generator)) for _ in range(3)]
         optimizer = Muon(params, lr=lr, weight_decay=0.5, nesterov=nesterov, cautious=cautious)

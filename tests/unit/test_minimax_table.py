@@ -9,7 +9,7 @@ import torch
 import matfn
 from matfn import RitzMinimax
 from matfn.iteration.residual import Residual
-from matfn.iteration.step import Magnified, Polynomial
+from matfn.iteration.polynomial import Magnified, Polynomial
 from matfn.kernels import EAGER
 from matfn.methods.ritz_minimax.rehearsal import best_step, chain
 from matfn.methods.ritz_minimax.table import SPACING, START, lower_ends, table

@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from numbers import Real
 
+from ..iteration.polynomial import Polynomial
+from ..iteration.preparation import Preparation
 from ..iteration.schedule import Schedule
-from ..iteration.step import Polynomial
 from ..minimax import Request, cached_rows
-from ..run.deflation import check_deflation
-from ..run.schatten import check_norm
 from .checks import check_degrees, check_exponent, check_number, check_steps
 
 __all__ = ["PolarExpress"]
@@ -35,7 +34,7 @@ class PolarExpress:
             which is nearer to the greatest of them and known from M at no product. Division by it lifts all singular
             values, n equal ones by n^(1/4); on momenta of training runs it is worth half a step. Roots do not change.
         deflation: The share of the singular values, the largest, that are shrunk to the size of the next before the
-            first step, by a sketch (`matfn.deflation`); 0 is none, 1/2 the most. A gradient has few large ones: a
+            first step, by a sketch (`matfn.run.preparation`); 0 is none, 1/2 the most. A gradient has few large ones: a
             sixteenth saves more than a step, for less than a product. `lower` and the errors of the schedule are those
             after it; fewer than 1/deflation rows are left alone. For `orthogonalize` and the optimizers, not the roots.
 
@@ -65,8 +64,7 @@ class PolarExpress:
         if self.cushion is not None:
             check_number("cushion", self.cushion, 0, 1, "it is the least ratio lower/upper a step is designed for")
         check_number("safety", self.safety, 1, 2, "the argument is divided by it; 1.01 guards bfloat16, 1 is none")
-        check_norm(self.norm)
-        check_deflation(self.deflation)
+        Preparation(self.norm, self.deflation)
         object.__setattr__(self, "steps", settled)
 
     def schedule(self, p: int = 2) -> Schedule:
@@ -86,6 +84,5 @@ def _schedule(method: PolarExpress, p: int) -> Schedule:
         float(method.lower),
         f"minimax composition, {method!r}",
         tuple(row.interval for row in rows),
-        norm=method.norm,
-        deflation=float(method.deflation),
+        preparation=Preparation(method.norm, float(method.deflation)),
     )

@@ -1,25 +1,20 @@
 """Optimizers of matrices: the matrices by a matrix function, the rest by torch's AdamW, in one torch optimizer."""
 
 from ..methods.resolvents.resolvents import Resolvents, resolvents
-from .blocks import Cutting
 from .matrices.layout import Layout
 from .model.plan import Entry, Plan, PlanError, plan
 from .muon import Muon
 from .normuon import NorMuon
 from .optimizer import MatrixOptimizer
 from .polargrad import PolarGrad
-from .root_choice import RootChoice, root_choice
-from .roots import minimax
+from .rules.root_choice import RootChoice, root_choice
+from .rules.roots import minimax
 from .scale import SCALES, jordan, moonlight, spectral, unit
-from .shampoo import Shampoo
-from .soap import SOAP
 from .telemetry.sinks import JsonLines, Record, TensorBoard
 from .telemetry.telemetry import Telemetry
 
 __all__ = [
     "SCALES",
-    "SOAP",
-    "Cutting",
     "Entry",
     "JsonLines",
     "Layout",
@@ -32,7 +27,6 @@ __all__ = [
     "Record",
     "Resolvents",
     "RootChoice",
-    "Shampoo",
     "Telemetry",
     "TensorBoard",
     "jordan",

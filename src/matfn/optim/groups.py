@@ -4,17 +4,16 @@ The groups are those of torch, dicts with "params" and options, plus "rule" ("ma
 Layouts stay outside the group: a group is saved in the state dict, which may hold only plain values.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from .matrices.layout import Layout, linear
 
-__all__ = ["RULES", "as_groups", "check_parameters", "check_rest_used", "layouts_for", "named"]
-
-RULES = ("matrix", "adamw")
+__all__ = ["as_groups", "check_parameters", "check_used", "layouts_for", "lent", "named"]
 
 
 def as_groups(params: Any, optimizer: str) -> list[dict[str, Any]]:
@@ -123,19 +122,57 @@ def check_parameters(names: Sequence[str], params: Sequence[Tensor], taken: set[
             )
         if id(param) in seen:
             raise ValueError(f"parameters {seen[id(param)]!r} and {name!r} are the same tensor. Pass it once.")
-        if rule == "matrix" and not param.is_floating_point():
+        if rule != "adamw" and not param.is_floating_point():
             raise TypeError(f"parameter {name!r} is {param.dtype}; the matrix rule needs a real floating-point dtype.")
         taken = taken | {name}
         seen[id(param)] = name
 
 
-def check_rest_used(groups: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse `rest=` if no group has the rule "adamw".
+def lent(rules: Any, kind: type[Optimizer]) -> dict[str, Any]:
+    """{name: optimizer without parameters} for the optimizers whose rules are used beside the own one.
+
+    Args:
+        rules: {name: function from parameters to an optimizer}, or None.
+        kind: The class of optimizers that the functions must return.
 
     Raises:
-        ValueError: If every group has the matrix rule.
+        TypeError: If `rules` is no mapping, or a value is no such function.
+        ValueError: If a name is taken or is no word, or an option of an optimizer is out of range.
     """
-    if all(group["rule"] == "matrix" for group in groups):
+    if rules is not None and not isinstance(rules, Mapping):
+        raise TypeError(f"rules must map names to functions such as partial(PolarGrad, lr=1.0), got {rules!r}.")
+    made: dict[str, Any] = {}
+    for name, make in (rules or {}).items():
+        if not isinstance(name, str) or not name.isidentifier() or name in ("matrix", "adamw", "frozen"):
+            raise ValueError(f'the name of a rule must be a word other than "matrix", "adamw", "frozen"; got {name!r}.')
+        lender = make([{"params": []}]) if callable(make) else make
+        if not isinstance(lender, kind) or not callable(make):
+            raise TypeError(
+                f"rules[{name!r}] must be a function from parameters to an optimizer of matrices, such as "
+                f"functools.partial(PolarGrad, lr=1.0); got {make!r}."
+            )
+        made[name] = lender
+    return made
+
+
+def check_used(groups: Sequence[Mapping[str, Any]], rules: Iterable[str], rest: bool) -> None:
+    """Refuse further rules and `rest=` if no group uses them.
+
+    Args:
+        groups: All groups.
+        rules: The names of the further rules.
+        rest: Whether `rest=` was given.
+
+    Raises:
+        ValueError: If a rule or `rest=` is not used.
+    """
+    idle = [rule for rule in rules if all(group["rule"] != rule for group in groups)]
+    if idle:
+        raise ValueError(
+            f'rules={idle} were given, but no group has them. Give a group "rule": {idle[0]!r}, or name it in '
+            "plan(model, overrides={pattern: rule}), or leave out rules=."
+        )
+    if rest and all(group["rule"] != "adamw" for group in groups):
         raise ValueError(
             "rest= was given, but no parameter would use it: every group has the matrix rule. Pass plan(model), give "
             'the groups of embeddings, head, norms and biases "rule": "adamw", or leave out rest=.'

@@ -1,11 +1,10 @@
 """Muon: momentum, orthogonalized. The update of a matrix is the polar factor of its momentum.
 
 Steepest descent under the spectral norm: of all updates with singular values at most 1, the polar factor U of the
-momentum is the one most aligned with it. The rest of the model follows torch's AdamW (base.py, rest.py).
+momentum is the one most aligned with it. The rest of the model follows torch's AdamW (rest.py).
 """
 
-import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,16 +13,15 @@ from torch import Tensor
 from ..engines import Engine
 from ..iteration.protocols import Method
 from ..kernels import Products
-from ..methods import NewtonSchulz, PolarExpress, Tuned
-from ..run.deflation import share_of
-from .matrices.buckets import Bucket
-from .oracle import DEFLATED_ROWS, PolarOptimizer
+from .optimizer import MatrixOptimizer
+from .rules.ema import Ema
+from .rules.polar import Polar
 from .scale import Scale
 
 __all__ = ["Muon"]
 
 
-class Muon(PolarOptimizer):
+class Muon(MatrixOptimizer):
     r"""Muon for the matrices, torch's AdamW for the rest, in one torch optimizer.
 
     For the gradient G of a matrix W of m outputs and n inputs, with momentum mu and decay wd::
@@ -49,7 +47,7 @@ class Muon(PolarOptimizer):
         scale: "jordan" sqrt(max(1, m/n)), "spectral" sqrt(m/n), "moonlight" 0.2 sqrt(max(m, n)), or a function of (m,
             n). Of each block where a parameter is cut.
         method: how the polar factor is computed, a value of `matfn.METHODS`. None is three to five minimax
-            steps, by size and device, and the Gram matrix from 2 : 3 on (`matfn.optim.oracle.usual`): the error of
+            steps, by size and device, and the Gram matrix from 2 : 3 on (`matfn.optim.rules.polar.usual`): the error of
             torch's Muon on momenta of training runs, in half the products. `PolarExpress()` has less error still;
             `Tuned("jordan")` is the classical one.
         precision: dtype in which the iteration runs. None is bfloat16, as in every Muon (1 % of the update's norm is
@@ -96,6 +94,7 @@ class Muon(PolarOptimizer):
         precision: torch.dtype | None = None,
         engine: Engine | None = None,
         products: Products | None = None,
+        rules: Mapping[str, Callable[[Any], MatrixOptimizer]] | None = None,
         rest: Mapping[str, Any] | None = None,
     ) -> None:
         defaults = {
@@ -106,20 +105,5 @@ class Muon(PolarOptimizer):
             "cautious": cautious,
             "scale": scale,
         }
-        super().__init__(
-            params, defaults, method=method, precision=precision, engine=engine, products=products, rest=rest
-        )
-
-    @property
-    def padded_below(self) -> int:
-        """By a fixed schedule of polynomials; what is fitted to a spectrum, or deflates it, would see the zeros too."""
-        if type(self).direction is not Muon.direction:
-            return 0
-        if self.method is None:
-            return DEFLATED_ROWS
-        fixed = isinstance(self.method, PolarExpress | NewtonSchulz | Tuned)
-        return sys.maxsize if fixed and not share_of(self.method) else 0
-
-    def direction(self, bucket: Bucket, stack: Tensor) -> Tensor:
-        """The polar factor of each matrix of the stack ``(b, m, n)``."""
-        return self.factor(stack, out=stack)
+        chain = (Ema(), Polar(method, precision, engine, products))
+        super().__init__(params, defaults, chain, rules=rules, rest=rest)

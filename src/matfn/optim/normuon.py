@@ -1,6 +1,6 @@
 """NorMuon: Muon whose output rows are brought to one size, measured over many steps, at the norm the update had."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -9,19 +9,16 @@ from torch import Tensor
 from ..engines import Engine
 from ..iteration.protocols import Method
 from ..kernels import Products
-from .matrices import foreach
-from .matrices.buckets import Bucket, Slot, working_dtype
-from .options import check_number
-from .oracle import PolarOptimizer
-from .rest import StateLike
+from .optimizer import MatrixOptimizer
+from .rules.ema import Ema
+from .rules.polar import Polar
+from .rules.row_norm import RowNorm
 from .scale import Scale
 
 __all__ = ["NorMuon"]
 
-ROWS = "row_moment"
 
-
-class NorMuon(PolarOptimizer):
+class NorMuon(MatrixOptimizer):
     r"""NorMuon for the matrices, torch's AdamW for the rest, in one torch optimizer.
 
     A polar factor has singular values of one size, but the rows of a tall one do not have: some neurons move much more
@@ -74,6 +71,7 @@ class NorMuon(PolarOptimizer):
         precision: torch.dtype | None = None,
         engine: Engine | None = None,
         products: Products | None = None,
+        rules: Mapping[str, Callable[[Any], MatrixOptimizer]] | None = None,
         rest: Mapping[str, Any] | None = None,
     ) -> None:
         defaults = {
@@ -86,49 +84,5 @@ class NorMuon(PolarOptimizer):
             "cautious": cautious,
             "scale": scale,
         }
-        super().__init__(
-            params, defaults, method=method, precision=precision, engine=engine, products=products, rest=rest
-        )
-
-    def direction(self, bucket: Bucket, stack: Tensor) -> Tensor:
-        """The polar factor ``(b, m, n)``, its rows evened out, at its norm."""
-        U = self.factor(stack)
-        squares = (U * U).mean(-1)
-        v = torch.empty_like(squares)
-        moments = [self._rows(slot) for slot in bucket.slots]
-        places = [v[s.start : s.start + s.count].view_as(rows) for s, rows in zip(bucket.slots, moments, strict=True)]
-        foreach.copy_(places, moments)
-        factor = torch.empty_like(squares)
-        for index, slots in bucket.by_group().items():
-            group, run = self.param_groups[index], bucket.run(slots)
-            v[run].lerp_(squares[run], 1 - float(group["beta2"]))
-            # Rows that were always zero stay so, for eps = 0 too.
-            factor[run] = torch.where(v[run] > 0, 1 / (v[run].sqrt() + float(group["eps"])), 0.0)
-        foreach.copy_(moments, places)
-        evened = (squares * factor**2).sum(-1, keepdim=True)
-        factor *= torch.where(evened > 0, squares.sum(-1, keepdim=True) / evened, 0.0).sqrt()
-        return U.mul_(factor.unsqueeze(-1))
-
-    def state_like(self, param: Tensor, group: Mapping[str, Any]) -> StateLike:
-        """Beside the momentum v: one number for each row of each matrix."""
-        like = super().state_like(param, group)
-        if group["rule"] == "matrix":
-            layout = self.layouts[param]
-            rows = tuple(layout.split[axis] for axis in (*layout.batch, layout.rows))
-            like[ROWS] = (rows, working_dtype(param))
-        return like
-
-    def check_group(self, group: Mapping[str, Any], where: str) -> None:
-        """As the base, and beta2.
-
-        Raises:
-            ValueError: naming the option, its value and its range.
-            TypeError: naming the option, its value and the type wanted.
-        """
-        super().check_group(group, where)
-        if group["rule"] == "matrix" and not 0 <= check_number(group["beta2"], f"{where}: beta2") < 1:
-            raise ValueError(f"{where}: beta2 must be in [0, 1), got {group['beta2']}.")
-
-    def _rows(self, slot: Slot) -> Tensor:
-        """The view of v that belongs to the slot's matrices, (batch..., m)."""
-        return self.state_of(slot, ROWS).split(slot.layout.cuts, dim=-1)[slot.piece]
+        chain = (Ema(), Polar(method, precision, engine, products), RowNorm())
+        super().__init__(params, defaults, chain, rules=rules, rest=rest)

@@ -1,40 +1,40 @@
-"""MatrixOptimizer: what every optimizer of matrices shares. A subclass supplies `direction(bucket, stack)`.
+"""MatrixOptimizer: what every optimizer of matrices shares. A subclass says its options and its chain of rules.
 
-One step, for the parameters whose rule is "matrix", bucket by bucket of equal (m, n):
+One step, for the parameters of each matrix rule, bucket by bucket of equal (m, n):
 
-    collect: gradient -> momentum (float32, on the parameter's own shape) -> a stack (b, m, n) -> direction
-             -> scale, weight decay and update of the parameter, in place (update.py)
+    elementwise rule: gradient -> momentum, on the parameters' own entries     (rules/ema.py)
+    -> whole matrices, a stack (b, m, n)                                       (matrices/exchange.py)
+    -> matrix rules: the direction of each                                     (rules/)
+    -> back -> decay and move of the weights, in place                         (matrices/move.py)
 
 and for the rest torch's AdamW (rest.py). Everything is one torch optimizer: one list of groups, one state, one state
-dict. Gradients are only read. Hyperparameters live in the groups, where schedulers look for them; objects (methods,
-layouts, a scale function) live on the optimizer, because groups end in the state dict. State of a subclass's own is
-named in `state_like`, which checkpoints are checked against, and reached by `state_of`.
+dict. Gradients are only read. Hyperparameters live in the groups, where schedulers look for them; objects (rules,
+layouts, a scale function) live on the optimizer, because groups end in the state dict.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
 import torch
 from torch import Tensor
 
 from . import checkpoint
-from .groups import RULES, as_groups, check_parameters, check_rest_used, layouts_for, named
-from .matrices.active import Active
-from .matrices.buckets import Bucket, Slot, working_dtype
+from .groups import as_groups, check_parameters, check_used, layouts_for, lent, named
+from .matrices.buckets import Bucket, Kind, Run, check_gradients, fill_buckets
+from .matrices.exchange import Exchange
 from .matrices.layout import Layout
-from .matrices.padding import directions
-from .momentum import averaged
+from .matrices.move import move
+from .matrices.padding import directions, joined
 from .options import check_options, check_scale, check_values
 from .rest import OPTIONS as REST_OPTIONS
 from .rest import RestRule, StateLike
+from .rules.rule import Elementwise, Rule
 from .scale import SCALES, Scale
-from .state import COUNTER, count, make_state
-from .update import move
+from .state import COUNTER, check_state, count, described, make_state
 
-__all__ = ["COUNTER", "MOMENTUM", "MatrixOptimizer"]
+__all__ = ["MatrixOptimizer"]
 
-MOMENTUM = "momentum_buffer"
-Observer = Callable[[Bucket, Tensor], None]
+Lender = Callable[[Any], "MatrixOptimizer"]
 
 
 class MatrixOptimizer(torch.optim.Optimizer):
@@ -42,15 +42,21 @@ class MatrixOptimizer(torch.optim.Optimizer):
 
     Args:
         params: a Plan, or an iterable of tensors, (name, tensor) pairs or dict groups. A group may say
-            ``"rule": "matrix"`` (the default) or ``"adamw"``, and ``"layout"``: a function of the shape, or one
-            Layout per parameter.
-        defaults: options of matrix groups; must hold lr, weight_decay, cautious and scale, and momentum and nesterov
-            unless the subclass overrides `collect`.
+            ``"rule": "matrix"`` (the default), ``"adamw"`` or a name in `rules`, and ``"layout"``: a function of the
+            shape, or one Layout per parameter.
+        defaults: options of matrix groups; must hold lr, weight_decay, cautious and scale, and what the rules read.
+        chain: an elementwise rule, then matrix rules, in order; see `matfn.optim.rules.rule`.
+        rules: further rules by name, for groups whose "rule" is the name. Each is a function that makes an optimizer
+            from parameters, such as ``functools.partial(PolarGrad, lr=1.0)``; its options are the groups' defaults.
         rest: options of torch.optim.AdamW for the adamw groups; None takes AdamW's own defaults.
 
     Attributes:
-        observers: functions of (bucket, direction), called in order before the weights move; they must change neither,
-            and clone what they keep, because the next bucket may use the memory of the direction.
+        before_move: hooks, functions of (bucket, update), called in order before the weights of a bucket move.
+            ``bucket.names`` are the parameters' names, ``bucket.weights()`` views of their weights and
+            ``bucket.places(update)`` views of the update before learning rate and scale, one of each for each part of a
+            parameter that is in the stack. A hook may change the update in place, and must clone what it keeps, because
+            the next bucket uses the same memory. Copies of an optimizer have no hooks.
+        after_move: hooks, functions of (bucket), called in order after its weights have moved.
 
     Raises:
         ValueError: an option out of range, misspelt or unused; a matrix parameter that is no matrix; a name used twice.
@@ -58,89 +64,90 @@ class MatrixOptimizer(torch.optim.Optimizer):
     """
 
     # What pickling and deepcopy keep beside groups and state; a subclass adds the names of its own attributes.
-    kept: tuple[str, ...] = ("layouts", "scales", "rest")
+    kept: tuple[str, ...] = ("layouts", "scales", "rest", "chain", "others")
     named_scales: Mapping[str, Scale] = SCALES
 
-    def __init__(self, params: Any, defaults: dict[str, Any], *, rest: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        params: Any,
+        defaults: dict[str, Any],
+        chain: tuple[Elementwise, *tuple[Rule, ...]],
+        *,
+        rules: Mapping[str, Lender] | None = None,
+        rest: Mapping[str, Any] | None = None,
+    ) -> None:
         self.layouts: dict[Tensor, Layout] = {}
         self.scales: dict[str, Scale] = dict(self.named_scales)
+        self.chain = chain
+        self.others: dict[str, MatrixOptimizer] = lent(rules, MatrixOptimizer)
         self.rest = RestRule(rest)
-        self.observers: list[Observer] = []
-        self._active = Active()
+        self._start()
         if not isinstance(defaults["scale"], str):
             check_scale(defaults["scale"], ())
             self.scales["custom"] = defaults["scale"]
             defaults = {**defaults, "scale": "custom"}
         super().__init__(as_groups(params, type(self).__name__), defaults)
-        if rest is not None and not hasattr(params, "groups"):
-            check_rest_used(self.param_groups)
+        check_used(self.param_groups, self.others, rest is not None and not hasattr(params, "groups"))
 
-    def collect(self, bucket: Bucket) -> Tensor:
-        """Take in the gradients of a bucket, and stack what the direction is computed from; here the momentum.
+    def _start(self) -> None:
+        """What copies do not share and checkpoints do not hold."""
+        self.before_move: list[Callable[[Bucket, Tensor], object]] = []
+        self.after_move: list[Callable[[Bucket], object]] = []
+        self._exchange = Exchange()
+        self._stacks: tuple[tuple[MatrixOptimizer, tuple[Bucket, ...]], ...] = ()
+        self._counted: tuple[Tensor, ...] = ()
+        self._key: tuple[Any, ...] | None = None
 
-        Args:
-            bucket: its slots give gradients (to be read only), groups and state.
+    @property
+    def observers(self) -> list[Callable[[Bucket, Tensor], object]]:
+        """`before_move` under its first name."""
+        return self.before_move
 
-        Returns:
-            ``(b, m, n)`` in the bucket's dtype, the caller's to overwrite: `stack` of the bucket, filled.
-        """
-        return averaged(bucket, self.param_groups, lambda slot: self.state_of(slot, MOMENTUM), self.stack(bucket))
-
-    def stack(self, bucket: Bucket) -> Tensor:
-        """Memory for a stack ``(b, m, n)`` in the bucket's dtype, the same for all buckets; for `collect` to fill."""
-        return self._active.workspace.stack(bucket)
+    @property
+    def buckets(self) -> tuple[Bucket, ...]:
+        """The stacks of the last step: of the matrices that had a gradient."""
+        return tuple(bucket for _, together in self._stacks for bucket in together)
 
     @property
     def workspace(self) -> int:
-        """The bytes of that memory, held between steps beside the state: the largest stack on a CPU, none elsewhere."""
-        return self._active.workspace.nbytes
+        """Bytes held between steps beside the state: the largest stack on a CPU, none elsewhere."""
+        return self._exchange.nbytes
 
-    def direction(self, bucket: Bucket, stack: Tensor) -> Tensor:
-        """The update direction of each matrix of a bucket, before scale and learning rate.
+    def lender(self, rule: str) -> "MatrixOptimizer":
+        """The optimizer whose rules, default options and scales groups of a matrix rule have: this one, or another."""
+        return self if rule == "matrix" else self.others[rule]
 
-        Args:
-            bucket: whose matrices they are; a subclass with state of its own finds it by ``bucket.slots``.
-            stack: ``(b, m, n)``, what `collect` returned; may be overwritten.
+    def scale_of(self, rule: str, name: str) -> Scale:
+        """The scale, a function of (m, n), that groups of a matrix rule have under a name."""
+        return self.lender(rule).scales[name]
 
-        Returns:
-            Shape and device of `stack`, in its dtype or in a narrower one, such as the dtype of an iteration. The
-            parameters move against it.
-        """
-        raise NotImplementedError(f"{type(self).__name__} must define direction(bucket, stack).")
-
-    @property
-    def padded_below(self) -> int:
-        """The short side below which `direction` bears rows and columns of zeros, and needs no slots: see `crowds`."""
-        return 0
+    def kinds(self, shape: tuple[int, ...], options: Mapping[str, Any]) -> dict[str, Kind]:
+        """The state that the chain of a group keeps for matrices of a shape; see `Rule.state`."""
+        found: dict[str, Kind] = {}
+        for rule in self.lender(options["rule"]).chain:
+            found |= rule.state(shape, options)
+        return found
 
     def state_like(self, param: Tensor, group: Mapping[str, Any]) -> StateLike:
-        """Shape and dtype of each state tensor of a parameter; a subclass overrides the matrix case.
-
-        ``COUNTER: ((), None)`` asks for the number of steps that the parameter has made, this one included: a 0-d
-        tensor on the host, as torch's AdamW has it.
-        """
+        """Shape and dtype of each state tensor of a parameter, as checkpoints are checked against."""
         if group["rule"] == "adamw":
             return self.rest.state_like(param, group)
-        return {MOMENTUM: (tuple(param.shape), working_dtype(param))}
-
-    def state_of(self, slot: Slot, key: str) -> Tensor:
-        """The state tensor `key` of a slot's parameter, whole; zeros as `state_like` describes if it is not there yet.
-
-        Momentum and the like are float32 at least: half precision would lose small gradients.
-        """
-        state = self.state[slot.param]
-        if key not in state:
-            make_state(state, slot.param, self.state_like(slot.param, self.param_groups[slot.group]))
-        return state[key]
+        return described(param, self.layouts[param], lambda shape: self.kinds(shape, group))
 
     def check_group(self, group: Mapping[str, Any], where: str) -> None:
-        """Refuse option values of a group that are out of range; a subclass with options of its own extends it.
+        """Refuse option values of a group that are out of range.
 
         Raises:
             ValueError: naming the option, its value and its range.
             TypeError: naming the option, its value and the type wanted.
         """
-        check_values(group, where, scales=self.scales)
+        if group["rule"] == "adamw":
+            check_values(group, where, scales=())
+            return
+        lender = self.lender(group["rule"])
+        check_values(group, where, scales=lender.scales)
+        for rule in lender.chain:
+            rule.check(group, where)
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -168,15 +175,107 @@ class MatrixOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self.rest.adopt_momentum(self.param_groups)
-        self._active.refresh(self.param_groups, self.layouts, self.state, self.state_like, self.padded_below)
-        count(self.state[param] for param in self._active.counted)
-        for crowd in self._active.crowds:
-            for bucket, direction in directions(crowd, self.collect, self.direction, self.stack):
-                for observe in self.observers:
-                    observe(bucket, direction)
-                move(bucket, self.param_groups, self.scales, direction)
+        self._refresh()
+        self._prepare()
+        for lender, together in self._stacks:
+            for bucket, update in self._directions(lender, together):
+                for hook in self.before_move:
+                    hook(bucket, update)
+                move(bucket, self.scale_of, self._exchange.updates(bucket, update))
+                for hook in self.after_move:
+                    hook(bucket)
         self.rest.step([group for group in self.param_groups if group["rule"] == "adamw"], self.state)
         return loss
+
+    def _refresh(self) -> None:
+        """Look which parameters have a gradient, and when those are others than before, sort them into buckets."""
+        active = [
+            (index, name, param)
+            for index, group in enumerate(self.param_groups)
+            for name, param in zip(group["param_names"], group["params"], strict=True)
+            if param.grad is not None
+        ]
+        matrices = [member for member in active if self.param_groups[member[0]]["rule"] != "adamw"]
+        check_gradients((name, param) for _, name, param in matrices)
+        groups = tuple(id(group) for group in self.param_groups)
+        key = (groups, *((index, id(param), param.dtype, param.device) for index, _, param in active))
+        if key == self._key:
+            return
+        likes = {param: self.state_like(param, self.param_groups[index]) for index, _, param in active}
+        for _, name, param in active:
+            check_state(self.state.get(param, {}), param, likes[param], name)
+        self._stacks = tuple(stack for name in ("matrix", *self.others) for stack in self._filled(name, matrices))
+        moving = dict.fromkeys(slot.param for bucket in self.buckets for slot in bucket.slots)
+        self._counted = tuple(param for param in moving if COUNTER in likes[param])
+        for bucket in self.buckets:
+            bucket.runs = self._runs(bucket)
+        self._exchange.reserve(self.buckets)
+        self._key = key
+
+    def _filled(
+        self, rule: str, matrices: Sequence[tuple[int, str, Tensor]]
+    ) -> Iterator[tuple["MatrixOptimizer", tuple[Bucket, ...]]]:
+        """The buckets of one rule, those together that are padded into one stack."""
+        lender = self.lender(rule)
+        members = [(i, name, p, self.layouts[p]) for i, name, p in matrices if self.param_groups[i]["rule"] == rule]
+        below = min((rule.padded_below for rule in lender.chain[1:]), default=0)
+        for together in joined(fill_buckets(members), below):
+            yield lender, together
+
+    def _runs(self, bucket: Bucket) -> tuple[Run, ...]:
+        """The slots of a bucket, neighbours of one group and age together."""
+        found: list[tuple[tuple[int, int], list[Any]]] = []
+        for slot in bucket.slots:
+            counter = self.state.get(slot.param, {}).get(COUNTER) if slot.param in self._counted else None
+            key = (slot.group, 0 if counter is None else int(counter))
+            if not found or found[-1][0] != key:
+                found.append((key, []))
+            found[-1][1].append(slot)
+        return tuple(
+            Run(tuple(slots), self.param_groups[group], self._held, self.kinds, age) for (group, age), slots in found
+        )
+
+    def _held(self, param: Tensor, key: str, options: Mapping[str, Any]) -> Tensor:
+        """The state tensor `key` of a parameter, whole; zeros if there is none yet."""
+        state = self.state[param]
+        if key not in state:
+            make_state(state, param, self.state_like(param, options))
+        return state[key]
+
+    def _prepare(self) -> None:
+        """Count the steps where a rule wants it, and let rules work on all stacks at once."""
+        if self._counted:
+            count(self.state[param] for param in self._counted)
+            for bucket in self.buckets:
+                bucket.runs = self._runs(bucket)
+        for lender in (self, *self.others.values()):
+            for rule in lender.chain[1:]:
+                if type(rule).prepare is not Rule.prepare:
+                    stacks = [bucket.runs for owner, together in self._stacks if owner is lender for bucket in together]
+                    rule.prepare(stacks)
+
+    def _directions(
+        self, lender: "MatrixOptimizer", together: Sequence[Bucket]
+    ) -> Iterator[tuple[Bucket, Tensor]]:
+        """The direction of each bucket in turn, in its own shape and dtype; the next may use the memory of the last."""
+        elementwise, *rules = lender.chain
+
+        def collect(bucket: Bucket) -> Tensor:
+            return self._exchange.matrices(bucket, elementwise)
+
+        def direction(stack: Tensor, runs: Sequence[Run] = ()) -> Tensor:
+            for rule in rules:
+                stack = rule.update(stack, runs)
+            return stack
+
+        if len(together) > 1:
+            yield from directions(together, collect, direction, self._exchange.memory)
+            return
+        [bucket] = together
+        stack = collect(bucket)
+        found = direction(stack, bucket.runs)
+        # Reuse the finished stack to hold a direction in a narrower dtype.
+        yield bucket, found if found.dtype is bucket.dtype else stack.copy_(found)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, as torch does; names, rule and layout as in the class's `params`.
@@ -187,20 +286,24 @@ class MatrixOptimizer(torch.optim.Optimizer):
         """
         group, index = dict(param_group), len(self.param_groups)
         rule = group.setdefault("rule", "matrix")
-        if rule not in RULES:
-            raise ValueError(f"group {index} has rule {rule!r}; the rules are {RULES}.")
-        own, other = (self.defaults, REST_OPTIONS) if rule == "matrix" else (self.rest.defaults, self.defaults)
-        check_options(group, own, set(other) - set(own), f"group {index} (rule {rule!r})")
+        known = ("matrix", "adamw", *self.others)
+        if rule not in known:
+            raise ValueError(f"group {index} has rule {rule!r}; the rules are {known}. Give others in rules={{...}}.")
+        own = self.rest.defaults if rule == "adamw" else self.lender(rule).defaults
+        other = {*REST_OPTIONS, *self.defaults}.union(*(lender.defaults for lender in self.others.values()))
+        check_options(group, own, other - set(own), f"group {index} (rule {rule!r})")
         names, params = named(group["params"], index)
         layout = group.pop("layout", None)
-        layouts = layouts_for(layout, names, params) if rule == "matrix" else []
+        layouts = [] if rule == "adamw" else layouts_for(layout, names, params)
         taken = {name for g in self.param_groups for name in g["param_names"]}
         check_parameters(names, params, taken, rule)
         group.pop("param_names", None)
         group |= {key: value for key, value in own.items() if key not in group}
         self.check_group(group, f"group {index}")
         if layouts:
-            check_scale(self.scales[group["scale"]], layouts)
+            check_scale(self.scale_of(rule, group["scale"]), layouts)
+            for shape in {shape for layout in layouts for shape in layout.shapes}:
+                self.kinds(shape, group)  # a rule that cannot do with matrices of a shape says so now
         group["params"] = list(zip(names, params, strict=True))
         if not names:
             group["param_names"] = []  # torch sets it where there are parameters, and wants all groups alike
@@ -242,5 +345,4 @@ class MatrixOptimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.defaults.pop("differentiable", None)  # torch adds it for its own optimizers; it is no option here
-        self.observers = []
-        self._active = Active()
+        self._start()

@@ -73,7 +73,7 @@ def _meant(key: object, options: set[str]) -> str | None:
     return next((option for option, letters in short.items() if close and letters == close[0]), None)
 
 
-def check_values(group: Mapping[str, Any], where: str, scales: Mapping[str, Any]) -> None:
+def check_values(group: Mapping[str, Any], where: str, scales: Iterable[str]) -> None:
     """Refuse option values of a wrong type or out of range.
 
     Args:
@@ -85,7 +85,7 @@ def check_values(group: Mapping[str, Any], where: str, scales: Mapping[str, Any]
         TypeError: If a value has a wrong type. The message names option, value and wanted type.
         ValueError: If a value is out of range. The message names option, value and range.
     """
-    for key in ("lr", "weight_decay", "eps"):
+    for key in ("lr", "weight_decay", "eps", "ridge"):
         if key in group and not check_number(group[key], f"{where}: {key}") >= 0:
             raise ValueError(f"{where}: {key} must be >= 0, got {group[key]}.")
     for key in (*_FLAGS, *_MAYBE_FLAGS):
@@ -94,9 +94,10 @@ def check_values(group: Mapping[str, Any], where: str, scales: Mapping[str, Any]
             raise TypeError(f"{where}: {key} must be True or False, got {value!r}.")
     if "betas" in group:
         _check_betas(group["betas"], f"{where}: betas")
-    if "momentum" in group and not 0 <= check_number(group["momentum"], f"{where}: momentum") < 1:
-        raise ValueError(f"{where}: momentum must be in [0, 1), got {group['momentum']}.")
-    if "scale" in group and (not isinstance(group["scale"], str) or group["scale"] not in scales):
+    for key in ("momentum", "beta2"):
+        if key in group and not 0 <= check_number(group[key], f"{where}: {key}") < 1:
+            raise ValueError(f"{where}: {key} must be in [0, 1), got {group[key]}.")
+    if "scale" in group and (not isinstance(group["scale"], str) or group["scale"] not in set(scales)):
         raise ValueError(
             f"{where}: scale must be one of {sorted(scales)}, got {group['scale']!r}. "
             "Pass a function (m, n) -> float as scale= to the optimizer, not in a group."

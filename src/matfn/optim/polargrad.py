@@ -4,7 +4,7 @@ Steepest descent under the spectral norm, with the dual norm that Muon drops. Th
 the gradient, like gradient descent's: it goes to zero with it, and the learning rate has the units of 1 / curvature.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,23 +14,16 @@ from ..engines import Engine
 from ..iteration.protocols import Method
 from ..kernels import Products
 from ..methods import QDWH
-from .matrices import foreach
-from .matrices.buckets import Bucket, Slot, working_dtype
-from .momentum import folded
-from .optimizer import MOMENTUM
-from .options import check_number
-from .oracle import PolarOptimizer
-from .rest import StateLike
+from .optimizer import MatrixOptimizer
+from .rules.ema import VariantEma
+from .rules.nuclear import VARIANTS, Nuclear
+from .rules.polar import Polar
 from .scale import SCALES, Scale, unit
 
 __all__ = ["VARIANTS", "PolarGrad"]
 
-VARIANTS = ("momentum-first", "polar-first", "heavy-ball", "vanilla")
-NUCLEAR = "nuclear_norm"
-_MEMORY = 0.9  # of the average that `growth` is measured against: about ten steps
 
-
-class PolarGrad(PolarOptimizer):
+class PolarGrad(MatrixOptimizer):
     r"""PolarGrad for the matrices, torch's AdamW for the rest, in one torch optimizer.
 
     For the gradient G of a matrix W, with momentum mu, decay wd and buffer M (zero at first)::
@@ -98,7 +91,7 @@ class PolarGrad(PolarOptimizer):
         Carlson et al., "Preconditioned spectral descent for deep learning", NeurIPS 2015 (vanilla, randomized SVD).
     """
 
-    named_scales: Mapping[str, Scale] = {**SCALES, "rank": unit}  # "rank" divides in `direction`, which knows U
+    named_scales: Mapping[str, Scale] = {**SCALES, "rank": unit}  # "rank" divides in `Nuclear`, which knows U
 
     def __init__(
         self,
@@ -116,6 +109,7 @@ class PolarGrad(PolarOptimizer):
         precision: torch.dtype | None = None,
         engine: Engine | None = None,
         products: Products | None = None,
+        rules: Mapping[str, Callable[[Any], MatrixOptimizer]] | None = None,
         rest: Mapping[str, Any] | None = None,
     ) -> None:
         if variant == "vanilla" and momentum:
@@ -131,81 +125,6 @@ class PolarGrad(PolarOptimizer):
             "cautious": cautious,
         }
         method = QDWH() if method is None else method
-        super().__init__(
-            params, defaults, method=method, precision=precision, engine=engine, products=products, rest=rest
-        )
-
-    def usual_precision(self, dtype: torch.dtype) -> torch.dtype | None:
-        """That of the stack, because nu must be accurate."""
-        return None
-
-    def collect(self, bucket: Bucket) -> Tensor:
-        """A of each matrix ``(b, m, n)``: the gradient, or the buffer it was folded into."""
-        stack = bucket.gather(Slot.gradient, self.stack(bucket))
-        for index, slots in bucket.by_group().items():
-            group = self.param_groups[index]
-            if group["variant"] in ("momentum-first", "heavy-ball"):
-                self._fold(slots, stack, group)
-        return stack
-
-    def direction(self, bucket: Bucket, stack: Tensor) -> Tensor:
-        """D of each matrix, ``(b, m, n)``, over the rank where the scale says so."""
-        U = self.factor(stack)
-        nu = (stack * U).sum((-2, -1))
-        square = None
-        for index, slots in bucket.by_group().items():
-            group, run = self.param_groups[index], bucket.run(slots)
-            size = nu[run] if group["growth"] is None else self._guarded(nu[run], slots, float(group["growth"]))
-            if group["power"] != 1:  # negative by rounding, or where an oracle points away: against it is descent
-                size = size.sign() * size.abs() ** float(group["power"])
-            if group["scale"] == "rank":
-                square = (U * U).sum((-2, -1)) if square is None else square
-                size = torch.where(square[run] > 0, size / square[run], 0.0)
-            if group["variant"] == "polar-first":
-                self._fold(slots, U, group)
-            U[run] *= size[:, None, None]
-        return U
-
-    def state_like(self, param: Tensor, group: Mapping[str, Any]) -> StateLike:
-        """The buffer of all but "vanilla"; under `growth` the average of nu, one for each row block and matrix."""
-        if group["rule"] == "adamw":
-            return super().state_like(param, group)
-        like = {} if group["variant"] == "vanilla" else super().state_like(param, group)
-        if group["growth"] is not None:
-            blocks = self.layouts[param].matrices
-            like[NUCLEAR] = ((len(blocks), blocks[0][0]), working_dtype(param))
-        return like
-
-    def check_group(self, group: Mapping[str, Any], where: str) -> None:
-        """As the base, and variant, power and growth.
-
-        Raises:
-            ValueError: naming the option, its value and its range.
-            TypeError: naming the option, its value and the type wanted.
-        """
-        super().check_group(group, where)
-        if group["rule"] == "adamw":
-            return
-        if group["variant"] not in VARIANTS:
-            raise ValueError(f"{where}: variant must be one of {VARIANTS}, got {group['variant']!r}.")
-        if not 0 <= check_number(group["power"], f"{where}: power") <= 1:
-            raise ValueError(f"{where}: power must be in [0, 1], got {group['power']}: 0 is Muon, 1 is PolarGrad.")
-        if group["growth"] is not None and not check_number(group["growth"], f"{where}: growth") > 1:
-            raise ValueError(f"{where}: growth must be > 1, or None for no safeguard; got {group['growth']}.")
-
-    def _fold(self, slots: list[Slot], fresh: Tensor, group: Mapping[str, Any]) -> None:
-        """Fold the matrices of `slots` in the stack `fresh` into their buffers, and replace them by these."""
-        momentum = float(group["momentum"])
-        buffers = [slot.read(self.state_of(slot, MOMENTUM)) for slot in slots]
-        share = 1.0 if group["variant"] == "heavy-ball" else 1 - momentum
-        folded([slot.place(fresh) for slot in slots], buffers, momentum, share)
-
-    def _guarded(self, nu: Tensor, slots: list[Slot], growth: float) -> Tensor:
-        """The nu of neighbouring slots, cut to `growth` times their averages, which then take in what is left."""
-        averages = [self.state_of(slot, NUCLEAR)[slot.piece] for slot in slots]
-        known = torch.cat(averages)
-        # Zero is a matrix without a past: nothing to compare with. A NaN is no past either.
-        cut = torch.where(known > 0, torch.minimum(nu, growth * known), nu)
-        learned = torch.where(known > 0, torch.lerp(known, cut, 1 - _MEMORY), cut)
-        foreach.copy_(averages, list(learned.split([slot.count for slot in slots])))
-        return cut
+        polar = Polar(method, precision, engine, products, lowest=torch.float32)
+        chain = (VariantEma(), Nuclear(polar))
+        super().__init__(params, defaults, chain, rules=rules, rest=rest)

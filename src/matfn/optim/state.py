@@ -6,11 +6,36 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .matrices.buckets import Kind, working_dtype
+from .matrices.layout import Layout
 from .rest import StateLike
 
-__all__ = ["COUNTER", "check_state", "count", "make_state"]
+__all__ = ["COUNTER", "check_state", "count", "described", "make_state"]
 
 COUNTER = "step"
+
+
+def described(param: Tensor, layout: Layout, kinds: Callable[[tuple[int, ...]], Mapping[str, Kind]]) -> StateLike:
+    """Shape and dtype of each state tensor of a matrix parameter.
+
+    Args:
+        param: the parameter.
+        layout: how it is read as matrices.
+        kinds: what rules keep for matrices of a shape; see `Rule.state`.
+    """
+    dtype, found = working_dtype(param), StateLike()
+    rows = tuple(layout.split[axis] for axis in (*layout.batch, layout.rows))
+    shapes = {"element": tuple(param.shape), "row": rows, "matrix": (len(layout.cuts), layout.matrices[0][0])}
+    for (b, m, n), shape in zip(layout.matrices, layout.shapes, strict=True):
+        for key, kind in kinds(shape).items():
+            if kind == "counter":
+                found[key] = ((), None)
+            elif isinstance(kind, str):
+                found[key] = (shapes[kind], dtype)
+            elif b * m * n:
+                before = found[key][0][0] if key in found else 0
+                found[key] = ((before + b * kind[0], *kind[1:]), dtype)
+    return found
 
 
 def make_state(state: MutableMapping[str, Any], param: Tensor, like: StateLike) -> None:
@@ -43,7 +68,7 @@ def check_state(
     state: Mapping[str, Any],
     param: Tensor,
     expected: StateLike,
-    name: Callable[[], str],
+    name: str,
 ) -> None:
     """Refuse state that was made for the parameter before it was converted or moved.
 
@@ -53,7 +78,7 @@ def check_state(
         state: the parameter's, empty before its first step.
         param: the parameter as it is now.
         expected: shape and dtype (None: any) of each state tensor.
-        name: gives the parameter's name, for the message.
+        name: the parameter's name, for the message.
 
     Raises:
         RuntimeError: naming the parameter, what it is now and what its state is.
@@ -64,7 +89,7 @@ def check_state(
             continue
         if (held.dtype, held.device, tuple(held.shape)) != (dtype, param.device, shape):
             raise RuntimeError(
-                f"parameter {name()!r} is now {param.dtype} on {param.device} and needs its {key!r} in {dtype} there, "
+                f"parameter {name!r} is now {param.dtype} on {param.device} and needs its {key!r} in {dtype} there, "
                 f"but holds it in {held.dtype} on {held.device}: the model was converted or moved after the optimizer "
                 "had stepped. Convert first and then make the optimizer; or cast the state, once, by "
                 "optimizer.load_state_dict(optimizer.state_dict())."

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
+from ...iteration.polynomial import Polynomial
 from ...iteration.residual import Residual
-from ...iteration.step import Polynomial
 from ...linalg.constant import constant
 from ..checks import check_degree, check_steps
 from .family import Family, family

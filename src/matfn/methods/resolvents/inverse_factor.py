@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...kernels import EAGER, Products, products_for
+from ...kernels import EAGER, Products
 from .triangle import Cut, Factor, from_left, from_right, joined, on_the_right_transposed, squared
 
 __all__ = ["add_resolvents"]
@@ -25,7 +25,7 @@ _ENTRIES = {"cpu": 2**20}
 _ELSEWHERE = 2**24
 
 
-def add_resolvents(out: Tensor, A: Tensor, weights: Tensor, shifts: Tensor) -> None:
+def add_resolvents(out: Tensor, A: Tensor, weights: Tensor, shifts: Tensor, products: Products) -> None:
     """Add sum_j w_j (A + t_j I)^-1 to `out`; NaN where one is not positive definite in working precision.
 
     A term takes 0.85 n^3 to 1.2 n^3 multiply-adds: the factor 0.55 n^3 to 0.67 n^3, and the sum of K^T K over all
@@ -36,11 +36,12 @@ def add_resolvents(out: Tensor, A: Tensor, weights: Tensor, shifts: Tensor) -> N
         A: (b, n, n), symmetric, of norm 1 or so.
         weights: w_j, (r), positive.
         shifts: t_j, (r).
+        products: Multiply large blocks; torch's batched products multiply small ones.
     """
     several = max(1, _ENTRIES.get(A.device.type, _ELSEWHERE) // (len(shifts) * A.shape[-1] ** 2))
-    products = _Sizes(products_for(A, mirrored=False))
+    by_size = _Sizes(products)
     for some, into in zip(A.split(several), out.split(several), strict=True):
-        squared(_leading(some, shifts, products), weights.repeat(len(some)), into, products)
+        squared(_leading(some, shifts, by_size), weights.repeat(len(some)), into, by_size)
 
 
 @dataclass(frozen=True)

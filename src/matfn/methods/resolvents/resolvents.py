@@ -1,12 +1,13 @@
 """Resolvents: inverse roots as a short sum of (A + t I)^-1, each by a Cholesky factor made of matrix products."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from ...iteration.target import Target
+from ...kernels import EAGER, Products
 from ...linalg.scaling import prescale
 from ...minimax.resolvents import PoleSum, fewest_poles
 from .inverse_factor import add_resolvents
@@ -35,6 +36,8 @@ class Resolvents:
             surrounds a root in training: float32 rounding of A moves an eigenvalue at ridge 1e-6 by 6e-8 / 1e-6, its
             fourth root by 1.5e-2; roots that are ten steps old at beta2 = 0.99 are off by 2e-2.
 
+        products: The products for large blocks; None is torch's own. A run plan fills in those of the machine.
+
     Raises:
         ValueError: A field is out of range.
 
@@ -47,6 +50,7 @@ class Resolvents:
     p: int
     lower: float
     error: float = ERROR
+    products: Products | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse what has no terms."""
@@ -72,7 +76,10 @@ class Resolvents:
         singular = A.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True) <= 0  # of the zero matrix the sum is finite
         root.diagonal(dim1=-2, dim2=-1).add_(terms.constant).masked_fill_(singular, torch.nan)
         add_resolvents(
-            root, A, *(torch.tensor(t, dtype=A.dtype, device=A.device) for t in (terms.weights, terms.shifts))
+            root,
+            A,
+            *(torch.tensor(t, dtype=A.dtype, device=A.device) for t in (terms.weights, terms.shifts)),
+            EAGER if self.products is None else self.products,
         )
         # As `scale.undo`, in place: a fresh stack of matrices is slower to touch than to compute with.
         return root.mul_(scale.norm ** (-1 / self.p) * scale.peak ** (-1 / self.p))

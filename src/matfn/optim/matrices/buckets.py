@@ -1,12 +1,15 @@
 """Buckets: all matrix blocks of one shape, dtype and device, from any parameter and group, as one (b, m, n) stack.
 
 A model has hundreds of small matrices of a handful of shapes. Orthogonalizing them one by one is bound by launches; one
-batched call per shape is not. The plan is pure bookkeeping: it holds no data, only who sits where in which stack.
+batched call per shape is not. A `Slot` is one parameter's place in a stack, a `Run` is what a rule sees of
+neighbouring slots with equal options, a `Bucket` is a stack. None of them holds data: gradients, weights and state are
+looked up when they are needed.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,7 +21,10 @@ from .layout import Layout
 # third longer), on any device they only cost memory, because the products of such matrices fill it one at a time.
 ENTRIES = 2**22
 
-__all__ = ["ENTRIES", "Bucket", "Slot", "check_gradients", "fill_buckets", "working_dtype"]
+__all__ = ["ENTRIES", "Bucket", "Kind", "Run", "Slot", "check_gradients", "fill_buckets", "working_dtype"]
+
+# What there is one number of (or, for a tuple (r, d, d), r square tensors for each matrix); see `Rule.state`.
+Kind = Literal["element", "row", "matrix", "counter"] | tuple[int, int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +38,7 @@ class Slot:
         piece: which row block of the layout.
         start: first index in the stack.
         count: so many matrices.
+        name: of the parameter.
         whole: whether the block is all of the parameter, axes in order, so that no view of it has to be made.
     """
 
@@ -41,12 +48,23 @@ class Slot:
     piece: int
     start: int
     count: int
+    name: str = ""
     whole: bool = field(init=False)
 
     def __post_init__(self) -> None:
         x = self.layout
         in_order = (*x.batch, x.rows, *x.columns) == tuple(range(len(x.shape)))
         object.__setattr__(self, "whole", x.split == x.shape and in_order and len(x.cuts) == 1)
+
+    @property
+    def where(self) -> slice:
+        """Its matrices in the stack."""
+        return slice(self.start, self.start + self.count)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows of one matrix, then the axes of its columns."""
+        return self.layout.shapes[self.piece]
 
     def read(self, x: Tensor) -> Tensor:
         """The block's view of `x`, a tensor of the parameter's shape (gradient, momentum, the parameter itself)."""
@@ -64,31 +82,145 @@ class Slot:
 
     def place(self, stack: Tensor) -> Tensor:
         """The block's view of the stack ``(b, m, n)``, with the axes that `read` returns."""
-        return self.layout.slot(stack[self.start : self.start + self.count], self.piece)
+        return self.layout.slot(stack[self.where], self.piece)
+
+    def describe(self, i: int) -> str:
+        """The i-th of its matrices, for messages."""
+        cut = f", row block {self.piece}" if len(self.layout.cuts) > 1 else ""
+        matrix = f", matrix {i}" if self.count > 1 else ""
+        return f"parameter {self.name!r}{cut}{matrix}"
 
 
 @dataclass(frozen=True, eq=False)
+class Run:
+    """Neighbouring matrices of a stack that have the same options and, where steps are counted, the same age.
+
+    ``run[key]`` is a copy of state, one entry for each matrix: ``(k, m, n)`` of the kind "element", ``(k, m)`` of
+    "row", ``(k,)`` of "matrix", ``(k, r, d, d)`` of square tensors. Change it and write it back: ``run[key] = changed``.
+
+    Attributes:
+        slots: the parameters' parts of it.
+        options: of their group, as numbers; it is the group itself, so that schedulers are followed.
+        step: the steps that these parameters have made, this one included; 0 where no rule has a "counter".
+    """
+
+    slots: tuple[Slot, ...]
+    options: Mapping[str, Any]
+    held: Callable[[Tensor, str, Mapping[str, Any]], Tensor]  # the state tensor of a parameter, made where there is none yet
+    kinds: Callable[[tuple[int, ...], Mapping[str, Any]], Mapping[str, Kind]]  # see `Rule.state`
+    step: int = 0
+
+    @cached_property
+    def where(self) -> slice:
+        """Its matrices in the stack."""
+        return slice(self.slots[0].start, self.slots[-1].start + self.slots[-1].count)
+
+    def __getitem__(self, key: str) -> Tensor:
+        views, kind = self.views(key), self._kind(self.slots[0], key)
+        if kind != "element":
+            tails = [view.shape[-1:] if kind == "row" else view.shape[1:] for view in views]
+            parts = zip(self.slots, views, tails, strict=True)
+            return torch.cat([view.reshape(slot.count, *tail) for slot, view, tail in parts])
+        _, m, n = self.slots[0].layout.matrices[self.slots[0].piece]
+        stack = torch.empty(self.count, m, n, dtype=views[0].dtype, device=views[0].device)
+        foreach.copy_(self._places(stack, self.where.start), views)
+        return stack
+
+    def __setitem__(self, key: str, value: Tensor) -> None:
+        views = self.views(key)
+        if self._kind(self.slots[0], key) == "element":
+            foreach.copy_(views, self._places(value, self.where.start))
+        else:
+            parts = value.split([slot.count for slot in self.slots])
+            foreach.copy_(views, [part.view(view.shape) for part, view in zip(parts, views, strict=True)])
+
+    @property
+    def count(self) -> int:
+        """So many matrices."""
+        return self.where.stop - self.where.start
+
+    def views(self, key: str) -> list[Tensor]:
+        """The state itself, one view for each slot, to be changed in place.
+
+        Of the kind "element" with the axes (batch..., rows, columns...) of the gradient's view, of "row" (batch...,
+        rows), of "matrix" (k,), of square tensors (k, r, d, d).
+        """
+        return [self.view(slot, key) for slot in self.slots]
+
+    def view(self, slot: Slot, key: str) -> Tensor:
+        """The view of one slot."""
+        state, kind = self.held(slot.param, key, self.options), self._kind(slot, key)
+        if kind == "element":
+            return slot.read(state)
+        if kind == "row":
+            return state.split(slot.layout.cuts, dim=-1)[slot.piece]
+        if kind == "matrix":
+            return state[slot.piece]
+        if isinstance(kind, str):
+            raise KeyError(f"{key!r} is a counter, which is read as `step`.")
+        start = 0
+        for (b, _, _), shape in list(zip(slot.layout.matrices, slot.layout.shapes, strict=True))[: slot.piece]:
+            before = self.kinds(shape, self.options).get(key, (0, 0, 0))
+            start += b * int(before[0])
+        return state[start : start + kind[0] * slot.count].view(kind[0], slot.count, *kind[1:]).transpose(0, 1)
+
+    def places(self, stack: Tensor) -> list[Tensor]:
+        """Of each slot its view of the bucket's stack ``(b, m, n)``, with the axes of the gradient's view."""
+        return self._places(stack, 0)
+
+    def gradients(self) -> Tensor:
+        """A copy of the gradients ``(k, m, n)`` in float32 (float64 for float64 weights)."""
+        _, m, n = self.slots[0].layout.matrices[self.slots[0].piece]
+        param = self.slots[0].param
+        stack = torch.empty(self.count, m, n, dtype=working_dtype(param), device=param.device)
+        foreach.copy_(self._places(stack, self.where.start), [slot.gradient() for slot in self.slots])
+        return stack
+
+    def _places(self, stack: Tensor, first: int) -> list[Tensor]:
+        wheres = [slice(slot.start - first, slot.start - first + slot.count) for slot in self.slots]
+        return [slot.layout.slot(stack[where], slot.piece) for slot, where in zip(self.slots, wheres, strict=True)]
+
+    @cached_property
+    def _known(self) -> dict[str, Kind]:
+        return dict(self.kinds(self.slots[0].shape, self.options))
+
+    def _kind(self, slot: Slot, key: str) -> Kind:
+        kind = self._known.get(key)
+        # Square tensors depend on the axes of the columns, and options may have changed since.
+        return kind if isinstance(kind, str) else self.kinds(slot.shape, self.options)[key]
+
+
+@dataclass(eq=False)
 class Bucket:
-    """Blocks of equal shape.
+    """Blocks of equal shape, stacked. Hooks get it, see `MatrixOptimizer`.
 
     Attributes:
         slots: who sits where.
         shape: ``(b, m, n)`` of the stack.
         dtype: in which momentum and direction are computed: float32, or float64 for float64 parameters.
         device: of the parameters.
+        runs: the slots again, neighbours with equal options together.
+        factors: the update scale for these matrices by the name of the scale, once it was asked for.
     """
 
     slots: tuple[Slot, ...]
     shape: tuple[int, int, int]
     dtype: torch.dtype
     device: torch.device
+    runs: tuple[Run, ...] = ()
+    factors: dict[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The parameter's name of each slot."""
+        return tuple(slot.name for slot in self.slots)
+
+    def weights(self) -> list[Tensor]:
+        """Of each slot the view of its weights, (batch..., rows, columns...); writing to it changes the model."""
+        return [slot.read(slot.param) for slot in self.slots]
 
     def by_group(self) -> dict[int, list[Slot]]:
         """The slots of each parameter group, by group index: hyperparameters are constant within one list."""
-        return self._by_group
-
-    @cached_property
-    def _by_group(self) -> dict[int, list[Slot]]:
         found: dict[int, list[Slot]] = {}
         for slot in self.slots:
             found.setdefault(slot.group, []).append(slot)
@@ -99,36 +231,21 @@ class Bucket:
         """Whether every slot is one parameter with two axes."""
         return all(slot.whole and slot.count == 1 and len(slot.layout.shape) == 2 for slot in self.slots)
 
-    def places(self, stack: Tensor) -> dict[int, list[Tensor]]:
-        """The view that each slot has of the stack ``(b, m, n)``, as `Slot.place` gives it, in the order of `by_group`.
+    def places(self, stack: Tensor) -> list[Tensor]:
+        """Of each slot its view of the stack ``(b, m, n)``, with the axes of the view that `weights` has of it.
 
         Where the slots are plain matrices one call cuts the stack: a view of its own for each takes as long as a kernel
         on a small matrix.
         """
-        views = list(stack.unbind()) if self._matrices else [slot.place(stack) for slot in self.slots]
-        found, start = {}, 0
-        for index, slots in self.by_group().items():
-            found[index] = views[start : start + len(slots)]
-            start += len(slots)
-        return found
+        return list(stack.unbind()) if self._matrices else [slot.place(stack) for slot in self.slots]
 
-    @staticmethod
-    def run(slots: Sequence[Slot]) -> slice:
-        """Where the slots of one group lie in the stack: buckets are filled group by group, so they are neighbours."""
-        return slice(slots[0].start, slots[-1].start + slots[-1].count)
-
-    def gather(self, block: Callable[[Slot], Tensor], into: Tensor | None = None) -> Tensor:
+    def gather(self, block: Callable[[Slot], Tensor]) -> Tensor:
         """The stack ``(b, m, n)`` in the bucket's dtype of ``block(slot)``, views as `Slot.read` gives them.
 
         ``bucket.gather(Slot.gradient)`` are the gradients.
-
-        Args:
-            block: gives what is gathered.
-            into: the memory to write to; None takes new memory.
         """
-        stack = torch.empty(self.shape, dtype=self.dtype, device=self.device) if into is None else into
-        places = [place for group in self.places(stack).values() for place in group]
-        foreach.copy_(places, [block(slot) for slot in self.slots])
+        stack = torch.empty(self.shape, dtype=self.dtype, device=self.device)
+        foreach.copy_(self.places(stack), [block(slot) for slot in self.slots])
         return stack
 
 
@@ -137,48 +254,46 @@ def working_dtype(param: Tensor) -> torch.dtype:
     return torch.promote_types(param.dtype, torch.float32)
 
 
-def fill_buckets(members: Iterable[tuple[int, Tensor, Layout]]) -> tuple[Bucket, ...]:
+def fill_buckets(members: Iterable[tuple[int, str, Tensor, Layout]]) -> tuple[Bucket, ...]:
     """Sort the blocks of `members` into buckets.
 
     Args:
-        members: (group index, parameter, layout), in a fixed order: it becomes the order inside the stacks.
+        members: (group index, name, parameter, layout), in a fixed order: it becomes the order inside the stacks.
 
     Returns:
         Buckets of at most `ENTRIES` entries, or of one block larger than that. Blocks without entries are left out.
     """
     open_: dict[tuple[int, int, torch.dtype, torch.device], Bucket] = {}
-    filled: dict[Bucket, None] = {}  # in order of first appearance
-    for group, param, layout in members:
+    filled: list[Bucket] = []  # in the order in which the last of them was begun or added to
+    for group, name, param, layout in members:
         for piece, (b, m, n) in enumerate(layout.matrices):
             if b * m * n == 0:
                 continue
             key = (m, n, working_dtype(param), param.device)
             bucket = open_.get(key)
             if bucket is None or (bucket.shape[0] + b) * m * n > ENTRIES:
-                bucket = Bucket((), (0, *key[:2]), *key[2:])
+                bucket = open_[key] = Bucket((), (0, *key[:2]), *key[2:])
             else:
-                del filled[bucket]
-            slot = Slot(param, group, layout, piece, bucket.shape[0], b)
-            bucket = Bucket((*bucket.slots, slot), (bucket.shape[0] + b, m, n), *key[2:])
-            open_[key] = bucket
-            filled[bucket] = None
+                filled.remove(bucket)
+            slot = Slot(param, group, layout, piece, bucket.shape[0], b, name)
+            bucket.slots, bucket.shape = (*bucket.slots, slot), (bucket.shape[0] + b, m, n)
+            filled.append(bucket)
     return tuple(filled)
 
 
-def check_gradients(members: Iterable[tuple[int, Tensor]], name: Callable[[int, Tensor], str]) -> None:
+def check_gradients(members: Iterable[tuple[str, Tensor]]) -> None:
     """Refuse gradients that are no dense real matrices.
 
     Args:
-        members: (group index, parameter), each with a gradient.
-        name: gives a parameter's name, for the message.
+        members: (name, parameter), each with a gradient.
 
     Raises:
         RuntimeError: naming the parameter.
     """
-    for index, param in members:
+    for name, param in members:
         if param.grad is not None and (param.grad.is_sparse or param.grad.is_complex()):
             kind = "sparse" if param.grad.is_sparse else "complex"
             raise RuntimeError(
-                f"parameter {name(index, param)!r} has a {kind} gradient; the matrix rule needs a dense real "
+                f"parameter {name!r} has a {kind} gradient; the matrix rule needs a dense real "
                 'one. Give it the rule "adamw" in a group of its own, or make the gradient dense.'
             )

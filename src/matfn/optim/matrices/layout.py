@@ -65,6 +65,11 @@ class Layout:
         n = math.prod(self.split[axis] for axis in self.columns)
         return tuple((b, m, n) for m in self.cuts)
 
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shape of one matrix of each row block, with each column axis kept."""
+        return tuple((m, *(self.split[axis] for axis in self.columns)) for m in self.cuts)
+
     def pieces(self, x: Tensor) -> tuple[Tensor, ...]:
         """Views of `x`, one per row block, with axes in the order (batch..., rows, columns...).
 

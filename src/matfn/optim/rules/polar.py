@@ -1,22 +1,24 @@
-"""PolarOptimizer: what the optimizers share whose direction begins with a polar factor, by any method."""
+"""Polar: the polar factor of each matrix, and the default method for it by shape and device."""
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..engines import Direct, Engine, Gram
-from ..functions import orthogonalize
-from ..iteration.protocols import Evaluation, Iteration, Method, Scheduled
-from ..kernels import Products
-from ..methods import PolarExpress
-from ..run.arguments import check_engine, check_precision, check_products
-from ..run.execute import factor_in_place
-from .optimizer import MatrixOptimizer
+from ...engines import Direct, Engine, Gram
+from ...functions import orthogonalize
+from ...iteration.protocols import Evaluation, Iteration, Method, Scheduled
+from ...kernels import Products
+from ...methods import NewtonSchulz, PolarExpress, Tuned
+from ...run.arguments import check_engine, check_precision, check_products
+from ...run.deflation import share_of
+from ...run.execute import factor_in_place
+from ..matrices.buckets import Run
+from .rule import Rule
 
-__all__ = ["DEFLATED", "DEFLATED_ROWS", "LIFTED", "THINLY", "PolarOptimizer", "usual"]
+__all__ = ["DEFLATED", "DEFLATED_ROWS", "LIFTED", "THINLY", "Polar", "SignedPolar", "usual"]
 
 # Three quintics for what deflation leaves: on 60 momenta of two training runs, in bfloat16, rms(1 - sigma) .33 and .51
 # in the mean, where five steps of Muon's first polynomial leave .32 and .52 in twice the time. A cushion of .06 keeps
@@ -54,40 +56,34 @@ def usual(shape: tuple[int, int], device: torch.device) -> tuple[PolarExpress, E
     return LIFTED, Gram((2, 4)) if oblong else Direct()
 
 
-class PolarOptimizer(MatrixOptimizer):
-    """Base of Muon, NorMuon and PolarGrad: holds the oracle.
+class Polar(Rule):
+    """The polar factor of each matrix, by any method: the one place where an optimizer calls the library's iterations.
 
     Args:
-        params: see `MatrixOptimizer`.
-        defaults: see `MatrixOptimizer`.
         method: a value of `matfn.METHODS`, None for what `usual` gives for each shape.
-        precision: dtype in which the iteration runs, None for `usual_precision`.
+        precision: dtype in which the iteration runs; None is `lowest`, where momentum is float32 and the method has a
+            form in it, else the dtype of the stack.
         engine: how the method's polynomials are applied, None for the planner's choice (`matfn.engines.choose`).
         products: the matrix products of the engine, None for those that `matfn.kernels.choice_for` shows.
-        rest: see `MatrixOptimizer`.
+        lowest: bfloat16, or float32 where the factor must be accurate.
 
     Raises:
-        ValueError: `precision` was given with a method that does not iterate; and see `MatrixOptimizer`.
-        TypeError: `method` is no method object, `precision` no dtype; and see `MatrixOptimizer`.
+        ValueError: `precision`, `engine` or `products` was given with a method that does not iterate.
+        TypeError: `method` is no method object, `precision` no dtype, `engine` no engine or `products` no products.
     """
-
-    kept = (*MatrixOptimizer.kept, "method", "precision", "engine", "products")
 
     def __init__(
         self,
-        params: Any,
-        defaults: dict[str, Any],
+        method: Method | None = None,
+        precision: torch.dtype | None = None,
+        engine: Engine | None = None,
+        products: Products | None = None,
         *,
-        method: Method | None,
-        precision: torch.dtype | None,
-        engine: Engine | None,
-        products: Products | None,
-        rest: Mapping[str, Any] | None,
+        lowest: torch.dtype = torch.bfloat16,
     ) -> None:
-        who = type(self).__name__
         known = method is None or isinstance(method, Scheduled | Iteration | Evaluation)
         if not known or isinstance(method, type):
-            raise TypeError(f"{who}: method must be a value such as PolarExpress(), got {method!r}; see matfn.method.")
+            raise TypeError(f"method must be a value such as PolarExpress(), got {method!r}; see matfn.method.")
         check_precision(precision)
         if engine is not None:
             check_engine(engine)
@@ -95,9 +91,23 @@ class PolarOptimizer(MatrixOptimizer):
             check_products(products)
         for name, given in (("precision", precision), ("engine", engine), ("products", products)):
             if isinstance(method, Evaluation) and given is not None:
-                raise ValueError(f"{who}: {method!r} does not iterate, so {name}={given} has no use; leave it out.")
-        self.method, self.precision, self.engine, self.products = method, precision, engine, products
-        super().__init__(params, defaults, rest=rest)
+                raise ValueError(f"{method!r} does not iterate, so {name}={given} has no use; leave it out.")
+        self.method, self.precision, self.engine, self.products, self.lowest = (
+            *(method, precision, engine, products),
+            lowest,
+        )
+
+    @property
+    def padded_below(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """A fixed schedule of polynomials bears zeros; what is fitted to a spectrum, or deflates it, would see them."""
+        if self.method is None:
+            return DEFLATED_ROWS
+        fixed = isinstance(self.method, PolarExpress | NewtonSchulz | Tuned)
+        return sys.maxsize if fixed and not share_of(self.method) else 0
+
+    def update(self, stack: Tensor, runs: Sequence[Run]) -> Tensor:
+        """The polar factor of each matrix, in place."""
+        return self.factor(stack, out=stack)
 
     def factor(self, stack: Tensor, out: Tensor | None = None) -> Tensor:
         """The polar factor of each matrix of the stack ``(b, m, n)``, contiguous, in its dtype.
@@ -109,7 +119,7 @@ class PolarOptimizer(MatrixOptimizer):
         m, n = stack.shape[-2:]
         method, engine = usual((m, n), stack.device) if self.method is None else (self.method, None)
         engine = self.engine or engine
-        precision = self.precision or self.usual_precision(stack.dtype)
+        precision = self.precision or self._usual_precision(stack.dtype)
         if isinstance(method, Scheduled) and not torch.compiler.is_compiling():
             out = stack.clone() if out is None else out if out is stack else out.copy_(stack)
             factor_in_place(out, method, engine, precision, self.products)
@@ -118,9 +128,19 @@ class PolarOptimizer(MatrixOptimizer):
         result = orthogonalize(stack, method=method, engine=engine, precision=precision, products=self.products)
         return result if out is None else out.copy_(result)
 
-    def usual_precision(self, dtype: torch.dtype) -> torch.dtype | None:
-        """bfloat16, where momentum is float32 and the method has a half-precision form (products alone)."""
+    def _usual_precision(self, dtype: torch.dtype) -> torch.dtype | None:
+        """`lowest`, where momentum is float32 and the method has a form in it (products alone)."""
+        if self.lowest is not torch.bfloat16:
+            return None
         method = LIFTED if self.method is None else self.method
         iteration = method.schedule(2) if isinstance(method, Scheduled) else method
         form = getattr(iteration, "precision", lambda half: half)(torch.bfloat16)
         return torch.bfloat16 if dtype is torch.float32 and form is torch.bfloat16 else None
+
+
+class SignedPolar(Polar):
+    """The polar factor of the signs of the entries: the size of an entry no longer matters."""
+
+    def update(self, stack: Tensor, runs: Sequence[Run]) -> Tensor:
+        """The polar factor of sign(A) for each matrix A, in place."""
+        return self.factor(stack.sign_(), out=stack)

@@ -1,34 +1,52 @@
-"""Deflation: shrink the large singular values to the size of the others, by a small sketch, before the iteration."""
+"""Preparation: a scaled matrix becomes the first iterate; large singular values deflated, the norm made tighter."""
 
 import torch
 from torch import Tensor
 
-from ..kernels import products_for
+from ..iteration.preparation import Preparation
+from ..iteration.target import Domain, Target
+from ..kernels import Products
+from ..linalg.norms import frobenius
 
-__all__ = ["check_deflation", "deflated", "share_of"]
-
-MOST = 0.5  # above half of the singular values the sketch costs more than the steps that it saves
+__all__ = ["deflated", "prepared", "tightened"]
 
 
-def check_deflation(share: object) -> None:
-    """Refuse what is no share of the singular values.
+def prepared(
+    target: Target, X: Tensor, preparation: Preparation, precision: torch.dtype, wide: Products, products: Products
+) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    """The first iterate of an engine, and its first M where the preparation has formed it (`Engine.run`).
 
-    Raises:
-        ValueError: With the range.
+    Args:
+        target: What is computed.
+        X: (b, m, n), of Frobenius norm 1 or zero each, float32 or float64.
+        preparation: What to do.
+        precision: The dtype of the iteration.
+        wide: The products for X in its own dtype.
+        products: The products of the iteration.
     """
-    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= MOST:
-        raise ValueError(
-            f"deflation must be a number from 0 (none) to {MOST}, got {share!r}: the share of the singular values, the "
-            "largest, that are shrunk beforehand; 1/16 suits the momenta of networks"
-        )
+    X = deflated(X, preparation.deflation, precision, wide) if preparation.deflation else X.to(precision)
+    if preparation.norm == "frobenius" or target.domain is Domain.SPD:  # a root does not depend on the norm
+        return X, None
+    return X, tightened(target.matrix(*target.start(X), products), target.p)
 
 
-def share_of(method: object) -> float:
-    """What a method says of the singular values to deflate; most say nothing, and deflate none."""
-    return getattr(method, "deflation", 0.0)
+def tightened(M: Tensor, p: int) -> tuple[Tensor, Tensor]:
+    """M / t and the factor t^(-1/p) that X is due, with t = ||M||_F, which no eigenvalue of M exceeds.
+
+    For the polar factor t^(1/2) is the Schatten-4 norm of X, (sum of sigma^4)^(1/4), after division by the Frobenius
+    norm, (sum of sigma^2)^(1/2): n equal values become n^(1/4) times as large. It costs no product, two passes over M
+    and one over X, in the dtype of the iteration.
+
+    Args:
+        M: Formed from an iterate X, (b, k, k).
+        p: The exponent of the target: M is of degree p in X.
+    """
+    t = frobenius(M)
+    factor = torch.where(t == 0, 1.0, t) ** (-1 / p)
+    return M * factor**p, factor
 
 
-def deflated(X: Tensor, share: float, precision: torch.dtype) -> Tensor:
+def deflated(X: Tensor, share: float, precision: torch.dtype, products: Products) -> Tensor:
     """D X, divided by about its norm, with D = I - P (I - f(K)) P^T, f(K) = (I + K / c^2)^(-1/2) and K = P^T X X^T P.
 
     P, (n, k), has orthonormal columns: of X X^T S, so that they span nearly the k leading left singular vectors. c^2
@@ -50,6 +68,7 @@ def deflated(X: Tensor, share: float, precision: torch.dtype) -> Tensor:
         share: k by the short side, from 0 to 1/2. With less than one column, in matrices of fewer than 1 / share
             rows, there is nothing to find and X is returned.
         precision: Dtype of the result.
+        products: Multiply the thin products.
 
     References:
         Halko, Martinsson, Tropp, "Finding Structure with Randomness", arXiv 0909.4061, 4.5, for the sketch; Frangella,
@@ -61,7 +80,6 @@ def deflated(X: Tensor, share: float, precision: torch.dtype) -> Tensor:
     if torch.is_grad_enabled() and X.requires_grad:
         raise ValueError("deflation has no derivative (its eigendecomposition has none at equal values): leave it out")
     tall = X.shape[-2] > X.shape[-1]
-    products = products_for(X, mirrored=False)
     if tall:
         P, _ = torch.linalg.qr(products.mm(_sketch(X.mT, k), X).mT)
         left = products.mm(X, P)

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
-from ..iteration.protocols import Method
-from ..methods import Exact
-from ..methods.resolvents.resolvents import resolvents
+from ...iteration.protocols import Method
+from ...methods import Exact
+from ...methods.resolvents.resolvents import resolvents
 
 __all__ = ["RootChoice", "lower_bound", "root_choice"]
 

@@ -1,42 +1,42 @@
 """The update of the weights: decay and move, in place, the same for every direction."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
-from .matrices import foreach
-from .matrices.buckets import Bucket
-from .scale import Scale
+from ..scale import Scale
+from . import foreach
+from .buckets import Bucket
 
 __all__ = ["move", "moved"]
 
 
-def move(bucket: Bucket, groups: Sequence[Mapping[str, Any]], scales: Mapping[str, Scale], direction: Tensor) -> None:
-    """Decay and move the parameters of a bucket: p <- (1 - lr wd) p - lr scale direction, rounded once.
+def move(bucket: Bucket, scale_of: Callable[[str, str], Scale], updates: list[Tensor]) -> None:
+    """Decay and move the parameters of a bucket: p <- (1 - lr wd) p - lr scale update, rounded once.
 
     An lr that is a tensor on the parameters' device is not read back. One on the host is.
 
     Args:
-        bucket: whose matrices they are.
-        groups: all parameter groups; lr, weight_decay, cautious and scale are read.
-        scales: by the name that a group gives.
-        direction: ``(b, m, n)``, in the bucket's dtype; overwritten.
+        bucket: whose matrices they are; lr, weight_decay, cautious and scale are read from its runs.
+        scale_of: the scale of a rule under the name that a group gives.
+        updates: of each slot, with the axes of its weights' view, in the bucket's dtype; overwritten.
     """
-    _, m, n = bucket.shape
-    places = bucket.places(direction.contiguous())
-    for index, slots in bucket.by_group().items():
-        group = groups[index]
+    start = 0
+    for run in bucket.runs:
+        group, their = run.options, updates[start : start + len(run.slots)]
+        start += len(run.slots)
         lr, weight_decay = group["lr"], float(group["weight_decay"])
         lr = lr.reshape(()) if isinstance(lr, Tensor) and lr.device == bucket.device else float(lr)
-        weights, updates = [slot.read(slot.param) for slot in slots], places[index]
+        decay = lr * weight_decay if weight_decay else 0.0
+        name = group["scale"]
+        if name not in bucket.factors:
+            bucket.factors[name] = scale_of(group["rule"], name)(*bucket.shape[1:])
+        weights = [slot.read(slot.param) for slot in run.slots]
         wide = [weight.dtype is bucket.dtype for weight in weights]
         for same in dict.fromkeys(wide):
             chosen = weights if all(wide) else [w for w, here in zip(weights, wide, strict=True) if here is same]
-            their = updates if all(wide) else [u for u, here in zip(updates, wide, strict=True) if here is same]
-            decay = lr * weight_decay if weight_decay else 0.0
-            moved(chosen, their, lr * -scales[group["scale"]](m, n), decay, cautious=group["cautious"])
+            moves = their if all(wide) else [u for u, here in zip(their, wide, strict=True) if here is same]
+            moved(chosen, moves, lr * -bucket.factors[name], decay, cautious=group["cautious"])
 
 
 def moved(

@@ -12,16 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..certify import balanced_residual
-from ..errors import SpectrumError
-from ..iteration.protocols import Evaluation, Iteration, Method, Scheduled
-from ..iteration.target import INV_ROOT
-from ..linalg.autocast import without_autocast
-from ..linalg.scaling import Scale, prescale
-from ..methods import Exact, PolarExpress
-from ..methods.resolvents.resolvents import Resolvents
-from ..run.execute import accurate
-from .options import check_number
+from ...certify import balanced_residual
+from ...errors import SpectrumError
+from ...iteration.protocols import Evaluation, Iteration, Method, Scheduled
+from ...iteration.target import INV_ROOT
+from ...linalg.autocast import without_autocast
+from ...linalg.scaling import Scale, prescale
+from ...methods import Exact, PolarExpress
+from ...methods.resolvents.resolvents import Resolvents
+from ...run.execute import accurate
+from ..options import check_number
 from .root_choice import lower_bound, root_choice
 
 __all__ = ["RootMethod", "Roots", "check_roots", "inverse_roots", "minimax", "ridged"]

@@ -1,0 +1,36 @@
+"""ElementNorm: AdaMuon's rule, each entry divided by its own root mean square over many steps."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..matrices.buckets import Kind, Run
+from .rule import Rule
+
+__all__ = ["ElementNorm"]
+
+SQUARES = "exp_avg_sq"
+
+
+class ElementNorm(Rule):
+    """V <- beta2 V + (1 - beta2) U * U; D = U / (sqrt(V) + eps); sqrt(min(m, n)) D / ||D||_F.
+
+    The norm is the one of an exact polar factor. Options: beta2 and eps.
+    """
+
+    def state(self, shape: tuple[int, ...], options: Mapping[str, Any]) -> dict[str, Kind]:
+        """V, one number for each entry."""
+        return {SQUARES: "element"}
+
+    def update(self, stack: Tensor, runs: Sequence[Run]) -> Tensor:
+        """The matrices U of the stack, evened out entry by entry, in place."""
+        for run in runs:
+            U, V = stack[run.where], run[SQUARES]
+            V.lerp_(U * U, 1 - float(run.options["beta2"]))
+            run[SQUARES] = V
+            # Entries that were always zero stay zero, for eps = 0 too. NaN is no zero and shows in the weights.
+            U.mul_(torch.where(V == 0, 0.0, 1 / (V.sqrt_().add_(float(run.options["eps"])))))
+        norms = torch.linalg.vector_norm(stack, dim=(-2, -1), keepdim=True)
+        return stack.mul_(torch.where(norms == 0, 0.0, min(stack.shape[-2:]) ** 0.5 / norms))

@@ -1,0 +1,77 @@
+"""Nuclear: PolarGrad's rule, the polar factor times a power of the nuclear norm, with its variants and its safeguard."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..matrices import foreach
+from ..matrices.buckets import Kind, Run
+from ..options import check_number
+from .ema import MOMENTUM, folded
+from .polar import Polar
+from .rule import Rule
+
+__all__ = ["VARIANTS", "Nuclear"]
+
+VARIANTS = ("momentum-first", "polar-first", "heavy-ball", "vanilla")
+NUCLEAR = "nuclear_norm"
+_MEMORY = 0.9  # of the average that `growth` is measured against: about ten steps
+
+
+class Nuclear(Rule):
+    """nu^power U, U the polar factor of A and nu = <A, U>; see `PolarGrad`.
+
+    It holds the rule for U, because nu needs A and U at once. Options: variant, momentum (for "polar-first"), power,
+    growth, and the scale "rank", which divides by ||U||_F^2.
+
+    Args:
+        polar: the rule that computes U.
+    """
+
+    def __init__(self, polar: Polar) -> None:
+        self.polar = polar
+
+    def check(self, options: Mapping[str, Any], where: str) -> None:
+        """See `Rule`."""
+        if options["variant"] not in VARIANTS:
+            raise ValueError(f"{where}: variant must be one of {VARIANTS}, got {options['variant']!r}.")
+        if not 0 <= check_number(options["power"], f"{where}: power") <= 1:
+            raise ValueError(f"{where}: power must be in [0, 1], got {options['power']}: 0 is Muon, 1 is PolarGrad.")
+        if options["growth"] is not None and not check_number(options["growth"], f"{where}: growth") > 1:
+            raise ValueError(f"{where}: growth must be > 1, or None for no safeguard; got {options['growth']}.")
+
+    def state(self, shape: tuple[int, ...], options: Mapping[str, Any]) -> dict[str, Kind]:
+        """Under `growth` the average of nu, one for each matrix. "polar-first" uses the momentum of `VariantEma`."""
+        return {} if options["growth"] is None else {NUCLEAR: "matrix"}
+
+    def update(self, stack: Tensor, runs: Sequence[Run]) -> Tensor:
+        """nu^power U for each matrix A of the stack, over the rank where the scale says so."""
+        U = self.polar.factor(stack)
+        nu = (stack * U).sum((-2, -1))
+        square = None
+        for run in runs:
+            options, where = run.options, run.where
+            size = nu[where] if options["growth"] is None else _guarded(nu[where], run, float(options["growth"]))
+            if options["power"] != 1:  # negative by rounding, or where an oracle points away: against it is descent
+                size = size.sign() * size.abs() ** float(options["power"])
+            if options["scale"] == "rank":
+                square = (U * U).sum((-2, -1)) if square is None else square
+                size = torch.where(square[where] > 0, size / square[where], 0.0)
+            if options["variant"] == "polar-first":
+                momentum = float(options["momentum"])
+                folded(run.places(U), run.views(MOMENTUM), momentum, 1 - momentum)
+            U[where] *= size[:, None, None]
+        return U
+
+
+def _guarded(nu: Tensor, run: Run, growth: float) -> Tensor:
+    """The nu of a run, cut to `growth` times their averages; the averages then take in the cut values."""
+    averages = run.views(NUCLEAR)
+    known = torch.cat(averages)
+    # Zero is a matrix without a past: nothing to compare with. A NaN is no past either.
+    cut = torch.where(known > 0, torch.minimum(nu, growth * known), nu)
+    learned = torch.where(known > 0, torch.lerp(known, cut, 1 - _MEMORY), cut)
+    foreach.copy_(averages, list(learned.split([slot.count for slot in run.slots])))
+    return cut
