@@ -30,7 +30,7 @@ from matfn.lab.papers.ritz.ways import WAYS, closed_form, harmonic_values, jacob
 from matfn.lab.spectra import SPECTRA
 from matfn.linalg.bounds import greatest_eigenvalue
 from matfn.linalg.lanczos import lanczos
-from matfn.methods.ritz_minimax.rehearsal import chain
+from matfn.methods.ritz_minimax.choice import chain
 
 NAMES = ("gaussian", "i^-1", "log-uniform 1e-3")
 

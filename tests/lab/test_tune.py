@@ -6,6 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from matfn.optim.oracle import DEFLATED, LIFTED
+from matfn.run.deflation import deflated
 from typer.testing import CliRunner
 
 import matfn
@@ -24,8 +26,6 @@ from matfn.lab.tuning import rates as tune_rates
 from matfn.lab.tuning import report as tune_report
 from matfn.lab.tuning import rounding as tune_rounding
 from matfn.lab.tuning import tune
-from matfn.optim.oracle import DEFLATED, LIFTED
-from matfn.run.deflation import deflated
 
 SMALL = 13  # products: 80 schedules, most of them on disk after the first run
 ONE = tune_laws.Laws([torch.from_numpy(np.geomspace(1, 1e-3, 40)).diag()])

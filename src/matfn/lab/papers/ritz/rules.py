@@ -89,7 +89,7 @@ def upper_end(m: Tensor) -> Tensor:
 
 @functools.lru_cache(maxsize=256)
 def compositions(p: int, k: int, steps: int, grid: Grid) -> tuple[Tensor, ...]:
-    """As `rehearsal.chain`, from a coarser table or with other candidates: coefficients of each step, (g, k + 1)."""
+    """As `choice.chain`, from a coarser table or with other candidates: coefficients of each step, (g, k + 1)."""
     of = table(p, k)
     ratios, coefficients, errors = of.ratios[:: grid.stride], of.coefficients[:: grid.stride], of.errors[:: grid.stride]
     low = np.searchsorted(ratios, np.exp(-3.0 * (steps + 1))) // grid.every * grid.every
