@@ -41,6 +41,21 @@ class Fact(Generic[T]):
     where: str
 
 
+@dataclass(frozen=True)
+class Half:
+    """Which half-precision dtypes are multiplied at least as quickly as float32.
+
+    Attributes:
+        bfloat16: Whether bfloat16 is.
+        float16: Whether float16 is.
+        where: As of `Fact`.
+    """
+
+    bfloat16: bool
+    float16: bool
+    where: str
+
+
 _UNMEASURED = "not measured on this kind of machine"
 
 
@@ -51,8 +66,8 @@ class Machine:
     Attributes:
         name: The name that MATFN_MACHINE takes.
         kind: What it describes, for people.
-        quick: The half-precision dtypes in which products are at least as quick as in float32; None is unknown, and
-            has them timed. An iteration runs in half precision only where it is in this set.
+        half: Which half-precision dtypes are quick; None is unknown, and has them timed. An iteration runs in half
+            precision only where that is as quick as float32.
         onednn_rows: Short side from which float32 products by oneDNN are quicker than torch's own; None for never.
         block_rows: Height of a block row at which symmetric products in block rows pay, by dtype: two must fit.
         onednn_block: The same for float32 products by oneDNN.
@@ -66,7 +81,7 @@ class Machine:
 
     name: str
     kind: str
-    quick: Fact[frozenset[torch.dtype] | None]
+    half: Half | None
     onednn_rows: Fact[int | None] = Fact(None, "torch's own float32 products are the quickest known here")
     onednn_block: Fact[int] = Fact(192, "AMD EPYC 9005: 1.1 times full products at 384 rows, 1.4 times at 768")
     block_rows: tuple[tuple[torch.dtype, int], ...] = ()
@@ -79,11 +94,14 @@ class Machine:
     @property
     def narrow(self) -> torch.dtype:
         """The dtype of an optimizer's iteration on float32 momenta: bfloat16 where it is quick, float32 elsewhere."""
-        return torch.bfloat16 if torch.bfloat16 in (self.quick.value or ()) else torch.float32
+        return self.working(torch.bfloat16)
 
     def working(self, dtype: torch.dtype) -> torch.dtype:
         """The dtype to iterate in for an argument of `dtype`: float32 for half precision that is slow here."""
-        return torch.float32 if dtype in _HALF and dtype not in (self.quick.value or ()) else dtype
+        # By attributes: torch.compile follows them, where it cannot look into a set that is no constant of the code.
+        slow_bfloat16 = dtype is torch.bfloat16 and not (self.half and self.half.bfloat16)
+        slow_float16 = dtype is torch.float16 and not (self.half and self.half.float16)
+        return torch.float32 if slow_bfloat16 or slow_float16 else dtype
 
     def block(self, dtype: torch.dtype) -> int | None:
         """The height of a block row for `dtype`; None where block rows do not pay."""
@@ -91,26 +109,25 @@ class Machine:
 
 
 _EPYC = "AMD EPYC 9005 with AVX512-BF16, torch 2.13, one and two threads"
-_NOT_QUICK: frozenset[torch.dtype] = frozenset()
 
 _CPU = Machine(
     "cpu",
     "a CPU that no other profile describes",
-    quick=Fact(None, _UNMEASURED),
+    half=None,
     block_rows=((torch.float64, 64), (torch.float32, 96), (torch.bfloat16, 256)),
     block_where=f"{_EPYC}: 1.5 times full products in float32 at 512 rows, 1.2 to 1.4 times in bfloat16 from 768",
     deflated_rows=Fact(128, f"{_EPYC}: 1.1 times five steps at 128 rows, 1.3 times at 512; 1.7 times at 512 x 2048"),
     resolvent_rows=Fact(96, f"{_EPYC}: 1.6 times an eigendecomposition at 96 rows, 2.4 times at 256"),
     part_entries=2**20,
 )
-_GPU = Machine("gpu", "a device that no other profile describes: plain products", quick=Fact(None, _UNMEASURED))
+_GPU = Machine("gpu", "a device that no other profile describes: plain products", half=None)
 _NVIDIA = replace(
     _GPU,
     name="cuda",
     kind="an NVIDIA GPU older than sm_80",
     deflated_rows=Fact(None, "H200, 2026-11-26: the sketch takes 17 ms where all else takes 9, and cannot be captured"),
 )
-_TENSOR_CORES = Fact(frozenset(_HALF), "tensor cores; H200, 2026-11-26: 788 TFLOP/s in bfloat16")
+_TENSOR_CORES = Half(True, True, "tensor cores; H200, 2026-11-26: 788 TFLOP/s in bfloat16")
 
 PROFILES: dict[str, Machine] = {
     profile.name: profile
@@ -119,7 +136,7 @@ PROFILES: dict[str, Machine] = {
             _CPU,
             name="x86-avx2",
             kind="x86 without AVX512: half precision is emulated",
-            quick=Fact(_NOT_QUICK, "2 cores with AVX2, torch 2.13: a bfloat16 product takes 60 times a float32 one"),
+            half=Half(False, False, "2 cores with AVX2, torch 2.13: a bfloat16 product takes 60 times a float32 one"),
         ),
         replace(_CPU, name="x86-avx512", kind="x86 with AVX512, without bfloat16 arithmetic"),
         replace(_CPU, name="x86-avx512-bf16", kind="Intel with AVX512-BF16"),
@@ -127,9 +144,7 @@ PROFILES: dict[str, Machine] = {
             _CPU,
             name="amd-avx512-bf16",
             kind="AMD with AVX512-BF16 (Zen 4 and newer)",
-            quick=Fact(
-                frozenset({torch.bfloat16}), f"{_EPYC}: a bfloat16 step takes 0.3 to 0.8 of a float32 one, 32 rows up"
-            ),
+            half=Half(True, False, f"{_EPYC}: a bfloat16 step takes 0.3 to 0.8 of a float32 one, 32 rows up"),
             onednn_rows=Fact(192, "AMD EPYC 9005: MKL takes its AVX2 path; oneDNN 2.1 times as quick, 192 rows up"),
         ),
         replace(_CPU, name="x86-amx", kind="Intel with AMX"),
@@ -137,9 +152,9 @@ PROFILES: dict[str, Machine] = {
         replace(_CPU, name="arm-bf16", kind="ARM with bfloat16 arithmetic"),
         _CPU,
         _NVIDIA,
-        replace(_NVIDIA, name="cuda-sm80", kind="NVIDIA Ampere and Ada (sm_80 to sm_89)", quick=_TENSOR_CORES),
-        replace(_NVIDIA, name="cuda-sm90", kind="NVIDIA Hopper (sm_90)", quick=_TENSOR_CORES),
-        replace(_NVIDIA, name="cuda-sm100", kind="NVIDIA Blackwell (sm_100 and newer)", quick=_TENSOR_CORES),
+        replace(_NVIDIA, name="cuda-sm80", kind="NVIDIA Ampere and Ada (sm_80 to sm_89)", half=_TENSOR_CORES),
+        replace(_NVIDIA, name="cuda-sm90", kind="NVIDIA Hopper (sm_90)", half=_TENSOR_CORES),
+        replace(_NVIDIA, name="cuda-sm100", kind="NVIDIA Blackwell (sm_100 and newer)", half=_TENSOR_CORES),
         _GPU,
     )
 }
@@ -151,7 +166,35 @@ def machine(device: torch.device) -> Machine:
     Raises:
         ValueError: If MATFN_MACHINE names no profile.
     """
+    if torch.compiler.is_compiling():
+        return _rebuilt(*_facts(device.type, device.index))
     return _machine(device.type, device.index, os.environ.get("MATFN_MACHINE", ""), torch.get_num_threads())
+
+
+def _facts(kind: str, index: int | None) -> tuple[str, bool, bool, str, int | None, str, int]:
+    """What a plan for torch.compile asks of a profile, as plain values: objects would need guards."""
+    found = _machine(kind, index, os.environ.get("MATFN_MACHINE", ""), torch.get_num_threads())
+    half = found.half or Half(False, False, _UNMEASURED)
+    deflated = found.deflated_rows
+    return found.name, half.bfloat16, half.float16, half.where, deflated.value, deflated.where, found.thinly_rows.value
+
+
+# torch.compile evaluates it while it traces, as `matfn.linalg.constant` explains.
+_facts._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
+
+
+def _rebuilt(name: str, bfloat16: bool, float16: bool, where: str, rows: int | None, why: str, thinly: int) -> Machine:
+    # Every field is given: torch.compile cannot wrap the objects that are the defaults.
+    return Machine(
+        name,
+        "seen by torch.compile",
+        Half(bfloat16, float16, where),
+        onednn_rows=Fact(None, why),
+        onednn_block=Fact(0, why),
+        deflated_rows=Fact(rows, why),
+        thinly_rows=Fact(thinly, why),
+        resolvent_rows=Fact(None, why),
+    )
 
 
 @lru_cache(maxsize=64)
@@ -160,13 +203,15 @@ def _machine(kind: str, index: int | None, named: str, threads: int) -> Machine:
         raise ValueError(f"MATFN_MACHINE must be one of {', '.join([*PROFILES, 'probe'])}, got {named!r}")
     device = torch.device(kind, index) if index is not None else torch.device(kind)
     found = PROFILES[named] if named in PROFILES else _recognised(device)
-    if kind == "meta" or (found.quick.value is not None and named != "probe"):
-        return found if found.quick.value is not None else replace(found, quick=Fact(_NOT_QUICK, "a meta tensor"))
+    if kind == "meta":
+        return replace(found, half=found.half or Half(False, False, "a meta tensor"))
+    if found.half is not None and named != "probe":
+        return found
     times = probe(device)
-    quick = frozenset(dtype for dtype in _HALF if times.get(dtype, float("inf")) <= times[torch.float32])
-    relative = {dtype: times[dtype] / times[torch.float32] for dtype in _HALF if dtype in times}
-    ratios = ", ".join(f"{_short(dtype)} takes {ratio:.2g} times float32" for dtype, ratio in relative.items())
-    return replace(found, quick=Fact(quick, f"timed here, {threads} threads, torch {torch.__version__}: {ratios}"))
+    ratio = {dtype: times.get(dtype, float("inf")) / times[torch.float32] for dtype in _HALF}
+    told = " and ".join(f"{_short(dtype)} {ratio[dtype]:.2g} times" for dtype in _HALF)
+    where = f"timed here, {threads} threads, torch {torch.__version__}: the time of float32, {told}"
+    return replace(found, half=Half(ratio[torch.bfloat16] <= 1, ratio[torch.float16] <= 1, where))
 
 
 def _recognised(device: torch.device) -> Machine:

@@ -285,13 +285,17 @@ def _precision(
         return asked, "as given"
     form = getattr(iteration, "precision", lambda dtype: dtype)
     if purpose is Purpose.STEP and dtype == torch.float32 and form(torch.bfloat16) == torch.bfloat16:
-        return profile.narrow, f"an optimizer's step on {profile.name}: {profile.quick.where}"
+        return profile.narrow, f"an optimizer's step on {profile.name}: {_half(profile)}"
     chosen = torch.promote_types(profile.working(dtype), form(dtype))
     if chosen == dtype:
         return chosen, "the dtype of the argument"
     if form(dtype) != dtype:
         return chosen, "the steps of this method need it"
-    return chosen, f"products in {dtype} are slow on {profile.name}: {profile.quick.where}"
+    return chosen, f"products in {dtype} are slow on {profile.name}: {_half(profile)}"
+
+
+def _half(profile: Machine) -> str:
+    return profile.half.where if profile.half is not None else "half precision was not measured"
 
 
 def _engine(
