@@ -3,9 +3,9 @@
 import itertools
 
 import torch
+from matfn.optim.blocks import Cutting
 from torch import nn
 
-from matfn.optim.blocks import Cutting
 from matfn.optim.matrices.layout import convolution, linear, stack
 
 # Each case: layout, cutting, how to see the parameter as tensors of merged dimensions, and where those are cut.

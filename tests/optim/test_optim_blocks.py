@@ -4,14 +4,14 @@ import math
 
 import pytest
 import torch
+from matfn.optim.blocks import blocks_of, fill_batches, sizes
+from matfn.optim.roots import inverse_roots, lower_bound, ridged
 from torch import nn
 
 from matfn import Exact, PolarExpress, Prism, inv_rootm
 from matfn.optim import Cutting, blocks, minimax
-from matfn.optim.blocks import blocks_of, fill_batches, sizes
 from matfn.optim.matrices.buckets import fill_buckets
 from matfn.optim.matrices.layout import convolution, linear, stack, transposed
-from matfn.optim.roots import inverse_roots, lower_bound, ridged
 
 LAYOUTS = [
     linear((50, 30)),

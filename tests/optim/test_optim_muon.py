@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
+from matfn.optim.oracle import usual
 from torch import nn
 
 from matfn import QDWH, Exact, PolarExpress, Tuned, ZoloPD, orthogonalize
 from matfn.optim import SCALES, MatrixOptimizer, Muon, jordan, plan
 from matfn.optim.matrices.layout import convolution, linear, stack, transposed, transposed_convolution
-from matfn.optim.oracle import usual
 
 EPS64 = torch.finfo(torch.float64).eps
 EPS32 = torch.finfo(torch.float32).eps

@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+from matfn.optim.roots import inverse_roots
 from plain import CASES, PlainShampoo, gradient, parameter, run
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -13,7 +14,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from matfn import Exact, PolarExpress, Prism, certify
 from matfn.optim import SOAP, Cutting, Shampoo, due, minimax
 from matfn.optim.matrices.layout import linear
-from matfn.optim.roots import inverse_roots
 
 EPS32 = torch.finfo(torch.float32).eps
 BASE = {

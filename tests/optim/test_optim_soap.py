@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
+from matfn.optim.bases import first_bases, refined
 from plain import CASES, PlainSOAP, gradient, parameter
 from torch import nn
 
 from matfn.optim import SOAP, Cutting, soap
-from matfn.optim.bases import first_bases, refined
 from matfn.optim.matrices.layout import linear
 
 BASE = {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.1, "beta2": 0.95, "eps": 1e-8, "basis_every": 1}

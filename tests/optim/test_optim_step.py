@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from matfn.optim.update import moved
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import matfn
@@ -14,7 +15,6 @@ from matfn.engines import Direct
 from matfn.optim import Muon, NorMuon, PolarGrad
 from matfn.optim.matrices.buckets import fill_buckets
 from matfn.optim.matrices.layout import convolution, linear, stack, transposed
-from matfn.optim.update import moved
 
 KINDS = [Muon, NorMuon, PolarGrad]
 EXPRESS = matfn.PolarExpress()

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from matfn.optim.roots import inverse_roots, lower_bound, ridged
 
 from matfn import Exact, certify
 from matfn.certify import balanced_residual
@@ -12,7 +13,6 @@ from matfn.iteration.target import INV, INV_ROOT, INV_SQRT
 from matfn.methods.resolvents import triangle
 from matfn.minimax.resolvents import best_poles, fewest_poles
 from matfn.optim import Resolvents, Shampoo, minimax, resolvents, root_choice
-from matfn.optim.roots import inverse_roots, lower_bound, ridged
 
 EPS32 = torch.finfo(torch.float32).eps
 RIDGE = 1e-6

@@ -8,8 +8,7 @@ import torch
 
 import matfn
 from matfn.iteration.target import INV, INV_ROOT, INV_SQRT, POLAR, ROOT, SIGN, SQRT
-from matfn.run.execute import compute
-from matrices import gaussian, of_eigenvalues, of_singular_values, orthogonal, spectrum
+from matrices import compute, gaussian, of_eigenvalues, of_singular_values, orthogonal, spectrum
 
 EPS = torch.finfo(torch.float64).eps
 

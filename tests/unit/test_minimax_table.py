@@ -8,10 +8,10 @@ import torch
 
 import matfn
 from matfn import RitzMinimax
-from matfn.iteration.residual import Residual
 from matfn.iteration.polynomial import Magnified, Polynomial
+from matfn.iteration.residual import Residual
 from matfn.kernels import EAGER
-from matfn.methods.ritz_minimax.rehearsal import best_step, chain
+from matfn.methods.ritz_minimax.choice import best_step, chain
 from matfn.methods.ritz_minimax.table import SPACING, START, lower_ends, table
 from matfn.minimax import best_odd
 from matrices import of_singular_values

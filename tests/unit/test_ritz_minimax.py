@@ -11,8 +11,7 @@ from matfn.iteration.residual import Residual
 from matfn.iteration.target import INV, INV_ROOT, INV_SQRT, POLAR, ROOT, SIGN, SQRT
 from matfn.kernels import EAGER, Eager
 from matfn.kernels import eager as kernels
-from matfn.run.execute import compute
-from matrices import gaussian, of_eigenvalues, of_singular_values, spectrum
+from matrices import compute, gaussian, of_eigenvalues, of_singular_values, spectrum
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -1,4 +1,4 @@
-"""Kernels: the few matrix products that every engine is written in."""
+"""Kernels: the matrix products that the engines call, in several implementations."""
 
 from .blocked import Blocked
 from .eager import EAGER, Eager

@@ -7,7 +7,6 @@ from .muon import Muon
 from .normuon import NorMuon
 from .optimizer import MatrixOptimizer
 from .polargrad import PolarGrad
-from .rules.root_choice import RootChoice, root_choice
 from .rules.roots import minimax
 from .scale import SCALES, jordan, moonlight, spectral, unit
 from .telemetry.sinks import JsonLines, Record, TensorBoard
@@ -26,7 +25,6 @@ __all__ = [
     "PolarGrad",
     "Record",
     "Resolvents",
-    "RootChoice",
     "Telemetry",
     "TensorBoard",
     "jordan",
@@ -34,7 +32,6 @@ __all__ = [
     "moonlight",
     "plan",
     "resolvents",
-    "root_choice",
     "spectral",
     "unit",
 ]

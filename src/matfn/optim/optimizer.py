@@ -254,9 +254,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
                     stacks = [bucket.runs for owner, together in self._stacks if owner is lender for bucket in together]
                     rule.prepare(stacks)
 
-    def _directions(
-        self, lender: "MatrixOptimizer", together: Sequence[Bucket]
-    ) -> Iterator[tuple[Bucket, Tensor]]:
+    def _directions(self, lender: "MatrixOptimizer", together: Sequence[Bucket]) -> Iterator[tuple[Bucket, Tensor]]:
         """The direction of each bucket in turn, in its own shape and dtype; the next may use the memory of the last."""
         elementwise, *rules = lender.chain
 

@@ -57,7 +57,7 @@ def execute_(plan: RunPlan, A: Tensor) -> None:
 
 
 def _parts(stack: Tensor, plan: RunPlan) -> tuple[Tensor, ...]:
-    """The stack (b, m, n) in parts whose iterates stay in the cache of a CPU, in memory that the process has already."""
+    """The stack (b, m, n) in parts whose iterates stay in the cache of a CPU."""
     if plan.parts is None:
         return (stack,)
     return stack.split(max(1, plan.parts // (stack.shape[-2] * stack.shape[-1])))

@@ -164,11 +164,8 @@ def _machine(kind: str, index: int | None, named: str, threads: int) -> Machine:
         return found if found.quick.value is not None else replace(found, quick=Fact(_NOT_QUICK, "a meta tensor"))
     times = probe(device)
     quick = frozenset(dtype for dtype in _HALF if times.get(dtype, float("inf")) <= times[torch.float32])
-    ratios = ", ".join(
-        f"{_short(dtype)} takes {times[dtype] / times[torch.float32]:.2g} times float32"
-        for dtype in _HALF
-        if dtype in times
-    )
+    relative = {dtype: times[dtype] / times[torch.float32] for dtype in _HALF if dtype in times}
+    ratios = ", ".join(f"{_short(dtype)} takes {ratio:.2g} times float32" for dtype, ratio in relative.items())
     return replace(found, quick=Fact(quick, f"timed here, {threads} threads, torch {torch.__version__}: {ratios}"))
 
 
@@ -258,11 +255,9 @@ def _stored(path: Path | None, key: str) -> dict[str, float] | None:
     try:
         content = json.loads(path.read_text()) if path else None
         times = content["seconds"] if content and content["key"] == key else None
-        known = times is not None and all(
-            name in ("float32", "bfloat16", "float16") and isinstance(s, float) and 0 < s < 1e3
-            for name, s in times.items()
-        )
-        return times if known and "float32" in times else None
+        if times is None or not {"float32"} <= set(times) <= {"float32", "bfloat16", "float16"}:
+            return None
+        return times if all(isinstance(s, float) and 0 < s < 1e3 for s in times.values()) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

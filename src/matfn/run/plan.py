@@ -183,11 +183,13 @@ def _resolve(
     carrier, carried = _engine(target, iteration, shape, number, purpose, usual, engine)
     if not torch.compiler.is_compiling():  # the bound needs numpy, which torch.compile cannot follow
         check_rounding(iteration, number)
-    plan = {"mirrored": target.mirrored, "differentiated": differentiated}
-    multiply, how = (
-        (products, "as given") if products is not None else _products(profile, shape, number, device, **plan)
-    )
-    full = products or _products(profile, shape, wide, device, mirrored=False, differentiated=differentiated)[0]
+    kinds = {"mirrored": target.mirrored, "differentiated": differentiated}
+    multiply, how = products, "as given"
+    if multiply is None:
+        multiply, how = _products(profile, shape, number, device, **kinds)
+    full = products
+    if full is None:
+        full, _ = _products(profile, shape, wide, device, mirrored=False, differentiated=differentiated)
     alone = isinstance(chosen, Scheduled) and not isinstance(chosen, Fitted) and not on_range
     parts = profile.part_entries if alone else None
     reasons = (("method", why), ("engine", carried), ("precision", because), ("products", how))
@@ -264,12 +266,12 @@ def _preparation(iteration: Iteration, target: Target, purpose: Purpose) -> Prep
     preparation = getattr(iteration, "preparation", PLAIN)
     if preparation.deflation and not target.mirrored:
         raise ValueError(
-            f"{target}: deflation shrinks singular values, and {target} has none: leave it out of the method"
+            f"{target}: deflation shrinks singular values, and {target} has none: leave deflation out of the method"
         )
     if preparation.deflation and purpose is Purpose.DIGITS:
         raise ValueError(
             f"{target}: deflation turns the result by up to some percent, because it sketches. It is for orthogonalize "
-            "and the optimizers; leave it out of the method here"
+            "and the optimizers; leave deflation out of the method here"
         )
     return preparation
 

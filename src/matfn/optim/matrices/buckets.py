@@ -6,7 +6,7 @@ neighbouring slots with equal options, a `Bucket` is a stack. None of them holds
 looked up when they are needed.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -106,7 +106,9 @@ class Run:
 
     slots: tuple[Slot, ...]
     options: Mapping[str, Any]
-    held: Callable[[Tensor, str, Mapping[str, Any]], Tensor]  # the state tensor of a parameter, made where there is none yet
+    held: Callable[
+        [Tensor, str, Mapping[str, Any]], Tensor
+    ]  # the state tensor of a parameter, made where there is none yet
     kinds: Callable[[tuple[int, ...], Mapping[str, Any]], Mapping[str, Kind]]  # see `Rule.state`
     step: int = 0
 

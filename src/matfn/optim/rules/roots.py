@@ -21,8 +21,8 @@ from ...linalg.scaling import Scale, prescale
 from ...methods import Exact, PolarExpress
 from ...methods.resolvents.resolvents import Resolvents
 from ...run.execute import accurate
+from ...run.plan import Purpose, lower_bound, resolve
 from ..options import check_number
-from .root_choice import lower_bound, root_choice
 
 __all__ = ["RootMethod", "Roots", "check_roots", "inverse_roots", "minimax", "ridged"]
 
@@ -103,7 +103,7 @@ def inverse_roots(A: Tensor, p: int, ridge: float, method: RootMethod | None, to
         p: at least 1.
         ridge: at least 0; relative.
         method: a method, or a function of p and of the lower bound of s = m^(1/p) that gives one; None is that of
-            `root_choice`.
+            the run plan.
         tolerance: of the residual.
     """
     X, scale = ridged(A, ridge)
@@ -127,10 +127,17 @@ def inverse_roots(A: Tensor, p: int, ridge: float, method: RootMethod | None, to
 
 def _chosen(X: Tensor, p: int, ridge: float, method: RootMethod | None) -> Method:
     if method is None:
-        return root_choice(X.shape[-1], p, ridge, X.dtype, X.device).method
-    if isinstance(method, Scheduled | Iteration | Evaluation):  # first: a Schedule can be called, too
-        return method
-    return method(p, lower_bound(p, ridge, X.shape[-1]))
+        return _planned(X, p, ridge, None)
+    if not isinstance(method, Scheduled | Iteration | Evaluation):  # asked first: a Schedule can be called, too
+        method = method(p, lower_bound(p, ridge, X.shape[-1]))
+    return _planned(X, p, ridge, method) if isinstance(method, Resolvents) else method
+
+
+def _planned(X: Tensor, p: int, ridge: float, method: Method | None) -> Method:
+    """The method of the run plan: the default for None, with the machine's products."""
+    shape = (X.shape[-2], X.shape[-1])
+    target = INV_ROOT.with_exponent(p)
+    return resolve(target, method, shape, X.dtype, X.device, purpose=Purpose.STEP, ridge=ridge).method
 
 
 def _roots(X: Tensor, p: int, method: Method, tolerance: float) -> tuple[Tensor, list[str]]:
