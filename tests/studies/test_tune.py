@@ -6,8 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from matfn.optim.oracle import DEFLATED, LIFTED
-from matfn.run.deflation import deflated
 from typer.testing import CliRunner
 
 import matfn
