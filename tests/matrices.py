@@ -1,5 +1,7 @@
 """Matrices of known singular values, eigenvalues and vectors, in float64."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -48,4 +50,4 @@ def compute(target: Target, A: Tensor, method, engine=None, precision=None, gene
     options = {"engine": engine, "precision": precision, "products": products}
     differentiated = torch.is_grad_enabled() and A.requires_grad
     plan = resolve(target, method, tuple(A.shape[-2:]), A.dtype, A.device, differentiated=differentiated, **options)
-    return execute(plan, A, sketch_key(generator))
+    return execute(replace(plan, on_range=False), A, sketch_key(generator))

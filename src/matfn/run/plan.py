@@ -177,7 +177,8 @@ def _resolve(
         )
     iteration = _iteration(chosen, target)
     preparation = _preparation(iteration, target, purpose)
-    on_range = isinstance(iteration, Schedule) and target.mirrored and iteration.lower <= torch.finfo(wide).eps
+    lifts = isinstance(iteration, Schedule) and iteration.lower <= torch.finfo(wide).eps
+    on_range = lifts and target.mirrored and purpose is not Purpose.DIGITS
     number, because = _precision(profile, iteration, wide if on_range else dtype, purpose, precision)
     usual = _ENGINES.get(chosen) if method is None and purpose is Purpose.STEP else None
     carrier, carried = _engine(target, iteration, shape, number, purpose, usual, engine)
