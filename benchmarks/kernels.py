@@ -49,5 +49,5 @@ def count_of(schedule: Schedule, engine: Any, kernel: Products, shape: tuple[int
     """
     if isinstance(engine, matfn.Gram) and engine.restarts is None:
         engine = matfn.Gram(restarts_for(schedule, dtype))
-    thin = 3 * int(schedule.deflation * min(shape)) * shape[0] * shape[1]
+    thin = 3 * int(schedule.preparation.deflation * min(shape)) * shape[0] * shape[1]
     return thin + sum(computed(product, kernel) for product in products_of(schedule, engine, shape))

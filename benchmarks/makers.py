@@ -14,9 +14,8 @@ import matfn
 from benchmarks import peers
 from benchmarks.errors import deviation, direction
 from benchmarks.peers import LR, Named
-from matfn.optim import Muon
+from matfn.optim import Muon, jordan
 from matfn.optim.matrices.layout import linear
-from matfn.optim.scale import jordan
 
 BASELINE = "torch.optim.Muon"
 FLOAT32 = "torch.optim.Muon's iteration, float32"

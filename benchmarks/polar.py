@@ -18,12 +18,11 @@ from benchmarks.errors import deviation, direction, matrix
 from benchmarks.kernels import count_of, kernels
 from benchmarks.rows import Contender, Keep, Report, Row, Watch, facts, measured
 from benchmarks.timing import Pace
-from matfn.engines.choose import choose
 from matfn.iteration.protocols import Scheduled
 from matfn.iteration.schedule import Schedule
 from matfn.iteration.target import POLAR
-from matfn.kernels import Products, products_for
-from matfn.optim.oracle import usual as usual_of
+from matfn.kernels import Products
+from matfn.run.plan import Purpose, resolve
 from studies.accuracy.solvers import method_of
 
 __all__ = [
@@ -119,14 +118,16 @@ class Solver:
 
 def ours(shape: tuple[int, int], dtype: torch.dtype) -> Iterator[Solver]:
     """What is done unasked, Muon's default, every method, Gram for schedules, and the kernels under the default."""
-    chosen = products_for(torch.empty(1, *shape, dtype=dtype, device="cpu"), mirrored=True)
+    cpu = torch.device("cpu")
+    chosen = resolve(POLAR, None, shape, dtype, cpu, precision=dtype).products
     for spec in ("polar-express", *(name for name in matfn.METHODS if name != "polar-express"), *_MORE):
         method, usual = method_of(spec), spec == "polar-express"
         default = _usual(method, shape, dtype)
         yield Solver(spec, partial(matfn.orthogonalize, method=method), _plan(method, default), chosen, usual)
         if usual:
-            taken, engine = usual_of(shape, torch.device("cpu"))
-            yield Solver(MUON, partial(matfn.orthogonalize, method=taken, engine=engine), _plan(taken, engine), chosen)
+            step = resolve(POLAR, None, shape, dtype, cpu, purpose=Purpose.STEP)
+            run = partial(matfn.orthogonalize, method=step.method, engine=step.engine)
+            yield Solver(MUON, run, _plan(step.method, step.engine), chosen)
         other = matfn.Gram() if isinstance(default, matfn.Direct) else matfn.Direct()
         if (plan := _plan(method, other)) is not None and plan[0].degrees[0] <= 5:
             name = f"{spec}, {type(other).__name__.lower()}"
@@ -140,8 +141,10 @@ def ours(shape: tuple[int, int], dtype: torch.dtype) -> Iterator[Solver]:
 
 def _usual(method: Any, shape: tuple[int, int], dtype: torch.dtype) -> Any:
     """The engine that the method gets if none is named."""
-    plan = _plan(method, None)
-    return choose(POLAR) if plan is None else choose(POLAR, plan[0], shape, dtype)
+    try:
+        return resolve(POLAR, method, shape, dtype, torch.device("cpu")).engine
+    except ValueError:  # `orthogonalize` refuses the method in this dtype, and its row will say so
+        return matfn.Direct()
 
 
 def _plan(method: Any, engine: Any) -> tuple[Schedule, Any] | None:

@@ -16,9 +16,10 @@ from benchmarks import peers
 from benchmarks.budget import Budget
 from benchmarks.rows import Contender, Report, Row, Watch, facts, measured
 from benchmarks.timing import Pace
+from matfn.iteration.target import INV_ROOT
 from matfn.optim import minimax, resolvents
-from matfn.optim.root_choice import lower_bound, root_choice
-from matfn.optim.roots import inverse_roots, ridged
+from matfn.optim.rules.roots import inverse_roots, ridged
+from matfn.run.plan import Purpose, lower_bound, resolve
 
 __all__ = ["BASELINE", "CHOICE", "PRESETS", "RIDGE", "Blocks", "factors", "run"]
 
@@ -88,7 +89,8 @@ def _ours(p: int, n: int) -> dict[str, Callable[[Tensor], Tensor]]:
     }
     if p == 2:
         methods |= {"qdwh": matfn.QDWH(), "zolo-pd": matfn.ZoloPD()}
-    chosen = root_choice(n, p, RIDGE, torch.float32, torch.device("cpu")).method
+    step = {"purpose": Purpose.STEP, "ridge": RIDGE}
+    chosen = resolve(INV_ROOT.with_exponent(p), None, (n, n), torch.float32, torch.device("cpu"), **step).method
     certified = {CHOICE: chosen, "matfn minimax, certified": methods["minimax"]}
     return {
         **{name: partial(_certified, p, method) for name, method in certified.items()},

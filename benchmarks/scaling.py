@@ -19,11 +19,11 @@ from benchmarks.kernels import count_of, kernels, plain_kernels
 from benchmarks.polar import DTYPES
 from benchmarks.rows import Contender, Keep, Report, Row, Watch, facts, measured
 from benchmarks.timing import Pace
-from matfn.engines.choose import choose
 from matfn.engines.cost import share
 from matfn.iteration.schedule import Schedule
 from matfn.iteration.target import POLAR
-from matfn.kernels import Products, products_for
+from matfn.kernels import Products
+from matfn.run.plan import resolve
 
 __all__ = ["BASELINE", "PRESETS", "Load", "fractions", "run"]
 
@@ -167,8 +167,8 @@ def _contenders(load: Load, X: Tensor) -> Iterator[tuple[Contender, bool]]:
     schedule, shape = matfn.PolarExpress().schedule(2), (load.n, load.ratio * load.n)
     plain = load.batch * load.n * load.n * shape[1]
     yield Contender(BASELINE, partial(_product, X), multiply_adds=plain), False
-    chosen, engine = products_for(X, mirrored=True), choose(POLAR, schedule, shape, X.dtype)
-    yield from _by_engine(schedule, chosen, "as chosen", X, engine)
+    plan = resolve(POLAR, schedule, shape, X.dtype, X.device, precision=X.dtype)
+    yield from _by_engine(schedule, plan.products, "as chosen", X, plan.engine)
     for name, kernel in plain_kernels(X.dtype).items():
         if name != "eager":
             yield Contender(f"{name} matmul", partial(kernel.mm, X, X.mT), multiply_adds=plain), False

@@ -27,7 +27,7 @@ import matfn
 from matfn.iteration.target import Target
 from matfn.optim import Shampoo, minimax
 from matfn.optim.matrices.layout import linear
-from matfn.optim.roots import ridged
+from matfn.optim.rules.roots import ridged
 
 RIDGE = 1e-6
 P = 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
@@ -18,8 +19,6 @@ from benchmarks.peers import Named
 from benchmarks.rows import Contender, Report, Row, Watch, facts, measured
 from benchmarks.timing import Pace
 from matfn.optim import Muon
-from matfn.optim.matrices.buckets import fill_buckets
-from matfn.optim.matrices.layout import linear
 
 __all__ = ["BASELINE", "MEMORY", "MODELS", "PRESETS", "gradient", "run"]
 
@@ -199,8 +198,8 @@ def foretold(maker: Maker, sides: dict[str, tuple[int, int, int]], given: dict[s
 
 def largest_bucket(weights: Named) -> int:
     """Bytes of the largest stack of equal matrices that a step of Muon makes of them, in float32."""
-    buckets = fill_buckets((0, w, linear(w.shape)) for _, w in weights)
-    return max(4 * math.prod(bucket.shape) for bucket in buckets)
+    stacks = Counter(tuple(weight.shape) for _, weight in weights)
+    return max(4 * count * math.prod(shape) for shape, count in stacks.items())
 
 
 def _captured(maker: Maker, momenta: Sequence[Tensor], dtype: torch.dtype) -> dict[str, float]:

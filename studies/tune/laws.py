@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from matfn.run.deflation import deflated
+from matfn.kernels import EAGER
+from matfn.run.preparation import deflated
 
 __all__ = ["COUNT", "Laws"]
 
@@ -51,7 +52,7 @@ class Laws:
 
 def _begun(X: Tensor, share: float) -> np.ndarray:
     """Singular values of X / ||X||_F, deflated, largest first: from X X^T in float64, to 1e-8 of the largest."""
-    X = deflated((X / X.norm())[None], share, X.dtype)[0].double()
+    X = deflated((X / X.norm())[None], share, X.dtype, EAGER)[0].double()
     X = X.mT if X.shape[0] > X.shape[1] else X
     return torch.linalg.eigvalsh(X @ X.mT).clamp_min(0).sqrt().flip(0).cpu().numpy()
 

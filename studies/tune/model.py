@@ -20,8 +20,8 @@ from benchmarks.budget import Budget
 from benchmarks.rows import Watch, facts
 from benchmarks.timing import Pace, interleaved
 from matfn.kernels import Products
-from matfn.optim.oracle import DEFLATED, LIFTED
 from matfn.run.arguments import check_rounding
+from matfn.run.plan import DEFLATED, LIFTED
 from matfn.train import drawing
 from studies.tune.plan import Plan, plan_of
 from studies.tune.rates import Request, candidates, product_works, stack

@@ -11,8 +11,8 @@ import torch
 
 import matfn
 from matfn.engines.cost import products_of
+from matfn.iteration.preparation import NORMS
 from matfn.run.arguments import check_rounding
-from matfn.run.schatten import NORMS
 from studies.tune.laws import Laws
 from studies.tune.plan import Plan, plan_of
 from studies.tune.rounding import Engine, expected

@@ -12,9 +12,11 @@ from torch import Tensor
 from benchmarks.kernels import kernels
 from benchmarks.timing import Pace, Timing, interleaved
 from matfn.engines.cost import Product, computed
-from matfn.kernels import EAGER, ONEDNN, Choice, Eager, OneDNN, Products, choice_for
+from matfn.iteration.target import POLAR
+from matfn.kernels import EAGER, ONEDNN, Eager, OneDNN, Products
 from matfn.linalg.scaling import prescale
-from matfn.run.deflation import deflated
+from matfn.run.plan import RunPlan, resolve
+from matfn.run.preparation import deflated
 from studies.tune.plan import Aside
 from studies.tune.plans import LOWERS, Lowers
 
@@ -74,18 +76,20 @@ class Rate:
 Rates = tuple[tuple[Rate, ...], Aside]
 
 
-def candidates(request: Request) -> tuple[dict[str, Products], Choice, dict[str, str]]:
+def plan_for(request: Request) -> RunPlan:
+    """What `orthogonalize` does with a matrix of the shape, in the dtype of the request."""
+    return resolve(POLAR, None, request.shape, request.dtype, torch.device(request.device), precision=request.dtype)
+
+
+def candidates(request: Request) -> tuple[dict[str, Products], Products, dict[str, str]]:
     """The kernels that run here, the one that would be chosen, and those that do not run, with the reason."""
-    X, absent = torch.empty(request.batch, *request.shape, dtype=request.dtype, device=request.device), {}
-    choice = choice_for(X, mirrored=True)
+    chosen, absent = plan_for(request).products, dict[str, str]()
     found: dict[str, Products] = kernels(request.shape, request.dtype) if request.device == "cpu" else {"eager": EAGER}
     if request.device == "cpu":
         absent["triton"] = "needs a CUDA device; not yet measured on a GPU"
-    if choice.products not in found.values():
-        found[type(choice.products).__name__.lower()] = choice.products
-    elif request.device != "cpu":
-        absent["triton"] = choice.reason
-    return found, choice, absent
+    if chosen not in found.values():
+        found[type(chosen).__name__.lower()] = chosen
+    return found, chosen, absent
 
 
 def synchronised(work: Callable[[], object], device: str) -> Callable[[], object]:
@@ -127,7 +131,7 @@ def product_works(
     X, n = stack(request, *request.shape, request.dtype), min(request.shape)
     M = stack(request, n, n, request.dtype)
     once = {share: f"around, {share:g} deflated" for share in shares}
-    works |= {name: partial(_around, X, share, request.dtype) for share, name in once.items()}
+    works |= {name: partial(_around, X, share, request.dtype, plan_for(request).wide) for share, name in once.items()}
     works["sum"] = lambda: torch.add(M, M, alpha=0.5)
     timed = {name: synchronised(work, request.device) for name, work in works.items()}
     for work in timed.values():
@@ -173,10 +177,10 @@ def _settle() -> None:
     torch.empty(31 * 2**20, dtype=torch.uint8)  # freed as soon as it is there
 
 
-def _around(X: Tensor, share: float, dtype: torch.dtype) -> Tensor:
-    """What is done before the engine, as `compute` does it; a result in the dtype of X is not touched after it."""
+def _around(X: Tensor, share: float, dtype: torch.dtype, wide: Products) -> Tensor:
+    """What `matfn.run.execute` does before the engine."""
     scaled = prescale(X)[0]
-    return deflated(scaled, share, dtype) if share else scaled.to(dtype)
+    return deflated(scaled, share, dtype, wide) if share else scaled.to(dtype)
 
 
 def _work(request: Request, kernel: Products, product: Product) -> Callable[[], object]:

@@ -80,7 +80,7 @@ def expected(schedule: Schedule, engine: Engine, laws: Laws, dtype: torch.dtype)
         laws: Of the singular values, as they are after the schedule's deflation and division by its norm.
         dtype: Of the iteration.
     """
-    e, x = KAPPA * torch.finfo(dtype).eps / 2, laws.after(schedule.deflation, schedule.norm)
+    e, x = KAPPA * torch.finfo(dtype).eps / 2, laws.after(schedule.preparation.deflation, schedule.preparation.norm)
     turned = np.zeros_like(x)
     for start, end, margin in _stretches(schedule, engine, dtype):
         Q, _ = _applied(schedule, start, end, x**2)

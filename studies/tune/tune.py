@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,15 +17,14 @@ from benchmarks.polar import BASELINE, SPECTRA, errors_of
 from benchmarks.report import front
 from benchmarks.rows import Watch, facts
 from benchmarks.timing import Timing, interleaved
-from matfn.engines.choose import choose
 from matfn.engines.restarts import restarts_for
 from matfn.iteration.target import POLAR
 from matfn.kernels import Products
-from matfn.optim.oracle import usual
+from matfn.run.plan import Purpose, resolve
 from studies.tune.laws import Laws
 from studies.tune.plan import Aside, Plan, plan_of, predicted
 from studies.tune.plans import families, plans
-from studies.tune.rates import Rate, Request, candidates, measured_rates, seconds_of, stack, synchronised
+from studies.tune.rates import Rate, Request, candidates, measured_rates, plan_for, seconds_of, stack, synchronised
 
 __all__ = ["FIGURES", "Candidate", "Tuning", "foretold", "laws_of", "tune", "usual_plans"]
 
@@ -61,7 +59,7 @@ class Tuning:
         aside: Seconds of what is not a product of the kernel: deflation, scaling, sums of powers.
         foretold: All plans on all kernels, not measured.
         measured: Those that were, by time; `best` ones are the measured Pareto front.
-        kernel: What `kernels.choice` chooses, its name, and why.
+        kernel: The products that the plan chooses: their name, and why.
         usual: The defaults of `orthogonalize` and of `optim.Muon`.
         beside: Time and errors of torch's own Muon, if it is here.
         refused: Degrees that the dtype does not bear.
@@ -96,8 +94,8 @@ def tune(request: Request, watch: Watch = lambda text: None, momenta: Sequence[T
         momenta: Matrices of a training run (`python -m studies.momenta`): plans are weighed by them and measured on
             them too. Without them it is a log-uniform spectrum.
     """
-    found, choice, absent = candidates(request)
-    named = next(name for name, kernel in found.items() if kernel == choice.products)
+    found, chosen, absent = candidates(request)
+    named = next(name for name, kernel in found.items() if kernel == chosen)
     watch("schedules")
     laws = laws_of(request.shape, momenta)
     everything, refused = plans(request.shape, request.dtype, families(request.shape, request.lowers), laws)
@@ -112,7 +110,7 @@ def tune(request: Request, watch: Watch = lambda text: None, momenta: Sequence[T
     whose = {(plan, named): name for name, plan in usual.items()}
     measured, beside = _measured(request, picked, found, whose, momenta)
     stand = facts(peers.versions(), request.pace)
-    kernel = named, choice.reason
+    kernel = named, dict(plan_for(request).reasons)["products"]
     return Tuning(request, rates, aside, cloud, measured, kernel, usual, beside, refused, absent, stand)
 
 
@@ -123,13 +121,11 @@ def laws_of(shape: tuple[int, int], momenta: Sequence[Tensor]) -> Laws:
 
 def usual_plans(request: Request, laws: Laws) -> dict[str, Plan]:
     """What `orthogonalize` does when it is asked for nothing, and what `optim.Muon` does."""
-    method = matfn.PolarExpress()
-    pairs: dict[str, tuple[matfn.PolarExpress, Any]] = {
-        "orthogonalize": (method, choose(POLAR, method.schedule(2), request.shape, request.dtype)),
-        "Muon": usual(request.shape, torch.device(request.device)),
-    }
+    device, narrow = torch.device(request.device), {"precision": request.dtype}
+    step = resolve(POLAR, None, request.shape, torch.float32, device, purpose=Purpose.STEP, **narrow)
     found = {}
-    for name, (taken, engine) in pairs.items():
+    for name, run in {"orthogonalize": plan_for(request), "Muon": step}.items():
+        taken, engine = run.method, run.engine
         automatic = isinstance(engine, matfn.Gram) and engine.restarts is None
         spelt = matfn.Gram(restarts_for(taken.schedule(2), request.dtype)) if automatic else engine
         found[name] = plan_of(taken, spelt, request.shape, request.dtype, laws)

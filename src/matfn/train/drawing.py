@@ -1,4 +1,4 @@
-"""What all figures share: colours and style, files, one legend for all panels, the foot, the numbers beside."""
+"""What all figures share: colours and style, one legend for all panels, the foot, writing files."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def svg(figure: Figure) -> str:
 
 
 def legend(figure: Figure, panels: Iterable[Axes], size: float) -> None:
-    """To the right of the panels, each label of theirs once, in letters of `size` points."""
+    """One legend to the right of the panels, each label once, in letters of `size` points."""
     known: dict[str, Any] = {}
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):

@@ -63,7 +63,7 @@ class Trainer:
         self._rng = [
             torch.Generator(kind).manual_seed(seed).get_state() for kind in dict.fromkeys(("cpu", self.device.type))
         ]
-        # The state dict stays that of the plain model: a compiled one prefixes every name.
+        # Checkpoints hold the plain model: a compiled model prefixes every name.
         self._forward = torch.compile(self.model) if train.compile else self.model
         directory.mkdir(parents=True, exist_ok=True)
         if (directory / CHECKPOINT).exists():

@@ -243,7 +243,7 @@ def method_of(text: str | None) -> Any:
 
 
 def _common(table: OptimizerTable) -> dict[str, Any]:
-    """The options that all of those share whose direction is a polar factor."""
+    """The options that Muon, NorMuon and PolarGrad share."""
     return {
         **_shared(table),
         "method": method_of(table.method),

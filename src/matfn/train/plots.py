@@ -72,7 +72,7 @@ def _looks(comparison: Comparison) -> dict[str, dict[str, Any]]:
 
 
 def _mean(runs: list[Outcome]) -> list[Outcome]:
-    """One run that is the mean of those that came to the end, without training losses; empty where none did."""
+    """The mean of the finished runs as one run, without training losses; empty if no run finished."""
     whole = [run for run in runs if run.final is not None]
     if not whole:
         return []

@@ -116,7 +116,7 @@ class OptimizerTable:
         return self.name or self.kind
 
     def given(self, *keys: str) -> dict[str, Any]:
-        """The values of those keys that were set; the optimizer has defaults for the others."""
+        """The keys that the recipe sets, with their values; the optimizer has defaults for the others."""
         return {key: value for key in keys if (value := getattr(self, key)) is not None}
 
 

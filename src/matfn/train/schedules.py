@@ -93,7 +93,7 @@ def _numbers(row: Step, error: float) -> tuple[tuple[float, ...], float, tuple[t
 
 
 def method_lines() -> list[tuple[str, str, str]]:
-    """Name, arguments with their defaults, and what it is in a line, of every method."""
+    """Name, arguments with their defaults, and summary of every method."""
     lines = []
     for name, cls in matfn.METHODS.items():
         summary = (cls.__doc__ or "").strip().splitlines()
