@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import matfn
+from loops import named
 from matfn.iteration.target import INV, POLAR
 from matfn.run.execute import compute
 from matrices import gaussian
@@ -39,7 +40,7 @@ def test_the_argument_and_its_gradient_are_untouched(method, target):
         A = ((A + A.mT) / 2 if target != POLAR else A).requires_grad_()
         A.grad = torch.ones_like(A)
         bits, version, gradient = A.detach().clone(), A._version, A.grad
-        with cases.named(dtype):
+        with named(dtype):
             result = verb(target, A, method)
             assert torch.equal(A.detach(), bits)
             assert A._version == version
