@@ -22,7 +22,7 @@ METHOD = {name: kind() for name, kind in METHODS.items()} | {
     "prism, degree 7, exact fit": Prism(degree=7, steps=6, sketch="exact"),
     "prism, cubic, exact fit": Prism(degree=3, steps=9, sketch="exact"),
     "prism, warm": Prism(steps=8, warm=2, sketch="exact"),
-    "db-newton, four steps": DBNewton(steps=4),
+    "db-newton, six steps": DBNewton(steps=6),
 }
 # Methods that differ from another one by coefficients or by the number of steps, not by the code that runs.
 SAME_CODE = {
@@ -40,10 +40,10 @@ SAME_CODE = {
     "prism, degree 7, exact fit": "prism, exact fit",
     "prism, cubic, exact fit": "prism, exact fit",
     "prism, warm": "prism, exact fit",
-    "db-newton": "db-newton, four steps",
+    "db-newton": "db-newton, six steps",
 }
 # One method of each kind of step: a fixed polynomial (polar-express), one fitted by a sketch (prism) or by all of M
-# (prism, exact fit), a polynomial magnified in float16 (ritz-minimax), an inverse (db-newton, four steps), a partial
+# (prism, exact fit), a polynomial magnified in float16 (ritz-minimax), an inverse (db-newton, six steps), a partial
 # fraction of one term (qdwh) and of several (zolo-pd), each by QR, Cholesky, complex inverse and LU; a decomposition
 # (exact).
 REPRESENTATIVE = {name: method for name, method in METHOD.items() if name not in SAME_CODE}

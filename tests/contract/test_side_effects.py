@@ -1,6 +1,7 @@
 """A function of a matrix changes nothing but its result: no argument, no gradient, no global state."""
 
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -122,6 +123,8 @@ def test_no_value_is_read_back(method, engine):
 
     A decomposition looks at the spectrum.
     """
+    if hasattr(method, "steps"):
+        method = replace(method, steps=2)  # each does the same as the last, and takes long on this device
     for shape in [(5, 8), (2, 8, 5)]:
         U = matfn.orthogonalize(torch.empty(shape, device="meta"), method=method, engine=engine)
         assert U.shape == shape

@@ -54,7 +54,7 @@ print(len(sweeps), sum(sweeps))
 def test_few_sweeps_cold_and_none_from_disk(tmp_path, schedule):
     """The first call takes half a second because it needs few exchanges; they are counted, since clocks are not ours.
 
-    A step is one polynomial, and a cushion, computed once for each degree, is found by the secant method from up to twelve.
+    A step is one polynomial, and a cushion, computed once for each degree, is found by the secant method from a dozen.
     """
     code = SOLVED.format(schedule)
     polynomials, sweeps = map(int, finish(start(code, tmp_path)).split())
