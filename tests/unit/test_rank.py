@@ -79,6 +79,11 @@ def test_the_tolerance_is_max_m_n_eps_sigma(method):
         if least > tolerance and isinstance(method, NewtonSchulz | PolarExpress):
             continue  # they form A^T A, which knows nothing of singular values below sqrt(eps)
         assert matfn.polar(A, method=method).U.square().sum().item() == pytest.approx(rank, abs=1e-6)
+    if not isinstance(method, NewtonSchulz | PolarExpress):  # both at once: the small one stays beside the zero
+        sigma = torch.tensor([1.0, 0.5, 0.2, 10 * tolerance, tolerance / 10], dtype=torch.float64)
+        A = torch.zeros(20, 5, dtype=torch.float64)
+        A[3:8] = torch.diag(sigma)
+        assert matfn.polar(A, method=method).U.square().sum().item() == pytest.approx(4, abs=1e-6)
 
 
 @every_method
