@@ -1,10 +1,8 @@
 """The members of the suite, read from `METHODS`, `ENGINES` and `TARGETS`, and which of them refuse what."""
 
-from contextlib import contextmanager
-
 import pytest
 
-from matfn import ENGINES, METHODS, Gram, NewtonSchulz, PolarExpress, Prism, Tuned
+from matfn import ENGINES, METHODS, DBNewton, Gram, NewtonSchulz, PolarExpress, Prism, Tuned
 from matfn.iteration.protocols import Evaluation, Scheduled
 from matfn.iteration.target import INV, INV_ROOT, INV_SQRT, POLAR, ROOT, SIGN, SQRT, TARGETS
 
@@ -24,6 +22,7 @@ METHOD = {name: kind() for name, kind in METHODS.items()} | {
     "prism, degree 7, exact fit": Prism(degree=7, steps=6, sketch="exact"),
     "prism, cubic, exact fit": Prism(degree=3, steps=9, sketch="exact"),
     "prism, warm": Prism(steps=8, warm=2, sketch="exact"),
+    "db-newton, six steps": DBNewton(steps=6),
 }
 # Methods that differ from another one by coefficients or by the number of steps, not by the code that runs.
 SAME_CODE = {
@@ -41,10 +40,12 @@ SAME_CODE = {
     "prism, degree 7, exact fit": "prism, exact fit",
     "prism, cubic, exact fit": "prism, exact fit",
     "prism, warm": "prism, exact fit",
+    "db-newton": "db-newton, six steps",
 }
 # One method of each kind of step: a fixed polynomial (polar-express), one fitted by a sketch (prism) or by all of M
-# (prism, exact fit), a polynomial magnified in float16 (ritz-minimax), an inverse (db-newton), a partial fraction of
-# one term (qdwh) and of several (zolo-pd), each by QR, Cholesky, complex inverse and LU; a decomposition (exact).
+# (prism, exact fit), a polynomial magnified in float16 (ritz-minimax), an inverse (db-newton, six steps), a partial
+# fraction of one term (qdwh) and of several (zolo-pd), each by QR, Cholesky, complex inverse and LU; a decomposition
+# (exact).
 REPRESENTATIVE = {name: method for name, method in METHOD.items() if name not in SAME_CODE}
 TARGET = {str(t): t for t in TARGETS if t not in (INV_ROOT, ROOT)} | {
     str(t): t for p in (1, 2, 3, 4, 8) for t in (INV_ROOT.with_exponent(p), ROOT.with_exponent(p))
@@ -109,16 +110,6 @@ def all_engines_of_polar(method):
         n: e for n, e in engines(method, POLAR).items() if not isinstance(e, Gram) or e.restarts in (None, (1,))
     }
     return different or {"none": None}
-
-
-@contextmanager
-def named(*where):
-    """Add to an error inside a loop where the loop was."""
-    try:
-        yield
-    except Exception as error:
-        error.add_note("in the loop at: " + ", ".join(str(x) for x in where))
-        raise
 
 
 def _each(names, rows):

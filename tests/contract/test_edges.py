@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import matfn
+from loops import named
 from matfn import Gram
 from matfn.engines import amplification
 from matfn.engines.restarts import margins, restarts_for
@@ -33,7 +34,7 @@ def test_zero(method, target):
     refused = isinstance(method, Evaluation) or (isinstance(method, Fitted) and target.name == "sign")
     for dtype in DTYPES:
         zero = torch.zeros(2, 4, 4, dtype=dtype)
-        with cases.named(dtype):
+        with named(dtype):
             if refused and not defined:
                 with pytest.raises(matfn.SpectrumError):
                     verb(target, zero, method)
@@ -59,7 +60,7 @@ def test_zero_rows_and_columns_stay_zero(method, engine):
             A[:, 2, :] = 0
             A[:, :, 1] = 0
             A[:, :, 4] = 0
-            with cases.named(dtype, shape):
+            with named(dtype, shape):
                 U = matfn.orthogonalize(A, method=method, engine=engine)
                 assert torch.isfinite(U).all()
                 assert not U[:, 2, :].any()
@@ -82,7 +83,7 @@ def test_rank_deficient(method, engine):
         schedule = schedule_on(method, POLAR, values, c)
         values = sigma if schedule is None else values
         want = (U * expected(POLAR, schedule, sigma, c)) @ V.mT
-        with cases.named(shape):
+        with named(shape):
             got = matfn.orthogonalize(A, method=method, engine=engine)
             assert torch.linalg.matrix_norm(got - want) <= allowance(POLAR, method, engine, A, values)
 
@@ -112,7 +113,7 @@ def test_vectors(method, engine):
             x = gaussian(*shape, seed=2, dtype=dtype)
             norm = torch.linalg.matrix_norm(x.double(), keepdim=True)
             want = expected(POLAR, schedule, one, 1.0).item() * x.double() / norm
-            with cases.named(dtype, shape):
+            with named(dtype, shape):
                 U = matfn.orthogonalize(x, method=method, engine=engine)
                 assert U.dtype == dtype
                 assert (U.double() - want).abs().max() <= allowed
@@ -141,7 +142,7 @@ def test_nan_and_infinity_stay_in_their_matrix(method, engine):
     for bad in BAD:
         A = gaussian(3, 5, 8, seed=6)
         A[1, 2, 3] = bad
-        with cases.named(bad):
+        with named(bad):
             if isinstance(method, Evaluation):
                 with pytest.raises(ValueError, match="NaN or infinite"):
                     matfn.orthogonalize(A, method=method)
@@ -163,7 +164,7 @@ def test_accurate_verbs_name_the_bad_entry(method, target):
             A = torch.stack([problem(target)[0]] * 2)
             compute = lambda A, method: verb(target, A, method)  # noqa: E731
         A[1, 2, 0] = bad
-        with cases.named(bad), pytest.raises(ValueError, match=re.escape("the first at index (1, 2, 0)")):
+        with named(bad), pytest.raises(ValueError, match=re.escape("the first at index (1, 2, 0)")):
             compute(A, method=method)
 
 
@@ -173,7 +174,7 @@ def test_dtype_shape_and_device(method, target):
     for dtype in DTYPES:
         A = problem(target, condition=4.0)[0].to(dtype)
         A = (A + A.mT) / 2 if target.domain is Domain.SPD else A
-        with cases.named(dtype):
+        with named(dtype):
             result = verb(target, A, method)
             assert (result.dtype, result.shape, result.device) == (dtype, A.shape, A.device)
             assert torch.isfinite(result).all()
@@ -194,7 +195,7 @@ def test_half_precision_orthogonalizes(method, monkeypatch):
         for name, engine in cases.all_engines_of_polar(method).items():
             own = engine == Gram() and isinstance(method, Scheduled)
             same = Gram(restarts_for(method.schedule(2), dtype)) if own else engine
-            with cases.named(dtype, name):
+            with named(dtype, name):
                 got = matfn.orthogonalize(A, method=method, engine=engine).double()
                 with monkeypatch.context() as patch:
                     patch.setattr(
@@ -210,7 +211,7 @@ def test_precision_is_the_dtype_of_the_iteration(method):
     A = orthogonal(8, seed=5)
     want = matfn.orthogonalize(A, method=method)
     for precision in DTYPES:
-        with cases.named(precision):
+        with named(precision):
             got = matfn.orthogonalize(A, method=method, precision=precision)
             assert got.dtype == torch.float64
             difference = (got - want).norm().item()

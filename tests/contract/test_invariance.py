@@ -5,6 +5,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import matfn
+from loops import named
 from matfn.iteration.target import POLAR, Domain
 from matrices import gaussian, orthogonal
 
@@ -31,7 +32,7 @@ def members(target, count=3):
 def test_transpose(method, engine):
     for shape in [(5, 8), (8, 5), (6, 6)]:
         A = gaussian(*shape, seed=11)
-        with cases.named(shape):
+        with named(shape):
             U, transposed = (matfn.orthogonalize(X, method=method, engine=engine) for X in (A, A.mT))
             close(transposed.mT, U, 2 * allowance(POLAR, method, engine, A))
 
@@ -57,7 +58,7 @@ def test_scale(method, target):
         A = (A + A.mT) / 2 if target.domain is Domain.SPD else A
         want, allowed = verb(target, A, method).double(), 2 * allowance(target, method, None, A)
         for scale in SCALES:
-            with cases.named(dtype, scale):
+            with named(dtype, scale):
                 got = verb(target, A * scale, method)
                 assert torch.isfinite(got).all()
                 close(got.double() / scale**target.homogeneity, want, allowed)
@@ -72,7 +73,7 @@ def test_powers_of_two_change_no_bit(method, engine):
         exponents = {torch.float16: (-3, 1, 8), torch.float64: (-900, -100, 100, 900)}
         for exponent in exponents.get(dtype, (-100, -30, 1, 30, 100)):
             scaled = A * 2.0**exponent
-            with cases.named(dtype, exponent):
+            with named(dtype, exponent):
                 assert torch.equal(scaled / 2.0**exponent, A), "the test itself lost bits, to subnormals or infinity"
                 assert torch.equal(matfn.orthogonalize(scaled, method=method, engine=engine), U)
 

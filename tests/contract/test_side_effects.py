@@ -1,11 +1,13 @@
 """A function of a matrix changes nothing but its result: no argument, no gradient, no global state."""
 
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
 
 import matfn
+from loops import named
 from matfn.iteration.target import INV, POLAR
 from matrices import compute, gaussian
 
@@ -38,7 +40,7 @@ def test_the_argument_and_its_gradient_are_untouched(method, target):
         A = ((A + A.mT) / 2 if target != POLAR else A).requires_grad_()
         A.grad = torch.ones_like(A)
         bits, version, gradient = A.detach().clone(), A._version, A.grad
-        with cases.named(dtype):
+        with named(dtype):
             result = verb(target, A, method)
             assert torch.equal(A.detach(), bits)
             assert A._version == version
@@ -120,6 +122,8 @@ def test_no_value_is_read_back(method, engine):
 
     A decomposition looks at the spectrum.
     """
+    if hasattr(method, "steps"):
+        method = replace(method, steps=2)  # each does the same as the last, and takes long on this device
     for shape in [(5, 8), (2, 8, 5)]:
         U = matfn.orthogonalize(torch.empty(shape, device="meta"), method=method, engine=engine)
         assert U.shape == shape

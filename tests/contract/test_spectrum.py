@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import matfn
+from loops import named
 from matfn import Gram, NewtonSchulz, PolarExpress
 from matfn.iteration.protocols import Evaluation, Scheduled
 from matfn.iteration.target import POLAR, SIGN, Domain
@@ -49,7 +50,7 @@ def test_verb(method):
     for target in cases.TARGET.values():
         for shape in SHAPES if target == POLAR else [(7, 7)]:
             A, values, matrix = problem(target, shape)
-            with cases.named(target, shape):
+            with named(target, shape):
                 if message := cases.refusal(method, target):
                     with pytest.raises(ValueError) as refused:  # noqa: PT011 -- the message is compared
                         verb(target, A, method)
@@ -73,7 +74,7 @@ def test_engine(method, engine):
             A, values, matrix = problem(target, shape)
             before = (A / NORM)[None].clone()
             given = before.clone()
-            with cases.named(target, shape):
+            with named(target, shape):
                 result = engine.run(target, given, iteration, EAGER)
                 assert torch.equal(given, before)
                 assert result.dtype == A.dtype
@@ -129,7 +130,7 @@ def test_a_long_schedule_reaches_the_function(method):
         allowed = 100 * EPS * amplification(target, schedule, engine, method, values / NORM)
         # Newton-Schulz lifts s by q(0) a step, least for p = 8, where s >= (1/(30 sqrt 7))^(1/8) = 0.52, and most steps
         # are taken for p = 1, where s >= 1.6e-4 (inv: its square root) and q(0) = 3 or 2: 40 steps leave only rounding.
-        with cases.named(target):
+        with named(target):
             assert math.isfinite(allowed)
             error = torch.linalg.matrix_norm(verb(target, A, method) - want).item()
             assert error <= (allowed + 1e-12) * NORM**target.homogeneity
