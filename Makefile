@@ -13,7 +13,7 @@ STAMPS := $(VENV)/.stamps
 help: ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 10
 
-demo: $(STAMPS)/lab ## install what is needed, compare three optimizers on real text (3 minutes at most on 2 cores)
+demo: $(STAMPS)/train ## install what is needed, compare three optimizers on real text (3 minutes at most on 2 cores)
 	$(BIN)/matfn compare recipes/demo.toml
 
 test: $(STAMPS)/dev ## lint, types, tests (two at a time, one thread each)
@@ -22,7 +22,7 @@ test: $(STAMPS)/dev ## lint, types, tests (two at a time, one thread each)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 
-peers: $(STAMPS)/lab ## install the packages that matfn bench measures beside itself
+peers: $(STAMPS)/train ## install the packages that benchmarks/ measures beside matfn
 	$(PIP) -e '.[peers]'
 	$(PIP) --no-deps gram-newton-schulz
 
@@ -41,13 +41,13 @@ $(STAMPS)/torch: constraints.txt
 	@$(BIN)/python -c 'import torch; print("Hint: this torch was built for CUDA and no GPU is seen here; make clean, then TORCH_INDEX=https://download.pytorch.org/whl/cpu make ... is 10 times smaller." if torch.version.cuda and not torch.cuda.is_available() else f"torch {torch.__version__}")'
 	@mkdir -p $(STAMPS) && touch $@
 
-$(STAMPS)/lab: $(STAMPS)/torch pyproject.toml
-	$(PIP) -e '.[lab]'
+$(STAMPS)/train: $(STAMPS)/torch pyproject.toml
+	$(PIP) -e '.[train]'
 	@touch $@
 
 $(STAMPS)/dev: $(STAMPS)/torch pyproject.toml
-	$(PIP) -e '.[lab,dev]'
-	@touch $@ $(STAMPS)/lab
+	$(PIP) -e '.[train,dev]'
+	@touch $@ $(STAMPS)/train
 
 $(STAMPS)/docs: $(STAMPS)/torch pyproject.toml
 	$(PIP) -e '.[docs]'

@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import platform
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -23,8 +24,12 @@ from typing import Any
 import torch
 
 import matfn
-from gpu_parts import optimizers, polar, products, training
-from gpu_parts.timing import Place
+
+if __name__ == "__main__":  # run as a file: the package `benchmarks` lies beside it, in the root of the repository
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from benchmarks.gpu_parts import optimizers, polar, products, training
+from benchmarks.timing import Place
 
 Row = dict[str, Any]
 

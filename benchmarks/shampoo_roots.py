@@ -1,6 +1,6 @@
 """Time of Shampoo's steps by the way its roots are computed: eigendecompositions or products, batched or one by one.
 
-    python benchmarks/shampoo_roots.py --model text --threads 2 --rounds 7
+    python -m benchmarks.shampoo_roots --model text --threads 2 --rounds 7
 
 All competitors take turns within each round, so that a machine that slows down slows all of them; ratios are taken
 within a round. A round is `root_every` steps, of which the first computes roots; gradients are synthetic (random
@@ -27,7 +27,7 @@ import matfn
 from matfn.iteration.target import Target
 from matfn.optim import Shampoo, minimax
 from matfn.optim.matrices.layout import linear
-from matfn.optim.roots import ridged
+from matfn.optim.rules.roots import ridged
 
 RIDGE = 1e-6
 P = 4
@@ -245,7 +245,7 @@ def page(table: list[dict[str, Any]], stand: dict[str, Any], name: str) -> str:
         "",
         f"Time of a step of `Shampoo` on matrices ({sizes}), by the way the inverse {stand['p']}th roots",
         f"of its factors are computed; ridge {stand['ridge']:g}, roots once in {stand['root_every']} steps.",
-        f"`python benchmarks/shampoo_roots.py {options}`;",
+        f"`python -m benchmarks.shampoo_roots {options}`;",
         f"{stand['cpu']}, {stand['threads']} threads, torch {stand['torch']}; all in one run, taking turns within each",
         "round; medians, and medians of the ratios within a round with their range. The error is the worst of all,",
         "||R - R*||_F / ||R*||_F against float64 on the same factors.",
@@ -269,9 +269,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--root-every", type=int, default=10)
-    parser.add_argument("--out", type=Path, default=None, help="path without ending; docs/results/shampoo_roots-MODEL")
+    parser.add_argument("--out", type=Path, default=None, help="path without ending; runs/shampoo_roots-MODEL")
     arguments = parser.parse_args()
-    out = arguments.out or Path(f"docs/results/shampoo_roots-{arguments.model}")
+    out = arguments.out or Path(f"runs/shampoo_roots-{arguments.model}")
     torch.set_num_threads(arguments.threads)
     table = measure(arguments.model, arguments.rounds, arguments.root_every)
     print(f"{'':36} ms: roots   plain    mean   speed-up: roots (range)    mean     error  residual")

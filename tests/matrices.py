@@ -1,7 +1,14 @@
 """Matrices of known singular values, eigenvalues and vectors, in float64."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
+
+from matfn.iteration.target import Target
+from matfn.run.arguments import sketch_key
+from matfn.run.execute import execute
+from matfn.run.plan import resolve
 
 
 def generator(seed: int) -> torch.Generator:
@@ -36,3 +43,11 @@ def of_eigenvalues(values: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
 def spectrum(n: int, condition: float) -> Tensor:
     """n values from 1 to 1/condition, equally spaced in the logarithm."""
     return torch.logspace(0, -torch.log10(torch.tensor(condition)).item(), n, dtype=torch.float64)
+
+
+def compute(target: Target, A: Tensor, method, engine=None, precision=None, generator=None, products=None) -> Tensor:
+    """The function by a method, without the checks of values and the derivative that a verb adds."""
+    options = {"engine": engine, "precision": precision, "products": products}
+    differentiated = torch.is_grad_enabled() and A.requires_grad
+    plan = resolve(target, method, tuple(A.shape[-2:]), A.dtype, A.device, differentiated=differentiated, **options)
+    return execute(replace(plan, on_range=False), A, sketch_key(generator))

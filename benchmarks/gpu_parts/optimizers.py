@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 import matfn
-from gpu_parts.timing import Place, captured, timed
-from matfn.optim import Muon
-from matfn.optim.oracle import DEFLATED
-from matfn.optim.roots import inverse_roots, lower_bound, minimax, ridged
+from benchmarks.timing import Place, captured, timed
+from matfn.optim import Muon, minimax
+from matfn.optim.rules.roots import inverse_roots, ridged
+from matfn.run.plan import DEFLATED, lower_bound
 
 Row = dict[str, Any]
 Build = Callable[[list[nn.Parameter]], torch.optim.Optimizer]

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 import matfn
-from gpu_parts.products import Counting, matmul_rate, triton_products
-from gpu_parts.timing import Place, timed
+from benchmarks.gpu_parts.products import Counting, matmul_rate, triton_products
+from benchmarks.timing import Place, timed
 from matfn.engines.restarts import amplification, restarts_for
 from matfn.kernels import EAGER, Products
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpu_parts.timing import Place, timed
+from benchmarks.timing import Place, timed
 from matfn.kernels import EAGER, Blocked, Products
 from matfn.kernels.products import Weight
 

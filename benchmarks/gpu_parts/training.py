@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 import matfn
-from gpu_parts.timing import Place, wait
-from matfn.lab.lessons.data import Batches, Corpus, load_corpus, validation_windows
-from matfn.lab.lessons.model import loss, make_model
-from matfn.lab.recipes.recipe import DataTable, ModelTable
+from benchmarks.timing import Place, wait
 from matfn.optim import Muon, plan
+from matfn.train.data import Batches, Corpus, load_corpus, validation_windows
+from matfn.train.model import loss, make_model
+from matfn.train.recipe import DataTable, ModelTable
 
 Row = dict[str, Any]
 ADAMW = {"lr": 2e-3, "weight_decay": 0.1, "betas": (0.9, 0.95)}

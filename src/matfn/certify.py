@@ -1,11 +1,12 @@
 """Certify: the error that a result has reached, measured on the very matrices; of the polar factor and of roots."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from .iteration.target import INV_ROOT, POLAR, TARGETS, Target
+from .iteration.defect import orthonormality, power_defect
+from .iteration.target import INV_ROOT, TARGETS, Target
 from .linalg.lanczos import root_forms
 from .linalg.scaling import prescale
 from .run.arguments import check_finite, check_matrix
@@ -131,10 +132,10 @@ def _wide(A: Tensor) -> Tensor:
 def _check_pair(X: Tensor, U: Tensor, target: Target) -> None:
     """Refuse what cannot be a matrix and its function."""
     for name, argument in (("X", X), ("U", U)):
-        check_matrix(argument, target)
+        check_matrix(argument, replace(target, verb="certify"))
         if argument.numel() == 0:
             raise ValueError(f"certify needs nonempty matrices, got {name} of shape {tuple(argument.shape)}")
-        check_finite(argument, target)
+        check_finite(argument, "certify")
     if X.shape != U.shape:
         raise ValueError(f"certify compares matrices of one shape, got X {tuple(X.shape)} and U {tuple(U.shape)}")
 
@@ -166,7 +167,7 @@ def _target(of: str, p: int | None) -> Target:
 
 def _figures(target: Target, X: Tensor, U: Tensor, S: Tensor | None, only: str | None) -> tuple[Tensor, Tensor, Tensor]:
     """The three figures: from E S for every defect E and the signs S, or from E itself without S."""
-    if target is not POLAR:
+    if target.name != "polar":
         return _checked(target, X, U, S, only)
     return _measured(X, U) if S is None else _sketched(X, U, S)
 
@@ -186,7 +187,7 @@ def _sketched(X: Tensor, U: Tensor, S: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     n = X.shape[-2]
     XS, US = X.mT @ S, U.mT @ S
     norm = torch.linalg.matrix_norm
-    orthogonality = norm(U @ US - S) / (n * _COLUMNS) ** 0.5
+    orthogonality = norm(orthonormality(U, S)) / (n * _COLUMNS) ** 0.5
     HS = (X @ US + U @ XS) / 2  # sym(X U^T) S
     residual = norm(U.mT @ HS - XS) / _COLUMNS**0.5
     inner = (X * U).sum((-2, -1))
@@ -206,21 +207,13 @@ def _checked(target: Target, X: Tensor, U: Tensor, S: Tensor | None, only: str |
     weight = 1.0 if S is None else _COLUMNS**-0.5
     norm = torch.linalg.matrix_norm
     absent = torch.full_like(X[:, 0, 0], torch.nan)
-    if target.name == "sign":
-        defect = U @ (U @ (X @ W) + X @ (U @ W)) / 2 - X @ W
-        return norm(U @ (U @ W) - W) * weight / n**0.5, absent, norm(defect) * weight
-    direction = absent if target.name == "inv" or only else _positivity(U, S)
-    if target.homogeneity > 0:
-        return absent, direction, norm(_power(U, target.p, W) - X @ W) * weight
     right = target.p - target.p // 2 if only == "balanced" else 0
-    residual = norm(_power(U, target.p - right, X @ _power(U, right, W)) - W) * weight / n**0.5
-    return absent, direction, residual
-
-
-def _power(U: Tensor, p: int, W: Tensor) -> Tensor:
-    for _ in range(p):
-        W = U @ W
-    return W
+    defect = norm(power_defect(target, X, U, W, right)[0]) * weight
+    if target.name == "sign":
+        residual = U @ (U @ (X @ W) + X @ (U @ W)) / 2 - X @ W
+        return defect / n**0.5, absent, norm(residual) * weight
+    direction = absent if target.name == "inv" or only else _positivity(U, S)
+    return absent, direction, defect if target.homogeneity > 0 else defect / n**0.5
 
 
 def _positivity(U: Tensor, S: Tensor | None) -> Tensor:

@@ -1,10 +1,8 @@
-"""The command line: `matfn train | compare | coeffs | methods | tune | reproduce`. It parses, calls `lab`, prints."""
+"""The command line: `matfn train | compare | coeffs | methods`. It parses the options, calls `matfn.train`, prints."""
 
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,16 +10,14 @@ try:
     import typer
     from rich.console import Console
 except ImportError as missing:
-    raise SystemExit(f'the command line needs {missing.name}: pip install "matfn[lab]"') from None
+    raise SystemExit(f'the command line needs {missing.name}: pip install "matfn[train]"') from None
 
-from matfn.lab.commands.bench import app as bench
-from matfn.lab.commands.compare import print_comparison
-from matfn.lab.commands.terminal import grid, safe, screen, user_errors
-from matfn.lab.commands.tune import tune
-from matfn.lab.errors import LabError
+from matfn.train.errors import TrainError
+from matfn.train.terminal import grid, safe, screen, user_errors
 
 if TYPE_CHECKING:
-    from matfn.lab.recipes.recipe import Recipe
+    from matfn.train.compare import Comparison
+    from matfn.train.recipe import Recipe
 
 app = typer.Typer(
     help="Matrix functions by matrix products, and the optimizers built on them.",
@@ -30,8 +26,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-app.add_typer(bench, name="bench")
-app.command()(tune)
 
 RecipePath = Annotated[
     Path | None, typer.Argument(help="TOML recipe; see the project's recipes/ folder.", show_default=False)
@@ -74,17 +68,16 @@ def train(
     json_: Json = False,
 ) -> None:
     """Train with one optimizer (--set optimizer.kind=...); checkpoints (Ctrl-C writes one), metrics as JSONL."""
-    from matfn.lab import checkpoint
-    from matfn.lab.recipes import recipe as recipes
-    from matfn.lab.training import single
+    from matfn.train import checkpoint, single
+    from matfn.train import recipe as recipes
 
     if resume and (recipe or arm or set_ or out):
-        raise LabError("--resume takes all from the run's folder: give no recipe, --arm, --set or --out beside it")
+        raise TrainError("--resume takes all from the run's folder: give no recipe, --arm, --set or --out beside it")
     if not (recipe or resume):
-        raise LabError("give a recipe (with --arm, --set, --out), or --resume with the folder of an interrupted run")
+        raise TrainError("give a recipe (with --arm, --set, --out), or --resume with the folder of an interrupted run")
     checked = single.recorded(resume) if resume else recipes.load(recipe, set_ or [])
     console = _console(checked, json_)
-    with checkpoint.folder(resume or out or _dated(recipe)) as folder:
+    with checkpoint.folder(resume or out or checkpoint.dated(recipe.stem if recipe else "")) as folder:
         summary = single.run(checked, folder, console, arm=arm)
     if json_:
         typer.echo(json.dumps(summary))
@@ -96,29 +89,27 @@ def compare(
     recipe: RecipePath = None, set_: Set = None, out: Out = None, resume: Resume = None, json_: Json = False
 ) -> None:
     """Train the recipe's arms on the same text, weights and batches; print a table, write an HTML report."""
-    from matfn.lab import checkpoint
-    from matfn.lab.comparison import compare as comparing
-    from matfn.lab.comparison import report
-    from matfn.lab.recipes import recipe as recipes
-    from matfn.lab.training.interrupt import Interrupt
-    from matfn.lab.training.progress import Progressing
+    from matfn.train import checkpoint, report
+    from matfn.train import compare as comparing
+    from matfn.train import recipe as recipes
+    from matfn.train.progress import Interrupt, Progressing
 
     if (recipe is None) == (resume is None) or (resume and (set_ or out)):
-        raise LabError("give a recipe (with --set, --out), or --resume with the folder of an interrupted comparison")
+        raise TrainError("give a recipe (with --set, --out), or --resume with the folder of an interrupted comparison")
     checked = recipes.load(resume / "recipe.toml" if resume else recipe, set_ or [])
     console = _console(checked, json_)
-    with checkpoint.folder(resume or out or _dated(recipe)) as folder:
+    with checkpoint.folder(resume or out or checkpoint.dated(recipe.stem if recipe else "")) as folder:
         runs, steps = comparing.remaining(checked, folder)
         with Progressing(console, steps, runs=runs) as watcher, Interrupt() as ctrl_c:
             try:
                 result = comparing.run(checked, folder, watcher, stop=lambda: ctrl_c.wanted)
             except comparing.Stopped:
-                raise LabError(f"stopped; go on with: matfn compare --resume {folder}") from None
+                raise TrainError(f"stopped; go on with: matfn compare --resume {folder}") from None
         path = report.write(result, folder)
     if json_:
         typer.echo(json.dumps({**result.table(), "report": str(path)}))
         return
-    print_comparison(console, result)
+    _print_comparison(console, result)
     console.print(f"\nreport  {path}", highlight=False, soft_wrap=True)
 
 
@@ -131,16 +122,15 @@ def coeffs(
     json_: Json = False,
 ) -> None:
     """Print a method's schedule: interval, coefficients and worst error of every step."""
-    from matfn.lab.schedules import schedule_table
+    from matfn.train.schedules import schedule_table
 
     if plot and (plot.is_dir() or plot.suffix.lower() != ".png"):
-        raise LabError(f"--plot writes a PNG: give a file that ends in .png, not {str(plot)!r}")
+        raise TrainError(f"--plot writes a PNG: give a file that ends in .png, not {str(plot)!r}")
     if plot and not plot.parent.is_dir():
-        raise LabError(f"--plot: there is no folder {str(plot.parent)!r}")
+        raise TrainError(f"--plot: there is no folder {str(plot.parent)!r}")
     table = schedule_table(spec, p)
     if plot:
-        from matfn.lab import drawing
-        from matfn.lab.comparison import plots
+        from matfn.train import drawing, plots
 
         drawing.png(plots.schedule_map(table), plot)
     if json_:
@@ -162,7 +152,7 @@ def coeffs(
 @user_errors
 def methods(json_: Json = False) -> None:
     """List the methods, their arguments, and what each one is. In recipes: "newton-schulz:degree=3,steps=8"."""
-    from matfn.lab.schedules import method_lines
+    from matfn.train.schedules import method_lines
 
     lines = method_lines()
     if json_:
@@ -174,43 +164,23 @@ def methods(json_: Json = False) -> None:
     screen().print(shown)
 
 
-@app.command()
-@user_errors
-def reproduce(
-    paper: Annotated[str, typer.Argument(metavar="PAPER", help="Whose tables: prism, polargrad, or ritz (ours).")],
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for the page, the JSON and the figures.")] = None,
-    preset: Annotated[
-        str | None, typer.Option("--preset", help="full (default), or for polargrad and ritz quick: two minutes.")
-    ] = None,
-    json_: Json = False,
-) -> None:
-    """Make the tables of a paper anew and print them beside the published numbers."""
-    from matfn.lab.checkpoint import folder
-    from matfn.lab.papers import reproduce as reproducing
+def _print_comparison(console: Console, result: Comparison) -> None:
+    """The lead, the table and the notes."""
+    from matfn.train import report
+    from matfn.train.outcome import leaders
+    from matfn.train.task import tokens_per_step
 
-    reproducing.check(paper, preset)
-    with folder(out) if out else nullcontext(), screen(stderr=True).status("") as status:
-        report = reproducing.run(paper, status.update, preset)
-        path = reproducing.write(report, out) if out else None
-    if json_:
-        typer.echo(json.dumps(reproducing.finite(report.plain)))
-        return
-    console = screen()
-    for table in report.tables:
-        shown = grid("", *table.heads, right=() if table.wide else tuple(range(1, 1 + len(table.heads))))
-        for row, cells in table.rows:
-            shown.add_row(f"{safe(row)}\n", *(safe(c) if table.wide else _stacked(c) for c in cells))
-        console.print(f"\n[bold]{safe(table.title)}[/]: {safe(report.reading)}", highlight=False)
-        console.print(shown)
-        console.print(f"[dim]{safe(table.remark)}[/]", highlight=False)
-    if path:
-        console.print(f"\npage  {path}", highlight=False, soft_wrap=True)
-
-
-def _stacked(cell: str) -> str:
-    """The published number below the measured one."""
-    ours, space, theirs = cell.partition(" (")
-    return f"{safe(ours)}\n[dim]({safe(theirs)}[/]" if space else safe(ours)
+    shown = grid(*report.headings(result.unit), right=(1, 2, 3, 4, 5))
+    best = leaders(result.rows, result.differences)
+    for row in result.rows:
+        style = "bold" if row.arm in best else ""
+        shown.add_row(*report.cells(row, tokens_per_step(result.recipe)), style=style)
+    console.print(f"\n{report.lead(result)}\n", highlight=False)
+    console.print(shown)
+    console.print()
+    for line in report.summary(result):
+        console.print(f"  {safe(line)}", highlight=False)
+    console.print(f"[dim]{safe(result.note)}[/]", highlight=False)
 
 
 def _console(recipe: Recipe, quiet: bool) -> Console:
@@ -220,10 +190,6 @@ def _console(recipe: Recipe, quiet: bool) -> Console:
 
         torch.set_num_threads(recipe.train.threads)
     return screen(stderr=quiet)
-
-
-def _dated(recipe: Path | None) -> Path:
-    return Path("runs") / (recipe.stem if recipe else "") / datetime.now().strftime("%Y-%m-%d_%H%M%S")
 
 
 def main() -> None:

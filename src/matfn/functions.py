@@ -10,19 +10,17 @@ from torch import Generator, Tensor
 from .adjoints import adjoint, attach, polar_adjoint
 from .engines import Engine
 from .iteration.protocols import Evaluation, Method
-from .iteration.target import INV, INV_ROOT, INV_SQRT, POLAR, ROOT, SIGN, SQRT, Domain, Target
+from .iteration.target import INV, INV_ROOT, INV_SQRT, ORTHOGONALIZE, POLAR, ROOT, SIGN, SQRT, Domain, Target
 from .kernels import Products
 from .linalg.autocast import without_autocast
+from .linalg.definite import symmetric_part
 from .linalg.scaling import prescale
-from .methods import Exact, PolarExpress
-from .run.arguments import check_finite, check_matrix, symmetric_part
+from .run.arguments import check_finite, check_matrix, sketch_key
 from .run.convergence import check_converged
-from .run.execute import accurate, orthogonal_factor, polar_factor
+from .run.execute import accurate, execute, polar_factor
+from .run.plan import resolve
 
 __all__ = ["Polar", "inv", "inv_rootm", "inv_sqrtm", "orthogonalize", "polar", "rootm", "signm", "sqrtm"]
-
-_FAST = PolarExpress()
-_ACCURATE = Exact()
 
 
 class Polar(NamedTuple):
@@ -55,12 +53,13 @@ def orthogonalize(
         method: How; default `PolarExpress()`, five quintic steps, worst spectral error 0.154 for singular values
             above 1e-3 of ||X||_F. See `certify` for what was reached.
         engine: `Direct()` or `Gram()`, which needs fewer products where m and n differ much; None is Gram in float32
-            where its rounding does not show (`matfn.engines.choose`), and Direct.
-        precision: The dtype to iterate in; default that of X. bfloat16 is several times faster on most hardware.
+            where the model of its rounding stays below the error of the steps, else Direct.
+        precision: The dtype to iterate in. None is the dtype of X, but float32 for half precision on a machine that
+            has no arithmetic for it (`matfn.explain` says so). bfloat16 is several times faster on most hardware.
         generator: Draws the sketches of methods that use any; None is a fixed, counter-based sketch, the same on every
             device and call, and usable under `torch.compile(fullgraph=True)`.
-        products: Who multiplies, a value of `matfn.kernels` such as `EAGER` or `Blocked(96)`; None is the choice by
-            device, dtype and size that `matfn.kernels.choice_for` shows with its reason.
+        products: The matrix products, a value of `matfn.kernels` such as `EAGER` or `Blocked(96)`, used for every large
+            product; None is a choice by machine, dtype and size. `matfn.explain` shows it with its reason.
 
     Returns:
         (..., m, n), contiguous, in the dtype of X.
@@ -73,14 +72,23 @@ def orthogonalize(
     References:
         Polar Express, Section 3 of the specification.
     """
-    method = _FAST if method is None else method
-    how = (method, engine, precision, generator, products)
-    if not isinstance(method, Evaluation):
-        check_matrix(X, POLAR)
-        with without_autocast(X):
-            return orthogonal_factor(X, *how)
-    check_matrix(X, POLAR)  # a decomposition has no steps to differentiate, and its own derivative divides by gaps
-    return attach(X, lambda X: (orthogonal_factor(X, *how),), polar_adjoint("right"))[0]
+    check_matrix(X, ORTHOGONALIZE)
+    key, differentiated = sketch_key(generator), torch.is_grad_enabled() and X.requires_grad
+    plan = resolve(
+        ORTHOGONALIZE,
+        method,
+        (X.shape[-2], X.shape[-1]),
+        X.dtype,
+        X.device,
+        engine=engine,
+        precision=precision,
+        products=products,
+        differentiated=differentiated,
+    )
+    if isinstance(plan.method, Evaluation):  # a decomposition's own derivative divides by gaps between values
+        return attach(X, lambda X: (execute(plan, X, key),), polar_adjoint("right"))[0]
+    with without_autocast(X):
+        return execute(plan, X, key)
 
 
 def polar(
@@ -117,15 +125,15 @@ def polar(
     if side not in ("right", "left"):
         raise ValueError(f'side must be "right" (A = U H) or "left" (A = H U), got {side!r}')
     check_matrix(A, POLAR)
-    value = partial(_polar, side, factor, _ACCURATE if method is None else method, generator)
+    value = partial(_polar, side, factor, method, sketch_key(generator))
     return Polar(*attach(A, value, polar_adjoint(side)))
 
 
-def _polar(side: str, factor: str, method: Method, generator: Generator | None, A: Tensor) -> tuple[Tensor, Tensor]:
+def _polar(side: str, factor: str, method: Method | None, key: int | Tensor, A: Tensor) -> tuple[Tensor, Tensor]:
     """Check values, compute in float32 at least, return in the dtype of A."""
-    check_finite(A, POLAR)
+    check_finite(A, "polar")
     work = torch.promote_types(A.dtype, torch.float32)
-    U = polar_factor(A.to(work), factor, method, generator)
+    U = polar_factor(A.to(work), factor, method, key)
     check_converged(POLAR, A.to(work), U, method)
     n = A.shape[-1] if side == "right" else A.shape[-2]
     if A.numel() == 0:
@@ -233,18 +241,18 @@ def _accurate(target: Target, A: Tensor, method: Method | None, ridge: float, ge
     check_matrix(A, target)
     if not isinstance(ridge, Real) or not 0 <= float(ridge) < float("inf"):
         raise ValueError(f"ridge must be a finite number of at least 0, got {ridge!r}: it is added to the diagonal")
-    value = partial(_value, target, _ACCURATE if method is None else method, ridge, generator)
+    value = partial(_value, target, method, ridge, sketch_key(generator))
     return attach(A, value, adjoint(target, ridge))[0]
 
 
-def _value(target: Target, method: Method, ridge: float, generator: Generator | None, A: Tensor) -> tuple[Tensor]:
+def _value(target: Target, method: Method | None, ridge: float, key: int | Tensor, A: Tensor) -> tuple[Tensor]:
     """Check values, add the ridge, compute in float32 at least, return in the dtype of A."""
-    check_finite(A, target)
+    check_finite(A, target.verb)
     work = A.to(torch.promote_types(A.dtype, torch.float32))
     if target.domain is Domain.SPD and A.numel():
-        work = symmetric_part(work, target, torch.finfo(A.dtype).eps)
+        work = symmetric_part(work, target.verb, torch.finfo(A.dtype).eps)
     if ridge:
         work = work + ridge * torch.eye(A.shape[-1], dtype=work.dtype, device=work.device)
-    result = accurate(target, work, method, generator)
+    result = accurate(target, work, method, key)
     check_converged(target, work, result, method)
     return (result.to(A.dtype),)

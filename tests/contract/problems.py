@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 import matfn
-from matfn.engines import choose
+from matfn import Coupled, Direct
 from matfn.iteration.protocols import Evaluation
-from matfn.iteration.target import POLAR, Domain
+from matfn.iteration.target import INV, POLAR, Domain
 from matrices import of_eigenvalues, of_singular_values, spectrum
 
 from .oracle import schedule_on
@@ -47,8 +47,8 @@ def allowance(target, method, engine, A: Tensor, values: Tensor | None = None) -
     A, eps = A.double(), torch.finfo(A.dtype).eps
     c = torch.linalg.matrix_norm(A).item()
     if values is None:
-        values = torch.linalg.svdvals(A) if target in (POLAR, matfn.target.INV) else torch.linalg.eigvalsh(A)
+        values = torch.linalg.svdvals(A) if target in (POLAR, INV) else torch.linalg.eigvalsh(A)
     schedule = schedule_on(method, target, values, c)
     if engine is None and not isinstance(method, Evaluation):
-        engine = choose(target)
+        engine = Coupled() if target.domain is Domain.SPD else Direct()
     return 100 * eps * amplification(target, schedule, engine, method, values / c) * c**target.homogeneity

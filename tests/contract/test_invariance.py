@@ -1,12 +1,11 @@
 """What a function of a matrix must not depend on: transposition, basis, scale, batch, memory layout."""
 
-import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import matfn
-from matfn.iteration.protocols import Evaluation
+from loops import named
 from matfn.iteration.target import POLAR, Domain
 from matrices import gaussian, orthogonal
 
@@ -29,22 +28,18 @@ def members(target, count=3):
     return [problem(target, condition=c)[0] for c in (3.0, 20.0, 60.0)[:count]]
 
 
-@pytest.mark.parametrize("shape", [(5, 8), (8, 5), (6, 6)], ids=str)
 @cases.every_orthogonalization
-def test_transpose(method, engine, shape):
-    A = gaussian(*shape, seed=11)
-    U, transposed = (matfn.orthogonalize(X, method=method, engine=engine) for X in (A, A.mT))
-    close(transposed.mT, U, 2 * allowance(POLAR, method, engine, A))
+def test_transpose(method, engine):
+    for shape in [(5, 8), (8, 5), (6, 6)]:
+        A = gaussian(*shape, seed=11)
+        with named(shape):
+            U, transposed = (matfn.orthogonalize(X, method=method, engine=engine) for X in (A, A.mT))
+            close(transposed.mT, U, 2 * allowance(POLAR, method, engine, A))
 
 
-@cases.every_target
-@cases.every_method
+@cases.every_function_of_the_spectrum
 def test_basis(method, target):
     """f(P A Q) = P f(A) Q for orthogonal P, Q; Q = P^T for functions of a symmetric matrix, inv turns them round."""
-    if cases.refusal(method, target):
-        pytest.skip("refused")
-    if cases.sketches(method):
-        pytest.skip("a sketch is not turned with the matrix")
     A = problem(target)[0]
     P = orthogonal(7, seed=21)
     Q = orthogonal(7, seed=22) if target.name in ("polar", "inv") else P.mT
@@ -55,42 +50,37 @@ def test_basis(method, target):
     close(got, want, 2 * allowance(target, method, None, A))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@cases.every_target
-@cases.every_method
-def test_scale(method, target, dtype):
+@cases.every_function
+def test_scale(method, target):
     """f(cA) = c^h f(A) from 1e-30 to 1e30; the rounding of cA itself is part of the allowance."""
-    if cases.refusal(method, target):
-        pytest.skip("refused")
-    A = problem(target)[0].to(dtype)
-    A = (A + A.mT) / 2 if target.domain is Domain.SPD else A
-    want, allowed = verb(target, A, method).double(), 2 * allowance(target, method, None, A)
-    for scale in SCALES:
-        got = verb(target, A * scale, method)
-        assert torch.isfinite(got).all(), scale
-        close(got.double() / scale**target.homogeneity, want, allowed)
+    for dtype in (torch.float32, torch.float64):
+        A = problem(target)[0].to(dtype)
+        A = (A + A.mT) / 2 if target.domain is Domain.SPD else A
+        want, allowed = verb(target, A, method).double(), 2 * allowance(target, method, None, A)
+        for scale in SCALES:
+            with named(dtype, scale):
+                got = verb(target, A * scale, method)
+                assert torch.isfinite(got).all()
+                close(got.double() / scale**target.homogeneity, want, allowed)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
-@cases.every_orthogonalization
-def test_powers_of_two_change_no_bit(method, engine, dtype):
-    if isinstance(method, Evaluation):
-        pytest.skip("a decomposition may scale its argument as it likes")
-    A = gaussian(3, 5, 8, seed=4, dtype=dtype)
-    U = matfn.orthogonalize(A, method=method, engine=engine)
-    exponents = {torch.float16: (-3, 1, 8), torch.float64: (-900, -100, 100, 900)}.get(dtype, (-100, -30, 1, 30, 100))
-    for exponent in exponents:
-        scaled = A * 2.0**exponent
-        assert torch.equal(scaled / 2.0**exponent, A), "the test itself lost bits, to subnormal or infinite entries"
-        assert torch.equal(matfn.orthogonalize(scaled, method=method, engine=engine), U), exponent
+@cases.every_iterated_orthogonalization
+def test_powers_of_two_change_no_bit(method, engine):
+    """A decomposition may scale its argument as it likes."""
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        A = gaussian(3, 5, 8, seed=4, dtype=dtype)
+        U = matfn.orthogonalize(A, method=method, engine=engine)
+        exponents = {torch.float16: (-3, 1, 8), torch.float64: (-900, -100, 100, 900)}
+        for exponent in exponents.get(dtype, (-100, -30, 1, 30, 100)):
+            scaled = A * 2.0**exponent
+            with named(dtype, exponent):
+                assert torch.equal(scaled / 2.0**exponent, A), "the test itself lost bits, to subnormals or infinity"
+                assert torch.equal(matfn.orthogonalize(scaled, method=method, engine=engine), U)
 
 
-@cases.every_target
-@cases.every_method
+@cases.every_function
 def test_batch_is_loop(method, target):
     """Each member as if it were alone, whatever its companions; leading dimensions are kept."""
-    if cases.refusal(method, target):
-        pytest.skip("refused")
     alone = members(target)
     batch = torch.stack([*alone, *(1e6 * A for A in alone)])
     together = verb(target, batch, method)
@@ -101,12 +91,9 @@ def test_batch_is_loop(method, target):
         close(result, verb(target, A, method), 2 * allowance(target, method, None, A))
 
 
-@cases.every_target
-@cases.every_method
+@cases.every_function
 def test_memory_layout(method, target):
     """Strided, expanded, transposed and offset views; the result is contiguous."""
-    if cases.refusal(method, target):
-        pytest.skip("refused")
     A = problem(target)[0]
     want, allowed = verb(target, A, method), 2 * allowance(target, method, None, A)
     n = A.shape[-1]

@@ -19,7 +19,7 @@ import triton.language as tl
 
 from matfn import Direct, Gram, PolarExpress
 from matfn.iteration.target import POLAR
-from matfn.kernels import EAGER, choice, choice_for, triton_symm
+from matfn.kernels import EAGER, triton_symm
 from matfn.kernels.triton_symm import DTYPES, Tile, TritonSymmetric, place
 from matfn.linalg.scaling import prescale
 from matrices import gaussian, orthogonal
@@ -179,21 +179,6 @@ def test_the_quickest_tile_is_kept(monkeypatch):
         quickest(5000)
 
 
-def test_where_they_are_chosen(monkeypatch):
-    chosen = choice_for(stand_in(512), mirrored=True)
-    assert chosen.products == TritonSymmetric()
-    assert "not yet measured on a GPU" in chosen.reason
-    for given, why in ((stand_in(511), "511 rows"), (stand_in(512, torch.float32), "float32")):
-        chosen = choice_for(given, mirrored=True)
-        assert chosen.products is EAGER
-        assert why in chosen.reason
-    assert choice_for(stand_in(512), mirrored=False).products is EAGER
-    monkeypatch.setattr(choice, "find_spec", lambda name: None)
-    chosen = choice_for(stand_in(512), mirrored=True)
-    assert chosen.products is EAGER
-    assert "triton is not installed" in chosen.reason
-
-
 NATIVE = """
 import torch, triton
 from triton.backends.compiler import GPUTarget
@@ -204,7 +189,7 @@ if not torch.cuda.is_available():
     try:
         TritonSymmetric().syrk(torch.ones(1, 2, 2))
     except RuntimeError as error:
-        assert "take Blocked() there" in str(error), error
+        assert "take Blocked()" in str(error), error
     else:
         raise SystemExit("a tensor on a CPU was taken")
 tile, names = TILES[0], symmetric_product.arg_names
@@ -230,5 +215,5 @@ def test_it_compiles_for_a_gpu_that_is_not_there(tmp_path):
     """For compute capability 9.0, by the compiler that comes with triton; and a CPU without interpreter is refused."""
     without = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     env = {**without, "OMP_NUM_THREADS": "1", "TRITON_CACHE_DIR": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", NATIVE], capture_output=True, text=True, timeout=240, env=env)
+    done = subprocess.run([sys.executable, "-c", NATIVE], capture_output=True, text=True, timeout=800, env=env)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -13,7 +13,8 @@ from matfn.optim.matrices.layout import convolution, linear, stack, transposed
 from matfn.optim.rules import kronecker
 from matfn.optim.rules.blocks import blocks_of, sizes
 from matfn.optim.rules.kronecker import Kronecker
-from matfn.optim.rules.roots import inverse_roots, lower_bound, ridged
+from matfn.optim.rules.roots import inverse_roots, ridged
+from matfn.run.plan import lower_bound
 
 LAYOUTS = [
     linear((50, 30)),

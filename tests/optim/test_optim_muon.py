@@ -7,11 +7,12 @@ import torch
 from torch import nn
 
 from matfn import QDWH, Exact, PolarExpress, Tuned, ZoloPD, orthogonalize
+from matfn.iteration.target import POLAR
 from matfn.optim import SCALES, MatrixOptimizer, Muon, jordan, plan
 from matfn.optim.matrices.layout import convolution, linear, stack, transposed, transposed_convolution
 from matfn.optim.rules.ema import Ema
-from matfn.optim.rules.polar import usual
 from matfn.optim.rules.rule import Rule
+from matfn.run.plan import Purpose, resolve
 
 EPS64 = torch.finfo(torch.float64).eps
 EPS32 = torch.finfo(torch.float32).eps
@@ -36,9 +37,9 @@ def take(optimizer, params, grads):
 
 
 def usually(x, precision=None):
-    """The polar factor by what Muon takes when it is told nothing."""
-    method, engine = usual(x.shape, x.device)
-    return orthogonalize(x, method=method, engine=engine, precision=precision)
+    """The polar factor by the method and engine that Muon takes when it is told nothing."""
+    plan = resolve(POLAR, None, tuple(x.shape), x.dtype, x.device, purpose=Purpose.STEP)
+    return orthogonalize(x, method=plan.method, engine=plan.engine, precision=precision or x.dtype)
 
 
 def by_svd(x, schedule=None):
@@ -351,7 +352,8 @@ def test_precision_is_that_of_the_iteration_alone():
     ("dtype", "usual"),
     [(torch.bfloat16, torch.bfloat16), (torch.float32, torch.bfloat16), (torch.float64, torch.float64)],
 )
-def test_iteration_is_in_bfloat16_unless_weights_are_float64(dtype, usual):
+def test_iteration_is_in_bfloat16_where_the_machine_has_it_unless_weights_are_float64(dtype, usual, monkeypatch):
+    monkeypatch.setenv("MATFN_MACHINE", "amd-avx512-bf16")
     p, g = nn.Parameter(torch.zeros(16, 24, dtype=dtype)), gaussian(16, 24, seed=1, dtype=dtype)
     [moved] = take(Muon([p], lr=1.0, momentum=0.0), [p], [g])
     wide = torch.promote_types(dtype, torch.float32)

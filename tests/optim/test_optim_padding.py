@@ -9,8 +9,10 @@ from matfn.optim.matrices.buckets import ENTRIES, Bucket
 from matfn.optim.matrices.layout import linear
 from matfn.optim.matrices.padding import SAVED, joined, padded_shape, parts
 from matfn.optim.rules.ema import Ema
-from matfn.optim.rules.polar import DEFLATED, DEFLATED_ROWS, Polar
+from matfn.optim.rules.polar import Polar
 from matfn.optim.rules.rule import Rule
+from matfn.run.machine import machine
+from matfn.run.plan import DEFLATED
 
 SHAPES = [(24, 16), (24, 16), (20, 16), (16, 24), (17, 13), (3, 1), (24, 15)]
 
@@ -35,7 +37,7 @@ def apart(params, **options):
 
     optimizer = Muon(params, **options)
     polar = optimizer.chain[1]
-    optimizer.chain = (Ema(), Apart(polar.method, polar.precision, polar.engine, polar.products))
+    optimizer.chain = (Ema(), Apart(polar.method, **polar.options))
     return optimizer
 
 
@@ -120,7 +122,7 @@ def test_a_padded_stack_holds_each_bucket():
 
 def test_what_is_deflated_is_not_padded():
     """A sketch sees zeros; and a matrix below the rows from which the default deflates stays below beside a larger."""
-    edge = DEFLATED_ROWS
+    edge = machine(torch.device("cpu")).deflated_rows.value
     gradients = [torch.randn(edge - 1, edge + 2), torch.randn(edge, edge + 2)]
     moved = []
     for chosen in ([0], [0, 1]):

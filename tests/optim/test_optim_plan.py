@@ -342,11 +342,11 @@ GHOST = nn.Parameter(torch.zeros(2))
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (lambda m: {"model": m.parameters()}, "plan takes the model itself, an nn.Module; got a generator"),
+        (lambda m: {"model": m.parameters()}, "plan needs the model, an nn.Module; got a generator"),
         (lambda m: {"model": m.state_dict()}, "got a OrderedDict"),
         (lambda m: {"model": m, "overrides": ["*"]}, r"overrides must be a mapping .* got \['\*'\]"),
-        (lambda m: {"model": m, "overrides": {3: "adamw"}}, "a pattern is a string or an re.Pattern, got 3"),
-        (lambda m: {"model": m, "overrides": {"*": None}}, "want .* got None"),
+        (lambda m: {"model": m, "overrides": {3: "adamw"}}, "a pattern must be a string or an re.Pattern, got 3"),
+        (lambda m: {"model": m, "overrides": {"*": None}}, "must be .* got None"),
         (lambda m: {"model": m, "qkv": {"*": "3"}}, "must be a number of blocks or their sizes .* got '3'"),
         (lambda m: {"model": m, "qkv": {"*": (2.0, 4.0)}}, "must be a number of blocks"),
         (lambda m: {"model": m, "qkv": {"*": True}}, "must be a number of blocks"),
@@ -363,7 +363,7 @@ def test_arguments_of_another_type_are_refused(arguments, message):
 
 def test_an_override_that_gives_no_layout_and_an_allow_that_is_no_collection_are_refused():
     model = block(a=nn.Linear(4, 6))
-    with pytest.raises(PlanError, match=r"must return a Layout, for \(6, 4\) it gave 3"):
+    with pytest.raises(PlanError, match=r"must return a Layout, but for \(6, 4\) it returned 3"):
         plan(model, overrides={"*.weight": lambda shape: 3})
     with pytest.raises(PlanError, match="allow must be a collection"):
         plan(model, allow=5)

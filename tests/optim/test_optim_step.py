@@ -9,8 +9,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import matfn
+from benchmarks.memory import peak_bytes
 from matfn.engines import Direct
-from matfn.lab.speed.memory import peak_bytes
 from matfn.optim import Muon, NorMuon, PolarGrad
 from matfn.optim.matrices.buckets import fill_buckets
 from matfn.optim.matrices.exchange import Exchange

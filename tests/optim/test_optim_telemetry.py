@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from matfn import Exact, Tuned
-from matfn.lab.training.telemetry_check import MAKERS, untouched
 from matfn.optim import JsonLines, Muon, PolarGrad, Record, Telemetry, TensorBoard, plan
 from matfn.optim.matrices.layout import stack
 from matfn.optim.telemetry import figures
+from studies.polargrad.telemetry_check import MAKERS, untouched
 
 EPS32 = torch.finfo(torch.float32).eps
 SHAPES = [(40, 24), (24, 40), (7, 60)]

@@ -11,8 +11,9 @@ from matfn.certify import balanced_residual
 from matfn.iteration.target import INV, INV_ROOT, INV_SQRT
 from matfn.methods.resolvents import triangle
 from matfn.minimax.resolvents import best_poles, fewest_poles
-from matfn.optim import Resolvents, Shampoo, minimax, resolvents, root_choice
-from matfn.optim.rules.roots import inverse_roots, lower_bound, ridged
+from matfn.optim import Resolvents, Shampoo, minimax, resolvents
+from matfn.optim.rules.roots import inverse_roots, ridged, root_plan
+from matfn.run.plan import lower_bound
 
 EPS32 = torch.finfo(torch.float32).eps
 RIDGE = 1e-6
@@ -164,20 +165,20 @@ def test_the_residual_without_checks_is_the_certified_one(p):
     assert certified.min() > 0.08
 
 
-def test_the_choice_says_why():
+def test_the_plan_of_a_root_says_why():
     cpu, f32 = torch.device("cpu"), torch.float32
-    chosen = root_choice(256, 4, 1e-6, f32, cpu)
-    assert chosen.method == resolvents(4, lower_bound(4, 1e-6, 256))
-    assert "4 resolvents" in chosen.reason
+    chosen = root_plan(256, 4, 1e-6, f32, cpu)
+    bound = lower_bound(4, 1e-6, 256)
+    assert (chosen.method.p, chosen.method.lower) == (4, resolvents(4, bound).lower)
+    assert "4 resolvents" in dict(chosen.reasons)["method"]
     for arguments, why in (
         ((8, 4, 1e-6, f32, cpu), "8 rows are below"),
         ((256, 4, 0.0, f32, cpu), "ridge of 0"),
         ((256, 4, 1e-6, torch.float64, cpu), "float64"),
-        ((256, 4, 1e-6, f32, torch.device("cuda")), "cuda"),
     ):
-        choice = root_choice(*arguments)
+        choice = root_plan(*arguments)
         assert choice.method == Exact()
-        assert why in choice.reason
+        assert why in dict(choice.reasons)["method"]
 
 
 def test_shampoo_takes_the_choice_and_shows_it():

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import matfn
+from loops import looped
 from matfn.iteration.target import INV, INV_ROOT, INV_SQRT, POLAR, ROOT, SIGN, SQRT
-from matfn.run.execute import compute
-from matrices import gaussian, of_eigenvalues, of_singular_values, orthogonal, spectrum
+from matrices import compute, gaussian, of_eigenvalues, of_singular_values, orthogonal, spectrum
 
 EPS = torch.finfo(torch.float64).eps
 
@@ -151,8 +151,8 @@ def bound(dtype, condition):
     return 20 * EPS * condition + (0 if dtype == torch.float64 else torch.finfo(dtype).eps)
 
 
-every_precision = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-every_condition = pytest.mark.parametrize("condition", [1e2, 1e6])
+every_precision = looped("dtype", [torch.float32, torch.float64])
+every_condition = looped("condition", [1e2, 1e6])
 
 
 @every_condition
@@ -274,7 +274,7 @@ def test_leading_dimensions():
 
 
 @pytest.mark.parametrize("name", BATCHED)
-@pytest.mark.parametrize("scale", [1e-15, 1e15])
+@looped("scale", [1e-15, 1e15])
 def test_scale(name, scale):
     """f(cA) = c^h f(A) makes the gradient c^(h-1) times that of A; nothing over- or underflows on the way."""
     A, G = argument(name, spd(seed=18).float()), gaussian(4, 4, seed=19).float()
@@ -351,7 +351,7 @@ def test_no_graph_without_grad_mode():
     assert not matfn.sqrtm(A.detach()).requires_grad
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@looped("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", BATCHED)
 def test_half_precision_is_the_rounding_of_the_gradient(name, dtype):
     A = spd(seed=24).to(dtype)

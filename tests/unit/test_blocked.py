@@ -8,7 +8,7 @@ from matfn import Coupled, Direct, Gram, PolarExpress
 from matfn.engines import amplification
 from matfn.engines.restarts import restarts_for
 from matfn.iteration.target import INV_ROOT, POLAR
-from matfn.kernels import EAGER, Blocked, products_for
+from matfn.kernels import EAGER, Blocked
 from matfn.linalg.scaling import prescale
 from matrices import gaussian, orthogonal
 
@@ -78,18 +78,6 @@ def test_the_polar_factor_is_as_accurate(engine, dtype):
     assert errors[1] <= max(2 * errors[0], allowed)
 
 
-def test_where_they_are_chosen():
-    X = torch.empty(1, 768, 1024)
-    assert isinstance(products_for(X, mirrored=True), Blocked)
-    assert isinstance(products_for(X.bfloat16(), mirrored=True), Blocked)
-    small, half = torch.empty(5, 64, 1024), X.half()
-    for plain in (small, half, X.clone().requires_grad_(), X.to("meta")):
-        assert products_for(plain, mirrored=True) is EAGER
-    assert products_for(X.double(), mirrored=False) is EAGER
-    with torch.no_grad():
-        assert isinstance(products_for(X.clone().requires_grad_(), mirrored=True), Blocked)
-
-
 def test_a_batch_is_what_each_matrix_is_alone():
     X = gaussian(3, 200, 220, seed=6).float()
     method = PolarExpress()
@@ -106,7 +94,7 @@ def test_derivatives_take_the_plain_products():
 
 
 def test_roots_do_not_bear_a_mirrored_product():
-    """Why `products_for` asks: at condition 1e6 the coupled iteration loses all digits, and keeps ten without."""
+    """Why a run plan asks: at condition 1e6 the coupled iteration loses all digits, and keeps ten without."""
     Q, d = orthogonal(48, seed=8), torch.logspace(0, -6, 48, dtype=torch.float64)
     A, scale = prescale(((Q * d) @ Q.mT)[None])
     want = (Q * d**-0.5) @ Q.mT

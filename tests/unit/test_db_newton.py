@@ -7,9 +7,9 @@ import matfn
 from matfn.engines import Coupled
 from matfn.iteration.target import SQRT
 from matfn.kernels import EAGER
-from matfn.lab.papers.prism.counts import eigenvalues, first
 from matfn.methods import DBNewton
 from matrices import of_eigenvalues
+from studies.prism.counts import eigenvalues, first
 
 
 class Watched:

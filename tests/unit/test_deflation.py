@@ -8,10 +8,15 @@ import torch
 import matfn
 from matfn import Direct, Gram, PolarExpress
 from matfn.kernels import EAGER, Blocked
-from matfn.run.deflation import deflated
+from matfn.run.preparation import deflated as deflated_by
 from matrices import orthogonal
 
 DEFLATING = PolarExpress((5, 5, 5), lower=1.4e-2, cushion=0.06, norm="schatten4", deflation=1 / 16)
+
+
+def deflated(X, share, precision):
+    """With plain products."""
+    return deflated_by(X, share, precision, EAGER)
 
 
 def with_values(m, n, values, seed=0):

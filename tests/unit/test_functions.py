@@ -7,14 +7,13 @@ import scipy.linalg
 import torch
 
 import matfn
+from loops import looped
 from matfn import SpectrumError
 from matrices import gaussian, of_eigenvalues, of_singular_values, orthogonal, spectrum
 
 EPS = torch.finfo(torch.float64).eps
 CONDITIONS = {torch.float64: (1.0, 1e3, 1e6, 1e9, 1e12), torch.float32: (1.0, 1e2, 1e4, 1e6)}
-cases = pytest.mark.parametrize(
-    ("dtype", "condition"), [pytest.param(d, c, id=f"{d}-{c:g}") for d, cs in CONDITIONS.items() for c in cs]
-)
+cases = looped(("dtype", "condition"), [(d, c) for d, cs in CONDITIONS.items() for c in cs])
 POWERS = {
     "sqrtm": (matfn.sqrtm, 0.5),
     "inv_sqrtm": (matfn.inv_sqrtm, -0.5),
@@ -51,7 +50,7 @@ def test_power(verb, h, dtype, condition):
     assert (got.double() - want).norm() <= 4 * allowed
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@looped("dtype", [torch.float16, torch.bfloat16])
 @every_power
 def test_half_precision_is_accurate_to_its_last_bit(verb, h, dtype):
     A = of_eigenvalues(spectrum(6, 10.0), seed=1)[0].to(dtype)
@@ -70,7 +69,7 @@ def test_entries_near_the_largest_number_do_not_overflow():
         assert (H.double() / large - A.double() / large).abs().max() <= 8 * torch.finfo(dtype).eps
 
 
-@pytest.mark.parametrize("side", ["right", "left"])
+@looped("side", ["right", "left"])
 @pytest.mark.parametrize("shape", [(5, 8), (8, 5), (6, 6)], ids=str)
 @cases
 def test_polar_is_scipys(shape, side, dtype, condition):

@@ -6,7 +6,7 @@ import torch
 import matfn
 from matfn import Direct, Gram, PolarExpress
 from matfn.engines.restarts import margins
-from matfn.optim.oracle import DEFLATED, LIFTED, THINLY, usual
+from matfn.run.plan import LIFTED
 from matrices import gaussian
 
 SCHEDULE = LIFTED.schedule(2)
@@ -74,27 +74,6 @@ def test_at_high_precision_the_margin_does_not_show():
     method = PolarExpress(steps=6)
     direct, gram = (matfn.orthogonalize(X, method=method, engine=e) for e in (Direct(), Gram((2, 4))))
     assert torch.allclose(direct, gram, rtol=0, atol=1e-11)
-
-
-@pytest.mark.parametrize(
-    ("shape", "device", "expected"),
-    [
-        ((768, 768), "cpu", (THINLY, Direct())),
-        ((768, 1024), "cpu", (THINLY, Direct())),
-        ((768, 1152), "cpu", (THINLY, Gram(()))),
-        ((3072, 512), "cpu", (THINLY, Gram(()))),
-        ((3072, 511), "cpu", (DEFLATED, Gram(()))),
-        ((3072, 128), "cpu", (DEFLATED, Gram(()))),
-        ((3072, 127), "cpu", (LIFTED, Gram((2, 4)))),
-        ((64, 64), "cpu", (LIFTED, Direct())),
-        ((768, 3072), "cuda", (LIFTED, Gram((2, 4)))),
-        ((64, 64), "cuda", (LIFTED, Direct())),
-        ((768, 768), "cuda", (LIFTED, Direct())),
-    ],
-    ids=str,
-)
-def test_what_is_usual_goes_by_size_and_device(shape, device, expected):
-    assert usual(shape, torch.device(device)) == expected
 
 
 @pytest.mark.parametrize("restarts", [(2, 2), (4, 2), (0,), (True,), [2]], ids=str)

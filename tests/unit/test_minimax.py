@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loops import looped
 from matfn import NewtonSchulz, PolarExpress
 from matfn.minimax import Request, best_odd, compose, cushion, taylor
 
@@ -23,7 +24,7 @@ def f(p, coefficients, s):
     return mp.fsum(mp.mpf(c) * mp.mpf(s) ** (1 + j * p) for j, c in enumerate(coefficients))
 
 
-@pytest.mark.parametrize("degree", DEGREES)
+@looped("degree", DEGREES)
 @pytest.mark.parametrize("p", EXPONENTS)
 def test_equioscillation(p, degree):
     k = (degree - 1) // 2
@@ -41,7 +42,7 @@ def test_equioscillation(p, degree):
                 assert abs(1 - f(p, best.coefficients, x)) <= mp.mpf(best.error) * (1 + mp.mpf("1e-12"))
 
 
-@pytest.mark.parametrize("k", [1, 2, 3, 4])
+@looped("k", [1, 2, 3, 4])
 @pytest.mark.parametrize("p", EXPONENTS)
 def test_no_perturbation_is_better(p, k):
     best = best_odd(p, k, 0.05, 1)
@@ -56,7 +57,7 @@ def test_no_perturbation_is_better(p, k):
         assert worst.min() >= float(best.error) - 4 * np.finfo(float).eps * np.abs(c).sum()
 
 
-@pytest.mark.parametrize("lower", ["1e-3", "1e-6", "1e-9", "1e-12", "1e-15"])
+@looped("lower", ["1e-3", "1e-6", "1e-9", "1e-12", "1e-15"])
 @pytest.mark.parametrize("p", EXPONENTS)
 def test_extreme_lower_bounds(p, lower):
     for k in (1, 2, 4, 6):
@@ -77,7 +78,7 @@ def test_absurd_lower_bounds_still_compose(lower):
     assert gains == pytest.approx([8.3216937] + [8.3216937 / 2] * 18, rel=1e-7)
 
 
-@pytest.mark.parametrize("k", [1, 2, 3, 4, 6])
+@looped("k", [1, 2, 4, 6])
 @pytest.mark.parametrize("p", EXPONENTS)
 def test_the_switch_to_taylor_is_seamless(p, k):
     last = None
@@ -95,7 +96,7 @@ def test_the_switch_to_taylor_is_seamless(p, k):
     assert [float(c) for c in best.coefficients] == [float(c) for c in taylor(p, k)], "the middle is 1: exactly Taylor"
 
 
-@pytest.mark.parametrize("k", [1, 2, 4])
+@looped("k", [1, 2, 4])
 @pytest.mark.parametrize("p", EXPONENTS)
 def test_minimax_tends_to_taylor(p, k):
     distance = [
@@ -108,7 +109,7 @@ def test_minimax_tends_to_taylor(p, k):
 
 
 @pytest.mark.parametrize("p", EXPONENTS)
-@pytest.mark.parametrize("degree", [3, 5, 7, 9])
+@looped("degree", [3, 5, 7, 9])
 def test_newton_schulz_rows_are_the_binomial_series(p, degree):
     row, *others = NewtonSchulz(degree, 3).schedule(p).coefficients
     assert all(other == row for other in others)
@@ -130,7 +131,7 @@ def test_taylor_steps_of_the_literature():
 
 
 @pytest.mark.parametrize("p", EXPONENTS)
-@pytest.mark.parametrize("degrees", [(5, 5, 5, 5), (9, 9, 5), (3, 7, 5), (3, 3, 3, 3, 3)])
+@looped("degrees", [(5, 5, 5, 5), (9, 9, 5), (3, 7, 5), (3, 3, 3, 3, 3)])
 def test_interval_recursion(p, degrees):
     rows = compose(Request(p, degrees, 1e-2, 0.0, 1.0))
     low, high = mp.mpf("0.01"), mp.mpf(1)
@@ -160,7 +161,7 @@ def test_greedy_is_global(p):
 
 
 @pytest.mark.parametrize("p", EXPONENTS)
-@pytest.mark.parametrize("degree", [3, 5, 7, 9])
+@looped("degree", [3, 5, 7, 9])
 def test_order_of_convergence(p, degree):
     k = (degree - 1) // 2
     error = mp.mpf("1e-3")
@@ -181,7 +182,7 @@ STEPS = {
 }
 
 
-@pytest.mark.parametrize(("degree", "tolerance"), STEPS)
+@looped(("degree", "tolerance"), STEPS)
 @pytest.mark.parametrize("p", EXPONENTS)
 def test_half_the_steps_of_taylor_for_every_p(p, degree, tolerance):
     lower = 1e-6 ** (1 / p)
@@ -195,7 +196,7 @@ def test_half_the_steps_of_taylor_for_every_p(p, degree, tolerance):
 
 
 @pytest.mark.parametrize("p", EXPONENTS)
-@pytest.mark.parametrize("k", [1, 2, 3, 4])
+@looped("k", [1, 2, 3, 4])
 def test_cushion_image_has_ratio_ten(p, k):
     error = best_odd(p, k, cushion(p, k), 1).error
     assert abs(float((1 + error) / (1 - error)) - 10) <= 1e-14
@@ -218,8 +219,8 @@ def test_the_exchange_converges_from_anywhere(p, k, log_ratio, upper):
         assert all(a < b for a, b in pairwise(best.points))
 
 
-@pytest.mark.parametrize("method", [PolarExpress, NewtonSchulz])
-@pytest.mark.parametrize("degree", [3, 5, 9, 13])
+@looped("method", [PolarExpress, NewtonSchulz])
+@looped("degree", [3, 5, 9, 13])
 @pytest.mark.parametrize("p", EXPONENTS)
 def test_images_are_the_exact_range(p, degree, method):
     schedule = method(degree=degree, steps=4).schedule(p)

@@ -6,7 +6,7 @@ import torch
 import matfn
 from matfn import Coupled, Direct, Gram, PolarExpress
 from matfn.iteration.target import INV_ROOT
-from matfn.kernels import EAGER, ONEDNN, Blocked, choice, choice_for, onednn, products_for
+from matfn.kernels import EAGER, ONEDNN, Blocked, onednn
 from matfn.linalg.scaling import prescale
 from matrices import gaussian, orthogonal
 
@@ -56,25 +56,6 @@ def test_arguments_are_left_alone():
     ONEDNN.sym_addmm(C, A, C, alpha=0.5, beta=2.0)
     assert torch.equal(C, kept[0])
     assert torch.equal(A, kept[1])
-
-
-def test_where_they_are_chosen(monkeypatch):
-    X = torch.empty(1, 768, 1024)
-    monkeypatch.setattr(choice, "_amd_with_avx512", lambda: True)
-    monkeypatch.setattr(choice, "onednn_runs", lambda: True)
-    assert products_for(X, mirrored=True) == Blocked(192, ONEDNN)
-    assert products_for(X, mirrored=False) is ONEDNN
-    assert products_for(X[:, :200], mirrored=True) is ONEDNN
-    assert products_for(X[:, :191], mirrored=False) is EAGER
-    assert products_for(X.double(), mirrored=True) == Blocked(64)
-    assert products_for(X.clone().requires_grad_(), mirrored=True) is EAGER
-    monkeypatch.setattr(choice, "onednn_runs", lambda: False)
-    assert products_for(X, mirrored=True) == Blocked(96)
-    assert "has no oneDNN" in choice_for(X, mirrored=True).reason
-    monkeypatch.setattr(choice, "_amd_with_avx512", lambda: False)
-    assert products_for(X, mirrored=True) == Blocked(96)
-    assert products_for(X, mirrored=False) is EAGER
-    assert "AMD" in choice_for(X, mirrored=False).reason
 
 
 @needs_onednn

@@ -1,10 +1,14 @@
 """Stacks taken part by part on a CPU: each matrix comes out as it does alone, and what may not be parted is not."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 import matfn
-from matfn.run import execute as compute
+from matfn.iteration.target import POLAR
+from matfn.run import execute, plan
+from matfn.run.machine import PROFILES
 from matrices import gaussian
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -13,7 +17,8 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 @pytest.fixture
 def small_cache(monkeypatch):
     """Parts of two 12 x 20 matrices."""
-    monkeypatch.setattr(compute, "_CACHED", 2 * 12 * 20)
+    small = replace(PROFILES["amd-avx512-bf16"], part_entries=2 * 12 * 20)
+    monkeypatch.setattr(plan, "machine", lambda device: small)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -36,9 +41,12 @@ def test_leading_axes_and_strides(small_cache):
 
 
 def test_parts_are_seen(small_cache):
-    assert [len(p) for p in compute.parts(torch.empty(5, 12, 20))] == [2, 2, 1]
-    assert [len(p) for p in compute.parts(torch.empty(3, 120, 200))] == [1, 1, 1]
-    assert [len(p) for p in compute.parts(torch.empty(5, 12, 20, device="meta"))] == [5]
+    def lengths(*shape):
+        made = plan.resolve(POLAR, None, shape[1:], torch.float32, torch.device("cpu"))
+        return [len(part) for part in execute._parts(torch.empty(shape), made)]
+
+    assert lengths(5, 12, 20) == [2, 2, 1]
+    assert lengths(3, 120, 200) == [1, 1, 1]
 
 
 def test_a_record_is_of_the_whole_stack(small_cache):

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
+from loops import looped
 from matfn import Direct, Gram, NewtonSchulz, PolarExpress, orthogonalize
 from matfn.iteration.target import POLAR
 from matfn.kernels import EAGER
@@ -141,8 +142,8 @@ def spent(engine, method, aspect, generator, tall=False):
     return counting
 
 
-@pytest.mark.parametrize("tall", [False, True])
-@pytest.mark.parametrize("aspect", [1, 2, 4, 32])
+@looped("tall", [False, True])
+@looped("aspect", [1, 2, 4, 32])
 @pytest.mark.parametrize("steps", [1, 2, 5, 6])
 def test_c19_products_of_quintics(generator, steps, aspect, tall):
     method = PolarExpress(steps=steps)

@@ -7,11 +7,11 @@ import torch
 import matfn
 from matfn import NewtonSchulz, Prism
 from matfn.iteration.residual import Residual
-from matfn.lab.papers.prism.counts import first, watch
-from matfn.lab.spectra import SPECTRA
 from matfn.methods.prism.family import family
 from matfn.methods.prism.fit import blocks, least, moments
 from matrices import gaussian, generator, of_eigenvalues, of_singular_values, orthogonal
+from studies.prism.counts import first, watch
+from studies.spectra import SPECTRA
 
 EXACT3, EXACT5 = Prism(degree=3, sketch="exact"), Prism(degree=5, sketch="exact")
 EPS32 = 2.0**-23

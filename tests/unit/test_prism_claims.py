@@ -11,13 +11,13 @@ from matfn.iteration.residual import Residual
 from matfn.iteration.target import POLAR as POLAR_FACTOR
 from matfn.iteration.target import SIGN
 from matfn.kernels import EAGER
-from matfn.lab.papers.prism.counts import Watched, polar_row, singular_values
-from matfn.lab.papers.prism.published import POLAR, POLAR_HEADS
-from matfn.lab.papers.prism.spectral import count, fitted, follow
-from matfn.lab.spectra import SPECTRA
 from matfn.methods.prism.family import family
 from matfn.methods.prism.fit import blocks, least, moments
 from matrices import gaussian
+from studies.prism.counts import Watched, polar_row, singular_values
+from studies.prism.published import POLAR, POLAR_HEADS
+from studies.prism.spectral import count, fitted, follow
+from studies.spectra import SPECTRA
 
 EXACT3, EXACT5 = Prism(degree=3, sketch="exact"), Prism(degree=5, sketch="exact")
 CONVERGENT = [name for name in POLAR if name != "htmp 0.1"]

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import matfn
+from loops import looped
 from matfn import QDWH, Direct, Exact, PolarExpress, Tuned, ZoloPD
 from matfn.iteration.target import POLAR
 from matfn.kernels import EAGER
@@ -45,7 +46,7 @@ def complete(A, method):
 
 
 @every_condition
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@looped("shape", SHAPES)
 def test_c4_qdwh_in_float64(shape, condition):
     """At most 6 steps, orthogonality below 2e-15, backward error below 5e-15; and no other orthonormal matrix."""
     A = matrix(shape, condition)
@@ -66,7 +67,7 @@ def test_c4_a_larger_one():
 
 
 @pytest.mark.parametrize("condition", [*CONDITIONS, 1e20], ids=lambda c: f"{c:g}")
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@looped("shape", SHAPES)
 def test_c5_qdwh_in_float32(shape, condition):
     """At most 5 steps to condition 1e6 and 6 beyond, where the reference takes 7 to 14 or returns another matrix."""
     A = matrix(shape, condition, torch.float32)
@@ -82,7 +83,7 @@ def test_c5_qdwh_in_float32(shape, condition):
 
 
 @every_condition
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@looped("shape", SHAPES)
 def test_c6_zolo_in_two_steps(shape, condition):
     """Orthogonality below 1e-14, where the reference has 0.13 at condition 1e15."""
     A = matrix(shape, condition)
@@ -94,7 +95,7 @@ def test_c6_zolo_in_two_steps(shape, condition):
     assert negative < 1e-15
 
 
-@pytest.mark.parametrize("size", [1e-30, 1e-15, 1e-3, 1e3, 1e15, 1e30])
+@looped("size", [1e-30, 1e-15, 1e-3, 1e3, 1e15, 1e30])
 @pytest.mark.parametrize("condition", [1.0, 1e8, 1e15], ids=lambda c: f"{c:g}")
 @every_rational
 def test_c6_at_any_scale(method, condition, size):

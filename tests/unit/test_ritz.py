@@ -4,6 +4,7 @@ import mpmath
 import pytest
 import torch
 
+from loops import looped
 from matfn.iteration.residual import Residual
 from matfn.linalg.bounds import greatest_eigenvalue
 from matfn.linalg.lanczos import lanczos
@@ -11,7 +12,7 @@ from matfn.methods.ritz_minimax.density import density
 from matrices import gaussian, generator, of_eigenvalues, orthogonal
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
-every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+every_dtype = looped("dtype", DTYPES)
 
 
 def psd(n, condition=100.0, seed=0):

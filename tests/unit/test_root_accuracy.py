@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import matfn
+from loops import looped
 from matrices import of_eigenvalues, spectrum
 
 N = 128
@@ -42,7 +43,7 @@ def float32_problem(condition, seed):
 
 
 @every_root
-@pytest.mark.parametrize("condition", BEST_PUBLIC)
+@looped("condition", BEST_PUBLIC)
 def test_float32(solver, p, condition):
     for seed in (0, 1, 2):
         A = float32_problem(condition, seed)
@@ -51,7 +52,7 @@ def test_float32(solver, p, condition):
 
 
 @pytest.mark.parametrize("p", [1, 2, 3, 4, 8])
-@pytest.mark.parametrize("condition", BEST_PUBLIC)
+@looped("condition", BEST_PUBLIC)
 def test_the_default_is_exact_to_the_dtype(p, condition):
     """It decomposes in float64, so what is left is the rounding of the result to float32, 2^-24 an entry."""
     A = float32_problem(condition, seed=3)

@@ -5,7 +5,7 @@ import torch
 
 import matfn
 from matfn import Direct, Gram, PolarExpress
-from matfn.run.schatten import tightened
+from matfn.run.preparation import tightened
 from matrices import gaussian, orthogonal
 
 DEGREES = [(5, 5, 5), (3, 7), (9, 5)]
@@ -77,7 +77,7 @@ def test_flat_spectra_in_float16():
 def test_the_argument_is_left_alone():
     M = gaussian(2, 4, 4, seed=7)
     kept = M.clone()
-    factor, tight = tightened(M, 2)
+    tight, factor = tightened(M, 2)
     t = torch.linalg.matrix_norm(M)[:, None, None]
     assert torch.allclose(tight, M / t, rtol=1e-14)
     assert torch.allclose(factor, t**-0.5, rtol=1e-14)

@@ -1,4 +1,4 @@
-"""Adjoints: the derivatives of the functions in closed form, whatever method computed the value."""
+"""Adjoints: derivatives of the functions in closed form, independent of the method that computed the value."""
 
 from .attach import adjoint, attach
 from .polar import polar_adjoint

@@ -1,4 +1,4 @@
-"""Attach: give a computed value the closed-form derivative of the function it stands for."""
+"""Attach: give a computed value the closed-form derivative of its function."""
 
 from functools import partial
 
@@ -15,22 +15,22 @@ __all__ = ["adjoint", "attach"]
 
 
 def attach(A: Tensor, compute: Compute, pullback: Pullback) -> tuple[Tensor, ...]:
-    """compute(A), evaluated without a graph, with `pullback` as its derivative.
+    """Evaluate compute(A) without a graph, with `pullback` as its derivative.
 
     Args:
         A: (..., m, n), any supported dtype.
-        compute: From A to the outputs.
-        pullback: From A, the outputs and their gradients to the gradient of A; see `adjoint`, `polar_adjoint`.
+        compute: Maps A to the outputs.
+        pullback: Maps A, the outputs and their gradients to the gradient of A; see `adjoint`, `polar_adjoint`.
     """
     with without_autocast(A):
         return Implicit.apply(A, compute, pullback, None) if A.numel() else compute(A)
 
 
 def adjoint(target: Target, ridge: float) -> Pullback:
-    """The pullback of A -> f(A + ridge I), for every target but the polar factor.
+    """Return the pullback of A -> f(A + ridge I), for every target except the polar factor.
 
-    It works in float64 and looks at A alone: the gradient is that of the function, not of the approximation that a
-    method made of it, and as accurate for a quick method as for a slow one.
+    The pullback works in float64 and uses A alone, not the computed value. So it is the gradient of the exact function,
+    equally accurate for every method.
     """
     match target.name:
         case "sign":

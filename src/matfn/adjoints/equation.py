@@ -1,4 +1,4 @@
-"""The equation of the p-th root, by which a root moves when its argument does; with its own derivatives."""
+"""Root equation: the linear equation of the derivative of a p-th root, with derivatives of its own."""
 
 from typing import Any
 
@@ -13,46 +13,44 @@ __all__ = ["RootEquation"]
 
 
 class RootEquation(torch.autograd.Function):
-    """X with sum_{i+j=p-1} R^i X R^j = C: the derivative of C -> C^(1/p) at R^p in the direction C.
+    """Solve sum_{i+j=p-1} R^i X R^j = C for X: the derivative of the p-th root at R^p in the direction C.
 
-    For p = 2 it is Sylvester's equation R X + X R = C (Lyapunov's for symmetric R), for p = 1 there is nothing to
-    solve. Its derivative is the same equation with other right-hand sides: with Y the solution for R^T and the gradient
-    of X,
+    For p = 2 this is Sylvester's equation R X + X R = C (Lyapunov's for symmetric R); for p = 1, X = C. The derivative
+    is the same equation with another right-hand side. With Y the solution for R^T and the gradient of X,
 
         grad C = Y,    grad R = -sum_{i+j+l=p-2} (S^i Y S^j Z S^l + S^i Z S^j Y S^l)    for S = R^T, Z = X^T.
     """
 
     @staticmethod
     def forward(R: Tensor, C: Tensor, p: int, r: Tensor | None, V: Tensor | None, order: int) -> Tensor:
-        """Solve, by the spectrum where it is given.
+        """Solve the equation, by the spectrum of R if it is given.
 
         Args:
-            R: (..., n, n); symmetric positive semidefinite with a spectrum, else with eigenvalues in the open right
-                half-plane.
+            R: (..., n, n), symmetric positive semidefinite; without r and V, eigenvalues in the open right half-plane.
             C: (..., n, n).
-            p: At least 1; 2 without a spectrum.
-            r: Eigenvalues of R, (..., n), exactly 0 where they count as zero. Pairs of them take no part: X is 0 there.
-            V: Eigenvectors, (..., n, n).
-            order: 1 for a first derivative, else 2; a second one has no meaning where pairs are left out.
+            p: At least 1; must be 2 without r and V.
+            r: Eigenvalues of R, (..., n), or None; exactly 0 if they count as zero. X is 0 for a pair of zeros.
+            V: Eigenvectors of R, (..., n, n), or None.
+            order: 1 for a first derivative, else 2.
 
         Raises:
-            SpectrumError: For order 2 and a zero in r.
+            SpectrumError: For order 2 and a zero in r, where second derivatives do not exist.
         """
         if r is None or V is None:
             return by_newton(R, C)
         if order > 1 and bool((r == 0).any()):
-            raise SpectrumError("second derivatives need full rank, and this matrix has less, to working precision")
+            raise SpectrumError("second derivatives need full rank, and this matrix is singular to working precision")
         return by_spectrum(C, p, r, V)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """Keep what the next order needs."""
+        """Save R, X and the spectrum for `backward`."""
         R, _, ctx.p, r, V, _ = inputs
         ctx.save_for_backward(R, output, r, V)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """The same equation, and products."""
+        """Solve the equation for R^T, and form grad R from products."""
         (G,), (R, X, r, V) = gradients, ctx.saved_tensors
         R, X = R.mT, X.mT
         Y = RootEquation.apply(R, G, ctx.p, r, V, 2)
@@ -61,7 +59,7 @@ class RootEquation(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
-        """A mapped dimension is one more batch dimension, in front."""
+        """Treat the mapped dimension as a batch dimension in front."""
         front = [
             in_front(a, dim, info.batch_size) if isinstance(a, Tensor) else a
             for a, dim in zip(args, in_dims, strict=True)
@@ -70,9 +68,9 @@ class RootEquation(torch.autograd.Function):
 
 
 def by_spectrum(C: Tensor, p: int, r: Tensor, V: Tensor) -> Tensor:
-    """The equation in the eigenbasis, where it is a division by sum_k r_i^k r_j^(p-1-k).
+    """Solve the equation in the eigenbasis, where it is a division by sum_k r_i^k r_j^(p-1-k).
 
-    A sum of nonnegative numbers: no two eigenvalues are ever subtracted, so close ones do no harm.
+    All terms of this sum are nonnegative and no eigenvalues are subtracted, so close eigenvalues do no harm.
     """
     rows, columns = r.unsqueeze(-1), r.unsqueeze(-2)
     divisor, power = torch.ones_like(V), torch.ones_like(columns)
@@ -85,7 +83,7 @@ def by_spectrum(C: Tensor, p: int, r: Tensor, V: Tensor) -> Tensor:
 
 
 def words(R: Tensor, Y: Tensor, X: Tensor, m: int) -> Tensor:
-    """The sum over i + j + l = m of R^i Y R^j X R^l, in about 4 m products."""
+    """Return the sum over i + j + l = m of R^i Y R^j X R^l, in about 4 m products."""
     power, inner = None, X
     total = Y @ X
     for _ in range(m):

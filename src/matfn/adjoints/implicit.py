@@ -1,4 +1,4 @@
-"""Implicit: a value that is computed without a graph, with a derivative that is given as a formula."""
+"""Implicit: a value computed without a graph, with its derivative given as a formula."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,36 +10,35 @@ from ..linalg.autocast import without_autocast
 
 __all__ = ["Compute", "Gradients", "Implicit", "Pullback", "in_front"]
 
-Gradients = tuple[Any, ...]  # tensors, and None for an output that has no gradient
+Gradients = tuple[Any, ...]  # tensors, or None for an output without a gradient
 Compute = Callable[[Tensor], tuple[Tensor, ...]]
 Pullback = Callable[[Tensor, tuple[Tensor, ...], Gradients], Tensor]
 
 
 class Implicit(torch.autograd.Function):
-    """(outputs) = compute(A), and grad A = pullback(A, outputs, gradients of the outputs).
+    """Evaluate outputs = compute(A), with grad A = pullback(A, outputs, gradients of the outputs).
 
-    The pullback is written in differentiable operations of A and the outputs, among them `Implicit` itself and
-    `RootEquation`. Both are saved as they are in the graph, so derivatives of every order follow from the one formula.
-    Only reverse mode: jvp says so.
+    The pullback uses differentiable operations of A and the outputs, such as `Implicit` and `RootEquation`. A and the
+    outputs are saved with their graph, so this one formula gives derivatives of every order. Reverse mode only.
     """
 
     @staticmethod
     def forward(A: Tensor, compute: Compute, pullback: Pullback, constants: int | None) -> tuple[Tensor, ...]:
-        """The outputs; autograd is off in here.
+        """Compute the outputs; autograd is off here.
 
         Args:
             A: (..., m, n).
-            compute: From A to the outputs, for any leading shape.
-            pullback: From A, the outputs and their gradients (None where there is none) to the gradient of A.
-            constants: How many outputs at the end are no functions of A to autograd (a spectrum handed on); None if
-                the pullback looks at no output, which may then be freed or overwritten.
+            compute: Maps A to the outputs, for any leading shape.
+            pullback: Maps A, the outputs and their gradients (or None) to the gradient of A.
+            constants: The last `constants` outputs (a spectrum) are constants to autograd. None: the pullback uses no
+                output, so the outputs may be freed or overwritten.
         """
-        # A view (the batch flattened and restored) could not be written to in place by who gets it.
+        # Detach: torch refuses in-place changes of a view that a custom function returned.
         return tuple(x.detach() for x in compute(A))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        """Keep A, and the outputs if they are wanted."""
+        """Save A, and the outputs if the pullback uses them."""
         A, _, ctx.pullback, constants = inputs
         ctx.save_for_backward(A, *(() if constants is None else output))
         ctx.mark_non_differentiable(*output[len(output) - (constants or 0) :])
@@ -47,7 +46,7 @@ class Implicit(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, None, None, None]:
-        """The pullback, with a graph if one is asked for."""
+        """Apply the pullback, with a graph for higher derivatives if autograd builds one."""
         A, *outputs = ctx.saved_tensors
         if all(g is None for g in gradients):
             return None, None, None, None
@@ -56,19 +55,19 @@ class Implicit(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
-        """Refused: there is no forward mode."""
+        """Refuse forward mode."""
         raise NotImplementedError(
-            "matfn has derivatives in reverse mode alone, of every order: take torch.func.jacrev for jacfwd, and "
-            "jacrev(jacrev(f)) for hessian(f)"
+            "matfn has derivatives of every order, but only in reverse mode: use torch.func.jacrev instead of jacfwd, "
+            "and jacrev(jacrev(f)) instead of hessian(f)"
         )
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-        """A mapped dimension is one more batch dimension, in front."""
+        """Treat the mapped dimension as a batch dimension in front."""
         result = Implicit.apply(in_front(args[0], in_dims[0], info.batch_size), *args[1:])
         return result, (0,) * len(result)
 
 
 def in_front(A: Tensor, dim: int | None, size: int) -> Tensor:
-    """A with its mapped dimension first, or with a new one of that size if it has none."""
+    """Move the mapped dimension of A to the front, or add a new one of the given size."""
     return A.expand(size, *A.shape) if dim is None else A.movedim(dim, 0)

@@ -1,4 +1,4 @@
-"""The derivative of the inverse."""
+"""Inverse: the derivative of (A + ridge I)^-1."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ __all__ = ["inverse_adjoint"]
 
 
 def inverse_adjoint(ridge: float, A: Tensor, _: tuple[Tensor, ...], gradients: Gradients) -> Tensor:
-    """-B^T G B^T for B = (A + ridge I)^-1, by LU in float64."""
+    """Return the gradient -B^T G B^T for B = (A + ridge I)^-1, by LU in float64."""
     (G,) = gradients
     shift = ridge * torch.eye(A.shape[-1], dtype=torch.float64, device=A.device)
     B = inv_ex(A.to(torch.float64) + shift)[0].mT

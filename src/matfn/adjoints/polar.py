@@ -1,4 +1,4 @@
-"""The derivative of the polar decomposition, by one Lyapunov equation in the symmetric factor."""
+"""Polar: the derivative of the polar decomposition, by a Lyapunov equation in the symmetric factor."""
 
 from functools import partial
 
@@ -13,21 +13,22 @@ __all__ = ["polar_adjoint"]
 
 
 def polar_adjoint(side: str) -> Pullback:
-    """The pullback of A -> (U, H) for H on the given side, "right" or "left"; also of A -> (U,)."""
+    """Return the pullback of A -> (U, H) for H on the given side, "right" or "left"; also of A -> (U,)."""
     return partial(_adjoint, side)
 
 
 def _adjoint(side: str, A: Tensor, _: tuple[Tensor, ...], gradients: Gradients) -> Tensor:
-    """Turn A so that it is tall and, where there is a choice, H on its right; then work in float64.
+    """Compute the gradient of A in float64.
 
-    For A = U H, with P = H^-1 and L(C) the solution of H L + L H = C,
+    A is transposed if it is wide, or square with H on the left, so that A = U H is tall. With P = H^-1 and L(C) the
+    solution of H L + L H = C, the gradient is
 
-        from G to U: U L(U^T G - G^T U) + (I - U U^T) G P,    from G to H: 2 A L((G + G^T)/2).
+        for the gradient G of U: U L(U^T G - G^T U) + (I - U U^T) G P,    for the gradient G of H: 2 A L((G + G^T)/2).
 
-    An H on the longer side, H = U A^T, is a product of the other two and its gradient theirs.
+    If H is on the longer side, H = U A^T, and the product rule gives the gradient.
 
-    A rank-deficient A gets the derivative along matrices of the same rank, in keeping with the factor on the range: P
-    is then the pseudo-inverse, and L leaves out what only directions outside the range would ask for.
+    If A is rank-deficient, the derivative is along matrices of the same rank, as U is zero on the null space: P is the
+    pseudo-inverse, and L is zero between null vectors.
     """
     m, n = A.shape[-2:]
     turned = m < n or (m == n and side == "left")
@@ -45,7 +46,7 @@ def _adjoint(side: str, A: Tensor, _: tuple[Tensor, ...], gradients: Gradients) 
 
 
 def _through_product(X: Tensor, outputs: tuple[Tensor, ...], grad_U: Tensor | None, grad_H: Tensor | None) -> Tensor:
-    """The same for H = U X^T, on the longer side."""
+    """Compute the gradient for H = U X^T on the longer side, by the product rule."""
     if grad_H is None:
         return _pulled(X, outputs, (grad_U, None, None))
     S = symmetrised(grad_H)
@@ -54,7 +55,7 @@ def _through_product(X: Tensor, outputs: tuple[Tensor, ...], grad_U: Tensor | No
 
 
 def _decomposed(tolerance: float, X: Tensor) -> tuple[Tensor, ...]:
-    """U, H, the (pseudo-)inverse of H, and the spectrum of H: values of 0 where they count as such, and vectors."""
+    """Return U, H, the (pseudo-)inverse of H, and the eigenvalues (negligible ones set to 0) and eigenvectors of H."""
     W, s, Vh = torch.linalg.svd(X, full_matrices=False)
     live = s > tolerance * s[..., :1]
     s = torch.where(live, s, 0.0)

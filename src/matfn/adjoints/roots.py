@@ -1,4 +1,4 @@
-"""The derivatives of roots and inverse roots, by one equation in the p-th root."""
+"""Roots: the derivatives of roots and inverse roots, by the root equation."""
 
 from functools import partial
 
@@ -14,14 +14,13 @@ __all__ = ["root_adjoint", "symmetrised"]
 
 
 def root_adjoint(target: Target, ridge: float, A: Tensor, _: tuple[Tensor, ...], gradients: Gradients) -> Tensor:
-    """The gradient of (A + ridge I)^(1/p) or of its inverse, symmetrised.
+    """Compute the symmetric gradient of R = (A + ridge I)^(1/p) or of R^-1.
 
-    With R the root and X the solution of sum_{i+j=p-1} R^i X R^j = C, the gradient is X: for C = G if G belongs to R,
-    for C = -R^-1 G R^-1 if it belongs to R^-1. The functions take symmetric matrices, so that only the symmetric part
-    of G counts and only symmetric changes of A have a meaning; of all gradients that say so, this is the symmetric one.
+    The gradient is the solution X of sum_{i+j=p-1} R^i X R^j = C, with C = G for a gradient G of R and
+    C = -R^-1 G R^-1 for a gradient G of R^-1. A is symmetric, so only the symmetric parts of G and of the result count.
 
     Raises:
-        SpectrumError: If A + ridge I is singular to the precision of its dtype, where roots have no derivative.
+        SpectrumError: If A + ridge I is singular to the precision of its dtype; roots have no derivative there.
     """
     (G,) = gradients
     shift = ridge * torch.eye(A.shape[-1], dtype=torch.float64, device=A.device)
@@ -33,18 +32,18 @@ def root_adjoint(target: Target, ridge: float, A: Tensor, _: tuple[Tensor, ...],
 
 
 def symmetrised(A: Tensor) -> Tensor:
-    """The symmetric part, without overflow."""
+    """Return the symmetric part; halving first avoids overflow."""
     return A / 2 + A.mT / 2
 
 
 def _roots(target: Target, eps: float, A: Tensor) -> tuple[Tensor, ...]:
-    """R, its inverse, and the spectrum of R: four outputs, of which two are handed on as constants."""
+    """Return R, R^-1 and, as constants for autograd, the eigenvalues and eigenvectors of R."""
     values, V = torch.linalg.eigh(A)
     ratios = values[..., 0] / values[..., -1].abs()
     if not bool((ratios > eps).all()):
         raise SpectrumError(
-            f"{target} has no derivative at a singular matrix, and the smallest eigenvalue of this one is "
-            f"{ratios.nan_to_num().min().item():.3g} of the largest: add ridge=..."
+            f"{target} has no derivative at a singular matrix: the smallest eigenvalue is "
+            f"{ratios.nan_to_num().min().item():.3g} of the largest; add ridge=..."
         )
     r = values ** (1 / target.p)
     return (V * r.unsqueeze(-2)) @ V.mT, (V / r.unsqueeze(-2)) @ V.mT, r, V

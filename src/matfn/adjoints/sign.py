@@ -1,4 +1,4 @@
-"""The derivative of the matrix sign, by one Sylvester equation."""
+"""Sign: the derivative of the matrix sign, by one Sylvester equation."""
 
 import torch
 from torch import Tensor
@@ -12,10 +12,10 @@ __all__ = ["sign_adjoint"]
 
 
 def sign_adjoint(A: Tensor, _: tuple[Tensor, ...], gradients: Gradients) -> Tensor:
-    """Y - S^T Y S^T, where N^T Y + Y N^T = G and A = S N.
+    """Return the gradient Y - S^T Y S^T, with A = S N and Y the solution of N^T Y + Y N^T = G.
 
-    N = (A^2)^(1/2) = S A has its eigenvalues in the right half-plane, so that there is one Y for every G. From
-    N dS + dS N = dA - S dA S.
+    The formula follows from N dS + dS N = dA - S dA S. N = (A^2)^(1/2) = S A has its eigenvalues in the right
+    half-plane, so Y is unique.
 
     References:
         N. J. Higham, "Functions of Matrices" (2008), Theorem 5.3 and its proof.

@@ -1,4 +1,4 @@
-"""Sylvester's equation N X + X N = C for a general N, by the Newton iteration for a matrix sign."""
+"""Sylvester: solve N X + X N = C for a nonsymmetric N by the Newton iteration of a matrix sign."""
 
 import torch
 from torch import Tensor
@@ -8,22 +8,22 @@ from ..linalg.lu import inv_ex
 
 __all__ = ["by_newton"]
 
-_STEPS = 100  # about 10 are taken at any condition number short of 1/eps
+_STEPS = 100  # the iteration needs about 10 for condition numbers up to 1/eps
 
 
 def by_newton(N: Tensor, C: Tensor) -> Tensor:
-    """X with N X + X N = C, for N with eigenvalues in the open right half-plane.
+    """Solve N X + X N = C for N with eigenvalues in the open right half-plane.
 
-    The sign of [[N, C], [0, -N]] is [[I, 2 X], [0, -I]]. Newton's iteration for it keeps that form, so that the pair
-    N <- (N + N^-1)/2, C <- (C + N^-1 C N^-1)/2 does the same at an eighth of the price. Unlike an eigendecomposition
-    it copes with defective matrices, and torch has no Schur decomposition.
+    The sign of [[N, C], [0, -N]] is [[I, 2 X], [0, -I]]. Newton's iteration keeps this block form, so it reduces to the
+    pair N <- (N + N^-1)/2, C <- (C + N^-1 C N^-1)/2 at an eighth of the cost. An eigendecomposition would fail for
+    defective matrices, and torch has no Schur decomposition.
 
     Args:
         N: (..., n, n).
         C: (..., n, n).
 
     Raises:
-        SpectrumError: If N is singular, or the iteration does not settle.
+        SpectrumError: If N is singular, or the iteration does not converge.
 
     References:
         J. D. Roberts, "Linear model reduction and solution of the algebraic Riccati equation by use of the sign
@@ -34,7 +34,7 @@ def by_newton(N: Tensor, C: Tensor) -> Tensor:
     for _ in range(_STEPS):
         inverse, info = inv_ex(N)
         if bool((info != 0).any()):
-            raise SpectrumError("the matrix is singular to working precision, and the derivative of its sign infinite")
+            raise SpectrumError("the matrix is singular to working precision, so its sign has no derivative")
         mu = (_norm(inverse) / _norm(N)).sqrt()
         N_new, C_new = (mu * N + inverse / mu) / 2, (mu * C + inverse @ C @ inverse / mu) / 2
         settled = (_change(N_new, N) <= _tolerance(N)) & (_change(C_new, C) <= _tolerance(N))
@@ -46,7 +46,7 @@ def by_newton(N: Tensor, C: Tensor) -> Tensor:
 
 
 def _norm(A: Tensor) -> Tensor:
-    """Frobenius norm of each matrix, (..., 1, 1); 1 for a zero matrix."""
+    """Return the Frobenius norm of each matrix, (..., 1, 1); 1 for a zero matrix."""
     norm = torch.linalg.vector_norm(A, dim=(-2, -1), keepdim=True)
     return torch.where(norm == 0, 1.0, norm)
 

@@ -1,6 +1,5 @@
 """Engines: how the matrix that is driven to I is carried from step to step."""
 
-from .choose import choose
 from .coupled import Coupled
 from .direct import Direct
 from .engine import Engine
@@ -15,7 +14,6 @@ __all__ = [
     "Gram",
     "amplification",
     "best_restarts",
-    "choose",
 ]
 
 ENGINES: dict[str, type[Direct] | type[Gram] | type[Coupled]] = {"direct": Direct, "gram": Gram, "coupled": Coupled}

@@ -2,15 +2,15 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import ceil
 
+from ..iteration.polynomial import paterson_stockmeyer
 from ..iteration.schedule import Schedule
 from ..iteration.target import POLAR, Target
 from .coupled import Coupled
 from .direct import Direct
 from .gram import Gram
 
-__all__ = ["Product", "computed", "products_of", "share", "sweeps"]
+__all__ = ["Product", "computed", "engine_cost", "products_of", "share", "sweeps"]
 
 _SYMMETRIC = ("syrk", "sym_mm", "sym_addmm")
 
@@ -88,6 +88,15 @@ def products_of(
             return tuple(_coupled(degrees, n, target.p))
 
 
+# A symmetric product as a part of a full one, where the kernels are not known yet: block rows and half of the tiles.
+_HALF = 0.75
+
+
+def engine_cost(schedule: Schedule, engine: Direct | Gram, shape: tuple[int, int]) -> float:
+    """Multiply-adds of one call for one matrix, symmetric products at three quarters: to compare engines."""
+    return sum(p.multiply_adds * (_HALF if p.symmetric else 1.0) for p in products_of(schedule, engine, shape))
+
+
 def sweeps(schedule: Schedule, shape: tuple[int, int]) -> int:
     """Entries of n x n matrices that the steps touch outside products: the weighted sums of powers of M."""
     passes = 0
@@ -140,10 +149,10 @@ def _coupled(degrees: list[int], n: int, p: int) -> Iterator[Product]:
 
 
 def _split(k: int, n: int) -> Iterator[Product]:
-    """Powers of M, then Horner's rule over blocks of them, of the length with the fewest products, as `step` has it."""
-    stride = min(range(1, k + 1), key=lambda s: ((s - 1) + (ceil(k / s) - 1), s))
-    yield from (Product("sym_mm", n, n, n),) * (stride - 1)
-    yield from (Product("sym_addmm", n, n, n),) * (ceil(k / stride) - 1)
+    """Powers of M, then Horner's rule over blocks of them."""
+    powers, blocks = paterson_stockmeyer(k)
+    yield from (Product("sym_mm", n, n, n),) * powers
+    yield from (Product("sym_addmm", n, n, n),) * blocks
 
 
 def _applied(name: str, n: int, m: int, tall: bool) -> Product:

@@ -8,7 +8,7 @@ from ..iteration.protocols import Iteration, finished
 from ..iteration.residual import Residual
 from ..iteration.target import Target
 from ..kernels import Products
-from .engine import shifted, times_power
+from .engine import First, shifted, times_power
 
 __all__ = ["Coupled"]
 
@@ -27,7 +27,15 @@ class Coupled:
         """Square root, p-th root, and their inverses."""
         return frozenset({"sqrt", "inv_sqrt", "root", "inv_root"})
 
-    def run(self, target: Target, A: Tensor, method: Iteration, products: Products, key: int | Tensor = 0) -> Tensor:
+    def run(
+        self,
+        target: Target,
+        A: Tensor,
+        method: Iteration,
+        products: Products,
+        key: int | Tensor = 0,
+        first: First | None = None,
+    ) -> Tensor:
         """See `Engine.run`."""
         Y, Z = A, None
         for k in range(method.steps):
@@ -39,7 +47,4 @@ class Coupled:
             q = shifted(c, B)
             Y = times_power(Y, q, target.p - 1, products)
             Z = q if Z is None else products.sym_mm(q, Z)
-        if target.name in ("sqrt", "root"):
-            return Y
-        # Without a step A was I to begin with.
-        return Z if Z is not None else A
+        return target.result(Y, A if Z is None else Z)  # zero steps: A already equals I

@@ -1,4 +1,4 @@
-"""The protocol of an engine, and the two small pieces that engines share."""
+"""The protocol of an engine, and two small operations that engines share."""
 
 from typing import Protocol
 
@@ -8,7 +8,9 @@ from ..iteration.protocols import Iteration
 from ..iteration.target import Target
 from ..kernels import Products
 
-__all__ = ["Engine", "gram_matrix", "shifted", "times_power", "wants_tightening"]
+__all__ = ["Engine", "First", "shifted", "times_power"]
+
+First = tuple[Tensor, Tensor]
 
 
 class Engine(Protocol):
@@ -16,10 +18,18 @@ class Engine(Protocol):
 
     @property
     def targets(self) -> frozenset[str]:
-        """Names of the targets this engine computes."""
+        """Names of the targets that this engine computes."""
         ...
 
-    def run(self, target: Target, A: Tensor, method: Iteration, products: Products, key: int | Tensor = 0) -> Tensor:
+    def run(
+        self,
+        target: Target,
+        A: Tensor,
+        method: Iteration,
+        products: Products,
+        key: int | Tensor = 0,
+        first: First | None = None,
+    ) -> Tensor:
         """The function `target` of each matrix of A.
 
         Args:
@@ -27,7 +37,9 @@ class Engine(Protocol):
             A: (b, m, n) with spectral norm at most 1.
             method: Says which step comes next.
             products: The matrix products to use.
-            key: Chooses the sketches of methods that use any: an integer or a 0-d integer tensor.
+            key: Chooses the sketches of methods that use sketches: an integer or a 0-d integer tensor.
+            first: The first M, where the preparation has formed it, and the factor (b, 1, 1) by which the iterate is
+                still to be multiplied to match that M.
 
         Returns:
             (b, m, n), in the dtype of A.
@@ -35,18 +47,8 @@ class Engine(Protocol):
         ...
 
 
-def wants_tightening(method: Iteration, k: int) -> bool:
-    """Whether X and M are to be divided by M's norm before step k (`schatten.tightened`)."""
-    return k == 0 and getattr(method, "norm", "frobenius") == "schatten4"
-
-
-def gram_matrix(X: Tensor, products: Products) -> Tensor:
-    """X X^T or X^T X, whichever is smaller. No copy is made to turn a tall X into a wide one."""
-    return products.syrk(X if X.shape[-2] <= X.shape[-1] else X.mT)
-
-
 def shifted(c: float | Tensor, B: Tensor) -> Tensor:
-    """C I + B, for a fresh B that nobody else holds (it is overwritten)."""
+    """Add c I to B in place; nobody else may hold B."""
     diagonal = B.diagonal(dim1=-2, dim2=-1)
     diagonal.add_(c.squeeze(-1) if isinstance(c, Tensor) else c)
     return B

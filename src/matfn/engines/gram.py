@@ -8,8 +8,7 @@ from ..iteration.protocols import Iteration, finished
 from ..iteration.residual import Residual
 from ..iteration.target import Target
 from ..kernels import Products
-from ..run.schatten import tightened
-from .engine import gram_matrix, shifted, wants_tightening
+from .engine import First, shifted
 from .restarts import margins, restarts_for
 
 __all__ = ["Gram"]
@@ -54,20 +53,27 @@ class Gram:
         """The polar factor."""
         return frozenset({"polar"})
 
-    def run(self, target: Target, A: Tensor, method: Iteration, products: Products, key: int | Tensor = 0) -> Tensor:
+    def run(
+        self,
+        target: Target,
+        A: Tensor,
+        method: Iteration,
+        products: Products,
+        key: int | Tensor = 0,
+        first: First | None = None,
+    ) -> Tensor:
         """See `Engine.run`."""
         restarts = restarts_for(method, A.dtype) if self.restarts is None else self.restarts
         if max(restarts, default=0) >= method.steps:
             raise ValueError(f"{self!r} restarts after step {max(restarts)}, but there are {method.steps} steps")
         room = dict(zip(sorted(restarts), margins(method, restarts, A.dtype), strict=True))
-        X, Q, M, due = A, None, None, 1.0  # what X is due to be multiplied by, beside Q
-        del A  # else the first iterate would be held to the end
+        # The pending factor multiplies Q when Q is applied to X, which saves a pass over X.
+        X, Q, (M, pending) = A, None, (None, None) if first is None else first
+        del A, first  # else the first iterate and the first M would be held to the end
         for k in range(method.steps):
             if Q is not None and k in restarts:
-                X, Q, M, due = _applied(Q * due / room[k], X, products), None, None, 1.0
-            M = gram_matrix(X, products) if M is None else M
-            if wants_tightening(method, k):
-                due, M = tightened(M, target.p)
+                X, Q, M, pending = _applied(_times(Q, pending) / room[k], X, products), None, None, None
+            M = target.matrix(X, None, products) if M is None else M
             residual = Residual(M, target.p, key, products=products)
             if finished(method, k, residual):
                 break
@@ -76,7 +82,11 @@ class Gram:
             Q = Z if Q is None else products.sym_mm(Q, Z)
             if k + 1 < method.steps and k + 1 not in restarts:
                 M = products.sym_mm(Z, products.sym_mm(M, Z))
-        return X if Q is None else _applied(Q if isinstance(due, float) else Q * due, X, products)
+        return X if Q is None else _applied(_times(Q, pending), X, products)
+
+
+def _times(Q: Tensor, factor: Tensor | None) -> Tensor:
+    return Q if factor is None else Q * factor
 
 
 def _applied(Q: Tensor, X: Tensor, products: Products) -> Tensor:

@@ -1,4 +1,4 @@
-"""PartialFraction: a rational step q(m) = constant + sum_j w_j / (m + t_j), by QR, Cholesky or LU as M demands."""
+"""PartialFraction: a rational step q(m) = constant + sum_j w_j / (m + t_j), by QR, Cholesky or LU."""
 
 from dataclasses import dataclass
 from typing import TypeVar
@@ -16,31 +16,35 @@ __all__ = ["PartialFraction"]
 
 Scalar = TypeVar("Scalar", float, np.ndarray, Tensor)
 
-# Cholesky loses as many units of rounding as the condition number of M + t I, which QDWH so bounds by its c = 1/t.
+# Largest condition number of M + t I for Cholesky, whose error grows with it. QDWH has the same limit, as c = 1/t.
 _CHOLESKY = 100.0
-_TALL = 2  # rows over columns from which one QR factorization more makes those of several terms cheaper
-_GRID = 400  # points a decade of m, among which to look for critical points; the terms vary over a decade or more
+_TALL = 2  # rows / columns above which one QR factorization of X first makes several terms cheaper
+_GRID = 400  # points a decade of m in the search for critical points; each term varies over a decade or more
 
 
 @dataclass(frozen=True)
 class PartialFraction:
-    """q(m) = constant + sum_j w_j / (m + t_j) with positive w_j, t_j, so that nothing cancels.
+    """q(m) = constant + sum_j w_j / (m + t_j) with positive w_j, t_j, so that the sum does not cancel.
 
-    Applied to the iterate X of the polar factor (M = X^T X, X tall), each term is taken from
+    For the polar factor (M = X^T X, X tall) each term is computed from
 
         [X; sqrt(t) I] = [Q_1; Q_2] R,     X (M + t I)^-1 = Q_1 Q_2^T / sqrt(t),
 
-    which never squares the condition number of X; where t is not small, from the Cholesky factor of M + t I, which is
-    cheaper. For the sign (M = X X, not symmetric) X (X X + t I)^-1 is the real part of (X + i sqrt(t) I)^-1. All terms
-    are computed as one batch. `split` alone forms (M + t I)^-1, by LU; it is as good as M is.
+    which does not square the condition number of X. If t is not small, the Cholesky factor of M + t I is as accurate
+    and cheaper. For the sign (M = X X, not symmetric), X (X X + t I)^-1 is the real part of (X + i sqrt(t) I)^-1. All
+    terms are one batch. Only `split` forms (M + t I)^-1, by LU; this is only as accurate as M.
 
     Half precision is computed in float32 and rounded once a step.
 
     Attributes:
-        constant: A float, or a tensor of shape (b, 1, 1) that gives every matrix of a batch its own.
-        weights: w_1 .. w_r, positive; floats or tensors as `constant`.
-        shifts: t_1 .. t_r, positive. Tensors are not looked at, so that they always take the QR form.
-        lower: The singular values of X that the step was made for are [lower, 1]; it decides between QR and Cholesky.
+        constant: A float, or a tensor (b, 1, 1) with one number per matrix.
+        weights: w_1 .. w_r, positive; floats or tensors like `constant`.
+        shifts: t_1 .. t_r, positive; floats or tensors like `constant`. Tensors always take the QR form, because their
+            values are not read.
+        lower: The step is made for singular values of X in [lower, 1]; `lower` decides between QR and Cholesky.
+
+    Raises:
+        ValueError: No weights, or another number of shifts.
     """
 
     constant: float | Tensor
@@ -49,7 +53,7 @@ class PartialFraction:
     lower: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what is no partial fraction."""
+        """Check that there are as many shifts as weights, at least one."""
         if not self.weights or len(self.weights) != len(self.shifts):
             raise ValueError(
                 f"q needs as many shifts as weights, and at least one, got {len(self.weights)} weights and "
@@ -57,18 +61,18 @@ class PartialFraction:
             )
 
     def __call__(self, m: Scalar) -> Scalar:
-        """Q at scalars."""
+        """Evaluate q at scalars."""
         value = 0.0 * m + self.constant
         for w, t in zip(self.weights, self.shifts, strict=True):
             value = value + w / (m + t)
         return value  # pyright: ignore[reportReturnType] -- the type of m, since it starts from m
 
     def precision(self, dtype: torch.dtype) -> torch.dtype:
-        """float32 at least: there is no half-precision factorization."""
+        """Return at least float32: torch has no factorizations in half precision."""
         return torch.promote_types(dtype, torch.float32)
 
     def critical(self, p: int, low: float, high: float) -> np.ndarray:
-        """See `Step.critical`: the sign changes of the derivative on a grid, refined by bisection."""
+        """Find the sign changes of the derivative on a grid and refine them by bisection; see `Step.critical`."""
 
         def slope(m: np.ndarray) -> np.ndarray:
             terms = [(float(w), float(t)) for w, t in zip(self.weights, self.shifts, strict=True)]
@@ -86,18 +90,18 @@ class PartialFraction:
 
     @property
     def _well_conditioned(self) -> bool:
-        """Whether every M + t I has a condition number of at most `_CHOLESKY` for singular values in [lower, 1]."""
+        """Tell whether every M + t I has a condition number up to `_CHOLESKY` for singular values in [lower, 1]."""
         return all(isinstance(t, float) and 1 + t <= _CHOLESKY * (self.lower**2 + t) for t in self.shifts)
 
     def split(self, M: Tensor, products: Products) -> tuple[float | Tensor, Tensor]:
-        """The constant, and sum_j w_j (M + t_j I)^-1, by LU: M may be unsymmetric by rounding or altogether."""
+        """Return the constant and sum_j w_j (M + t_j I)^-1, by LU, because M may be nonsymmetric."""
         wide = M.to(self.precision(M.dtype))
         w, t = (_stacked(values, wide) for values in (self.weights, self.shifts))
         inverse, _ = inv_ex(wide + t * _identity(wide))
         return self.constant, (w * inverse).sum(0).to(M.dtype)
 
     def apply(self, X: Tensor, residual: Residual, products: Products) -> Tensor:
-        """See `Step.apply`. Zero rows and columns of X stay exactly zero."""
+        """Return X q(M); zero rows and columns of X stay exactly zero. See `Step.apply`."""
         match residual.form:
             case Form.GRAM:
                 wide = X.to(self.precision(X.dtype))
@@ -112,7 +116,7 @@ class PartialFraction:
                 return multiplied(*self.split(residual.M, products), X, products)
 
     def _of_gram(self, X: Tensor, products: Products) -> Tensor:
-        """X q(X^T X) for a tall X."""
+        """Return X q(X^T X) for a tall X."""
         w, t = (_stacked(values, X) for values in (self.weights, self.shifts))
         if self._well_conditioned:
             L, _ = torch.linalg.cholesky_ex(products.syrk(X.mT) + t * _identity(X))
@@ -125,7 +129,7 @@ class PartialFraction:
         return self._by_qr(X, w, t, products)
 
     def _by_qr(self, X: Tensor, w: Tensor, t: Tensor, products: Products) -> Tensor:
-        """X q(X^T X) from one QR factorization a term."""
+        """Return X q(X^T X) from one QR factorization for each term."""
         n, root = X.shape[-1], t.sqrt()
         below = (root * _identity(X)).expand(len(t), *X.shape[:-2], n, n)
         Q, _ = torch.linalg.qr(torch.cat([X.expand(len(t), *X.shape), below], -2))
@@ -134,7 +138,7 @@ class PartialFraction:
         return self.constant * X + (w / root * terms).sum(0)
 
     def _of_square(self, X: Tensor) -> Tensor:
-        """X q(X X): the condition number of X + i sqrt(t) I is that of X, and not its square."""
+        """Return X q(X X) from inverses of X + i sqrt(t) I, which avoid the square of the condition number of X."""
         w, t = (_stacked(values, X) for values in (self.weights, self.shifts))
         inverse, _ = inv_ex(
             torch.complex(X.expand(len(t), *X.shape), (t.sqrt() * _identity(X)).expand(len(t), *X.shape))
@@ -143,7 +147,7 @@ class PartialFraction:
 
 
 def _stacked(values: tuple[float | Tensor, ...], X: Tensor) -> Tensor:
-    """(r, 1, 1, 1) for floats, (r, b, 1, 1) for tensors, in the dtype of X."""
+    """Stack the values to (r, 1, 1, 1) for floats, (r, b, 1, 1) for tensors, in the dtype of X."""
     columns = [v if isinstance(v, Tensor) else torch.full((1, 1, 1), v, dtype=X.dtype, device=X.device) for v in values]
     return torch.stack(columns).to(X.dtype)
 

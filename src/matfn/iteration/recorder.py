@@ -7,11 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..run.deflation import share_of
+from .polynomial import Polynomial
+from .preparation import PLAIN
 from .protocols import Evaluation, Fitted, Iteration, Scheduled, finished
 from .residual import Residual
 from .schedule import Schedule
-from .step import Polynomial, Step
+from .step import Step
 from .target import Target
 
 __all__ = ["Recorder"]
@@ -112,8 +113,8 @@ class Recorder:
         rows = tuple(_member(step, index) for step in self.taken)
         known = 1e-3 if self._plan is None else self._plan.lower
         schedule = Schedule(rows, self._p, known if lower is None else lower, f"{self!r}, matrix {index}")
-        norm, share = getattr(self._plan, "norm", "frobenius"), share_of(self._plan)
-        return replace(schedule, upper=_reach(schedule), norm=norm, deflation=share)
+        preparation = PLAIN if self._plan is None else self._plan.preparation
+        return replace(schedule, upper=_reach(schedule), preparation=preparation)
 
     def _begin(self, k: int, p: int) -> None:
         """Forget all from step k on: a call starts at 0."""
@@ -139,16 +140,6 @@ class _ScheduledRecorder(Recorder):
         """Of the schedule for p = 2."""
         return self.schedule().steps
 
-    @property
-    def norm(self) -> str:
-        """Of the schedule for p = 2."""
-        return self.schedule().norm
-
-    @property
-    def deflation(self) -> float:
-        """Of the method."""
-        return share_of(self.method)
-
     def step(self, k: int, residual: Residual) -> Step:
         """For engines that are called without a verb, which would ask for the schedule."""
         return self.schedule(residual.p).step(k, residual)
@@ -172,7 +163,7 @@ class _FittedRecorder(_ScheduledRecorder):
 class _RecordedSchedule(Schedule):
     """A schedule that tells its recorder which step was asked for."""
 
-    recorder: _ScheduledRecorder | None = field(default=None, compare=False, repr=False)
+    recorder: _ScheduledRecorder | None = field(default=None, repr=False)
 
     def step(self, k: int, residual: Residual) -> Step:
         assert self.recorder is not None

@@ -1,4 +1,4 @@
-"""Residual: what a method may ask of R = I - M, without a host synchronisation."""
+"""Residual: products, sketches and norms of R = I - M for the methods, without waiting for the device."""
 
 from collections.abc import Callable
 from enum import Enum
@@ -13,7 +13,7 @@ __all__ = ["Form", "Residual"]
 
 
 class Form(Enum):
-    """What M is made of; a step that can act on the iterate X without forming M asks for it."""
+    """How M is formed from the iterate X; a step may then act on X without forming M."""
 
     GRAM = "X X^T or X^T X, whichever is smaller"
     SQUARE = "X X"
@@ -21,11 +21,11 @@ class Form(Enum):
 
 
 class Residual:
-    """R = I - M, seen through products, sketches and norms; R itself is never formed, and M only if it is asked for.
+    """R = I - M by products, sketches and norms; M is formed on first use, R never.
 
     Attributes:
         p: The exponent of the target.
-        form: What M is made of.
+        form: How M is formed from the iterate.
     """
 
     def __init__(
@@ -36,13 +36,13 @@ class Residual:
         form: Form = Form.PRODUCT,
         products: Products = EAGER,
     ) -> None:
-        """Of the matrix driven to the identity.
+        """Describe the residual of M.
 
         Args:
-            M: (b, n, n), or how to compute it.
+            M: (b, n, n), the matrix driven to the identity, or a function that computes it.
             p: The exponent of the target.
-            key: Chooses the sketches: an integer, or a 0-d integer tensor, which is not read.
-            form: What M is made of.
+            key: Selects the sketches: an integer, or a 0-d integer tensor, which stays on the device.
+            form: How M is formed from the iterate.
             products: The matrix products to use.
         """
         self._M, self._wide, self._square, self.p, self.form, self._key = M, None, None, p, form, key
@@ -50,7 +50,7 @@ class Residual:
 
     @property
     def M(self) -> Tensor:
-        """The matrix driven to the identity, (b, n, n), in the dtype of the iteration."""
+        """M, (b, n, n), in the dtype of the iteration."""
         if not isinstance(self._M, Tensor):
             self._M = self._M()
         return self._M
@@ -62,59 +62,59 @@ class Residual:
 
     @property
     def wide(self) -> Tensor:
-        """M in float32 at least, so that what is fitted to it is not rounded to half precision again."""
+        """M in at least float32, so that a fit to M adds no half-precision rounding."""
         if self._wide is None:
             self._wide = self.M.to(torch.promote_types(self.M.dtype, torch.float32))
         return self._wide
 
     @property
     def square(self) -> Tensor:
-        """M^2, (b, n, n), in the dtype of the iteration; a step that needs it too takes it from here."""
+        """M^2, (b, n, n), in the dtype of the iteration; computed once for the method and its step."""
         if self._square is None:
             self._square = self._products.sym_mm(self.M, self.M)
         return self._square
 
     def product(self, W: Tensor) -> Tensor:
-        """M W for W of shape (b, n, k) or (n, k), in float32 at least; precise where M is small."""
-        # As rows times M^T: with a few columns on the right the same product takes eight times as long on a CPU.
+        """Return M W for W (b, n, k) or (n, k), in at least float32; precise if M is small."""
+        # As W^T M^T: a product with a few columns on the right takes eight times as long on a CPU.
         rows = W.to(self.wide.dtype).mT.contiguous()
         return (rows @ self.wide.mT).mT
 
     def times(self, W: Tensor) -> Tensor:
-        """R W = W - M W for W of shape (b, n, k) or (n, k), in float32 at least; precise where M is not small."""
+        """Return R W = W - M W for W (b, n, k) or (n, k), in at least float32; precise if M is not small."""
         return W - self.product(W)
 
     def identity(self) -> Tensor:
-        """I, (n, n), in float32 at least: in place of a sketch it makes a fit exact, at the price of full products."""
+        """Return I, (n, n), in at least float32; in place of a sketch it makes a fit exact, but needs full products."""
         return torch.eye(self.M.shape[-1], dtype=self.wide.dtype, device=self.M.device)
 
     def sketch(self, columns: int, draw: int) -> Tensor:
-        """S^T with independent normal entries of variance 1/columns, (n, columns), in float32 at least.
+        """Return S^T with independent normal entries of variance 1/columns, (n, columns), in at least float32.
 
-        Every matrix of the batch sees the same S, so that its result does not depend on its companions. Entries are a
-        hash of (key, draw, place) and not the next numbers of a stream: the same on every device and every rank, in
-        any order of calls, and under `torch.compile`.
+        All matrices of the batch share S, so the result of a matrix does not depend on the others. The entries are a
+        hash of (key, draw, place), not a random stream: S is the same on every device and rank, in any order of calls,
+        and under `torch.compile`.
 
         Args:
-            columns: How many, at least 1.
-            draw: Which S; different numbers give independent ones.
+            columns: Number of columns, at least 1.
+            draw: Number of the sketch; different numbers give independent sketches.
         """
         n, device = self.M.shape[-1], self.M.device
         place = torch.arange(2 * n * columns, device=device).reshape(2, n, columns)
         key = torch.zeros((), dtype=place.dtype, device=device) ^ self._key
         bits = _hash(place ^ _hash(_hash(key) ^ draw))
-        # Box and Muller, in float64: rounded to float32 it is the same whatever logarithm a device has.
+        # Box-Muller in float64: after rounding to float32, small differences between the logarithms of devices vanish.
         uniform = (bits.to(torch.float64) + 0.5) * 2.0**-32
         normal = (-2 * uniform[0].log()).sqrt() * (2 * pi * uniform[1]).cos()
         return (normal * columns**-0.5).to(self.wide.dtype)
 
     def norm(self) -> Tensor:
-        """||R||_F of each matrix, (b,), in float32 at least."""
+        """Return ||R||_F of each matrix, (b,), in at least float32."""
         return torch.linalg.matrix_norm(self.identity() - self.wide)
 
 
 def _hash(x: Tensor) -> Tensor:
-    """A bijection of the integers below 2^32 that leaves no pattern; it stays below 2^63 on the way.
+    """Mix the integers below 2^32 by a bijection; intermediate values stay below 2^63.
 
     References:
         C. Wellons, "Prospecting for hash functions" (2018): two rounds of multiplication and shift, of bias 0.11.

@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .polynomial import Polynomial
+from .preparation import PLAIN, Preparation
 from .residual import Residual
-from .step import Polynomial, Step
+from .step import Step
 
 __all__ = ["Schedule"]
 
@@ -34,8 +36,7 @@ class Schedule:
         source: Where the numbers come from.
         intervals: For each step, the interval of s it was made for (empty if it was made for none).
         upper: The upper bound of s: 1, which holds for every matrix, or what one matrix has shown (`Recorder`).
-        norm: What s is a part of: "frobenius", or "schatten4", by which an engine divides once it has M (`tightened`).
-        deflation: The share of the singular values that are shrunk before the first step (`deflated`).
+        preparation: What is done to the scaled matrix before the first step: the norm that s is relative to, deflation.
     """
 
     rows: tuple[Step, ...]
@@ -44,8 +45,7 @@ class Schedule:
     source: str
     intervals: tuple[tuple[float, float], ...] = ()
     upper: float = 1.0
-    norm: str = "frobenius"
-    deflation: float = 0.0
+    preparation: Preparation = PLAIN
 
     def __post_init__(self) -> None:
         """Refuse a schedule of nothing."""
@@ -116,7 +116,7 @@ class Schedule:
         return last
 
     def trace(self, s: Scalar) -> Iterator[Scalar]:
-        """S after the first step, after the second, ..."""
+        """Yield s after the first step, after the second, ..."""
         for row in self.rows:
             s = s * row(s**self.p)
             yield s

@@ -1,7 +1,5 @@
-"""Step: one scalar map q(m), and how it is evaluated at a symmetric matrix with few products."""
+"""Step: the protocol of one scalar map q(m), and its application to an iterate."""
 
-from dataclasses import dataclass, field
-from math import ceil
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -11,7 +9,7 @@ from torch import Tensor
 from ..kernels import Products
 from .residual import Residual
 
-__all__ = ["Magnified", "Polynomial", "Step", "multiplied"]
+__all__ = ["Scalar", "Step", "multiplied"]
 
 Scalar = TypeVar("Scalar", float, np.ndarray, Tensor)
 
@@ -23,7 +21,7 @@ class Step(Protocol):
     """
 
     def __call__(self, m: Scalar) -> Scalar:
-        """Q at scalars, elementwise."""
+        """Evaluate q at scalars, elementwise."""
         ...
 
     def split(self, M: Tensor, products: Products) -> tuple[float | Tensor, Tensor]:
@@ -57,145 +55,7 @@ class Step(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Polynomial:
-    """q(m) = c_0 + c_1 m + ... + c_k m^k; for p = 2 the odd polynomial x q(x^2) of degree 2k + 1.
-
-    Attributes:
-        coefficients: c_0 .. c_k, floats, or tensors of shape (b, 1, 1) that give every matrix of a batch its own; in
-            float32 at least, whatever the dtype of the iteration.
-        powers: M^2, M^3, ... of the very matrix this step is for, as far as they are there already; no part of q.
-    """
-
-    coefficients: tuple[float | Tensor, ...]
-    powers: tuple[Tensor, ...] = field(default=(), repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        """Refuse what is no polynomial in m."""
-        if len(self.coefficients) < 2:
-            raise ValueError(f"q needs at least the coefficients c_0 and c_1, got {self.coefficients}")
-
-    def __call__(self, m: Scalar) -> Scalar:
-        """Q at scalars, by Horner's rule."""
-        value = 0.0 * m + self.coefficients[-1]
-        for c in reversed(self.coefficients[:-1]):
-            value = value * m + c
-        return value  # pyright: ignore[reportReturnType] -- the type of m, since it starts from m
-
-    @property
-    def products(self) -> int:
-        """Symmetric products that `split` spends: 0, 1, 2, 2, 3, 3, 4 for k = 1 .. 7 (degree 3, 5, ..., 15)."""
-        k = len(self.coefficients) - 1
-        stride = _stride(k)
-        return (stride - 1) + (ceil(k / stride) - 1)
-
-    def split(self, M: Tensor, products: Products) -> tuple[float | Tensor, Tensor]:
-        """q(M) - c_0 I by the Paterson-Stockmeyer scheme: blocks of powers, Horner's rule over the blocks.
-
-        Degree 9 so costs the same two products (M^2, then M^2 times a quadratic) as degree 7.
-        """
-        c0, *rest = self.coefficients
-        k = len(rest)
-        if k == 1:
-            return c0, (rest[0] * M).to(M.dtype)
-        if k == 2 and self.powers:
-            return c0, _combination(rest, [M, self.powers[0]])
-        if k == 2:
-            return c0, products.sym_addmm(M, M, M, alpha=rest[1], beta=rest[0])
-        stride = _stride(k)
-        powers = [M, *self.powers[: stride - 1]]
-        while len(powers) < stride:
-            powers.append(products.sym_mm(powers[-1], M))
-        blocks = [rest[i : i + stride] for i in range(0, k, stride)]
-        alpha, B = _scaled(blocks[-1], powers)
-        for block in reversed(blocks[:-1]):
-            beta, C = _scaled(block, powers)
-            B, alpha = products.sym_addmm(C, powers[-1], B, alpha=alpha, beta=beta), 1.0
-        return c0, B
-
-    def apply(self, X: Tensor, residual: Residual, products: Products) -> Tensor:
-        """See `Step.apply`."""
-        return multiplied(*self.split(residual.M, products), X, products)
-
-    def precision(self, dtype: torch.dtype) -> torch.dtype:
-        """Any: products are all it takes."""
-        return dtype
-
-    def critical(self, p: int, low: float, high: float) -> np.ndarray:
-        """See `Step.critical`: the derivative, sum_j (1 + jp) c_j m^j, is a polynomial in m = s^p."""
-        derivative = [(1 + j * p) * float(c) for j, c in enumerate(self.coefficients)]
-        roots = np.roots(derivative[::-1])
-        m = roots[np.abs(roots.imag) <= 1e-7 * np.abs(roots)].real
-        return m[(m > low**p) & (m < high**p)] ** (1 / p)
-
-
-@dataclass(frozen=True)
-class Magnified:
-    """A polynomial of an M far below I in float16, taken of a multiple of M near I.
-
-    Powers of a small M underflow in float16, and their coefficients overflow it: a flat spectrum puts the first M at
-    I/n, and in a step made for it M^2 stands with n^(5/2).
-
-    Attributes:
-        polynomial: q, with coefficients of shape (b, 1, 1), of which c_0 is not zero.
-        upper: (b, 1, 1), about the greatest eigenvalue of M.
-    """
-
-    polynomial: Polynomial
-    upper: Tensor
-
-    @property
-    def coefficients(self) -> tuple[float | Tensor, ...]:
-        """c_0 .. c_k of q."""
-        return self.polynomial.coefficients
-
-    def __call__(self, m: Scalar) -> Scalar:
-        """Q at scalars, by Horner's rule."""
-        return self.polynomial(m)
-
-    def split(self, M: Tensor, products: Products) -> tuple[float | Tensor, Tensor]:
-        """See `Step.split`: q(M) = c_0 r(zoom M), with a power of two for the zoom, which adds no rounding."""
-        zoom = torch.exp2(-self.upper.log2().round()).to(torch.promote_types(M.dtype, torch.float32))
-        c0 = self.coefficients[0]
-        r = Polynomial(tuple(c / c0 / zoom**j for j, c in enumerate(self.coefficients)))
-        _, B = r.split((M * zoom).to(M.dtype), products)
-        return c0, (c0 * B).to(M.dtype)
-
-    def apply(self, X: Tensor, residual: Residual, products: Products) -> Tensor:
-        """See `Step.apply`."""
-        return multiplied(*self.split(residual.M, products), X, products)
-
-    def precision(self, dtype: torch.dtype) -> torch.dtype:
-        """Any: products are all it takes."""
-        return dtype
-
-    def critical(self, p: int, low: float, high: float) -> np.ndarray:
-        """See `Step.critical`."""
-        return self.polynomial.critical(p, low, high)
-
-
 def multiplied(c: float | Tensor, B: Tensor, X: Tensor, products: Products) -> Tensor:
-    """(c I + B) X or X (c I + B), on the shorter side of X, where its Gram matrix is formed too."""
+    """(c I + B) X or X (c I + B), on the shorter side of X, where the Gram matrix of X is formed too."""
     left, right = (B, X) if X.shape[-2] <= X.shape[-1] else (X, B)
     return products.addmm(X, left, right, alpha=1.0, beta=c)
-
-
-def _stride(k: int) -> int:
-    """The block length with the fewest products for k powers; the shortest of them keeps the fewest matrices alive."""
-    return min(range(1, k + 1), key=lambda s: ((s - 1) + (ceil(k / s) - 1), s))
-
-
-def _scaled(coefficients: list[float | Tensor], powers: list[Tensor]) -> tuple[float, Tensor]:
-    """A weighted sum of powers as a number times one, which saves a pass: a product takes the number for nothing."""
-    first, *others = coefficients
-    if not isinstance(first, float) or first == 0 or not all(isinstance(c, float) for c in others):
-        return 1.0, _combination(coefficients, powers)
-    return first, _combination([1.0, *(c / first for c in others)], powers)
-
-
-def _combination(coefficients: list[float | Tensor], powers: list[Tensor]) -> Tensor:
-    one = isinstance(coefficients[0], float) and coefficients[0] == 1.0
-    total = powers[0] if one else coefficients[0] * powers[0]
-    for c, P in zip(coefficients[1:], powers[1:], strict=False):
-        total = torch.add(total, P, alpha=c) if isinstance(c, float) else total + c * P
-    return total.to(powers[0].dtype)  # coefficients of a half-precision iteration may be float32

@@ -1,12 +1,18 @@
-"""Target: which function is computed - which matrix is driven to I, with which exponent, and what is read off."""
+"""Target: one matrix function as an iteration, with its start, its result and the names it goes by."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
+
+from torch import Tensor
+
+from ..kernels import Products
+from .residual import Form
 
 __all__ = [
     "INV",
     "INV_ROOT",
     "INV_SQRT",
+    "ORTHOGONALIZE",
     "POLAR",
     "ROOT",
     "SIGN",
@@ -42,21 +48,27 @@ class Target:
     | root     | A     | any | A Q^(p-1) | 1/p                             |
     | inv      | A^T A | 1   | Q A^T     | -1                              |
 
+    The first two and the last are carried as one iterate X (`Direct`, `Gram`), the others as a pair (`Coupled`).
+
     Attributes:
         name: As in the table.
         p: The exponent, at least 1.
         domain: The matrices it is defined for.
-        homogeneity: h, by which the result is scaled back.
+        homogeneity: The exponent h by which the result is scaled back.
+        verb: The public function that computes it; error messages name it.
+        form: What M is made of.
     """
 
     name: str
     p: int
     domain: Domain
     homogeneity: float
+    verb: str = field(compare=False)
+    form: Form = Form.PRODUCT
 
     def __str__(self) -> str:
-        """The name, with p where the name leaves it open."""
-        return f"{self.name} (p = {self.p})" if self.name in ("inv_root", "root") else self.name
+        """The verb, with p where the verb leaves p open."""
+        return f"{self.verb} (p = {self.p})" if self.name in ("inv_root", "root") else self.verb
 
     def with_exponent(self, p: int) -> "Target":
         """The same function for another p; only `inv_root` and `root` have one to choose.
@@ -68,16 +80,50 @@ class Target:
             ValueError: If p is not a positive integer.
         """
         if isinstance(p, bool) or not isinstance(p, int) or p < 1:
-            raise ValueError(f"p must be a positive integer, got {p!r}: the p-th root of A solves R^p = A")
+            raise ValueError(f"{self.verb}: p must be a positive integer, got {p!r}: the p-th root of A solves R^p = A")
         return replace(self, p=p, homogeneity=self.homogeneity / p)
 
+    @property
+    def mirrored(self) -> bool:
+        """Whether the iteration is stable when a product mirrors half of a symmetric result.
 
-POLAR = Target("polar", 2, Domain.RECTANGULAR, 0.0)
-SIGN = Target("sign", 2, Domain.SQUARE, 0.0)
-SQRT = Target("sqrt", 2, Domain.SPD, 0.5)
-INV_SQRT = Target("inv_sqrt", 2, Domain.SPD, -0.5)
-INV_ROOT = Target("inv_root", 1, Domain.SPD, -1.0)
-ROOT = Target("root", 1, Domain.SPD, 1.0)
-INV = Target("inv", 1, Domain.SQUARE, -1.0)
+        Only the polar factor is. The coupled iteration diverges from condition 1e4 on: the error that makes Z Y
+        nonsymmetric is the error by which Z and Y correct each other.
+        """
+        return self.domain is Domain.RECTANGULAR
+
+    def start(self, A: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The first iterate X of the direct engine, and the fixed matrix that M needs beside it.
+
+        Args:
+            A: The scaled argument, (b, m, n).
+        """
+        return (A.mT, A) if self.name == "inv" else (A, None)
+
+    def matrix(self, X: Tensor, beside: Tensor | None, products: Products) -> Tensor:
+        """The matrix M that is driven to I, rebuilt from the iterate: X X^T (or X^T X), X X, or X A.
+
+        Args:
+            X: The iterate, (b, m, n).
+            beside: As `start` returned it.
+            products: The matrix products to use.
+        """
+        if self.form is Form.GRAM:  # on the shorter side; no copy turns a tall X into a wide one
+            return products.syrk(X if X.shape[-2] <= X.shape[-1] else X.mT)
+        return products.mm(X, X if beside is None else beside)
+
+    def result(self, Y: Tensor, Z: Tensor) -> Tensor:
+        """The result in the coupled pair: Y tends to A^(1/p), Z to A^(-1/p)."""
+        return Y if self.homogeneity > 0 else Z
+
+
+POLAR = Target("polar", 2, Domain.RECTANGULAR, 0.0, "polar", Form.GRAM)
+ORTHOGONALIZE = replace(POLAR, verb="orthogonalize")
+SIGN = Target("sign", 2, Domain.SQUARE, 0.0, "signm", Form.SQUARE)
+SQRT = Target("sqrt", 2, Domain.SPD, 0.5, "sqrtm")
+INV_SQRT = Target("inv_sqrt", 2, Domain.SPD, -0.5, "inv_sqrtm")
+INV_ROOT = Target("inv_root", 1, Domain.SPD, -1.0, "inv_rootm")
+ROOT = Target("root", 1, Domain.SPD, 1.0, "rootm")
+INV = Target("inv", 1, Domain.SQUARE, -1.0, "inv")
 
 TARGETS = (POLAR, SIGN, SQRT, INV_SQRT, INV_ROOT, ROOT, INV)

@@ -1,6 +1,6 @@
-"""Triton products: of a symmetric result only the tiles on and below the diagonal are computed, and stored twice.
+"""Triton products: compute the tiles of a symmetric result on and below the diagonal, and store each tile twice.
 
-The one file that imports triton, which comes with torch for CUDA; `kernels.choice` imports it where it is needed.
+The only file that imports triton, which comes with torch for CUDA; `kernels.choice` imports it on demand.
 """
 
 from collections.abc import Callable
@@ -23,12 +23,12 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 @dataclass(frozen=True)
 class Tile:
-    """How the kernel cuts a product.
+    """Tile sizes and launch options of the kernel.
 
     Attributes:
-        size: Rows and columns of a tile of the result, a power of 2 of at least 16.
-        depth: Length of the inner dimension taken at once, likewise.
-        warps: Warps that share a tile.
+        size: Rows and columns of a tile of the result, a power of 2, at least 16.
+        depth: Length of a slice of the inner dimension, a power of 2, at least 16.
+        warps: Warps for each tile.
         stages: Loads in flight.
     """
 
@@ -38,26 +38,26 @@ class Tile:
     stages: int
 
 
-# What is tried: large tiles read less, small ones fill a device that has more processors than the result has tiles. All
-# take at most 96 kB of shared memory, and compiled for compute capability 8.0 and 9.0 they spill next to nothing.
+# Candidates: large tiles read less memory, small tiles keep more processors busy. All take at most 96 kB of shared
+# memory and hardly spill registers on compute capability 8.0 and 9.0.
 TILES = (Tile(128, 64, 8, 3), Tile(128, 32, 4, 4), Tile(64, 64, 4, 4), Tile(64, 32, 4, 4))
 TILES_WIDE = (Tile(128, 32, 8, 3), Tile(64, 32, 4, 3), Tile(64, 16, 4, 4), Tile(32, 32, 4, 3))
 
 
 @triton.jit
 def place(t: tl.tensor, tiles: tl.tensor, GROUP: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
-    """Tile number t of the lower triangle as (row, column).
+    """Return the row and column of tile number t of the lower triangle.
 
-    `GROUP` rows of tiles are walked together, column by column, so that what neighbours read is still in the cache.
+    The order is column by column within groups of `GROUP` rows, so that neighbouring tiles share cached data.
     """
-    # The row if the triangle were walked row by row; a rounded root is off by one at most.
+    # The row of tile t in row order; the rounded root may be off by one.
     row = ((tl.sqrt(8.0 * t + 1.0) - 1.0) * 0.5).to(tl.int32)
     row = tl.where(row * (row + 1) // 2 > t, row - 1, row)
     row = tl.where((row + 1) * (row + 2) // 2 <= t, row + 1, row)
-    first = row // GROUP * GROUP  # of the group, which begins where its first row does
+    first = row // GROUP * GROUP  # first row of the group
     rest = t - first * (first + 1) // 2
     rows = tl.minimum(GROUP, tiles - first)
-    # A rectangle of `rows` by `first` tiles, then the triangle at its end, row by row.
+    # The group is a rectangle of `rows` by `first` tiles, then a triangle in row order.
     past = rest - rows * first
     down = ((tl.sqrt(8.0 * tl.maximum(past, 0) + 1.0) - 1.0) * 0.5 + 1e-4).to(tl.int32)
     i = tl.where(past < 0, first + rest % rows, first + down)
@@ -76,11 +76,11 @@ def symmetric_product(
     ADD: tl.constexpr, ALPHAS: tl.constexpr, BETAS: tl.constexpr, WIDEN: tl.constexpr,
     SIZE: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr,
 ) -> None:  # fmt: skip
-    """The lower triangle of alpha A B, plus beta C if `ADD`, and its mirror image; (b, n, k) times (b, k, n).
+    """Compute the lower triangle of alpha A B (+ beta C if `ADD`) and its mirror image; A (b, n, k), B (b, k, n).
 
-    One program makes one tile, with sums in float32. `ALPHAS`, `BETAS` say whether a weight is a pointer to one number
-    per matrix. Offsets are 64 bits wide: a batch of large matrices has more than 2^31 entries. `WIDEN` is for triton's
-    interpreter, whose product of bfloat16 numbers is one of their bits.
+    One program computes one tile, with sums in float32. `ALPHAS` and `BETAS` tell whether a weight is a pointer to one
+    number per matrix. Offsets have 64 bits because a batch may have more than 2^31 entries. `WIDEN` casts to float32
+    for triton's interpreter, which multiplies the bits of bfloat16 numbers instead of their values.
     """
     program = tl.program_id(0)
     count = tiles * (tiles + 1) // 2
@@ -97,11 +97,11 @@ def symmetric_product(
         right = tl.load(b, mask=(inner[:, None] < k - start) & (columns[None, :] < n), other=0.0)
         if WIDEN:
             left, right = left.to(tl.float32), right.to(tl.float32)
-        total = tl.dot(left, right, total, input_precision="ieee")  # float32 is float32, not TF32
+        total = tl.dot(left, right, total, input_precision="ieee")  # full float32, not TF32
         a += depth * a_column
         b += depth * b_row
     total *= tl.load(alpha + batch * alpha_batch).to(tl.float32) if ALPHAS else alpha
-    # On the diagonal what lies above it is left to the mirrored store: the result is symmetric to the last bit.
+    # In diagonal tiles, too, the mirrored store writes the upper part: the result is symmetric to the last bit.
     lower = (rows[:, None] >= columns[None, :]) & (rows[:, None] < n)
     if ADD:
         c = tl.load(C + batch * c_batch + rows[:, None] * c_row + columns[None, :] * c_column, mask=lower, other=0.0)
@@ -117,36 +117,36 @@ def symmetric_product(
 class TritonSymmetric:
     """`Products` that compute half of each symmetric result, on a GPU, in float16, bfloat16 and float32.
 
-    Sums are kept in float32 whatever the dtype, and float32 entries are multiplied as such (no TF32, whatever torch's
-    flag says). What has no symmetry is left to torch. There are no derivatives. Not yet measured on a GPU.
+    Sums are in float32 for every dtype, and float32 products never use TF32, whatever torch's flag says. Results
+    without symmetry go to torch. No derivatives. Not yet measured on a GPU.
 
     Attributes:
-        tile: How to cut the product. None tries `TILES` on the first product of a kind (dtype, sizes up to a factor
-            of 2) in a process and keeps the quickest. That waits for the device; it takes seconds where the kernels
-            have never been compiled (triton keeps them on disk), a fraction of one later. Name a tile to spend nothing,
-            or where two processes must agree to the last bit: the order of sums can depend on it.
+        tile: Tile of the kernel. None tries `TILES` on the first product of a kind (dtype, sizes up to a factor of 2)
+            and keeps the fastest for the process. The trial waits for the device: seconds until triton has compiled
+            the kernels to disk, a fraction of a second later. Name a tile to avoid the trial, or to make two processes
+            agree to the last bit (the order of sums depends on the tile).
     """
 
     tile: Tile | None = None
 
     def syrk(self, X: Tensor) -> Tensor:
-        """X X^T."""
+        """Compute X X^T."""
         return _product(self.tile, X, X.mT, None, 1.0, 0.0)
 
     def sym_mm(self, A: Tensor, B: Tensor) -> Tensor:
-        """A B."""
+        """Compute A B, symmetric."""
         return _product(self.tile, A, B, None, 1.0, 0.0)
 
     def sym_addmm(self, C: Tensor, A: Tensor, B: Tensor, *, alpha: Weight, beta: Weight) -> Tensor:
-        """Alpha A B + beta C."""
+        """Compute alpha A B + beta C, symmetric."""
         return _product(self.tile, A, B, C, alpha, beta)
 
     def mm(self, A: Tensor, B: Tensor) -> Tensor:
-        """A B, which has no symmetry to use."""
+        """Compute A B without symmetry, by torch."""
         return EAGER.mm(A, B)
 
     def addmm(self, C: Tensor, A: Tensor, B: Tensor, *, alpha: Weight, beta: Weight) -> Tensor:
-        """Alpha A B + beta C, which has no symmetry to use."""
+        """Compute alpha A B + beta C without symmetry, by torch."""
         return EAGER.addmm(C, A, B, alpha=alpha, beta=beta)
 
 
@@ -160,8 +160,8 @@ def _product(tile: Tile | None, A: Tensor, B: Tensor, C: Tensor | None, alpha: W
 
     def launch(tile: Tile) -> None:
         tiles = triton.cdiv(n, tile.size)
-        held = A if C is None else C  # a pointer is wanted, though it is not read
-        with torch.cuda.device_of(A):  # nothing on a CPU
+        held = A if C is None else C  # the kernel needs a pointer, but does not read it
+        with torch.cuda.device_of(A):  # no effect on a CPU
             kernel: Any = symmetric_product[(b * tiles * (tiles + 1) // 2,)]
             kernel(
                 A, B, held, out, *weights, n, k, tiles, *A.stride(), *B.stride(), *held.stride(),
@@ -175,16 +175,16 @@ def _product(tile: Tile | None, A: Tensor, B: Tensor, C: Tensor | None, alpha: W
 
 
 def _check(A: Tensor, *others: Tensor | float | None) -> None:
-    """Refuse what the kernel is not made for.
+    """Check dtype, device and gradients.
 
     Raises:
-        TypeError: The dtype is none of `DTYPES`.
-        RuntimeError: The tensor is not on a GPU, and triton does not interpret; or a derivative would be lost.
+        TypeError: The dtype is not in `DTYPES`.
+        RuntimeError: The tensor is on a CPU and triton does not interpret, or an argument needs a gradient.
     """
     if A.dtype not in DTYPES:
-        raise TypeError(f"TritonSymmetric takes {', '.join(map(str, DTYPES))}, got {A.dtype}: take EAGER for it")
+        raise TypeError(f"TritonSymmetric takes {', '.join(map(str, DTYPES))}, got {A.dtype}: take EAGER")
     if A.device.type == "cpu" and isinstance(symmetric_product, triton.JITFunction):
-        raise RuntimeError("TritonSymmetric runs on a GPU, got a tensor on cpu: take Blocked() there")
+        raise RuntimeError("TritonSymmetric runs on a GPU, got a tensor on cpu: take Blocked()")
     if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in (A, *others)):
         raise RuntimeError("TritonSymmetric has no derivative: take EAGER, or work under torch.no_grad()")
 
@@ -193,31 +193,31 @@ _CHOSEN: dict[tuple[object, ...], Tile] = {}
 
 
 def _quickest(A: Tensor, B: Tensor, launch: Callable[[Tile], None]) -> Tile:
-    """The tile that was quickest on the first product of this kind; tried now if there was none.
+    """Return the tile that was fastest on the first product of this kind; run the trial if there is none yet.
 
     Raises:
-        RuntimeError: There was none, and a CUDA graph is being captured, which cannot wait for the device.
+        RuntimeError: The trial is needed during the capture of a CUDA graph, which cannot wait for the device.
     """
     tiles = TILES_WIDE if A.dtype == torch.float32 else TILES
-    if A.device.type == "cpu":  # interpreted: there is nothing to measure
+    if A.device.type == "cpu":  # interpreted: timings mean nothing
         return tiles[-1]
     sizes = [x.bit_length() for x in A.shape]
     kind = (A.device, A.dtype, *sizes, A.stride(-1) == 1, B.stride(-1) == 1)
     if kind not in _CHOSEN:
         if torch.cuda.is_current_stream_capturing():
             raise RuntimeError(
-                f"TritonSymmetric has met no {tuple(A.shape)} {A.dtype} yet and cannot try tiles while a graph is "
-                f"captured: run the step once before, or name a tile, as in TritonSymmetric({tiles[0]})"
+                f"TritonSymmetric has no tile yet for {tuple(A.shape)} {A.dtype} and cannot try any while a CUDA "
+                f"graph is captured: run the step once before, or name a tile, as in TritonSymmetric({tiles[0]})"
             )
         _CHOSEN[kind] = min(tiles, key=lambda tile: _milliseconds(lambda: launch(tile)))
     return _CHOSEN[kind]
 
 
 def _milliseconds(work: Callable[[], None]) -> float:
-    """Of ten launches in a row; infinite on a device with less shared memory than the tile wants."""
+    """Time ten launches; infinite if the tile needs more shared memory than the device has."""
     first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     try:
-        work()  # compiles
+        work()  # compile
     except OutOfResources:
         return float("inf")
     work()

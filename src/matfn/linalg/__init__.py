@@ -1,1 +1,1 @@
-"""Linear algebra: small numerical tools that know nothing of the iterations."""
+"""Linear algebra: small numerical tools, independent of the iterations."""

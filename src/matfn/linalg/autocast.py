@@ -1,4 +1,4 @@
-"""Autocast off: the dtype of these products is the caller's, or asked for by name, and never torch.autocast's."""
+"""Autocast: switch torch.autocast off, so that the caller alone chooses the dtype of the products."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -9,9 +9,9 @@ __all__ = ["without_autocast"]
 
 
 def without_autocast(A: Tensor) -> AbstractContextManager[object]:
-    """A context in which products of tensors on the device of A keep their dtype.
+    """Return a context in which products on the device of A keep the dtype of their factors.
 
-    Under autocast a float32 root would be multiplied out in bfloat16: the accurate functions would not be accurate.
+    Autocast would compute the products of a float32 root in bfloat16 and lose its accuracy.
     """
     kind = A.device.type
     return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()

@@ -1,4 +1,4 @@
-"""Bounds of the spectrum, measured on the matrices for methods that need them or are quicker when they know them."""
+"""Bounds of the spectrum, measured on the matrices, for methods that start from an interval."""
 
 import torch
 from torch import Tensor
@@ -10,18 +10,17 @@ __all__ = ["greatest_eigenvalue", "least_singular_value"]
 
 @torch.no_grad()
 def least_singular_value(A: Tensor) -> float:
-    """A lower bound of the least singular value of every matrix of a batch, relative to its Frobenius norm.
+    """Return a lower bound of sigma_n / ||A||_F, valid for every matrix of the batch.
 
-    With A = Q R, 1/||R^-1||_F is at most sigma_n and at least sigma_n/sqrt(n). Half of it is returned, for the rounding
-    of R, whose relative effect on sigma_n is below one half where that exceeds 4 max(m, n) eps; otherwise nothing is
-    known about sigma_n. Zero matrices are passed over. One QR factorization and one triangular inverse, and one number
-    read from the device.
+    With A = Q R, 1/||R^-1||_F lies between sigma_n/sqrt(n) and sigma_n. The function returns half of it: the rounding
+    of R changes sigma_n by less than a half if sigma_n > 4 max(m, n) eps ||A||_F. Below this limit the bound is 0. Zero
+    matrices do not count. Costs one QR factorization, one triangular inverse and one number read from the device.
 
     Args:
         A: (b, m, n), float32 or float64, scaled so that squares do not overflow.
 
     Returns:
-        A number in [0, 1]; 0 where a matrix is singular to working precision, or the entries are not finite.
+        A number in [0, 1]; 0 if a matrix is singular to working precision or has entries that are not finite.
     """
     tall = A if A.shape[-2] >= A.shape[-1] else A.mT
     n = tall.shape[-1]
@@ -35,26 +34,26 @@ def least_singular_value(A: Tensor) -> float:
 
 
 def greatest_eigenvalue(M: Tensor, square: Tensor | None = None) -> Tensor:
-    """An upper bound of the eigenvalues of each M, which are real and not negative; from norms alone.
+    """Return an upper bound of the eigenvalues of each M from norms alone; M has real eigenvalues >= 0.
 
-    The mean eigenvalue is mu = tr(M)/n. The deviations from it add up to zero and their squares to ||M - mu I||_F^2, so
-    that none exceeds sqrt((n - 1)/n) ||M - mu I||_F; their fourth powers add up to ||(M - mu I)^2||_F^2, so that none
-    exceeds the square root of ||M^2 - 2 mu M + mu^2 I||_F. For a multiple of the identity both are sharp; the plain
-    ||M||_F and ||M^2||_F^(1/2) are too large by up to n^(1/2) and n^(1/4).
+    The mean eigenvalue is mu = tr(M)/n. The deviations from mu sum to zero and their squares to ||M - mu I||_F^2, so
+    none exceeds sqrt((n - 1)/n) ||M - mu I||_F. Their fourth powers sum to ||(M - mu I)^2||_F^2, so none exceeds the
+    square root of ||M^2 - 2 mu M + mu^2 I||_F. Both bounds are sharp for a multiple of the identity, where ||M||_F and
+    ||M^2||_F^(1/2) are too large by n^(1/2) and n^(1/4).
 
-    The entries of M and its square carry one rounding each, of at most u, hence u ||M||_F and u ||M^2||_F in norm; the
-    rounding of the sums inside a product is taken to grow as the root of its length. Both are added.
+    The bound includes rounding errors: u ||M||_F and u ||M^2||_F for the entries, and for the sums inside a product an
+    error that grows as the root of their length.
 
     Args:
         M: (b, n, n), a product in its dtype; symmetric, or with real eigenvalues.
-        square: M^2 in the same dtype, if it is there; the bound is closer with it.
+        square: M^2 in the same dtype; it makes the bound closer.
 
     Returns:
-        (b,), in float32 at least.
+        (b,), at least float32.
 
     References:
-        Samuelson's inequality, J. Amer. Statist. Assoc. 63 (1968). Higham, Mary, "A new approach to probabilistic
-        rounding error analysis", SIAM J. Sci. Comput. 41 (2019), for the sums.
+        Samuelson's inequality, J. Amer. Statist. Assoc. 63 (1968). For the sums: Higham, Mary, "A new approach to
+        probabilistic rounding error analysis", SIAM J. Sci. Comput. 41 (2019).
     """
     n, u = M.shape[-1], torch.finfo(M.dtype).eps / 2
     wide = M.to(torch.promote_types(M.dtype, torch.float32))
@@ -62,7 +61,7 @@ def greatest_eigenvalue(M: Tensor, square: Tensor | None = None) -> Tensor:
     diagonal = wide.diagonal(dim1=-2, dim2=-1)
     trace, norm = diagonal.sum(-1), frobenius(wide).squeeze((-2, -1))
     mean = trace / n
-    # The difference of squares cancels where all eigenvalues are alike; what it loses is put back.
+    # The difference of squares cancels if all eigenvalues are alike; the last term covers the loss.
     spread = (norm**2 - trace * mean + 8 * torch.finfo(wide.dtype).eps * norm**2).clamp(min=0)
     bound = mean + (spread * (n - 1) / n).sqrt()
     if square is not None:

@@ -1,4 +1,4 @@
-"""Constant: functions that are evaluated once for each set of arguments, and by torch.compile while it traces."""
+"""Constant: evaluate a function once for each set of arguments, and during tracing under torch.compile."""
 
 from collections.abc import Callable
 from functools import lru_cache, wraps
@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 def constant(function: Callable[P, T]) -> Callable[P, T]:
-    """Cache a function of hashable arguments, and keep its inside (fractions, numpy, files) out of graphs.
+    """Cache a function of hashable arguments, and keep its body (fractions, numpy, files) out of compiled graphs.
 
-    The mark is the one that torch.compiler.assume_constant_result sets; the decorator itself would import the whole
-    compiler, 1.5 s, with the package.
+    Sets the mark of torch.compiler.assume_constant_result directly, because torch's decorator imports the whole
+    compiler (1.5 s).
     """
     cached = lru_cache(maxsize=256)(function)
 

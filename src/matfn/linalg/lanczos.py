@@ -1,4 +1,4 @@
-"""Quadrature: Lanczos steps from a few vectors, which turn quadratic forms of functions of a matrix into short sums."""
+"""Lanczos quadrature: short sums for quadratic forms s^T f(M) s."""
 
 from collections.abc import Callable
 
@@ -7,14 +7,14 @@ from torch import Tensor
 
 __all__ = ["lanczos", "root_forms"]
 
-_STEPS = 20  # the bracket closes like 1 / steps when the spectrum spans many decades, geometrically when it does not
+_STEPS = 20  # the two bounds approach each other as 1 / steps for a spectrum of many decades, else geometrically
 
 
 def lanczos(product: Callable[[Tensor], Tensor], S: Tensor, steps: int) -> Tensor:
-    """Tridiagonal matrices T with s^T f(M) s close to ||s||^2 (f(T))_11 for each column s of S.
+    """Compute tridiagonal matrices T with s^T f(M) s close to ||s||^2 (f(T))_11 for each column s of S.
 
-    The leading `steps` x `steps` block gives Gauss quadrature, exact for polynomials f of degree 2 steps - 1; the whole
-    matrix has the eigenvalue 0 and gives Gauss-Radau quadrature with a node there, exact to degree 2 steps.
+    The leading `steps` x `steps` block gives Gauss quadrature, exact for polynomials f of degree 2 steps - 1. The whole
+    matrix has the eigenvalue 0 and gives Gauss-Radau quadrature with a node at 0, exact to degree 2 steps.
 
     Args:
         product: V -> M V for V of shape (b, n, columns), M symmetric positive semidefinite.
@@ -22,7 +22,7 @@ def lanczos(product: Callable[[Tensor], Tensor], S: Tensor, steps: int) -> Tenso
         steps: Lanczos steps, each one product.
 
     Returns:
-        (b, columns, steps + 1, steps + 1), in the dtype of S. NaN where M has one.
+        (b, columns, steps + 1, steps + 1), in the dtype of S; NaN for a matrix M with NaN.
 
     References:
         Golub, Meurant, "Matrices, Moments and Quadrature with Applications" (2010), Chapters 6 and 7.
@@ -36,10 +36,10 @@ def lanczos(product: Callable[[Tensor], Tensor], S: Tensor, steps: int) -> Tenso
         W = product(v)
         T[..., j, j] = (W * v).sum(-2)
         V = torch.stack(basis)  # (j + 1, b, n, columns)
-        for _ in range(2):  # once would leave what rounding makes of a vector that is nearly used up
+        for _ in range(2):  # twice: if W is nearly zero, rounding leaves components along V after one pass
             W = W - (V * (V * W).sum(-2, keepdim=True)).sum(0)
         beta = torch.linalg.vector_norm(W, dim=-2)
-        # A column whose Krylov space is exhausted goes on with zeros, which decouple from its first block.
+        # If the Krylov space of a column is exhausted, the column continues with zeros, decoupled from its first block.
         beta = torch.where(beta > 10 * info.eps * T[..., 0, 0], beta, 0.0)
         pivot = T[..., j, j] - (T[..., j, j - 1] ** 2 / pivot if j else 0.0)
         pivot = torch.maximum(pivot, (info.eps * T[..., 0, 0]).clamp(min=info.tiny))
@@ -51,14 +51,17 @@ def lanczos(product: Callable[[Tensor], Tensor], S: Tensor, steps: int) -> Tenso
 
 
 def root_forms(X: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:
-    """Lower and upper bounds of s^T (X X^T)^(1/2) s for each column s of S, each (b, columns).
+    """Return lower and upper bounds of s^T (X X^T)^(1/2) s for each column s of S.
 
-    All even derivatives of the square root are negative, so that Gauss quadrature is an upper bound; with a node
-    prescribed at 0 (Radau) it is a lower bound.
+    All even derivatives of the square root are negative. So Gauss quadrature is an upper bound, and Gauss-Radau
+    quadrature with a node at 0 is a lower bound.
 
     Args:
-        X: (b, n, m), the short side first.
+        X: (b, n, m), n <= m.
         S: (n, columns), no column zero.
+
+    Returns:
+        Two tensors (b, columns).
     """
     steps, norms = min(_STEPS, X.shape[-2]), torch.linalg.vector_norm(S, dim=-2)
     T = lanczos(lambda V: X @ (X.mT @ V), S.expand(X.shape[0], -1, -1), steps)

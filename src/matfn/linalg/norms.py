@@ -7,8 +7,8 @@ __all__ = ["frobenius"]
 
 
 def frobenius(A: Tensor) -> Tensor:
-    """||A||_F of each matrix, (..., 1, 1), by the norms of the rows.
+    """Return ||A||_F of each matrix, (..., 1, 1), from the norms of the rows.
 
-    In one sum of 4096 x 4096 equal squares float32 loses 1.3 % on a CPU (torch 2.13).
+    One float32 sum over all entries is inexact: 1.3 % for 4096 x 4096 equal entries on a CPU (torch 2.13).
     """
     return torch.linalg.vector_norm(torch.linalg.vector_norm(A, dim=-1, keepdim=True), dim=-2, keepdim=True)

@@ -1,4 +1,4 @@
-"""Rank: the polar factor on the range of a rank-deficient matrix, or completed, whatever method computed it."""
+"""Rank: restrict a computed polar factor to the range of a rank-deficient A, or complete it to orthonormal columns."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ __all__ = ["completed", "on_the_range", "on_the_range_if_deficient"]
 
 @torch.no_grad()
 def _null(U: Tensor, A: Tensor) -> Tensor:
-    """N, (b, n, n): the singular vectors v on the short side with ||A v|| <= max(m, n) eps sigma_1, zeros elsewhere."""
+    """Return N, (b, n, n): the right singular vectors v with ||A v|| <= max(m, n) eps sigma_1, other columns zero."""
     H = U.mT @ A
     H = (H + H.mT) / 2
     finite = torch.isfinite(H).all(-1).all(-1)[:, None, None]
@@ -19,15 +19,16 @@ def _null(U: Tensor, A: Tensor) -> Tensor:
 
 
 def on_the_range(U: Tensor, A: Tensor) -> Tensor:
-    """U without what it does to the null space of A: singular values up to max(m, n) eps sigma_1 count as zero.
+    """Restrict U to the range of A: set U to zero on the null space of A.
 
-    Iterations lift every singular value that is not exactly zero, rounding noise included. The right singular vectors
-    are those of H = sym(U^T A), and the singular values the lengths of A v. Where nothing counts as zero nothing
-    changes, to the last bit; nothing is read back from the device, and rows and columns of zeros stay exactly zero.
+    Iterations lift every singular value that is not exactly zero, rounding noise included. Singular values up to
+    max(m, n) eps sigma_1 count as zero here. The right singular vectors v are the eigenvectors of H = sym(U^T A), the
+    singular values are the lengths ||A v||. If none counts as zero, the result is U, bit for bit. The function reads
+    nothing back from the device, and keeps zero rows and columns exactly zero.
 
     Args:
         U: (b, m, n), the factor that an iteration reached.
-        A: The same shape and dtype, float32 or float64, scaled to Frobenius norm 1; NaN passes through.
+        A: (b, m, n), the dtype of U, float32 or float64, scaled to Frobenius norm 1; NaN passes through.
     """
     if A.shape[-2] < A.shape[-1]:
         return on_the_range(U.mT, A.mT).mT
@@ -38,15 +39,15 @@ def on_the_range(U: Tensor, A: Tensor) -> Tensor:
 
 
 def on_the_range_if_deficient(U: Tensor, A: Tensor) -> Tensor:
-    """`on_the_range`, at the price of a Cholesky factorization where every matrix has full rank; one flag is read.
+    """Return `on_the_range(U, A)`, but skip its eigendecomposition if every matrix has full rank.
 
-    H - tolerance I has a Cholesky factor where H is definite by more than the tolerance; H need not be perfect for
-    that, so that for a U which did not converge the more expensive way is taken once too often, never too rarely.
+    The test is a Cholesky factorization of H - tolerance I; one flag is read from the device. If U has not converged,
+    the test may fail at full rank, which costs time only; it never misses a rank deficiency.
     """
     tall, X = (U, A) if A.shape[-2] >= A.shape[-1] else (U.mT, A.mT)
     n = X.shape[-1]
     H = tall.mT @ X
-    # ||A||_F = 1 is no less than sigma_1; twice the tolerance leaves room for the rounding of H and its factor.
+    # sigma_1 <= ||A||_F = 1. The factor 2 leaves room for the rounding of H and its Cholesky factor.
     tolerance = 2 * max(X.shape[-2:]) * torch.finfo(A.dtype).eps
     shifted = (H + H.mT) / 2 - tolerance * torch.eye(n, dtype=A.dtype, device=A.device)
     _, info = torch.linalg.cholesky_ex(shifted)
@@ -54,13 +55,14 @@ def on_the_range_if_deficient(U: Tensor, A: Tensor) -> Tensor:
 
 
 def completed(U: Tensor, A: Tensor) -> Tensor:
-    """U with some basis of the null spaces of A joined: singular values of 1 where A has none, and U elsewhere.
+    """Complete U by orthonormal bases of the null spaces of A and A^T; the choice of bases is arbitrary.
 
-    Where U is orthonormal already, to sqrt(eps), it is returned as it is. A factor that has not converged stays so.
+    The result has singular values 1 where A has zeros, and agrees with U elsewhere. If U is orthonormal to sqrt(eps),
+    the function returns U itself. Completion does not repair a factor that has not converged.
 
     Args:
         U: (b, m, n), the factor that a method reached.
-        A: The same shape and dtype, scaled to Frobenius norm 1.
+        A: (b, m, n), the dtype of U, scaled to Frobenius norm 1.
     """
     n = min(U.shape[-2:])
     G = U.mT @ U if U.shape[-2] >= U.shape[-1] else U @ U.mT

@@ -1,4 +1,4 @@
-"""Prescale: divide each matrix by its Frobenius norm, the same way for entries of 1e-30 and of 1e30."""
+"""Prescale: divide each matrix by its Frobenius norm, without overflow or underflow."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ __all__ = ["Scale", "prescale", "prescale_"]
 
 @dataclass(frozen=True)
 class Scale:
-    """What a batch was divided by: peak * norm, kept apart so that neither overflows.
+    """The divisor peak * norm of each matrix, kept as two factors because their product may overflow.
 
     Attributes:
         peak: Largest |entry| of each matrix, (b, 1, 1); 1 for a zero matrix.
@@ -23,14 +23,14 @@ class Scale:
     norm: Tensor
 
     def undo(self, result: Tensor, homogeneity: float) -> Tensor:
-        """f(A) from f(A / c), where f(cA) = c^homogeneity f(A)."""
+        """Return f(A) from result = f(A / c), for a function with f(c A) = c^homogeneity f(A)."""
         if homogeneity == 0:
             return result
         return result * self.norm**homogeneity * self.peak**homogeneity
 
 
 def prescale(A: Tensor) -> tuple[Tensor, Scale]:
-    """A / ||A||_F for each matrix, and the scale.
+    """Return A / ||A||_F for each matrix, and the scale.
 
     Division by the largest entry first makes the squares of the norm safe from overflow and underflow. No epsilon is
     added anywhere, so the result is the same for every scaling of A, bit for bit for powers of two; a zero matrix stays
@@ -49,18 +49,18 @@ def prescale(A: Tensor) -> tuple[Tensor, Scale]:
     norm = _norm(scaled)
     if torch.compiler.is_compiling() or (torch.is_grad_enabled() and A.requires_grad):
         return scaled / norm, Scale(peak, norm)
-    return scaled.div_(norm), Scale(peak, norm)  # in place: a pass over fresh memory costs as much as all the rest
+    return scaled.div_(norm), Scale(peak, norm)  # in place: a new tensor would double the time
 
 
 def prescale_(A: Tensor) -> tuple[Tensor, Scale]:
-    """As `prescale`, in place of A, which is float32 or float64 and not differentiated."""
+    """Prescale A in place; A is float32 or float64 and needs no gradient."""
     peak = _peak(A)
     norm = _norm(A.div_(peak))
     return A.div_(norm), Scale(peak, norm)
 
 
 def _peak(A: Tensor) -> Tensor:
-    # vector_norm of order infinity is 20 times slower on a CPU, and abs() would copy A.
+    # The infinity norm of torch is 20 times slower on a CPU (torch 2.13), and abs() would copy A.
     peak = torch.maximum(A.amax((-2, -1), keepdim=True), -A.amin((-2, -1), keepdim=True))
     return torch.where(peak == 0, 1.0, peak)
 

@@ -1,26 +1,26 @@
-"""Tridiagonal: eigenvalues of many tiny symmetric tridiagonal matrices, and how much of the first axis each holds."""
+"""Tridiagonal: eigenvalues and first eigenvector components of many small symmetric tridiagonal matrices."""
 
 import torch
 from torch import Tensor
 
 __all__ = ["eigen"]
 
-_POINTS = 256  # a round of sectioning gives 8 bits of every eigenvalue
-_ROUNDS = 6  # the first round finds the binary order, down to 2^-256 of the largest eigenvalue; five more 40 bits
+_POINTS = 256  # trial points a round: each round gives 8 bits of every eigenvalue
+_ROUNDS = 6  # the first round finds the exponent, down to 2^-256 of the largest eigenvalue; the next five give 40 bits
 
 
 def eigen(T: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues, ascending, and the squared first components of their eigenvectors: a Gauss rule's nodes and weights.
+    """Compute the nodes and weights of a Gauss rule: eigenvalues and squared first components of the eigenvectors.
 
-    LAPACK on a CPU. Elsewhere its counterparts wait for the host to read an error flag, so there the eigenvalues are
-    found by sectioning and the vectors by twisted factorization, which is a fixed sequence of elementwise operations.
+    On a CPU this is LAPACK's eigh. On other devices eigh waits until the host has read an error flag. There `eigen`
+    uses sectioning and a twisted factorization, a fixed sequence of elementwise operations.
 
     Args:
-        T: (..., n, n), symmetric, tridiagonal and finite, float64. Off a CPU positive semidefinite: negative
-            eigenvalues are returned as about 0, and those that no part of the first axis belongs to as any number.
+        T: (..., n, n), symmetric, tridiagonal and finite, float64. On other devices than a CPU positive semidefinite:
+            negative eigenvalues come out as about 0, and eigenvalues of weight 0 as arbitrary numbers.
 
     Returns:
-        Two tensors (..., n).
+        Eigenvalues, ascending, and squared first components, both (..., n).
     """
     if T.device.type == "cpu":
         values, vectors = torch.linalg.eigh(T)
@@ -31,7 +31,7 @@ def eigen(T: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _apart(T: Tensor) -> Tensor:
-    """T with all that is decoupled from its first block moved above the spectrum, where it shares no eigenvalue."""
+    """Move the blocks that are decoupled from the first one above the spectrum, so that no eigenvalue is shared."""
     a, b = T.diagonal(dim1=-2, dim2=-1), T.diagonal(1, -2, -1)
     coupled = torch.cat([torch.ones_like(b[..., :1]), b != 0], -1).cumprod(-1)
     above = 4 * T.abs().amax((-2, -1))[..., None]
@@ -39,7 +39,7 @@ def _apart(T: Tensor) -> Tensor:
 
 
 def sectioned(T: Tensor) -> Tensor:
-    """The eigenvalues by Sturm counts: 256 trial points tell in which of their gaps each lies, six times over."""
+    """Find the eigenvalues by Sturm counts: each round locates every eigenvalue between two of 256 trial points."""
     a, b2, tiny = _parts(T)
     n = a.shape[-1]
     off = b2.sqrt()
@@ -51,7 +51,7 @@ def sectioned(T: Tensor) -> Tensor:
     low = high = torch.zeros_like(a)
     for _ in range(_ROUNDS):
         below = _pivots(a, b2, edges, tiny).lt(0).sum(0)
-        place = (below <= order[:, None]).sum(-1, keepdim=True)  # so many points lie at or below the eigenvalue
+        place = (below <= order[:, None]).sum(-1, keepdim=True)  # number of points at or below the eigenvalue
         low = torch.where(place > 0, edges.gather(-1, (place - 1).clamp(min=0)), 0.0)
         high = edges.gather(-1, place.clamp(max=_POINTS - 1))
         edges = low + (high - low) * steps
@@ -59,7 +59,7 @@ def sectioned(T: Tensor) -> Tensor:
 
 
 def first_components(T: Tensor, values: Tensor) -> Tensor:
-    """Squared first components of the unit eigenvectors, from the twisted factorization with the smallest pivot.
+    """Compute the squared first components of the unit eigenvectors by the twisted factorization of smallest pivot.
 
     References:
         Parlett, Dhillon, "Fernando's solution to Wilkinson's problem", Linear Algebra Appl. 267 (1997).
@@ -72,7 +72,7 @@ def first_components(T: Tensor, values: Tensor) -> Tensor:
     twist = (down + up - shifted).abs().argmin(0, keepdim=True)
     place = torch.arange(n, device=T.device).reshape(n, *(1,) * values.ndim)
     squares = b2.movedim(-1, 0).unsqueeze(-1)
-    # v_{j-1} / v_j = -b_j / down_{j-1} above the twist, v_{j+1} / v_j = -b_j / up_{j+1} below it; only squares matter.
+    # v_{j-1} / v_j = -b_j / down_{j-1} above the twist, v_{j+1} / v_j = -b_j / up_{j+1} below; only squares are needed.
     lower = torch.cat([torch.ones_like(up[:1]), squares / up[1:] ** 2])
     upper = torch.cat([squares / down[:-1] ** 2, torch.ones_like(down[:1])])
     below = torch.where(place > twist, lower, 1.0).cumprod(0)
@@ -82,20 +82,20 @@ def first_components(T: Tensor, values: Tensor) -> Tensor:
 
 
 def _parts(T: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Diagonal (..., n), squared off-diagonal (..., n - 1), and a number far below rounding, (..., 1)."""
+    """Return the diagonal (..., n), the squared off-diagonal (..., n - 1) and a number far below rounding, (..., 1)."""
     a, b = T.diagonal(dim1=-2, dim2=-1), T.diagonal(1, -2, -1)
     size = T.abs().amax((-2, -1))[..., None]
     return a, b**2, size * 1e-60 + 1e-150  # its square must not underflow
 
 
 def _pivots(a: Tensor, b2: Tensor, x: Tensor, tiny: Tensor) -> Tensor:
-    """Pivots of the LDL^T factorization of T - x, (n, ...): as many are negative as eigenvalues lie below x.
+    """Compute the pivots of T - x = L D L^T, (n, ...); the number of negative pivots counts the eigenvalues below x.
 
     Args:
         a: Diagonal, (..., n).
         b2: Squared off-diagonal, (..., n - 1).
-        x: (..., points), or with more axes in their place.
-        tiny: (..., 1), takes the place of a pivot that is exactly zero.
+        x: (..., points); there may be several axes of points.
+        tiny: (..., 1), replaces a pivot that is exactly zero.
     """
     points = (1,) * (x.ndim - a.ndim + 1)
     entries = [entry.reshape(*entry.shape, *points) for entry in a.unbind(-1)]

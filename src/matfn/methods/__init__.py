@@ -1,7 +1,7 @@
-"""Methods: one value object a file. A new method is one file and one line in `METHODS`."""
+"""Methods: each method is a frozen value in a file or folder of its own, and one line in `METHODS`."""
 
 from .db_newton import DBNewton
-from .exact.exact import Exact
+from .exact import Exact
 from .newton_schulz import NewtonSchulz
 from .polar_express import PolarExpress
 from .prism.prism import Prism
@@ -40,17 +40,17 @@ METHODS: dict[str, type] = {
 
 
 def method(text: str) -> object:
-    """The method written as "name:key=value,...", the form of the command line and of recipes.
+    """Parse a method from "name:key=value,...", the form used on the command line and in recipes.
 
     Args:
         text: For example "polar-express:steps=6,lower=1e-4", "polar-express:degree=(9,9,5)", "tuned:name=jordan".
 
     Raises:
-        ValueError: If the name or a key is unknown, or a value is refused by the method.
+        ValueError: If the name or a key is unknown, or the method refuses a value.
     """
     return method_from(text, METHODS)
 
 
 def spec(value: object) -> str:
-    """The text that `method` turns back into `value`; fields at their defaults are left out."""
+    """Write a method as the text that `method` parses; omits fields at their defaults."""
     return spec_of(value, METHODS)

@@ -1,4 +1,4 @@
-"""What every method asks of its arguments."""
+"""Checks: the arguments that several methods share."""
 
 from numbers import Real
 from typing import cast
@@ -10,23 +10,23 @@ def check_degree(degree: object) -> None:
     """Refuse anything but an odd integer of at least 3."""
     if isinstance(degree, bool) or not isinstance(degree, int) or degree < 3 or degree % 2 == 0:
         raise ValueError(
-            f"degree must be an odd integer of at least 3, got {degree!r}: it counts the odd polynomial in x "
+            f"degree must be an odd integer of at least 3, got {degree!r}: it is the degree of the odd polynomial in x "
             "(3 cubic, 5 quintic), so q has degree (degree - 1)/2 in m"
         )
 
 
 def check_degrees(degree: object) -> tuple[int, ...]:
-    """The degrees as a tuple; refuse anything but one odd integer of at least 3, or a tuple of some."""
+    """Return the degrees as a tuple; accept one odd integer of at least 3, or a nonempty tuple of them."""
     degrees: tuple[int, ...] = degree if isinstance(degree, tuple) else (cast(int, degree),)
     if not degrees:
-        raise ValueError("degree=() lists no step: give one degree, or one for each step, e.g. (9, 9, 5)")
+        raise ValueError("degree=() lists no step: give one degree, or one degree for each step, e.g. (9, 9, 5)")
     for one in degrees:
         check_degree(one)
     return degrees
 
 
 def check_exponent(p: object) -> None:
-    """Refuse anything but an integer of at least 1; before a cache sees it, to which 2.0 and True are 2 and 1."""
+    """Refuse anything but an integer of at least 1. Check before caching: a cache takes 2.0 for 2 and True for 1."""
     if isinstance(p, bool) or not isinstance(p, int) or p < 1:
         raise ValueError(f"p must be a positive integer, got {p!r}")
 

@@ -1,4 +1,4 @@
-"""DB Newton: Newton's iteration with the inverse of M, its weight fitted at each step to the matrix at hand."""
+"""DB Newton: Newton's iteration with the inverse of M and a weight fitted to M at each step."""
 
 from dataclasses import dataclass
 from math import comb
@@ -22,67 +22,72 @@ Scalar = TypeVar("Scalar", float, np.ndarray, Tensor)
 
 @dataclass(frozen=True)
 class Inverting:
-    """q(m) = (1 - a) + a / m, with a of shape (b, 1, 1) and M^-1, (b, n, n), which the fit needed already."""
+    """q(m) = (1 - a) + a / m, with a of shape (b, 1, 1); holds M^-1, (b, n, n), already computed for the fit."""
 
     a: Tensor
     inverse: Tensor
 
     def __call__(self, m: Scalar) -> Scalar:
-        """Q at scalars."""
+        """Evaluate q at scalars."""
         return (1 - self.a) + self.a / m  # pyright: ignore[reportReturnType]
 
     def precision(self, dtype: torch.dtype) -> torch.dtype:
-        """float32 at least: there is no half-precision factorization."""
+        """Return at least float32: torch has no factorizations in half precision."""
         return torch.promote_types(dtype, torch.float32)
 
     def critical(self, p: int, low: float, high: float) -> np.ndarray:
-        """See `Step.critical`."""
+        """Return the critical point of s q(s^p), if it lies in (low, high); see `Step.critical`."""
         m = float(self.a) * (p - 1) / max(1 - float(self.a), 1e-300)
         return np.array([m ** (1 / p)][: low**p < m < high**p])
 
     def split(self, M: Tensor, products: Products) -> tuple[float | Tensor, Tensor]:
-        """(1 - a, a M^-1)."""
+        """Return 1 - a and a M^-1."""
         return 1 - self.a, (self.a * self.inverse).to(M.dtype)
 
     def apply(self, X: Tensor, residual: Residual, products: Products) -> Tensor:
-        """See `Step.apply`."""
+        """Return X q(M); see `Step.apply`."""
         return multiplied(*self.split(residual.M, products), X, products)
 
 
 @dataclass(frozen=True)
 class DBNewton:
-    """q(m) = (1 - a) + a / m: for p = 2 the product form of Denman and Beavers' iteration, a = 1/2 the classical one.
+    """q(m) = (1 - a) + a / m; for p = 2 and a = 1/2 the product form of Denman and Beavers' iteration.
 
-    a minimises ||S h(R; a)||_F over [0, 1], h = 1 - (1 - xi) q^p = xi - sum_j binom(p, j) a^j xi^j m^(1 - j). It needs
-    half the steps of a polynomial iteration, each with an inverse: for square roots of positive definite matrices of
-    condition short of 1/eps, in float32 or float64. For the polar factor the inverse is that of a Gram matrix, whose
-    condition number is squared: `QDWH` avoids that.
+    Each step chooses the a in [0, 1] that minimises ||S h(R; a)||_F, with a sketch S and the next residual
+    h = 1 - (1 - xi) q^p = xi - sum_j binom(p, j) a^j xi^j m^(1 - j).
+
+    Use it for square roots of positive definite matrices of condition below 1/eps, in float32 or float64: it needs half
+    the steps of a polynomial iteration, each with one inverse. For the polar factor it inverts a Gram matrix, which
+    squares the condition number; `QDWH` does not.
 
     Attributes:
-        steps: At least 1; 8 reach rounding up to condition 1e6.
+        steps: At least 1; 8 steps reach rounding for condition numbers up to 1e6.
         sketch: Columns of the sketch, at least 1, or "exact".
 
+    Raises:
+        ValueError: A field is out of range.
+
     References:
-        Yang et al., "PRISM", arXiv 2601.22137, Table 1; the loss is derived (specification 2.5).
+        Yang et al., "PRISM", arXiv 2601.22137, Table 1.
     """
 
     steps: int = 8
     sketch: int | str = 8
 
     def __post_init__(self) -> None:
-        """Refuse what makes no iteration."""
+        """Check the fields."""
         check_steps(self.steps)
         if self.sketch != "exact" and (type(self.sketch) is not int or self.sketch < 1):
             raise ValueError(f'sketch must be a number of columns, at least 1, or "exact", got {self.sketch!r}')
 
     def precision(self, dtype: torch.dtype) -> torch.dtype:
-        """float32 at least: what is lifted by an inverse does not fit into float16."""
+        """Return at least float32: entries of the inverse overflow float16."""
         return torch.promote_types(dtype, torch.float32)
 
     def step(self, k: int, residual: Residual) -> Inverting:
-        """One inverse; the fit is in float64, where M^(1 - p) does not overflow."""
+        """Compute the inverse and fit a; in float64, so that M^(1 - p) does not overflow."""
         M = residual.M.to(torch.float64)
-        # Rounding of M moves its eigenvalues by as much; without it a zero row would have no inverse, not even a zero.
+        # Add eps, no more than the rounding of M, so that a matrix with a zero row has an inverse.
         M = M + torch.finfo(residual.M.dtype).eps * torch.eye(M.shape[-1], dtype=M.dtype, device=M.device)
         inverse, _ = inv_ex(M)
         W = residual.identity() if isinstance(self.sketch, str) else residual.sketch(self.sketch, k)
@@ -91,5 +96,5 @@ class DBNewton:
         for j in range(2, residual.p + 1):
             D = inverse @ (D - M @ D)
             C.append(-comb(residual.p, j) * D)
-        a = least_of_any_size(moments(C))[:, None, None]  # the best is about m^(1 - 1/p) for the least eigenvalue m
+        a = least_of_any_size(moments(C))[:, None, None]  # about m^(1 - 1/p) for the least eigenvalue m
         return Inverting(a.to(residual.wide.dtype), inverse.to(residual.wide.dtype))

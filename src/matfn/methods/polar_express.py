@@ -1,14 +1,13 @@
-"""Polar Express: the composition of minimax polynomials that is optimal in the worst case."""
+"""Polar Express: the composition of minimax polynomials with the least worst-case error."""
 
 from dataclasses import dataclass
 from functools import lru_cache
 from numbers import Real
 
+from ..iteration.polynomial import Polynomial
+from ..iteration.preparation import Preparation
 from ..iteration.schedule import Schedule
-from ..iteration.step import Polynomial
 from ..minimax import Request, cached_rows
-from ..run.deflation import check_deflation
-from ..run.schatten import check_norm
 from .checks import check_degrees, check_exponent, check_number, check_steps
 
 __all__ = ["PolarExpress"]
@@ -16,28 +15,32 @@ __all__ = ["PolarExpress"]
 
 @dataclass(frozen=True)
 class PolarExpress:
-    """At each step the polynomial that is best, in the worst case, on the interval the step before has left.
+    """Each step is the minimax polynomial for the interval that the step before leaves.
 
-    The paper's method for p = 2, here for every p: the coefficients are computed by a Remez exchange in extended
-    precision and cached. A wrong `lower` costs steps, never convergence.
+    The paper treats p = 2; here p is any positive integer. A Remez exchange in extended precision computes the
+    coefficients, which are cached. A wrong `lower` costs steps, never convergence.
 
     Attributes:
-        degree: Odd, at least 3, or one degree per step, e.g. (9, 9, 5). 5 is the paper's choice.
-        steps: The number of steps; by default 5, or as many as `degree` lists.
+        degree: Odd, at least 3, or one degree per step, e.g. (9, 9, 5). The paper uses 5.
+        steps: Number of steps; by default 5, or the length of `degree`.
         lower: Assumed lower bound of s = m^(1/p) after division by the norm; for the polar factor the least
             singular value, for a p-th root the p-th root of the least eigenvalue. 1e-3 suits bfloat16.
-        cushion: Each step is designed on [max(l, cushion * u), u], so that large values are not flattened before
-            small ones are lifted. None takes the ratio whose image has ratio ten (0.0240732... for the quintic, which
-            is the constant of the published table); 0 turns it off.
-        safety: Every row but a converged one is evaluated at s / safety, so that rounding above the upper end does not
-            diverge. 1.01 is the paper's; 1 turns it off.
-        norm: What singular values are a part of: "frobenius", the paper's, or "schatten4", (sum of sigma^4)^(1/4),
-            which is nearer to the greatest of them and known from M at no product. Division by it lifts all singular
-            values, n equal ones by n^(1/4); on momenta of training runs it is worth half a step. Roots do not change.
-        deflation: The share of the singular values, the largest, that are shrunk to the size of the next before the
-            first step, by a sketch (`matfn.deflation`); 0 is none, 1/2 the most. A gradient has few large ones: a
-            sixteenth saves more than a step, for less than a product. `lower` and the errors of the schedule are those
-            after it; fewer than 1/deflation rows are left alone. For `orthogonalize` and the optimizers, not the roots.
+        cushion: Each step is designed for [max(l, cushion * u), u], so that no step sends large values below small
+            ones. None takes the interval whose image has ends of ratio ten (0.0240732... for the quintic, the constant
+            of the published table); 0 turns the cushion off.
+        safety: Rows are evaluated at s / safety, except converged rows, so that rounding above the upper end does not
+            make the iteration diverge. The paper uses 1.01; 1 turns it off.
+        norm: The norm to divide by: "frobenius", as in the paper, or "schatten4", (sum of sigma^4)^(1/4), which is
+            closer to the greatest singular value and needs no extra product. Singular values start larger, by n^(1/4)
+            if all are equal; on momenta of training runs this saves half a step. No effect on roots.
+        deflation: Share of the singular values to deflate, from 0 (off) to 1/2. Before the first step a sketch finds
+            the largest ones and shrinks them to the size of the next. Gradients have few large singular values: 1/16
+            saves more than a step and costs less than a product. `lower` and the errors of the schedule hold after
+            deflation. Matrices with fewer than 1/deflation rows stay as they are. Only for `orthogonalize` and the
+            optimizers, not for roots.
+
+    Raises:
+        ValueError: A field is out of range, or `steps` differs from the length of `degree`.
 
     References:
         Amsel, Persson, Musco, Gower, "The Polar Express", arXiv 2505.16932: Theorem 3.1, Algorithms 1 and 2.
@@ -52,7 +55,7 @@ class PolarExpress:
     deflation: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse nonsense, and settle the number of steps."""
+        """Check the fields and set the number of steps."""
         degrees = check_degrees(self.degree)
         settled = (len(degrees) if isinstance(self.degree, tuple) else 5) if self.steps is None else self.steps
         check_steps(settled)
@@ -65,12 +68,11 @@ class PolarExpress:
         if self.cushion is not None:
             check_number("cushion", self.cushion, 0, 1, "it is the least ratio lower/upper a step is designed for")
         check_number("safety", self.safety, 1, 2, "the argument is divided by it; 1.01 guards bfloat16, 1 is none")
-        check_norm(self.norm)
-        check_deflation(self.deflation)
+        Preparation(self.norm, self.deflation)
         object.__setattr__(self, "steps", settled)
 
     def schedule(self, p: int = 2) -> Schedule:
-        """All steps for exponent p."""
+        """Return all steps for exponent p."""
         check_exponent(p)
         return _schedule(self, p)
 
@@ -86,6 +88,5 @@ def _schedule(method: PolarExpress, p: int) -> Schedule:
         float(method.lower),
         f"minimax composition, {method!r}",
         tuple(row.interval for row in rows),
-        norm=method.norm,
-        deflation=float(method.deflation),
+        preparation=Preparation(method.norm, float(method.deflation)),
     )

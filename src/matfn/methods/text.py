@@ -1,4 +1,4 @@
-"""Methods as text: "name:key=value,..." and back."""
+"""Text: methods written as "name:key=value,..."."""
 
 import ast
 import difflib
@@ -13,7 +13,7 @@ _COMMA = re.compile(r",(?![^()]*\))")  # a comma outside parentheses
 
 
 def method_from(text: str, known: dict[str, type]) -> Any:
-    """The instance that `text` describes."""
+    """Build the method that `text` describes."""
     name, _, arguments = text.strip().partition(":")
     if name not in known:
         raise ValueError(f"unknown method {name!r}: {_nearest(name, known)}")
@@ -37,11 +37,11 @@ def method_from(text: str, known: dict[str, type]) -> Any:
 
 
 def spec_of(value: object, known: dict[str, type]) -> str:
-    """The shortest text that `method_from` turns back into `value`."""
+    """Write the shortest text that `method_from` parses to `value`."""
     for name, kind in known.items():
         if type(value) is kind:
             changed = {f.name: getattr(value, f.name) for f in fields(kind)}
-            for key in list(changed):  # constructors settle some fields, so only they know what may be left out
+            for key in list(changed):  # a constructor sets some defaults, so try to omit each field
                 rest = {k: v for k, v in changed.items() if k != key}
                 changed = rest if _builds(kind, rest, value) else changed
             body = ",".join(f"{k}={str(v).replace(' ', '')}" for k, v in changed.items())

@@ -1,9 +1,9 @@
-"""Tuned: coefficients that others found by search, for comparison; the only literal tables in the library."""
+"""Tuned: published coefficients found by search, for comparison; the only literal tables in the library."""
 
 from dataclasses import dataclass
 
+from ..iteration.polynomial import Polynomial
 from ..iteration.schedule import Schedule
-from ..iteration.step import Polynomial
 from .checks import check_exponent, check_steps
 
 __all__ = ["TUNINGS", "Tuned"]
@@ -11,12 +11,12 @@ __all__ = ["TUNINGS", "Tuned"]
 
 @dataclass(frozen=True)
 class Tuning:
-    """One published set.
+    """One published set of coefficients.
 
     Attributes:
-        rows: (a, b, c) of a x + b x^3 + c x^5, per step.
+        rows: (a, b, c) of a x + b x^3 + c x^5 for each step.
         source: Author and place.
-        repeats: Whether the one row is meant to be repeated any number of times.
+        repeats: Whether the set is one row, to be repeated any number of times.
     """
 
     rows: tuple[tuple[float, float, float], ...]
@@ -55,31 +55,34 @@ TUNINGS: dict[str, Tuning] = {
 
 @dataclass(frozen=True)
 class Tuned:
-    """A published quintic tuning for the polar factor (p = 2).
+    """A published set of quintic steps for the polar factor (p = 2).
 
-    None of them converges: Jordan's leaves singular values in about [0.68, 1.13] however many steps are taken.
+    No set converges: after any number of Jordan's steps the singular values stay in about [0.68, 1.13].
 
     Attributes:
-        name: "jordan" (one triple, repeated), "you" (five steps) or "you6" (six steps).
-        steps: Jordan's may be repeated any number of times, by default 5; the others have as many as were found.
+        name: "jordan" (one row, repeated), "you" (five steps) or "you6" (six steps).
+        steps: Any number for "jordan", by default 5; the other sets have a fixed number of steps.
+
+    Raises:
+        ValueError: The name is unknown, or the set has another number of steps.
     """
 
     name: str = "jordan"
     steps: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse unknown names, and lengths that a set was not made for."""
+        """Check the fields and set the number of steps."""
         if self.name not in TUNINGS:
             raise ValueError(f"unknown tuning {self.name!r}: known are {', '.join(TUNINGS)}")
         tuning = TUNINGS[self.name]
         settled = (5 if tuning.repeats else len(tuning.rows)) if self.steps is None else self.steps
         check_steps(settled)
         if not tuning.repeats and settled != len(tuning.rows):
-            raise ValueError(f"the tuning {self.name!r} is a set of {len(tuning.rows)} steps, got steps={self.steps}")
+            raise ValueError(f"tuning {self.name!r} has {len(tuning.rows)} steps, got steps={self.steps}: leave it out")
         object.__setattr__(self, "steps", settled)
 
     def schedule(self, p: int = 2) -> Schedule:
-        """The published rows; only p = 2 has any."""
+        """Return the published rows; p must be 2."""
         check_exponent(p)
         if p != 2:
             raise ValueError(

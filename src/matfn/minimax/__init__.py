@@ -1,6 +1,6 @@
-"""Minimax odd polynomials, computed offline in extended precision; no torch here, and only `methods` imports it.
+"""Minimax: odd polynomials and rational functions, computed in extended precision, without torch.
 
-Asking for a composition that lies in the cache imports no mpmath; the solver is imported when it is named.
+mpmath is slow to import, so the solvers load on first use; a composition found in the cache needs none of them.
 """
 
 from importlib import import_module

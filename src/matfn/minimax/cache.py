@@ -1,4 +1,4 @@
-"""Finished compositions on disk: safe against concurrent processes, corruption and unwritable directories."""
+"""Cache: finished compositions on disk, safe against concurrent processes, damaged files and unwritable directories."""
 
 import hashlib
 import json
@@ -13,27 +13,27 @@ from .request import GridRequest, Request, Row
 
 __all__ = ["cached_rows", "directory"]
 
-# Part of every key: raise it when compose() changes, and old files are ignored.
+# Part of every key. Raise it when compose() or tabulate() changes, so that old files are ignored.
 _VERSION = 3
 
 
 def directory() -> Path | None:
-    """Where the files lie: $MATFN_CACHE_DIR, else $XDG_CACHE_HOME/matfn, else ~/.cache/matfn; None without a home."""
+    """Return $MATFN_CACHE_DIR, else $XDG_CACHE_HOME/matfn, else ~/.cache/matfn; None if there is no home directory."""
     if named := os.environ.get("MATFN_CACHE_DIR"):
         return Path(named)
     base = os.environ.get("XDG_CACHE_HOME")
     try:
         return (Path(base) if base else Path("~/.cache").expanduser()) / "matfn"
-    except RuntimeError:  # a user that the system does not know, as in many containers
+    except RuntimeError:  # the system does not know the user, as in many containers
         return None
 
 
 @lru_cache(maxsize=256)
 def cached_rows(request: Request | GridRequest) -> tuple[Row, ...]:
-    """The rows of `compose(request)` or `tabulate(request)`, from memory, from disk, or computed now and stored.
+    """Return the rows of `compose(request)` or `tabulate(request)`, from memory, from disk, or computed and stored.
 
-    A file that is missing, damaged or of another version counts as absent and is written anew. A directory that does
-    not exist and cannot be made, or cannot be written, costs a recomputation in the next process, nothing else.
+    A file that is damaged or of another version is replaced. If the directory cannot be made or written, the next
+    process computes the rows again.
     """
     key = json.loads(_canonical({"version": _VERSION, "kind": type(request).__name__, **asdict(request)}))
     if (folder := directory()) is None:
@@ -47,7 +47,7 @@ def cached_rows(request: Request | GridRequest) -> tuple[Row, ...]:
 
 
 def _computed(request: Request | GridRequest) -> tuple[Row, ...]:
-    # Imported here and not above: both need mpmath, and a warm cache does not.
+    # Import late: both modules need mpmath, a cached request does not.
     if isinstance(request, GridRequest):
         from .grid import tabulate
 
@@ -74,7 +74,7 @@ def _read(path: Path, key: dict[str, Any]) -> tuple[Row, ...] | None:
 
 def _write(path: Path, key: dict[str, Any], rows: tuple[Row, ...]) -> None:
     body = {"key": key, "rows": [{"q": r.coefficients, "interval": r.interval, "converged": r.converged} for r in rows]}
-    # json writes a double with as many digits as it takes to read the same double back.
+    # json writes enough digits to read the same double back.
     text = json.dumps({"sha256": hashlib.sha256(_canonical(body).encode()).hexdigest(), "body": body}, indent=1)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,8 +84,8 @@ def _write(path: Path, key: dict[str, Any], rows: tuple[Row, ...]) -> None:
     try:
         with os.fdopen(handle, "w") as file:
             file.write(text)
-        os.replace(temporary, path)  # atomic: another process sees the old file, the new one, or none
+        os.replace(temporary, path)  # atomic: another process sees the old file, the new file or no file
     except OSError:
-        pass  # not stored: the next process computes it again
+        pass  # the next process computes the rows again
     finally:
-        Path(temporary).unlink(missing_ok=True)  # still there only if it was not renamed, whatever the reason
+        Path(temporary).unlink(missing_ok=True)  # exists only if it was not renamed

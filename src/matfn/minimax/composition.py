@@ -1,4 +1,4 @@
-"""The composition of minimax steps: the interval recursion with cushion, recentring and safety."""
+"""Composition: minimax steps, each on the image of the step before, with cushion, recentring and safety."""
 
 from functools import lru_cache
 from typing import Any
@@ -10,14 +10,14 @@ __all__ = ["compose", "cushion"]
 
 
 def compose(request: Request) -> tuple[Row, ...]:
-    """The greedy composition, which is optimal among all compositions of these degrees when cushion = 0, safety = 1.
+    """Compute the greedy composition, optimal for these degrees if cushion = 0 and safety = 1.
 
-    Each step is the minimax polynomial on the image [l, u] of the step before. Where l << u that polynomial would lift
-    tiny values far less than large ones, which loses precision; the cushion shortens the design interval from the left,
-    and recentring rescales so that the images of the true ends are again symmetric about 1.
+    Each step is the minimax polynomial on the image [l, u] of the step before. If l << u, this polynomial sends some
+    large values below smaller ones, which loses precision. The cushion shortens the design interval from the left.
+    Recentring then makes the images of the true ends symmetric about 1 again.
 
     References:
-        Polar Express, Theorem 3.1, Sections 2.3-2.4 of the specification (post-hoc safety; recentring).
+        Amsel et al., "The Polar Express", arXiv 2505.16932, Theorem 3.1.
     """
     ctx, p = CONTEXT, request.p
     low, high = ctx.mpf(request.lower), ctx.mpf(1)
@@ -38,14 +38,14 @@ def compose(request: Request) -> tuple[Row, ...]:
 
 @lru_cache(maxsize=64)
 def cushion(p: int, k: int) -> Any:
-    """The ratio lower/upper whose minimax image has ratio exactly one tenth: (1 - E)/(1 + E) = 1/10.
+    """Solve (1 - E)/(1 + E) = 1/10 for the ratio lower/upper: the image of this interval has the ratio 1/10.
 
-    For p = 2, k = 2 it is 0.0240732742418..., the constant behind the published table.
+    For p = 2, k = 2 the ratio is 0.0240732742418..., the constant of the published table.
     """
     ctx = CONTEXT
     target = ctx.mpf(9) / 11
-    # E is smooth in log(ratio); the root lies between 0.001 and 0.09 for p from 1 to 32 and k from 1 to 7. The secant
-    # method stops at a change of 1e-20, which leaves an error far below that.
+    # E is smooth in log(ratio), and the root lies between 0.001 and 0.09 for p up to 32 and k up to 7. When the secant
+    # method stops at a change of 1e-20, the error is far smaller.
     root = ctx.findroot(
         lambda log_ratio: best_odd(p, k, ctx.exp(log_ratio), 1).error - target,
         (ctx.log(ctx.mpf("0.03")), ctx.log(ctx.mpf("0.02"))),
@@ -56,7 +56,7 @@ def cushion(p: int, k: int) -> Any:
 
 
 def _recentred(p: int, best: Minimax, low: Any) -> tuple[Any, ...]:
-    """Scale so that the image of the true left end and the largest value lie symmetrically about 1."""
+    """Scale so that the image of the true left end and the largest value are symmetric about 1."""
     if best.converged:
         return best.coefficients
     gain = 2 / (_value(p, best.coefficients, low) + 1 + best.error)
@@ -64,7 +64,7 @@ def _recentred(p: int, best: Minimax, low: Any) -> tuple[Any, ...]:
 
 
 def _stretched(p: int, coefficients: tuple[Any, ...], factor: Any) -> tuple[Any, ...]:
-    """f(s) -> f(s / factor)."""
+    """Return the coefficients of f(s / factor)."""
     return tuple(c / factor ** (1 + j * p) for j, c in enumerate(coefficients))
 
 

@@ -1,4 +1,4 @@
-"""Grid: the minimax polynomial for every ratio lower/upper at once, tabulated between vanishing and one."""
+"""Grid: a table of minimax polynomials for ratios lower/upper between 0 and 1."""
 
 from .remez import CONTEXT, best_odd
 from .request import GridRequest, Row
@@ -7,10 +7,13 @@ __all__ = ["tabulate"]
 
 
 def tabulate(request: GridRequest) -> tuple[Row, ...]:
-    """The best odd polynomials on [ratio, 1], ascending in the ratio.
+    """Compute the best odd polynomials on [ratio, 1], in the order of rising ratios.
 
-    The points are equispaced in log(ratio / (1 - ratio)): geometric in the ratio where it is small and in its distance
-    from 1 where that is small. The last row is the first to be Taylor's polynomial to double precision.
+    The points are equispaced in log(ratio / (1 - ratio)): geometric in the ratio near 0, geometric in 1 - ratio near 1.
+    The last row is the first row that equals Taylor's polynomial to double precision.
+
+    Raises:
+        ArithmeticError: If no row among the first `request.limit` equals Taylor's polynomial.
     """
     ctx, rows = CONTEXT, []
     for i in range(request.limit):

@@ -1,13 +1,13 @@
-"""The best odd polynomial on one interval: Remez exchange in extended precision.
+"""Remez: the best odd polynomial on one interval, in extended precision.
 
-For an exponent p and an interval [lower, upper] of s = m^(1/p) we look for
+For an exponent p and an interval [lower, upper] of s = m^(1/p) the exchange finds
 
     f(s) = s q(s^p) = c_0 s + c_1 s^(1+p) + ... + c_k s^(1+kp)
 
-that minimises max |1 - f(s)|. The functions s, s^(1+p), ... are a Haar system on (0, inf), so the best f is the
-one whose error reaches its extreme value E at k + 2 points with alternating signs; f' has only k positive roots, so
-those points are both ends of the interval and the k roots. The exchange solves for (c, E) on trial points, replaces the
-interior ones by the roots of f', and repeats; it converges quadratically from any start.
+that minimises max |1 - f(s)|. The functions s, s^(1+p), ... are a Haar system on (0, inf), so the error of the best f
+reaches its extreme value E at k + 2 points with alternating signs. f' has only k positive roots, so these points are
+the two ends of the interval and the k roots. The exchange solves for (c, E) on trial points, replaces the interior
+points by the roots of f', and repeats. It converges quadratically from any start.
 """
 
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ import mpmath
 
 __all__ = ["CONTEXT", "Minimax", "best_odd", "taylor"]
 
-# An own context: mpmath's global precision is neither read nor changed. Sixty digits leave at least thirty correct ones
-# where the linear system is worst, at the switch to Taylor (condition about (1 - lower/upper)^-(k+1) <= 1e18).
+# A separate context, so that mpmath's global precision is neither read nor changed. The linear system is worst at the
+# switch to Taylor (condition about (1 - lower/upper)^-(k+1) <= 1e18); of 60 digits at least 30 stay correct there.
 CONTEXT: Any = mpmath.MPContext()
 CONTEXT.dps = 60
 
-_SWEEPS = 100  # the exchange needs 4 to 8; the cap only turns a defect into an error instead of an endless loop
-_LEVEL = CONTEXT.mpf(10) ** -25  # relative difference between the largest error and the levelled one at which to stop
-_TAYLOR = CONTEXT.mpf(10) ** -17  # below double rounding: minimax and Taylor polynomials give the same numbers
+_SWEEPS = 100  # the exchange needs 4 to 8; the limit turns a bug into an error instead of an endless loop
+_LEVEL = CONTEXT.mpf(10) ** -25  # stop at this relative difference between the largest error and |E|
+_TAYLOR = CONTEXT.mpf(10) ** -17  # at this error the minimax and Taylor polynomials agree to double precision
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Minimax:
     Attributes:
         coefficients: c_0 .. c_k of s, s^(1+p), ..., s^(1+kp), in extended precision.
         error: E = max |1 - f| over the interval.
-        points: where 1 - f is +E, -E, +E, ... (empty for the Taylor polynomial).
-        sweeps: exchange sweeps used (0 for the Taylor polynomial).
+        points: Points with 1 - f = +E, -E, +E, ... (empty for the Taylor polynomial).
+        sweeps: Sweeps of the exchange (0 for the Taylor polynomial).
     """
 
     coefficients: tuple[Any, ...]
@@ -46,12 +46,12 @@ class Minimax:
 
     @property
     def converged(self) -> bool:
-        """Whether the interval was so short that the Taylor polynomial is the best one to double precision."""
+        """Tell whether this is the Taylor polynomial: on a short interval the best one to double precision."""
         return self.sweeps == 0
 
 
 def taylor(p: int, k: int) -> tuple[Any, ...]:
-    """Coefficients, in ascending powers of m, of the degree-k Taylor polynomial of m^(-1/p) about m = 1.
+    """Return the Taylor polynomial of m^(-1/p) about m = 1 of degree k, in ascending powers of m.
 
     Args:
         p: Exponent, at least 1.
@@ -72,7 +72,7 @@ def taylor(p: int, k: int) -> tuple[Any, ...]:
 
 
 def best_odd(p: int, k: int, lower: Any, upper: Any) -> Minimax:
-    """The best f(s) = s q(s^p), q of degree k, approximating 1 on [lower, upper].
+    """Compute the best approximation f(s) = s q(s^p) of 1 on [lower, upper], with q of degree k.
 
     Args:
         p: Exponent of m = s^p, at least 1.
@@ -81,14 +81,14 @@ def best_odd(p: int, k: int, lower: Any, upper: Any) -> Minimax:
         upper: Right end, at least lower, in s.
 
     Returns:
-        The minimax polynomial; where the interval is so short that its error is below 1e-17, the Taylor polynomial
-        about the middle of the interval, which double precision cannot tell from it.
+        The minimax polynomial. If its error is below 1e-17, the Taylor polynomial about the middle of the interval,
+        equal to it in double precision.
 
     Raises:
         ValueError: If p or k is not a positive integer, or not 0 < lower <= upper.
 
     References:
-        Polar Express, Theorem 3.1 and Algorithm 2 (p = 2, k = 1 and 2); every other case is the same argument.
+        Amsel et al., "The Polar Express", arXiv 2505.16932, Theorem 3.1 and Algorithm 2 for p = 2 and k = 1, 2.
     """
     _check(p, k)
     ctx = CONTEXT
@@ -96,7 +96,7 @@ def best_odd(p: int, k: int, lower: Any, upper: Any) -> Minimax:
     if not 0 < lower <= upper < ctx.inf:
         raise ValueError(f"the interval of s needs 0 < lower <= upper, got [{ctx.nstr(lower)}, {ctx.nstr(upper)}]")
     ratio = lower / upper  # only the ratio matters: solve on [ratio, 1], then rescale
-    # First omitted term of the Taylor series, at half the interval's length from its middle, where m - 1 = p (s - 1).
+    # The first omitted term of the Taylor series at the ends of the interval, with m - 1 close to p (s - 1).
     omitted = abs(ctx.binomial(-ctx.mpf(1) / p, k + 1)) * (p * (1 - ratio) / 2) ** (k + 1)
     if omitted <= _TAYLOR:
         middle = (lower + upper) / 2
@@ -115,7 +115,7 @@ def _check(p: int, k: int) -> None:
 
 def _exchange(p: int, k: int, ratio: Any) -> tuple[tuple[Any, ...], Any, tuple[Any, ...], int]:
     ctx = CONTEXT
-    # Extrema of the Chebyshev polynomial: equal for every p, and exact when the interval is short.
+    # Start from the extrema of the Chebyshev polynomial, the solution for a short interval.
     points = [(1 + ratio) / 2 - (1 - ratio) / 2 * ctx.cospi(ctx.mpf(i) / (k + 1)) for i in range(k + 2)]
     for sweep in range(1, _SWEEPS + 1):
         coefficients, error = _levelled(p, k, points)
@@ -141,11 +141,11 @@ def _value(p: int, coefficients: tuple[Any, ...], s: Any) -> Any:
 
 
 def _critical(p: int, coefficients: tuple[Any, ...], interior: list[Any]) -> list[Any]:
-    """The roots of f', ascending: f'(s) = sum_j (1 + jp) c_j m^j is a polynomial in m = s^p.
+    """Find the roots of f', ascending: f'(s) = sum_j (1 + jp) c_j m^j is a polynomial in m = s^p.
 
-    The levelled f alternates at k + 2 points, so f' has k simple positive roots; each trial point lies near one. All
-    are improved at once by Ehrlich-Aberth corrections (Newton's, with a term that keeps two from meeting at one root),
-    in real arithmetic, to half the working precision; the correction after the last one is then far below it.
+    The levelled f alternates at k + 2 points, so f' has k simple positive roots, each near a trial point. The
+    corrections of Ehrlich and Aberth (Newton's, with a term that keeps two estimates apart) improve all roots at once.
+    When the last correction is below half the working precision, the error is far smaller.
     """
     ctx = CONTEXT
     derivative = [(1 + j * p) * c for j, c in enumerate(coefficients)][::-1]

@@ -1,4 +1,4 @@
-"""What is asked of the composition and what comes back; without mpmath, which takes 85 ms to import."""
+"""Request: the arguments and rows of compositions and tables, without importing mpmath."""
 
 from dataclasses import dataclass
 
@@ -7,15 +7,15 @@ __all__ = ["GridRequest", "Request", "Row"]
 
 @dataclass(frozen=True)
 class Request:
-    """Everything a composition depends on.
+    """All arguments of a composition.
 
     Attributes:
         p: Exponent; the composition maps s = m^(1/p) to 1.
         degrees: The odd degree d of each step; q has degree (d - 1)/2 for every p.
         lower: Assumed lower bound of s, in (0, 1); the upper bound is 1.
-        cushion: Design each step on [max(l, cushion * u), u]; None takes `cushion(p, k)` of the step's own degree.
-        safety: Divide the argument of the finished rows by this, except converged rows (the paper's table).
-        inner_safety: Divide inside the recursion, so that later rows know of it, except in the last row.
+        cushion: Design each step on [max(l, cushion * u), u]; None means `cushion(p, k)` for the degree of the step.
+        safety: Divisor of the argument of the finished rows, converged rows excepted (as in the paper's table).
+        inner_safety: Divisor inside the recursion, the last row excepted; later rows take it into account.
     """
 
     p: int
@@ -28,14 +28,14 @@ class Request:
 
 @dataclass(frozen=True)
 class GridRequest:
-    """Everything a table of single steps depends on.
+    """All arguments of a table of single steps.
 
     Attributes:
         p: Exponent.
         k: Degree of q.
         start: The first point, in log(ratio / (1 - ratio)) for ratio = lower/upper of s.
-        spacing: From one point to the next.
-        limit: No more points than this.
+        spacing: Distance between points.
+        limit: Largest number of points.
     """
 
     p: int
@@ -51,8 +51,8 @@ class Row:
 
     Attributes:
         coefficients: q in ascending powers of m, after safety.
-        interval: [l, u] of s that the step was made for, before cushioning.
-        converged: Whether it is the Taylor step, to which safety is not applied.
+        interval: Design interval [l, u] of s, before the cushion.
+        converged: Whether this is the Taylor step; safety does not apply to it.
     """
 
     coefficients: tuple[float, ...]

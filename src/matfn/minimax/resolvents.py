@@ -10,9 +10,9 @@ __all__ = ["PoleSum", "best_poles", "fewest_poles"]
 
 Array = NDArray[np.float64]
 
-_GRID = 1500  # points of [lower, 1], equispaced in log x, among which extrema are looked for
+_GRID = 1500  # points of [lower, 1], equispaced in log x, searched for extrema
 _MOST = 24  # poles
-_STARTS = (0.3, 0.1, 0.5, 0.0, 0.7, -0.2)  # where the first pole begins, in distances between poles above `lower`
+_STARTS = (0.3, 0.1, 0.5, 0.0, 0.7, -0.2)  # trial starts of the first pole, in pole distances above `lower`
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class PoleSum:
     Attributes:
         constant: c, positive.
         slope: d; negative for p > 1, and smaller than `constant` in size, so that c + d x > 0 on [0, 1].
-        weights: w_j, positive: nothing cancels between the poles.
+        weights: w_j, positive, so that the sum over the poles does not cancel.
         shifts: t_j, positive, ascending.
-        error: The greatest |1 - x^(1/p) r(x)| on [lower, 1], which r takes with alternating signs.
+        error: The greatest |1 - x^(1/p) r(x)| on [lower, 1], reached with alternating signs.
     """
 
     constant: float
@@ -34,22 +34,22 @@ class PoleSum:
     error: float
 
     def __call__(self, x: Array) -> Array:
-        """R at points."""
+        """Evaluate r at the points x."""
         terms = (w / (x + t) for w, t in zip(self.weights, self.shifts, strict=True))
         return self.constant + self.slope * x + sum(terms)
 
 
 @lru_cache(maxsize=64)
 def fewest_poles(p: int, lower: float, error: float) -> PoleSum:
-    """The sum with the fewest poles whose worst relative error is at most `error`.
+    """Find the sum with the fewest poles whose worst relative error is at most `error`.
 
     Args:
-        p: Of x^(-1/p), at least 1.
-        lower: Of x, in (0, 1).
-        error: In [1e-3, 1): below it the exchange does not find its start on every interval.
+        p: Exponent of x^(-1/p), at least 1.
+        lower: Lower bound of x, in (0, 1).
+        error: In [1e-3, 1); for smaller errors the exchange does not find a start on every interval.
 
     Raises:
-        ValueError: An argument is out of range, or it takes more than 24 poles.
+        ValueError: An argument is out of range, or the sum needs more than 24 poles.
     """
     if p < 1 or not 0 < lower < 1 or not 1e-3 <= error < 1:
         raise ValueError(f"poles need p >= 1, lower in (0, 1), error in [1e-3, 1); got {p=}, {lower=}, {error=}")
@@ -59,23 +59,23 @@ def fewest_poles(p: int, lower: float, error: float) -> PoleSum:
         found = best_poles(p, lower, count)
         if found.error <= error:
             return found
-    raise ValueError(f"x^(-1/{p}) on [{lower:g}, 1] takes more than {_MOST} poles for {error:g}: a larger ridge")
+    raise ValueError(f"x^(-1/{p}) on [{lower:g}, 1] needs more than {_MOST} poles for {error:g}: use a larger ridge")
 
 
 def best_poles(p: int, lower: float, count: int) -> PoleSum:
-    r"""The minimax sum of so many poles for the relative error on [lower, 1].
+    """Compute the sum of `count` poles with the least relative error on [lower, 1].
 
-    x^(-1/p) = sin(pi/p)/pi times the integral of t^(-1/p) / (x + t) over t > 0, so positive weights at positive shifts
-    are a quadrature of it. Remez's exchange: 2 count + 3 alternating extrema, then Newton's method for the equations
-    e(x_i) = +-E in log t_j, w_j, c, d and E. It begins from least squares in all of them.
+    x^(-1/p) = sin(pi/p)/pi times the integral of t^(-1/p) / (x + t) over t > 0; the sum is a quadrature of this
+    integral, so weights and shifts are positive. Remez's exchange takes 2 count + 3 alternating extrema and solves
+    e(x_i) = +-E for log t_j, w_j, c, d and E by Newton's method. Its start is a least-squares fit.
 
     Args:
         p: At least 2.
         lower: In (0, 1).
-        count: Of the poles.
+        count: Number of poles.
 
     Raises:
-        ArithmeticError: The extrema do not alternate often enough, as happens where the error nears rounding.
+        ArithmeticError: The extrema do not alternate often enough; the error is then close to rounding.
 
     References:
         Stahl, "Best uniform rational approximation of x^alpha on [0, 1]", Acta Math. 190 (2003).
@@ -86,11 +86,11 @@ def best_poles(p: int, lower: float, count: int) -> PoleSum:
             return _exchanged(x, p, *_least_squares(x, p, lower ** (1 - (np.arange(count) + begin) / count)))
         except (ArithmeticError, np.linalg.LinAlgError):
             continue
-    raise ArithmeticError(f"no {count} poles were found for x^(-1/{p}) on [{lower:g}, 1]: another error or ridge")
+    raise ArithmeticError(f"found no {count} poles for x^(-1/{p}) on [{lower:g}, 1]: try another error or ridge")
 
 
 def _exchanged(x: Array, p: int, shifts: Array, linear: Array) -> PoleSum:
-    """Remez's exchange from there on."""
+    """Run Remez's exchange from these shifts and linear coefficients (w_1 .. w_r, c, d)."""
     count = len(shifts)
     for _ in range(30):
         e = _defect(x, p, shifts, linear)
@@ -105,7 +105,7 @@ def _exchanged(x: Array, p: int, shifts: Array, linear: Array) -> PoleSum:
 
 
 def _columns(x: Array, p: int, shifts: Array) -> Array:
-    """X^(1/p) times the basis 1/(x + t_j), 1, x."""
+    """Return the columns x^(1/p) / (x + t_j), x^(1/p) and x^(1/p) x."""
     basis = np.concatenate([1 / (x[:, None] + shifts), np.ones((len(x), 1)), x[:, None]], axis=1)
     return basis * x[:, None] ** (1 / p)
 
@@ -115,13 +115,13 @@ def _defect(x: Array, p: int, shifts: Array, linear: Array) -> Array:
 
 
 def _slopes(x: Array, p: int, shifts: Array, linear: Array) -> Array:
-    """Of the defect, by log t_j and by the linear coefficients."""
+    """Differentiate the defect by log t_j and by the linear coefficients."""
     by_shift = linear[: len(shifts)] * shifts / (x[:, None] + shifts) ** 2 * x[:, None] ** (1 / p)
     return np.concatenate([by_shift, -_columns(x, p, shifts)], axis=1)
 
 
 def _solved(columns: Array, right: Array) -> Array:
-    """Least squares with columns of one length: those of poles near `lower` are longer by many decades."""
+    """Solve least squares with normalised columns: the columns of poles near `lower` are longer by many decades."""
     lengths = np.linalg.norm(columns, axis=0)
     return np.linalg.lstsq(columns / lengths, right, rcond=None)[0] / lengths
 
@@ -131,7 +131,7 @@ def _fitted(x: Array, p: int, shifts: Array) -> Array:
 
 
 def _least_squares(x: Array, p: int, shifts: Array) -> tuple[Array, Array]:
-    """Levenberg-Marquardt in the logarithms of the shifts; for each of them the linear coefficients are the best."""
+    """Fit the logarithms of the shifts by Levenberg-Marquardt, with optimal linear coefficients for all shifts."""
     linear, damping = _fitted(x, p, shifts), 1e-3
     for _ in range(300):
         e, slopes = _defect(x, p, shifts, linear), _slopes(x, p, shifts, linear)
@@ -149,18 +149,18 @@ def _least_squares(x: Array, p: int, shifts: Array) -> tuple[Array, Array]:
 
 
 def _alternating(e: Array, wanted: int) -> NDArray[np.intp]:
-    """Where the defect is largest between its changes of sign; the smaller end is dropped while there are too many."""
+    """Find the largest defect between sign changes; drop the smaller end while there are too many extrema."""
     pieces = np.split(np.arange(len(e)), np.flatnonzero(np.diff(np.sign(e))) + 1)
     at = np.array([piece[np.argmax(np.abs(e[piece]))] for piece in pieces])
     if len(at) < wanted:
-        raise ArithmeticError(f"{len(at)} alternating extrema, where {wanted} are needed")
+        raise ArithmeticError(f"{len(at)} alternating extrema, but {wanted} are needed")
     while len(at) > wanted:
         at = at[1:] if abs(e[at[0]]) < abs(e[at[-1]]) else at[:-1]
     return at
 
 
 def _equalized(x: Array, p: int, shifts: Array, linear: Array, e: Array) -> tuple[Array, Array, float]:
-    """Newton's method for defects of one size and the signs of `e` at the points x."""
+    """Make the defects at the points x equal in size, with the signs of `e`, by Newton's method."""
     signs, level = np.sign(e), float(np.abs(e).mean())
     for _ in range(40):
         system = np.concatenate([_slopes(x, p, shifts, linear), -signs[:, None]], axis=1)

@@ -1,16 +1,16 @@
-"""Zolotarev's best rational functions: type (2r+1, 2r), their partial fractions, and compositions of them.
+"""Zolotarev: the best rational functions of type (2r+1, 2r), as partial fractions, and their compositions.
 
 On [lower, 1] the odd function
 
     f(s) = s prod_j (m + c_2j) / (m + c_(2j-1)),   m = s^2,   c_i = lower^2 sc^2(i K / (2r + 1), k), i = 1 .. 2r,
 
-with sc = sn/cn, modulus k = (1 - lower^2)^(1/2) and K its complete integral, approximates a constant best among all of
-its type: f(s)/f(1) runs between its least value f(lower)/f(1) and 1. Composed with itself (for the image interval)
-it is again a Zolotarev function, of degree (2r+1)^2: two do what one of much higher degree does. r = 1 is the
-dynamically weighted Halley step.
+with sc = sn/cn, modulus k = (1 - lower^2)^(1/2) and complete elliptic integral K, is the best approximation of a
+constant by a function of this type: f(s)/f(1) lies between f(lower)/f(1) and 1. The composition of two such functions
+(the second for the image interval) is a Zolotarev function of degree (2r+1)^2. r = 1 is the dynamically weighted Halley
+step.
 
-Everything goes by the complementary modulus, which is `lower` itself: k is 1 to any working precision when `lower` is
-1e-16, and a detour over arccos(lower) loses all that `lower` says.
+The code uses the complementary modulus, which is `lower` itself: for lower = 1e-16, k rounds to 1 in double precision
+and arccos(lower) loses all digits of `lower`.
 """
 
 from dataclasses import dataclass
@@ -21,23 +21,23 @@ from .remez import CONTEXT
 
 __all__ = ["MOST_TERMS", "Fraction", "compositions", "least_terms", "zolotarev"]
 
-MOST_TERMS = 8  # the largest r that was shown to keep two compositions backward stable, and enough for 1e-16
-_STEPS = 40  # lower grows by the power 1/(2r + 1) a step at least; the cap only turns a defect into an error
+MOST_TERMS = 8  # the largest r for which two compositions are known to be backward stable; reaches 1e-16
+_STEPS = 40  # each step raises `lower` to the power 1/(2r + 1) or higher; the limit turns a bug into an error
 
 
 @dataclass(frozen=True)
 class Fraction:
     """q(m) = constant + sum_j weights_j / (m + shifts_j) with s q(s^2) = f(s)/f(1), in double precision.
 
-    All weights and shifts are positive, so evaluating the sum cancels nothing.
+    All weights and shifts are positive, so the sum does not cancel.
 
     Attributes:
         constant: 1/f(1) > 0.
         weights: r numbers.
         shifts: r numbers, the c_(2j-1), ascending.
-        interval: [lower, 1], for which it was made.
-        image: The least value on it, which is taken at `lower`; the greatest is 1.
-        error: 1 - image, which `image` cannot hold where it is small.
+        interval: Design interval [lower, 1].
+        image: The least value on the interval, at `lower`; the greatest is 1.
+        error: 1 - image, computed before rounding, so that small errors keep their digits.
     """
 
     constant: float
@@ -49,11 +49,14 @@ class Fraction:
 
 
 def zolotarev(r: int, lower: Any) -> tuple[Fraction, Any]:
-    """The best function of type (2r+1, 2r) on [lower, 1], and the lower end of its image in extended precision.
+    """Compute the best function of type (2r+1, 2r) on [lower, 1], and the lower end of its image.
 
     Args:
         r: Number of terms, at least 1.
         lower: In (0, 1).
+
+    Returns:
+        The function in double precision, the lower end of its image in extended precision.
 
     Raises:
         ValueError: If r is no positive integer, or not 0 < lower < 1.
@@ -91,12 +94,15 @@ def zolotarev(r: int, lower: Any) -> tuple[Fraction, Any]:
 
 @lru_cache(maxsize=256)
 def compositions(r: int, lower: float, tolerance: float) -> tuple[Fraction, ...]:
-    """Functions of type (2r+1, 2r), each best on the image of the one before, until that is [1 - tolerance, 1].
+    """Compute functions of type (2r+1, 2r), each best on the image of the function before.
 
     Args:
-        r: Terms of each.
-        lower: Where to begin, in (0, 1).
-        tolerance: When to stop, in (0, 1).
+        r: Terms of each function.
+        lower: Lower end of the first interval [lower, 1], in (0, 1).
+        tolerance: Stop at the image [1 - tolerance, 1]; in (0, 1).
+
+    Raises:
+        ArithmeticError: If 40 functions do not reach the tolerance.
     """
     steps, low = [], CONTEXT.mpf(lower)
     for _ in range(_STEPS):
@@ -109,7 +115,7 @@ def compositions(r: int, lower: float, tolerance: float) -> tuple[Fraction, ...]
 
 @lru_cache(maxsize=256)
 def least_terms(lower: float, tolerance: float, steps: int = 2) -> int:
-    """The least r with which `steps` compositions reach `tolerance` from `lower`; `MOST_TERMS` if none does."""
+    """Return the least r for which `steps` functions reach `tolerance` from `lower`, at most `MOST_TERMS`."""
     for r in range(1, MOST_TERMS):
         if len(compositions(r, lower, tolerance)) <= steps:
             return r
@@ -117,7 +123,7 @@ def least_terms(lower: float, tolerance: float, steps: int = 2) -> int:
 
 
 def _means(lower: Any) -> list[tuple[Any, Any]]:
-    """The arithmetic-geometric mean from (1, lower): pairs (a_n, c_n) with c_n = (a_(n-1) - b_(n-1)) / 2."""
+    """Run the arithmetic-geometric mean from (1, lower): pairs (a_n, c_n) with c_n = (a_(n-1) - b_(n-1)) / 2."""
     a, b, pairs = CONTEXT.mpf(1), lower, []
     pairs.append((a, CONTEXT.zero))  # c_0 = k is never used
     while abs(a - b) > CONTEXT.eps * 2**10 * a:
@@ -127,7 +133,7 @@ def _means(lower: Any) -> list[tuple[Any, Any]]:
 
 
 def _sc2(fraction: Any, means: list[tuple[Any, Any]]) -> Any:
-    """sn^2/cn^2 at `fraction` K, by Landen's transformation: phi_N = 2^N a_N u with K = pi / (2 a_N)."""
+    """Compute sn^2/cn^2 at `fraction` K by Landen's transformation: phi_N = 2^N a_N u with K = pi / (2 a_N)."""
     ctx = CONTEXT
     phi = ctx.ldexp(fraction * ctx.pi / 2, len(means) - 1)
     for a, c in reversed(means[1:]):

@@ -10,7 +10,6 @@ from .normuon import NorMuon
 from .optimizer import MatrixOptimizer
 from .polargrad import PolarGrad
 from .rules.blocks import Cutting
-from .rules.root_choice import RootChoice, root_choice
 from .rules.roots import minimax
 from .scale import SCALES, jordan, moonlight, spectral, unit
 from .shampoo import Shampoo
@@ -34,7 +33,6 @@ __all__ = [
     "PolarGrad",
     "Record",
     "Resolvents",
-    "RootChoice",
     "Shampoo",
     "Telemetry",
     "TensorBoard",
@@ -44,7 +42,6 @@ __all__ = [
     "moonlight",
     "plan",
     "resolvents",
-    "root_choice",
     "spectral",
     "unit",
 ]

@@ -1,7 +1,7 @@
-"""Parameter groups: what a user may pass as `params`, brought to one form.
+"""Parameter groups: turns every form of `params` into one list of groups.
 
-The form is torch's: dicts with "params" and options, plus "rule" ("matrix", or "adamw" for torch's AdamW). Layouts are
-returned beside the group, not in it: whatever is in a group ends in the state dict, where only plain values may be.
+The groups are those of torch, dicts with "params" and options, plus "rule" ("matrix", or "adamw" for AdamW of torch).
+Layouts stay outside the group: a group is saved in the state dict, which may hold only plain values.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,25 +17,25 @@ __all__ = ["as_groups", "check_parameters", "check_used", "layouts_for", "lent",
 
 
 def as_groups(params: Any, optimizer: str) -> list[dict[str, Any]]:
-    """Bring `params` to a list of torch-style groups (shallow copies: the caller's dicts are not changed).
+    """Turn `params` into a list of torch-style groups. They are shallow copies, so the caller's dicts do not change.
 
     Args:
-        params: a Plan, an iterable of tensors, of (name, tensor) pairs, or of dicts.
-        optimizer: the optimizer's name, for messages.
+        params: A Plan, or an iterable of tensors, (name, tensor) pairs or dicts.
+        optimizer: The name of the optimizer, for messages.
 
     Raises:
-        TypeError: a module, a single tensor or a set was given, or entries of different kinds.
-        ValueError: there is nothing to optimize.
+        TypeError: If `params` is a module, a single tensor or a set, or mixes dicts and tensors.
+        ValueError: If `params` is empty.
     """
     if isinstance(params, torch.nn.Module):
-        raise TypeError(f"{optimizer} was given a module. Pass plan(model), or groups of its parameters.")
+        raise TypeError(f"{optimizer} got a module. Pass plan(model), or groups of its parameters.")
     if isinstance(params, Tensor | Mapping | str):
         raise TypeError(
             f"{optimizer} expects plan(model) or an iterable of tensors, (name, tensor) pairs or dicts; "
             f"got a single {type(params).__name__}. Put it into a list."
         )
     if isinstance(params, set | frozenset):
-        raise TypeError(f"{optimizer} got its parameters as a set, whose order changes between runs; pass a list.")
+        raise TypeError(f"{optimizer} got its parameters as a set. Its order changes between runs, so pass a list.")
     if not hasattr(params, "__iter__"):
         raise TypeError(f"{optimizer} expects plan(model) or an iterable of parameters, got {params!r}.")
     groups = params.groups() if hasattr(params, "groups") else list(params)
@@ -45,20 +45,18 @@ def as_groups(params: Any, optimizer: str) -> list[dict[str, Any]]:
     if not any(dicts):
         return [{"params": groups}]
     if not all(dicts):
-        raise TypeError(
-            f"{optimizer} got dict groups and tensors in one list; put the tensors into a group of their own."
-        )
+        raise TypeError(f"{optimizer} got dicts and tensors in one list. Put the tensors into a dict of their own.")
     return [dict(group) for group in groups]
 
 
 def named(params: Any, index: int) -> tuple[list[str], list[Tensor]]:
-    """Names and tensors of a group's "params"; tensors without a name are called "group{index}.{position}".
+    """Names and tensors of a group's "params". A tensor without a name is called "group{index}.{position}".
 
     Raises:
-        TypeError: something is not a tensor, the collection has no order, or only some tensors are named.
+        TypeError: If an entry is no tensor, the collection has no order, or only some tensors have names.
     """
     if isinstance(params, set | frozenset):
-        raise TypeError("parameters came as a set, whose order changes between runs; pass a list.")
+        raise TypeError("parameters came as a set. Its order changes between runs, so pass a list.")
     entries = [params] if isinstance(params, Tensor) else list(params)
     pairs = [entry if isinstance(entry, tuple) else (None, entry) for entry in entries]
     for _, tensor in pairs:
@@ -66,7 +64,7 @@ def named(params: Any, index: int) -> tuple[list[str], list[Tensor]]:
             raise TypeError(f"parameters must be tensors or (name, tensor) pairs; got a {type(tensor).__name__}.")
     unnamed = [name is None for name, _ in pairs]
     if any(unnamed) and not all(unnamed):
-        raise TypeError(f"group {index} has {sum(unnamed)} tensors without a name among named ones; name all or none.")
+        raise TypeError(f"group {index} mixes named tensors with {sum(unnamed)} without a name; name all or none.")
     names = [f"group{index}.{j}" if name is None else str(name) for j, (name, _) in enumerate(pairs)]
     return names, [tensor for _, tensor in pairs]
 
@@ -75,21 +73,21 @@ def layouts_for(given: Any, names: Sequence[str], params: Sequence[Tensor]) -> l
     """The layout of each parameter of a matrix group.
 
     Args:
-        given: None (each parameter is one 2-D matrix), a function of the shape such as `layout.stack`, or one Layout
-            per parameter.
-        names: of the parameters.
-        params: the parameters.
+        given: None if each parameter is one 2-D matrix, else a function of the shape such as `layout.stack`, or one
+            Layout per parameter.
+        names: The names of the parameters.
+        params: The parameters.
 
     Raises:
-        ValueError: a parameter is not 2-D and nothing says how it is a matrix, or the layouts do not fit.
-        TypeError: the layout is none of these.
+        ValueError: If a parameter is not 2-D and has no layout, or the layouts do not fit.
+        TypeError: If `given` has another type.
     """
     if given is None:
         for name, param in zip(names, params, strict=True):
             if param.ndim != 2:
                 raise ValueError(
-                    f"parameter {name!r} of shape {tuple(param.shape)} is not a matrix. Use plan(model), which decides "
-                    f'for every parameter; or give its group "rule": "adamw", or a "layout" (matfn.optim.layout).'
+                    f"parameter {name!r} of shape {tuple(param.shape)} is not a matrix. Pass plan(model), or give the "
+                    'group "rule": "adamw", or a "layout" (see matfn.optim.matrices.layout).'
                 )
         given = linear
     if not callable(given) and (isinstance(given, str) or not isinstance(given, Sequence)):
@@ -98,30 +96,32 @@ def layouts_for(given: Any, names: Sequence[str], params: Sequence[Tensor]) -> l
     layouts = [function(tuple(param.shape)) for param in params] if callable(given) else list(given)
     for layout in layouts:
         if not isinstance(layout, Layout):
-            raise TypeError(f'"layout" must give a Layout for each parameter (matfn.optim.layout), got {layout!r}.')
+            raise TypeError(f'"layout" must give a Layout (matfn.optim.matrices.layout) per parameter, got {layout!r}.')
     if len(layouts) != len(params):
-        raise ValueError(f'"layout" has {len(layouts)} entries for {len(params)} parameters; one each is needed.')
+        raise ValueError(f'"layout" has {len(layouts)} entries, but there are {len(params)} parameters.')
     for name, param, layout in zip(names, params, layouts, strict=True):
         if layout.shape != tuple(param.shape):
-            raise ValueError(f"parameter {name!r} has shape {tuple(param.shape)}, its layout is for {layout.shape}.")
+            raise ValueError(
+                f"parameter {name!r} has shape {tuple(param.shape)}, but its layout is for {layout.shape}."
+            )
     return layouts
 
 
 def check_parameters(names: Sequence[str], params: Sequence[Tensor], taken: set[str], rule: str) -> None:
-    """Refuse names or tensors used twice, and matrix parameters that are not real floating point.
+    """Refuse names and tensors that appear twice, and matrix parameters that are not real floating point.
 
     Raises:
-        ValueError: a name or a tensor appears twice.
-        TypeError: a matrix parameter is complex or integer.
+        ValueError: If a name or a tensor appears twice.
+        TypeError: If a matrix parameter is complex or integer.
     """
     seen: dict[int, str] = {}
     for name, param in zip(names, params, strict=True):
         if name in taken:
             raise ValueError(
-                f"two parameters are called {name!r}; the state dict is keyed by name, so names must differ."
+                f"two parameters are called {name!r}. The state dict is keyed by name, so give them different names."
             )
         if id(param) in seen:
-            raise ValueError(f"parameters {seen[id(param)]!r} and {name!r} are the same tensor; pass it once.")
+            raise ValueError(f"parameters {seen[id(param)]!r} and {name!r} are the same tensor. Pass it once.")
         if rule != "adamw" and not param.is_floating_point():
             raise TypeError(f"parameter {name!r} is {param.dtype}; the matrix rule needs a real floating-point dtype.")
         taken = taken | {name}
@@ -129,15 +129,15 @@ def check_parameters(names: Sequence[str], params: Sequence[Tensor], taken: set[
 
 
 def lent(rules: Any, kind: type[Optimizer]) -> dict[str, Any]:
-    """The optimizers that lend their rules, by name; each is made without parameters.
+    """{name: optimizer without parameters} for the optimizers whose rules are used beside the own one.
 
     Args:
-        rules: functions from parameters to an optimizer, by name, or None.
-        kind: what they must make.
+        rules: {name: function from parameters to an optimizer}, or None.
+        kind: The class of optimizers that the functions must return.
 
     Raises:
-        TypeError: `rules` is no mapping, or a value is no such function.
-        ValueError: a name is taken or not a word, or an option of an optimizer is out of range.
+        TypeError: If `rules` is no mapping, or a value is no such function.
+        ValueError: If a name is taken or is no word, or an option of an optimizer is out of range.
     """
     if rules is not None and not isinstance(rules, Mapping):
         raise TypeError(f"rules must map names to functions such as partial(PolarGrad, lr=1.0), got {rules!r}.")
@@ -156,24 +156,24 @@ def lent(rules: Any, kind: type[Optimizer]) -> dict[str, Any]:
 
 
 def check_used(groups: Sequence[Mapping[str, Any]], rules: Iterable[str], rest: bool) -> None:
-    """Refuse further rules, and options for the rest, where no group has them.
+    """Refuse further rules and `rest=` if no group uses them.
 
     Args:
-        groups: all groups.
-        rules: names of the further rules.
-        rest: whether there are options for the rest that must be used.
+        groups: All groups.
+        rules: The names of the further rules.
+        rest: Whether `rest=` was given.
 
     Raises:
-        ValueError: some are not used.
+        ValueError: If a rule or `rest=` is not used.
     """
     idle = [rule for rule in rules if all(group["rule"] != rule for group in groups)]
     if idle:
         raise ValueError(
-            f'rules={idle} were given, but no group has them. Mark groups with "rule": {idle[0]!r}, or name it in '
-            "plan(model, overrides={pattern: rule}), or drop it."
+            f'rules={idle} were given, but no group has them. Give a group "rule": {idle[0]!r}, or name it in '
+            "plan(model, overrides={pattern: rule}), or leave out rules=."
         )
     if rest and all(group["rule"] != "adamw" for group in groups):
         raise ValueError(
-            "rest= was given, but no parameter would use it: every group has the matrix rule. Pass plan(model), or "
-            'mark the groups of embeddings, head, norms and biases with "rule": "adamw", or drop rest=.'
+            "rest= was given, but no parameter would use it: every group has the matrix rule. Pass plan(model), give "
+            'the groups of embeddings, head, norms and biases "rule": "adamw", or leave out rest=.'
         )

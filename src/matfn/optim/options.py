@@ -1,4 +1,4 @@
-"""Options of parameter groups: which names there are, near misses of them, and the type and range of each value."""
+"""Checks of the options of parameter groups: misspelt names, and the type and range of each value."""
 
 import difflib
 import math
@@ -12,7 +12,7 @@ from .matrices.layout import Layout
 
 __all__ = ["FOREIGN", "check_number", "check_options", "check_scale", "check_steps", "check_values"]
 
-# Keys that others write into groups: torch's schedulers and averaging, layer-wise decay, loggers.
+# Keys that other tools write into groups: schedulers and weight averaging of torch, layer-wise decay, loggers.
 FOREIGN = frozenset({"initial_lr", "max_lr", "min_lr", "base_lr", "swa_lr", "lr_scale", "lr_mult", "name"}) | frozenset(
     {"base_momentum", "max_momentum"}
 )
@@ -32,34 +32,34 @@ _MAYBE_FLAGS = ("foreach", "fused")
 
 
 def check_options(group: Mapping[str, Any], own: Iterable[str], other: Iterable[str], where: str) -> None:
-    """Refuse options of the other rule and what looks like a misspelt option; other keys are kept, as torch keeps them.
+    """Refuse options of the other rule and misspelt options. All other keys are kept, as in torch.
 
-    A key looks misspelt if, but for case, hyphens and underscores, it has four fifths of its letters in common with an
-    option (difflib's ratio), is an option's letters in another order, its initials ("wd"), or a usual other word for it
-    ("learning_rate"). The keys in `FOREIGN` never do.
+    A key counts as misspelt if it resembles an option, without regard to case, hyphens and underscores: it has 80 % of
+    the letters in common (difflib's ratio), the same letters in another order, the initials ("wd"), or is another usual
+    word ("learning_rate"). Keys in `FOREIGN` are never misspelt.
 
     Args:
-        group: the options given.
-        own: names of the options of the group's rule.
-        other: names of the options of the other rule.
-        where: what the options belong to, for the message.
+        group: The options given.
+        own: Names of the options of the group's rule.
+        other: Names of the options of the other rule.
+        where: The owner of the options, for the message.
 
     Raises:
-        ValueError: naming the key and what it may have meant.
+        ValueError: If a key is refused. The message names it and the option it resembles.
     """
     own = set(own) | {"params", "rule", "layout", "param_names"}
     for key in set(group) - own - FOREIGN:
         if key in set(other):
-            raise ValueError(f"{where} has option {key!r}, which its rule does not know; it knows {sorted(own)}.")
+            raise ValueError(f"{where} has option {key!r}, which its rule does not know. It knows {sorted(own)}.")
         meant = _meant(key, own) or _meant(key, set(other))
         if meant in ("method", "precision", "rest"):
-            raise ValueError(f"{where} has {key!r}, which is an argument of the optimizer and the same for all groups.")
+            raise ValueError(f"{where} has {key!r}, which is an argument of the optimizer, the same for all groups.")
         if meant:
             raise ValueError(f"{where} has an unknown option {key!r}; did you mean {meant!r}?")
 
 
 def _meant(key: object, options: set[str]) -> str | None:
-    """The option that a key is a near miss of; None if it is of none."""
+    """The option that a key resembles, or None."""
     word = str(key).lower().replace("-", "_")
     if word in _MEANT:
         return _MEANT[word]
@@ -74,16 +74,16 @@ def _meant(key: object, options: set[str]) -> str | None:
 
 
 def check_values(group: Mapping[str, Any], where: str, scales: Iterable[str]) -> None:
-    """Refuse option values of another type or out of range.
+    """Refuse option values of a wrong type or out of range.
 
     Args:
-        group: the options of a group, or some of them.
-        where: what they belong to, for the message.
-        scales: the scales that a group may name.
+        group: Options of a group. Missing options are not checked.
+        where: The owner of the options, for the message.
+        scales: The scales that a group may name.
 
     Raises:
-        TypeError: naming the option, its value and the type wanted.
-        ValueError: naming the option, its value and its range.
+        TypeError: If a value has a wrong type. The message names option, value and wanted type.
+        ValueError: If a value is out of range. The message names option, value and range.
     """
     for key in ("lr", "weight_decay", "eps", "ridge"):
         if key in group and not check_number(group[key], f"{where}: {key}") >= 0:
@@ -100,20 +100,20 @@ def check_values(group: Mapping[str, Any], where: str, scales: Iterable[str]) ->
     if "scale" in group and (not isinstance(group["scale"], str) or group["scale"] not in set(scales)):
         raise ValueError(
             f"{where}: scale must be one of {sorted(scales)}, got {group['scale']!r}. "
-            "A function (m, n) -> float goes to the optimizer's own scale=, not into a group."
+            "Pass a function (m, n) -> float as scale= to the optimizer, not in a group."
         )
 
 
 def check_scale(scale: Any, layouts: Iterable[Layout]) -> None:
-    """Refuse a scale that does not give a finite number for the matrices it will be asked about.
+    """Refuse a scale that does not return a finite number for the shape of each matrix.
 
     Args:
-        scale: a function of (m, n).
-        layouts: of the parameters.
+        scale: A function (m, n) -> float.
+        layouts: The layouts of the parameters.
 
     Raises:
-        TypeError: it is no function, not one of two arguments, or returns no number.
-        ValueError: it returns infinity or NaN.
+        TypeError: If `scale` is no function of two arguments, or returns no number.
+        ValueError: If `scale` returns infinity or NaN.
     """
     wanted = "scale must be the name of a scale or a function (m, n) -> float"
     if not callable(scale):
@@ -124,13 +124,13 @@ def check_scale(scale: Any, layouts: Iterable[Layout]) -> None:
         except TypeError as error:
             raise TypeError(f"{wanted}; called with ({m}, {n}) it raised: {error}") from error
         if not isinstance(factor, Real) or isinstance(factor, bool):
-            raise TypeError(f"{wanted}; for a {m} x {n} matrix it gave {factor!r}.")
+            raise TypeError(f"{wanted}; for a {m} x {n} matrix it returned {factor!r}.")
         if not math.isfinite(factor):
-            raise ValueError(f"scale must be finite; for a {m} x {n} matrix it gave {factor}.")
+            raise ValueError(f"scale must be finite; for a {m} x {n} matrix it returned {factor}.")
 
 
 def check_number(value: Any, what: str) -> float:
-    """A real number or a tensor of one element, as a float; no string, no bool."""
+    """A real number, or a tensor of one element, as a float. Strings and bools are refused."""
     one = isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex()
     if isinstance(value, bool) or not (one or isinstance(value, Real)):
         raise TypeError(f"{what} must be a number, got {value!r} of type {type(value).__name__}.")

@@ -14,6 +14,7 @@ from ..engines import Engine
 from ..iteration.protocols import Method
 from ..kernels import Products
 from ..methods import QDWH
+from ..run.plan import Purpose
 from .optimizer import MatrixOptimizer
 from .rules.ema import VariantEma
 from .rules.nuclear import VARIANTS, Nuclear
@@ -126,6 +127,6 @@ class PolarGrad(MatrixOptimizer):
             "cautious": cautious,
         }
         method = QDWH() if method is None else method
-        polar = Polar(method, precision, engine, products, lowest=torch.float32)
+        polar = Polar(method, precision, engine, products, purpose=Purpose.FACTOR)
         chain = (VariantEma(), Nuclear(polar))
         super().__init__(params, defaults, chain, rules=rules, rest=rest)

@@ -1,10 +1,9 @@
-"""Update scales: by what factor an orthogonal update of shape m x n is multiplied before the learning rate.
+"""Update scales: the factor of an orthogonal m x n update, beside the learning rate.
 
-An orthogonal m x n update has all singular values 1, so its entries have root mean square 1 / sqrt(max(m, n)): how
-large a step that is depends on the shape. The conventions of the field differ in what they hold fixed, and a learning
-rate means nothing without naming one. Here m is the number of outputs (rows), n of inputs (columns) of one matrix: of
-one block where a parameter is cut (fused QKV, experts, groups of a convolution), with the kernel counted among the
-inputs.
+All singular values of an orthogonal m x n update are 1, so its entries have root mean square 1 / sqrt(max(m, n)), which
+depends on the shape. Each convention keeps another quantity independent of the shape, so a learning rate has a meaning
+only together with its scale. m is the number of outputs (rows) and n the number of inputs (columns) of one matrix. If a
+parameter is cut (fused QKV, experts, groups of a convolution), the matrix is one block. A kernel belongs to the inputs.
 """
 
 import math
@@ -18,11 +17,11 @@ Scale = Callable[[int, int], float]
 def jordan(m: int, n: int) -> float:
     """The convention of the original Muon: ``sqrt(max(1, m / n))``.
 
-    The spectral norm of the update is 1 for wide matrices and grows with the ratio for tall ones.
+    The spectral norm of the update is 1 for wide matrices, and sqrt(m / n) for tall ones.
 
     Args:
-        m: outputs (rows), at least 1.
-        n: inputs (columns), at least 1.
+        m: Outputs (rows), at least 1.
+        n: Inputs (columns), at least 1.
 
     References:
         Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024.
@@ -31,13 +30,13 @@ def jordan(m: int, n: int) -> float:
 
 
 def spectral(m: int, n: int) -> float:
-    """The convention of the spectral condition: ``sqrt(m / n)``, so the RMS-to-RMS operator norm of the update is 1.
+    """The convention of the spectral condition: ``sqrt(m / n)``, which makes the RMS-to-RMS operator norm 1.
 
     The learning rate then transfers across widths.
 
     Args:
-        m: outputs (rows), at least 1.
-        n: inputs (columns), at least 1.
+        m: Outputs (rows), at least 1.
+        n: Inputs (columns), at least 1.
 
     References:
         Yang, Simon, Bernstein, "A spectral condition for feature learning", arXiv:2310.17813.
@@ -46,13 +45,13 @@ def spectral(m: int, n: int) -> float:
 
 
 def moonlight(m: int, n: int) -> float:
-    """Moonlight's convention: ``0.2 sqrt(max(m, n))``, so the entries of the update have root mean square 0.2.
+    """The convention of Moonlight: ``0.2 sqrt(max(m, n))``, which makes the root mean square of the entries 0.2.
 
-    That is about what AdamW's update has, hence a learning rate and a weight decay tuned for AdamW can be reused.
+    The updates of AdamW are about as large, so learning rate and weight decay tuned for AdamW can be used again.
 
     Args:
-        m: outputs (rows), at least 1.
-        n: inputs (columns), at least 1.
+        m: Outputs (rows), at least 1.
+        n: Inputs (columns), at least 1.
 
     References:
         Liu et al., "Muon is scalable for LLM training", arXiv:2502.16982, section 2.2.
@@ -61,11 +60,11 @@ def moonlight(m: int, n: int) -> float:
 
 
 def unit(m: int, n: int) -> float:
-    """No scale: 1. For directions that have a size of their own, as those of PolarGrad, Shampoo and SOAP.
+    """No scale: 1. For PolarGrad, Shampoo and SOAP, whose directions have a size of their own.
 
     Args:
-        m: outputs (rows), at least 1.
-        n: inputs (columns), at least 1.
+        m: Outputs (rows), at least 1.
+        n: Inputs (columns), at least 1.
     """
     return 1.0
 

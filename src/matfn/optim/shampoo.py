@@ -5,13 +5,13 @@ from typing import Any
 
 from torch import Tensor
 
+from ..run.plan import RunPlan
 from .matrices.buckets import working_dtype
 from .optimizer import MatrixOptimizer
 from .rules.blocks import Cutting, blocks_of
 from .rules.ema import Ema
 from .rules.inverse_roots import InverseRoots
-from .rules.root_choice import RootChoice, root_choice
-from .rules.roots import RootMethod
+from .rules.roots import RootMethod, root_plan
 
 __all__ = ["Shampoo"]
 
@@ -64,7 +64,7 @@ class Shampoo(MatrixOptimizer):
         root: p of the inverse p-th roots: None for 2 k at order k, one number for every order (2 for 1/2 on each
             side), or a mapping from some orders to p.
         method: how a root is computed: a value of `matfn.METHODS`, or a function of p and of the bound that the ridge
-            gives, such as `matfn.optim.resolvents` or `minimax`. None is `root_choice`: in float32 on a CPU, from 96
+            gives, such as `matfn.optim.resolvents` or `minimax`. None is the run plan's: in float32 on a CPU, from 96
             rows on, a sum of `Resolvents` within 1e-2, which is below what rounding and the age of the roots change, in
             two thirds to a third of the time; else `Exact()`. `root_choices` shows it. On a GPU try `minimax`.
         tolerance: of the "balanced" residual of a root (`certify`), about p times its relative error. An eigenvalue
@@ -120,15 +120,15 @@ class Shampoo(MatrixOptimizer):
         rule = InverseRoots(Cutting() if cutting is None else cutting, graft, root, method, tolerance)
         super().__init__(params, defaults, (Ema(), rule), rules=rules, rest=rest)
 
-    def root_choices(self) -> dict[tuple[int, int, float], RootChoice]:
-        """How roots are computed without a `method`, and why, by rows, p and ridge; empty with a `method`."""
-        found: dict[tuple[int, int, float], RootChoice] = {}
+    def root_choices(self) -> dict[tuple[int, int, float], RunPlan]:
+        """The plan of each root without a `method`, by rows, p and ridge, with reasons; empty with a `method`."""
+        found: dict[tuple[int, int, float], RunPlan] = {}
         rule = self.chain[1]
         assert isinstance(rule, InverseRoots)
         groups = [group for group in self.param_groups if group["rule"] == "matrix" and rule.method is None]
         for group, param in [(each, param) for each in groups for param in each["params"]]:
             for block in (block for shape in self.layouts[param].shapes for block in blocks_of(shape, rule.cutting)):
                 for n in (n for n, factor in zip(block.shape, block.factors, strict=True) if factor is not None):
-                    key = n, rule.p(len(block.shape)), float(group["ridge"])
-                    found[key] = root_choice(*key, working_dtype(param), param.device)
+                    p, ridge = rule.p(len(block.shape)), float(group["ridge"])
+                    found[n, p, ridge] = root_plan(n, p, ridge, working_dtype(param), param.device)
         return found

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConvergenceWarning, SpectrumError
+from ..iteration.defect import EQUATION, isometry, power_defect
 from ..iteration.protocols import Evaluation, Fitted, Method, Scheduled
 from ..iteration.target import Target
 from ..linalg.scaling import prescale
@@ -15,15 +16,6 @@ from ..linalg.scaling import prescale
 __all__ = ["check_converged"]
 
 _COLUMNS = 16  # as of `certify`: the estimate of a norm is within a factor 1.5 or so
-_DEFECT = {
-    "polar": "||U U^T U - U||_F / sqrt(n)",
-    "sign": "||S S - I||_F / sqrt(n)",
-    "sqrt": "||R R - A||_F / ||A||_F",
-    "root": "||R^p - A||_F / ||A||_F",
-    "inv_sqrt": "||B A B - I||_F / sqrt(n)",
-    "inv_root": "||B^a A B^b - I||_F / sqrt(n), a + b = p,",
-    "inv": "||B A - I||_F / sqrt(n)",
-}
 # In units of eps times condition the residual of converged steps was 0.25 at most for inv and 0.8 for inverse roots up
 # to p = 8, in both dtypes, at 8, 32 and 128 rows and condition 10 to 1e6. The check rounds once more.
 _ROUNDING = 8.0
@@ -32,7 +24,7 @@ _ASKED = 0.01  # a schedule that promises no more than two digits was not made f
 
 
 @torch.no_grad()
-def check_converged(target: Target, A: Tensor, U: Tensor, method: Method) -> None:
+def check_converged(target: Target, A: Tensor, U: Tensor, method: Method | None) -> None:
     """Warn where steps ended too early, and refuse a sign that no real spectrum explains.
 
     The residual is estimated on 16 random signs: at most 2 p products with as many columns, and one number that is read
@@ -50,13 +42,13 @@ def check_converged(target: Target, A: Tensor, U: Tensor, method: Method) -> Non
         target: What was computed.
         A: (..., m, n), the argument, float32 or float64, finite.
         U: The same shape and dtype, finite.
-        method: By what.
+        method: The method; None is a decomposition.
 
     Raises:
         SpectrumError: For a sign, where the residual is more than steps for real eigenvalues leave however few they
             are; of a method that measures the spectrum, as `QDWH()` and `ZoloPD()` do, more than rounding explains.
     """
-    if isinstance(method, Evaluation) or A.numel() == 0 or torch.compiler.is_compiling():
+    if method is None or isinstance(method, Evaluation) or A.numel() == 0 or torch.compiler.is_compiling():
         return
     scaled, scale = prescale(A.reshape(-1, *A.shape[-2:]))
     U = scale.undo(U.reshape(scaled.shape).to(scaled.dtype), -target.homogeneity)
@@ -89,26 +81,19 @@ def _residual(target: Target, X: Tensor, U: Tensor) -> tuple[Tensor, Tensor]:
     S = torch.randint(0, 2, (n, _COLUMNS), generator=generator, device=X.device).to(X.dtype) * 2 - 1
     norm, weight = torch.linalg.matrix_norm, (n * _COLUMNS) ** -0.5  # of S itself it gives 1
     if target.name == "polar":
-        W = U.mT @ S
-        defect = norm(U.mT @ (U @ W) - W) * weight
-        return defect, torch.zeros_like(defect)
+        return norm(isometry(U, S)) * weight, torch.zeros_like(X[:, 0, 0])
+    # With X in the middle of the powers of U an error that does not commute with X weighs least (`certify`). An inverse
+    # stands on the left, as its steps carry U X; X U would be off by the square of the condition number.
+    right = target.p - (1 if target.name == "inv" else target.p // 2)
+    defect, W = power_defect(target, X, U, S, right)
     if target.name == "sign":
-        return norm(U @ (U @ S) - S) * weight, torch.linalg.vector_norm(U, dim=(-2, -1)).square().div(n).clamp(min=1.0)
+        return norm(defect) * weight, torch.linalg.vector_norm(U, dim=(-2, -1)).square().div(n).clamp(min=1.0)
     if target.homogeneity > 0:
-        defect = norm(_power(U, target.p, S) - X @ S) * _COLUMNS**-0.5  # X has norm 1, or is zero
-        return defect, torch.zeros_like(defect)
-    # X in the middle of the powers of U: there what does not commute with it weighs least (`certify`). An inverse is on
-    # the left, as its steps carry U X; their X U is off by the square of the condition number.
-    left = 1 if target.name == "inv" else target.p // 2
-    W = _power(U, target.p - left, S)
-    condition = norm(_power(U, left, W)) * _COLUMNS**-0.5 * norm(X)
-    return norm(_power(U, left, X @ W) - S) * weight, condition
-
-
-def _power(U: Tensor, p: int, W: Tensor) -> Tensor:
-    for _ in range(p):
+        residual = norm(defect) * _COLUMNS**-0.5  # X has norm 1, or is zero
+        return residual, torch.zeros_like(residual)
+    for _ in range(target.p - right):
         W = U @ W
-    return W
+    return norm(defect) * weight, norm(W) * _COLUMNS**-0.5 * norm(X)
 
 
 def _measures(method: Method) -> bool:
@@ -131,7 +116,7 @@ def _asked(target: Target, method: Method) -> float:
 def _given(target: Target, method: Method, index: int, count: int, size: float, limit: float) -> str:
     which = f" of matrix {index} of {count}" if count > 1 else ""
     return (
-        f"{target} by {method!r} left a residual {_DEFECT[target.name]} of about {size:.2g}{which}, where rounding "
+        f"{target} by {method!r} left a residual {EQUATION[target.name]} of about {size:.2g}{which}, where rounding "
         f"explains {limit:.2g}"
     )
 

@@ -1,4 +1,4 @@
-"""Family: the steps whose highest Taylor coefficient is left open, and how far it may be opened."""
+"""Family: Taylor steps with a free highest coefficient a, and the interval of a."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -11,7 +11,7 @@ __all__ = ["Family", "family"]
 
 Coefficients = tuple[float, ...]
 
-# (p, d) -> the upper end that the paper recommends, or 2/p for d = 1, where it recommends none but for p = 2.
+# (p, d) -> the upper end of a recommended by the paper.
 _RECOMMENDED = {(2, 2): 29 / 20, (1, 2): 2.0}
 
 
@@ -19,18 +19,18 @@ _RECOMMENDED = {(2, 2): 29 / 20, (1, 2): 2.0}
 class Family:
     """g(xi; a) = f(xi) + a xi^d, with f the Taylor polynomial of (1 - xi)^(-1/p) about 0 of degree d - 1.
 
-    A step with M = I - R takes R to h(R; a), where h(xi; a) = 1 - (1 - xi) g^p = c_0 + a c_1 + ... + a^p c_p.
+    With M = I - R, a step maps R to h(R; a), where h(xi; a) = 1 - (1 - xi) g^p = c_0 + a c_1 + ... + a^p c_p.
 
     Attributes:
         p: The exponent.
         d: Degree of g, at least 1.
-        fixed: f in ascending powers of m = 1 - xi, d + 1 of them (the last is 0).
-        free: xi^d likewise: g = fixed + a free.
-        constant: c_0 in ascending powers of xi; the first d vanish.
-        slopes: c_j / (1 - xi) = -binom(p, j) f^(p - j) xi^(d j) likewise, for j = 1 .. p.
-        interval: Where a may lie: from the Taylor coefficient l to an upper end u such that residuals in
-            [min h(.; u), 1] stay there for every a in [l, u]. u is 1 and 29/20 for p = 2 (d = 1 and 2, the paper's
-            choice), 2/p for d = 1, 2 for p = 1 and d = 2, and else 2 % less than where invariance ends.
+        fixed: f in ascending powers of m = 1 - xi, d + 1 coefficients (the last is 0).
+        free: xi^d in ascending powers of m, so that g = fixed + a free.
+        constant: c_0 in ascending powers of xi; the first d coefficients are 0.
+        slopes: c_j / (1 - xi) = -binom(p, j) f^(p - j) xi^(d j) in ascending powers of xi, for j = 1 .. p.
+        interval: [l, u] for a. l is the Taylor coefficient; u is such that residuals in [min h(.; u), 1] stay there
+            for every a in [l, u]. u = 2/p for d = 1; for d = 2, u = 29/20 for p = 2 (the paper's choice) and 2 for
+            p = 1; otherwise 0.98 times the least u that is not invariant.
     """
 
     p: int
@@ -44,7 +44,7 @@ class Family:
 
 @lru_cache(maxsize=256)
 def family(p: int, d: int) -> Family:
-    """The family, in exact arithmetic, rounded once."""
+    """Compute the family in exact arithmetic, rounded once."""
     series = [prod((Fraction(1, p) + i for i in range(j)), start=Fraction(1)) / _factorial(j) for j in range(d + 1)]
     f = series[:d]
     powers = [[Fraction(1)]]
@@ -61,7 +61,7 @@ def family(p: int, d: int) -> Family:
 
 
 def _invariance_ends(p: int, f: Coefficients, low: float) -> float:
-    """The least a at which a step leads out of [min h(.; a), 1]; by bisection to 1e-6."""
+    """Find the least a for which a step leaves [min h(.; a), 1], by bisection to 1e-6."""
     good, bad = low, 2 * low
     while _invariant(p, f, low, bad):
         good, bad = bad, 2 * bad
@@ -72,10 +72,10 @@ def _invariance_ends(p: int, f: Coefficients, low: float) -> float:
 
 
 def _invariant(p: int, f: Coefficients, low: float, high: float) -> bool:
-    """Whether every a in [low, high] maps [min h(.; high), 1] into itself, on a grid."""
+    """Tell whether every a in [low, high] maps [min h(.; high), 1] into itself, on a grid."""
     least = _residual(p, f, np.linspace(0, 1, 4001), high).min()
     after = _residual(p, f, np.linspace(least, 1, 801)[:, None], np.linspace(low, high, 65))
-    return bool(after.min() >= least - 1e-6 and after.max() <= 1 + 1e-12)  # the grid itself is good to 1e-7
+    return bool(after.min() >= least - 1e-6 and after.max() <= 1 + 1e-12)  # the error of the grid is 1e-7
 
 
 def _residual(p: int, f: Coefficients, xi: np.ndarray, a: float | np.ndarray) -> np.ndarray:

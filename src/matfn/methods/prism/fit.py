@@ -1,4 +1,4 @@
-"""Fit: the coefficient for which the next residual is least, from a few skinny products, solved on the device."""
+"""Fit: the free coefficient a with the least next residual, from products with a sketch, without host reads."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,22 +9,22 @@ from .family import Family
 
 __all__ = ["blocks", "least", "least_of_any_size", "moments"]
 
-_GRID = 33  # points; the loss has degree 2p, and three Newton steps from the best point reach its minimum
+_GRID = 33  # points; the loss has degree 2p, and three Newton steps from the best point reach the minimum
 _NEWTON = 3
 _SCALES = (1.0, 1e-4, 1e-8, 1e-12)
 
 
 def blocks(product: Callable[[Tensor], Tensor], W: Tensor, family: Family) -> list[Tensor]:
-    """C_j = c_j(R) W, j = 0 .. p, of the next residual h(R; a) = sum_j a^j c_j(R).
+    """Compute C_j = c_j(R) W, j = 0 .. p, of the next residual h(R; a) = sum_j a^j c_j(R).
 
-    Every c_j with j > 0 has the factor 1 - xi, so it is made of M R^i W = V_i, which is precise where M is small; what
-    is left of R^i W by subtraction, R^(i+1) W = W_i - V_i, is precise where M is not. Moments tr R^i would cancel in
-    both places.
+    Every c_j with j > 0 has the factor 1 - xi, so C_j is a sum of products V_i = M R^i W, which are precise for small
+    M. C_0 is a sum of R^(i+1) W = R^i W - V_i, which are precise for other M. Moments tr R^i would cancel in both
+    cases.
 
     Args:
-        product: W -> M W.
+        product: Maps W to M W.
         W: S^T, (n, k) or (b, n, k); the identity for exact norms.
-        family: c_0, c_1, ...
+        family: The polynomials c_j.
     """
     powers, images = [W], []
     for _ in range(len(family.slopes[-1])):
@@ -34,12 +34,12 @@ def blocks(product: Callable[[Tensor], Tensor], W: Tensor, family: Family) -> li
 
 
 def moments(C: list[Tensor]) -> Tensor:
-    """Coefficients m_1 .. m_2p of the loss ||sum_j a^j C_j||_F^2 - m_0, (b, 2p), up to a common positive factor.
+    """Compute m_1 .. m_2p of the loss ||sum_j a^j C_j||_F^2 = sum_i m_i a^i, (b, 2p), up to a common positive factor.
 
-    C is divided by the largest entry of C_0 first: near convergence m_2p is of order r^(2 d (p + 1)), which underflows.
-    m_0 is left out because it moves no minimum and would hide small differences.
+    C is divided by the largest entry of C_0 first, because m_2p is of order r^(2 d (p + 1)) near convergence and would
+    underflow. m_0 does not move the minimum and would hide small differences, so it is omitted.
     """
-    # The factor has no influence on the minimum, hence no gradient.
+    # The factor does not move the minimum, so it needs no gradient.
     peak = C[0].detach().abs().amax((-2, -1), keepdim=True)
     flat = torch.stack([(c / torch.where(peak == 0, 1.0, peak)).flatten(-2) for c in C], -2)
     gram, p = flat @ flat.mT, len(C) - 1
@@ -48,13 +48,14 @@ def moments(C: list[Tensor]) -> Tensor:
 
 
 def least(m: Tensor, low: float, high: float) -> Tensor:
-    """The a in [low, high] for which m_1 a + m_2 a^2 + ... is least, (b,).
+    """Find the a in [low, high] with the least m_1 a + m_2 a^2 + ..., (b,).
 
-    Free of branches, so nothing is read back: the best of 33 equispaced points, then 3 Newton steps of at most the
-    spacing, where the loss is convex. Where it is flat (R = I, a zero matrix), `high`, which lifts small values most.
+    Takes the best of 33 equispaced points, then 3 Newton steps of at most the spacing where the loss is convex. There
+    are no branches, so nothing is read back. If the loss is flat (R = I, a zero matrix), the result is `high`, which
+    lifts small values most.
 
     Args:
-        m: (b, 2p), as `moments` gives them.
+        m: (b, 2p), from `moments`.
         low: Lower end.
         high: Upper end.
     """
@@ -73,13 +74,13 @@ def least(m: Tensor, low: float, high: float) -> Tensor:
 
 
 def least_of_any_size(m: Tensor) -> Tensor:
-    """The a in [0, 1] for which m_1 a + m_2 a^2 + ... is least, (b,), be it of order 1 or 1e-16.
+    """Find the a in [0, 1] with the least m_1 a + m_2 a^2 + ..., (b,), also if a is as small as 1e-16.
 
-    An equispaced grid of a would take a best value below its spacing for 0 and stay there. So the search is in b with
-    a = scale b^4, which resolves four decades, for scales four decades apart; the best of these is taken.
+    An equispaced grid does not see minima below its spacing. So the search is in b with a = scale b^4, which resolves
+    four decades, for scales four decades apart. The best of these results is returned.
 
     Args:
-        m: (b, 2p), as `moments` gives them.
+        m: (b, 2p), from `moments`.
     """
     loss = [m[..., i : i + 1] for i in range(m.shape[-1])]
     power = torch.arange(1, m.shape[-1] + 1, dtype=m.dtype, device=m.device)
@@ -99,7 +100,7 @@ def _horner(coefficients: list[Tensor], a: Tensor) -> Tensor:
 
 
 def _sum(coefficients: Sequence[float], terms: Sequence[Tensor]) -> Tensor:
-    """The combination, zeros left out."""
+    """Return the linear combination of the terms with nonzero coefficients."""
     total = None
     for c, term in zip(coefficients, terms, strict=False):
         if c:

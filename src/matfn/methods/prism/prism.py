@@ -1,11 +1,11 @@
-"""PRISM: Newton-Schulz with its highest coefficient fitted, at each step, to the very matrix at hand."""
+"""PRISM: Newton-Schulz with the highest coefficient fitted to the matrix at each step."""
 
 from dataclasses import dataclass
 
 import torch
 
+from ...iteration.polynomial import Polynomial
 from ...iteration.residual import Residual
-from ...iteration.step import Polynomial
 from ...linalg.constant import constant
 from ..checks import check_degree, check_steps
 from .family import Family, family
@@ -16,25 +16,28 @@ __all__ = ["Prism"]
 
 @dataclass(frozen=True)
 class Prism:
-    """q = f(R) + a R^d, f the Taylor polynomial of (1 - xi)^(-1/p) of degree d - 1, a fitted at every step.
+    """q = f(R) + a R^d, with f the Taylor polynomial of (1 - xi)^(-1/p) of degree d - 1 and a fitted at every step.
 
-    a minimises ||S h(R; a)||_F over an interval, h = 1 - (1 - xi) q^p the next residual and S a sketch; each matrix of
-    a batch gets its own. No bound of the spectrum is needed. p = 2 gives the paper's iterations for the polar factor,
-    the sign and the pair of square roots, p = 1 with degree 5 Chebyshev's for the inverse, other p coupled Newton's for
-    p-th roots. Half-precision iterates are fitted in float32.
+    The fit chooses, for each matrix, the a in an interval that minimises ||S h(R; a)||_F, with a sketch S and the next
+    residual h = 1 - (1 - xi) q^p. It needs no bound of the spectrum. p = 2 gives the paper's iterations for the polar
+    factor, the sign and the pair of square roots, p = 1 with degree 5 Chebyshev's iteration for the inverse, other p
+    coupled Newton iterations for p-th roots. The fit is in float32 for half-precision iterates.
 
-    The paper's Theorem 1 (||R_k|| <= ||R_0||^(2^(k-2)) for the sign of A with A^2 symmetric, d = 1) lacks a hypothesis:
-    A^2 must be positive semidefinite. For A = [[0, -1], [1, 0]], of no real eigenvalue, ||R_k|| is 2, 5, 50, 33125.
+    The paper's Theorem 1 (||R_k|| <= ||R_0||^(2^(k-2)) for the sign of A with A^2 symmetric, d = 1) needs one more
+    hypothesis, A^2 positive semidefinite: for A = [[0, -1], [1, 0]], ||R_k|| is 2, 5, 50, 33125.
 
     Attributes:
-        degree: Odd, at least 3; d = (degree - 1)/2. None takes the paper's: 5 for p = 1 and 2, 3 for larger p.
-        steps: At least 1. 5, as in the paper's Shampoo; a small value s grows by up to 2.95 a step (d = 2, p = 2).
+        degree: Odd, at least 3; d = (degree - 1)/2. None takes the paper's degree: 5 for p = 1 and 2, 3 for larger p.
+        steps: At least 1; 5 as in the paper's Shampoo. A small s grows by up to 2.95 a step (d = 2, p = 2).
         sketch: Columns of the sketch, or "exact" for the Frobenius norm itself, which costs d p + 1 full products. 8
-            columns cost 1 % of a step at n = 1024, and even 1 costs at most one step more.
-        interval: Where a may lie. None takes [Taylor coefficient, u], inside which no step leads out of the range where
-            the iteration converges: u = 1 and 29/20 for p = 2 (d = 1, 2), 2/p for d = 1, 2 for p = 1, d = 2.
-        warm: So many steps at the start take a = u unfitted; for most spectra the fit would say the same.
-        draw: "fresh" for another sketch at each step, "fixed" for the same one.
+            columns cost 1 % of a step at n = 1024; 1 column costs at most one step more.
+        interval: Interval of a. None takes [Taylor coefficient, u], for which the iteration converges: u = 1 and 29/20
+            for p = 2 (d = 1, 2), 2/p for d = 1, 2 for p = 1, d = 2.
+        warm: Number of first steps that take a = u without a fit; for most spectra the fit gives u there.
+        draw: "fresh" for a new sketch at each step, "fixed" for the same sketch at all steps.
+
+    Raises:
+        ValueError: A field is out of range.
 
     References:
         Yang, Wang, Balabanov, Erichson, Mahoney, "PRISM", arXiv 2601.22137: Sections 3 and 4.2, Table 1.
@@ -48,14 +51,14 @@ class Prism:
     draw: str = "fresh"
 
     def __post_init__(self) -> None:
-        """Refuse what makes no iteration."""
+        """Check the fields."""
         if self.degree is not None:
             check_degree(self.degree)
         check_steps(self.steps)
         if self.sketch != "exact" and (type(self.sketch) is not int or self.sketch < 1):
             raise ValueError(f'sketch must be a number of columns, at least 1, or "exact", got {self.sketch!r}')
         if self.draw not in ("fresh", "fixed"):
-            raise ValueError(f'draw must be "fresh" (a sketch a step) or "fixed" (one for all), got {self.draw!r}')
+            raise ValueError(f'draw must be "fresh" (one sketch per step) or "fixed" (one for all), got {self.draw!r}')
         if type(self.warm) is not int or self.warm < 0:
             raise ValueError(f"warm must be a number of steps, at least 0, got {self.warm!r}")
         ends = self.interval
@@ -64,11 +67,11 @@ class Prism:
 
     @property
     def invariant(self) -> bool:
-        """Whether the steps depend on the spectrum of M alone, not on its eigenvectors: so for the exact fit."""
+        """Tell whether the steps depend on the eigenvalues of M alone, as in an exact fit, not on its eigenvectors."""
         return self.sketch == "exact"
 
     def step(self, k: int, residual: Residual) -> Polynomial:
-        """The polynomial, its coefficients of shape (b, 1, 1) where they were fitted."""
+        """Return the polynomial of step k; fitted coefficients have the shape (b, 1, 1)."""
         of = self.family(residual.p)
         low, high = of.interval if self.interval is None else self.interval
         if k < self.warm:
@@ -82,7 +85,7 @@ class Prism:
         return residual.sketch(self.sketch, 0 if self.draw == "fixed" else k)
 
     def family(self, p: int) -> Family:
-        """The steps to choose from, for exponent p."""
+        """Return the family of steps for exponent p."""
         degree = self.degree or (5 if p <= 2 else 3)
         return _family(p, (degree - 1) // 2)
 

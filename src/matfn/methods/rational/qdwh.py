@@ -1,4 +1,4 @@
-"""QDWH: the Halley iteration with weights that are best for the interval the singular values are known to lie in."""
+"""QDWH: the Halley iteration with the best weights for an interval that holds the singular values."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,23 +14,26 @@ __all__ = ["QDWH"]
 
 @dataclass(frozen=True)
 class QDWH:
-    """s q(s^2) = s (a + b s^2) / (1 + c s^2), the best function of type (3, 2) on [lower, 1] at every step.
+    """s q(s^2) = s (a + b s^2) / (1 + c s^2), at every step the best function of type (3, 2) on the current interval.
 
-    Cubic and backward stable: six steps in float64 and float32 whatever the condition number, fewer for a known one. As
-    partial fraction q(m) = b/c + (a - b/c)/c / (m + 1/c), by a QR factorization of [X; I/sqrt(c)] while the condition
-    number of I + c X^T X may exceed 100, by Cholesky after (`PartialFraction`). Half precision is computed in float32.
+    Converges cubically and is backward stable: six steps in float64 and float32 for any condition number, fewer if it
+    is known. The partial fraction is q(m) = b/c + (a - b/c)/c / (m + 1/c). It is evaluated by a QR factorization of
+    [X; I/sqrt(c)] while the condition number of I + c X^T X may exceed 100, later by Cholesky (`PartialFraction`). Half
+    precision is computed in float32.
 
-    For p = 2: the polar factor, backward stable for every input; the sign, with an error that grows as the condition
-    number of A and of its eigenvectors; square roots by the coupled engine, which forms M, with an error relative to
-    the condition number of A. `Gram` forms X X^T and so loses what lies below sqrt(eps); `Direct` does not.
+    For p = 2: the polar factor, backward stable for every input; the sign, with an error that grows with the condition
+    numbers of A and of its eigenvectors; square roots by the coupled engine, which forms M, with an error that grows
+    with the condition number of A. `Gram` forms X X^T and loses singular values below sqrt(eps); `Direct` does not.
 
     Attributes:
-        lower: Lower bound of the singular values divided by the Frobenius norm (for square roots: of the square roots
-            of the eigenvalues so divided), from 1e-18 to 1. None: the accurate verbs measure it by one QR
-            factorization, the least of the batch; `orthogonalize`, which reads nothing back, takes 1e-16.
-        tolerance: The last step is the first after which all of [lower, 1] is within this of 1. The test costs nothing,
-            since the interval is followed and not the matrix. 1e-15; the accurate verbs raise it to eps/8 of a coarser
-            dtype.
+        lower: Lower bound of the singular values divided by the Frobenius norm, in [1e-18, 1); for square roots, of the
+            square roots of the eigenvalues divided by the norm. None: the accurate verbs measure the least of the batch
+            by one QR factorization; `orthogonalize` reads nothing back and takes 1e-16.
+        tolerance: Stop after the first step whose image of [lower, 1] is within this distance of 1. The image is known
+            without the matrix, so the test is free. With lower=None the accurate verbs use at least eps/8 of the dtype.
+
+    Raises:
+        ValueError: A field is out of range.
 
     References:
         Nakatsukasa, Bai, Gygi, "Optimizing Halley's iteration for computing the matrix polar decomposition", SIAM J.
@@ -41,16 +44,16 @@ class QDWH:
     tolerance: float = 1e-15
 
     def __post_init__(self) -> None:
-        """Refuse bounds that are none."""
+        """Check the fields."""
         check_bounds(self)
 
     def schedule(self, p: int = 2) -> Schedule:
-        """All steps, for p = 2 alone."""
+        """Return all steps; p must be 2."""
         check_p2(self, p)
         return _schedule(self)
 
     def fitted(self, target: Target, A: Tensor) -> "QDWH":
-        """With a measured `lower`, if it was left open, and a `tolerance` for the dtype."""
+        """Return the method for A: if `lower` is None, measure it and adapt `tolerance` to the dtype."""
         return measured(self, target, A)
 
 

@@ -1,4 +1,4 @@
-"""What QDWH and ZOLO-PD share: schedules of Zolotarev functions, and the bound they begin from."""
+"""Schedules: Zolotarev schedules for QDWH and ZOLO-PD, and the measurement of their lower bound."""
 
 from dataclasses import replace
 from math import floor, log2
@@ -15,22 +15,22 @@ from ..checks import check_exponent, check_number
 
 __all__ = ["check_bounds", "check_p2", "measured", "rational"]
 
-# Singular values below max(m, n) eps count as zero, so that nothing smaller need be lifted in float64.
+# In float64, singular values below max(m, n) eps count as zero; no smaller value needs lifting.
 DEFAULT_LOWER = 1e-16
 WORST = 1e-18  # the shifts, near 10 lower^2, must stay above the least normal number of float32
 
 
 class Rational(Protocol):
-    """The fields that both methods have."""
+    """Fields of both methods."""
 
     @property
     def lower(self) -> float | None:
-        """Lower bound of the singular values, None if it is to be measured."""
+        """Lower bound of the singular values, or None to measure it."""
         ...
 
     @property
     def tolerance(self) -> float:
-        """Where to stop."""
+        """Largest |1 - s| at the end."""
         ...
 
 
@@ -48,15 +48,15 @@ def check_p2(method: Rational, p: int) -> None:
 
 
 def check_bounds(method: Rational) -> None:
-    """Refuse a `lower` or a `tolerance` that is none."""
+    """Check `lower` and `tolerance`."""
     if method.lower is not None:
         check_number("lower", method.lower, WORST, 1, "it bounds singular values after division by the norm")
     check_number("tolerance", method.tolerance, 1e-30, 1, "it is the worst |1 - s| to stop at")
 
 
 def rational(r: int | None, lower: float | None, tolerance: float, name: str) -> Schedule:
-    """Zolotarev functions with r terms (None: the fewest for two steps) from `lower` on, to `tolerance`."""
-    from ...minimax.zolotarev import compositions, least_terms  # here: mpmath is a fifth of an `import matfn`
+    """Build the schedule with r terms a step (None: the fewest for two steps), from `lower` to `tolerance`."""
+    from ...minimax.zolotarev import compositions, least_terms  # late: imports mpmath, a fifth of `import matfn`
 
     lower = DEFAULT_LOWER if lower is None else float(lower)
     r = least_terms(lower, tolerance) if r is None else r
@@ -71,10 +71,10 @@ def rational(r: int | None, lower: float | None, tolerance: float, name: str) ->
 
 
 def measured(method: AnyRational, target: Target, A: Tensor) -> AnyRational:
-    """The method with `lower` measured on A, if it is None, and `tolerance` no finer than the dtype of A has use for.
+    """If `lower` is None, return the method with `lower` measured on A and `tolerance` at least eps/8 of its dtype.
 
-    M is A for square roots, where s is the square root of an eigenvalue. The bound is rounded down to a power of two,
-    which costs next to nothing, so that few schedules are ever computed; an interval needs a length, hence 1/2 at most.
+    For square roots M = A, and s is the square root of an eigenvalue. The bound is rounded down to a power of two, so
+    that few schedules are computed, and is at most 1/2, so that the interval [lower, 1] is not empty.
     """
     if method.lower is not None:
         return method

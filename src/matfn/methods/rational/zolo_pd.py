@@ -1,4 +1,4 @@
-"""ZOLO-PD: two compositions of a Zolotarev function of high degree; its partial fractions are one batch."""
+"""ZOLO-PD: two Zolotarev functions of high degree; the partial fractions of each are one batch."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,19 +14,20 @@ __all__ = ["ZoloPD"]
 
 @dataclass(frozen=True)
 class ZoloPD:
-    """s q(s^2) is the best function of type (2r+1, 2r) on [lower, 1]: q(m) = constant + sum_{j <= r} w_j / (m + t_j).
+    """q(m) = constant + sum_{j <= r} w_j / (m + t_j); s q(s^2) is the best function of type (2r+1, 2r) on an interval.
 
-    Fewer, wider steps than `QDWH`, which is r = 1: the r factorizations of a step do not depend on each other. Two
-    steps reach float64 from `lower` = 1e-16 with r = 8. How terms are computed, and for which input that is stable, is
-    as for `QDWH`.
+    `QDWH` is r = 1. A larger r needs fewer steps, and the r factorizations of a step are independent. Two steps with
+    r = 8 reach float64 from lower = 1e-16. Terms are computed as in `QDWH`, with the same stability.
 
     For p = 2: polar factor, sign, square roots.
 
     Attributes:
-        r: Terms of each step, from 1 to 8, beyond which backward stability was not shown. None: the fewest with which
-            two steps suffice.
-        lower: As of `QDWH`.
-        tolerance: As of `QDWH`.
+        r: Terms of each step, 1 to 8; backward stability is not known for more. None: the fewest terms for two steps.
+        lower: See `QDWH`.
+        tolerance: See `QDWH`.
+
+    Raises:
+        ValueError: A field is out of range.
 
     References:
         Nakatsukasa, Freund, "Computing fundamental matrix decompositions accurately via the matrix sign function in two
@@ -38,18 +39,18 @@ class ZoloPD:
     tolerance: float = 1e-15
 
     def __post_init__(self) -> None:
-        """Refuse bounds and counts that are none."""
+        """Check the fields."""
         if self.r is not None and (isinstance(self.r, bool) or not isinstance(self.r, int) or not 1 <= self.r <= 8):
             raise ValueError(f"r must be None or an integer from 1 to 8, got {self.r!r}: it counts the terms of a step")
         check_bounds(self)
 
     def schedule(self, p: int = 2) -> Schedule:
-        """All steps, for p = 2 alone."""
+        """Return all steps; p must be 2."""
         check_p2(self, p)
         return _schedule(self)
 
     def fitted(self, target: Target, A: Tensor) -> "ZoloPD":
-        """With a measured `lower`, if it was left open, and a `tolerance` for the dtype."""
+        """Return the method for A: if `lower` is None, measure it and adapt `tolerance` to the dtype."""
         return measured(self, target, A)
 
 

@@ -1,4 +1,4 @@
-"""Triangle: lower triangular matrices of which large ones stay cut in blocks, so that products skip the zeros."""
+"""Triangle: lower triangular matrices; large ones stay in blocks, so that products skip the zeros."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -8,20 +8,20 @@ from torch import Tensor
 
 __all__ = ["Cut", "Factor", "Multiply", "from_left", "from_right", "joined", "on_the_right_transposed", "squared"]
 
-_DENSE = 256  # rows up to which the zeros are multiplied, too: products of smaller blocks are slower by more
+_DENSE = 256  # rows up to which a triangle is dense: products of smaller blocks lose more than the zeros cost
 
 
 class Multiply(Protocol):
     """Batched products."""
 
     def mm(self, A: Tensor, B: Tensor) -> Tensor:
-        """A B, a fresh tensor."""
+        """Compute A B in a new tensor."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Cut:
-    """[[first, 0], [below, second]], each (b, rows, columns); the triangles are dense or cut themselves."""
+    """[[first, 0], [below, second]], blocks (b, rows, columns); the triangles are dense or `Cut`."""
 
     first: "Factor"
     below: Tensor
@@ -32,7 +32,7 @@ Factor = Tensor | Cut
 
 
 def joined(K: Factor) -> Factor:
-    """As one tensor, if that is small."""
+    """Join the blocks of K to one tensor if K has at most `_DENSE` rows."""
     if isinstance(K, Tensor) or not isinstance(K.first, Tensor) or not isinstance(K.second, Tensor):
         return K
     k, h = K.below.shape[-2:]
@@ -44,7 +44,7 @@ def joined(K: Factor) -> Factor:
 
 
 def on_the_right_transposed(C: Tensor, K: Factor, products: Multiply) -> Tensor:
-    """C K^T for a contiguous C (b, m, n)."""
+    """Compute C K^T for a contiguous C (b, m, n)."""
     if isinstance(K, Tensor):
         return products.mm(C, K.mT)
     h = K.below.shape[-1]
@@ -54,7 +54,7 @@ def on_the_right_transposed(C: Tensor, K: Factor, products: Multiply) -> Tensor:
 
 
 def from_right(C: Tensor, K: Factor, products: Multiply) -> Tensor:
-    """C K for a contiguous C (b, m, n)."""
+    """Compute C K for a contiguous C (b, m, n)."""
     if isinstance(K, Tensor):
         return products.mm(C, K)
     h = K.below.shape[-1]
@@ -64,7 +64,7 @@ def from_right(C: Tensor, K: Factor, products: Multiply) -> Tensor:
 
 
 def from_left(K: Factor, V: Tensor, products: Multiply) -> Tensor:
-    """K V for V (b, n, m)."""
+    """Compute K V for V (b, n, m)."""
     if isinstance(K, Tensor):
         return products.mm(K, V)
     h = K.below.shape[-1]
@@ -73,13 +73,13 @@ def from_left(K: Factor, V: Tensor, products: Multiply) -> Tensor:
 
 
 def squared(K: Factor, weights: Tensor, out: Tensor, products: Multiply) -> None:
-    """Add the weighted sum of K_j^T K_j to `out`, symmetric in all its blocks. K is overwritten.
+    """Add the weighted sum of K_j^T K_j to `out`, upper blocks included. Overwrites K.
 
     Args:
-        K: Of (g r, n, n): r factors for each of g matrices.
-        weights: (g r), positive.
+        K: (g r, n, n), r factors for each of g matrices.
+        weights: (g r,), positive.
         out: (g, n, n), symmetric.
-        products: What multiplies.
+        products: The products to use.
     """
     _scale(K, weights.sqrt()[:, None, None])
     _add_squared(K, out, products)
@@ -95,7 +95,7 @@ def _scale(K: Factor, by: Tensor) -> None:
 
 
 def _add_squared(K: Factor, out: Tensor, products: Multiply) -> None:
-    """Add the sum of K_j^T K_j: the lower block triangle, and its mirror image."""
+    """Add the sum of K_j^T K_j: compute the lower block triangle and mirror it."""
     g = len(out)
     if isinstance(K, Tensor):
         tall = _tall(K, g)
@@ -110,7 +110,7 @@ def _add_squared(K: Factor, out: Tensor, products: Multiply) -> None:
 
 
 def _transposed_times(K: Factor, V: Tensor, g: int, products: Multiply) -> Tensor:
-    """The sum of K_j^T V_j for each of g matrices."""
+    """Return the sum of K_j^T V_j for each of g matrices."""
     if isinstance(K, Tensor):
         return products.mm(_tall(K, g).mT, _tall(V, g))
     h = K.below.shape[-1]
@@ -120,5 +120,5 @@ def _transposed_times(K: Factor, V: Tensor, g: int, products: Multiply) -> Tenso
 
 
 def _tall(K: Tensor, g: int) -> Tensor:
-    """(g r, m, n) as (g, r m, n)."""
+    """Reshape (g r, m, n) to (g, r m, n)."""
     return K.reshape(g, -1, K.shape[-1])

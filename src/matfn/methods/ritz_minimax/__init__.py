@@ -1,4 +1,4 @@
-"""RitzMinimax: the method, the density it measures, its table of polynomials, and how it chooses among them."""
+"""RitzMinimax: the method, the measured density, the table of polynomials, and the choice among them."""
 
 from .ritz_minimax import RitzMinimax
 

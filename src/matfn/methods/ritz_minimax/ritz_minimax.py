@@ -1,44 +1,46 @@
-"""RitzMinimax: at each step the minimax polynomial for the spectrum that a few Lanczos steps show."""
+"""RitzMinimax: at each step the minimax polynomial for the spectrum that Lanczos steps estimate."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ...iteration.polynomial import Magnified, Polynomial
 from ...iteration.residual import Residual
-from ...iteration.step import Magnified, Polynomial
 from ...linalg.bounds import greatest_eigenvalue
 from ..checks import check_count, check_degrees, check_number, check_steps
+from .choice import best_first_step, best_step, chain, floor, reached
 from .density import Density, density
-from .rehearsal import best_first_step, best_step, chain
-from .tolerance import floor, reached
 
 __all__ = ["RitzMinimax"]
 
-_MOST = 100  # steps to an accuracy; they end long before, when every value above the roundoff must have converged
+_MOST = 100  # default steps with `tol`; the iteration ends earlier, when all values above roundoff have converged
 
 
 @dataclass(frozen=True)
 class RitzMinimax:
-    """Minimax polynomials, as in Polar Express, for an interval measured on the matrix at each step.
+    """Minimax polynomials as in Polar Express, for an interval measured on the matrix at each step.
 
-    No bound of the spectrum is asked for. The upper end is a norm of M and M^2 before the first step
-    (`greatest_eigenvalue`) and the image of that end afterwards; it keeps the iteration from diverging. The lower end
-    comes from Lanczos steps on random vectors; a wrong one costs speed alone.
+    The method needs no bound of the spectrum. The upper end is computed from norms of M and M^2 before the first step
+    (`greatest_eigenvalue`), then it is the image of the previous end; it keeps the iteration from diverging. The lower
+    end comes from Lanczos steps on random vectors; a wrong lower end costs speed only.
 
-    To a budget (`steps`), the lower end is the one whose composition over all remaining steps leaves the least mean
-    (1 - s)^2 on the estimated spectrum: nothing is spent on values that the budget does not reach. To an accuracy
-    (`tol`), it is the smallest Ritz value, and the iteration ends when ||I - M||_F <= tol sqrt(n) for every matrix of
-    the batch, which is read from the device once a step and does not compile to one graph.
+    With a budget (`steps`), the lower end is the one whose composition over all remaining steps has the least mean
+    (1 - s)^2 on the estimated spectrum, so the steps ignore values that the budget cannot reach. With an accuracy
+    (`tol`), the lower end is the least Ritz value, and the iteration ends when ||I - M||_F <= tol sqrt(n) for every
+    matrix of the batch. This test reads from the device once a step and does not compile to one graph.
 
     Attributes:
-        degree: Odd, at least 3, or one degree per step, the last of which is repeated.
-        steps: The budget, 5 by default; with `tol`, the most steps to take.
-        tol: The root mean square of the eigenvalues of I - M to reach, above the unit roundoff of the iteration. A
-            singular matrix never reaches it: then the steps end when all else must have.
-        sketch: Random vectors. More than 2 change the error by less than 1 %.
-        krylov: Lanczos steps, each one product of M with those vectors. 3 instead of 6 add up to a quarter to the
-            error, 8 take off 1 to 5 %.
+        degree: Odd, at least 3, or one degree per step; the last degree is repeated.
+        steps: Number of steps, 5 by default; with `tol`, the largest number.
+        tol: Root mean square of the eigenvalues of I - M to reach, above the unit roundoff of the iteration. A
+            singular matrix never reaches it; the iteration then ends when all values above roundoff have converged.
+        sketch: Number of random vectors. More than 2 change the error by less than 1 %.
+        krylov: Number of Lanczos steps, each one product of M with these vectors. 3 instead of 6 raise the error by up
+            to a quarter, 8 lower it by 1 to 5 %.
+
+    Raises:
+        ValueError: A field is out of range.
 
     References:
         docs/ritz_minimax.md. Amsel et al., "The Polar Express", arXiv 2505.16932, for the polynomials. Golub, Meurant,
@@ -52,7 +54,7 @@ class RitzMinimax:
     krylov: int = 6
 
     def __post_init__(self) -> None:
-        """Refuse what makes no iteration, and settle the number of steps."""
+        """Check the fields and set the number of steps."""
         degrees = check_degrees(self.degree)
         if self.tol is not None:
             check_number("tol", self.tol, 1e-16, 1, "the root mean square of the eigenvalues of I - M to reach")
@@ -64,14 +66,14 @@ class RitzMinimax:
         check_count("krylov", self.krylov, 2)
 
     def step(self, k: int, residual: Residual) -> Polynomial | Magnified:
-        """The polynomial, its coefficients of shape (b, 1, 1): each matrix of a batch gets its own."""
-        M = residual.M  # before gradients are switched off: what is seen only picks a row of a table
+        """Return the polynomial of step k, with coefficients (b, 1, 1): each matrix has its own."""
+        M = residual.M  # outside no_grad; the density only selects a row of the table and needs no gradient
         with torch.no_grad():
             seen = density(residual, self.sketch, self.krylov, k)
-        tiny = k == 0 and M.dtype == torch.float16  # squares of small entries are zero; else M^2 sharpens the bound
+        tiny = k == 0 and M.dtype == torch.float16  # squares of small entries underflow
         powers = (residual.square,) if k == 0 and self._k(0) > 1 and not tiny else ()
         top = greatest_eigenvalue(M, *powers).double() if k == 0 else torch.ones_like(seen.greatest)
-        # Where rounding has pushed a value above the end that the step before was made for, the Ritz values show it.
+        # Rounding may lift a value above the upper end of the step before; the greatest Ritz value shows this.
         top = torch.where(top > 0, top, 1.0).maximum(seen.greatest)  # 1 for a zero matrix and for NaN
         row = (self._to_budget if self.tol is None else self._to_tol)(k, residual, seen, top.detach())
         row = row / top[:, None] ** (torch.arange(row.shape[-1], dtype=row.dtype, device=row.device) + 1 / residual.p)
@@ -79,7 +81,7 @@ class RitzMinimax:
         return Magnified(step, top.detach()[:, None, None]) if tiny else step
 
     def done(self, k: int, residual: Residual) -> bool:
-        """Whether the matrices need no step k. With `tol` it waits for the device."""
+        """Tell whether to stop before step k. With `tol` this waits for the device."""
         return self.tol is not None and reached(self.tol, k, residual, self._ks)
 
     def _to_budget(self, k: int, residual: Residual, seen: Density, top: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Minimax table: the best step for every ratio lower/upper, as arrays; all act on an s = m^(1/p) of upper end 1."""
+"""Table: the minimax steps for all ratios lower/upper of s = m^(1/p) as arrays, on intervals with upper end 1."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,24 +10,25 @@ from ...minimax import GridRequest, cached_rows
 
 __all__ = ["SPACING", "START", "Table", "lower_ends", "table"]
 
-# Points in log(ratio / (1 - ratio)). A polynomial made for a ratio 1.13 times too small loses 1/20 of a step where it
-# lifts and 0.16 digits where it finishes. The 400 quintics take 1 s to compute, once.
+# Points in log(ratio / (1 - ratio)). A polynomial for a ratio 1.13 times too small loses 1/20 of a step or, in the last
+# step, 0.16 digits. The 400 quintics take 1 s to compute, once.
 START, SPACING = -37.0, 0.125
-_NOISE = 1.16  # 2 / sqrt(3): see Table.top
+_NOISE = 1.16  # about 2 / sqrt(3), see Table.top
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Minimax steps on [ratio, 1], ascending in the ratio; the last one is Taylor's.
+    """Minimax steps on [ratio, 1] for rising ratios; the last step is Taylor's.
 
     Attributes:
         p: Exponent.
         ratios: (g,).
         coefficients: (g, k + 1), of q in ascending powers of m.
-        errors: (g,), the largest |1 - s q(s^p)| on [ratio, 1]. `lows` are 1 - errors, without the cancellation.
-        sensitivity: (g,), by how much rounding errors of M, its powers, q(M) and the iterate, relative to the norm of
-            each, move the image of the upper end; 0 where the step damps whatever exceeds that end.
-        noise: (g,), by how much they move any part of the image.
+        errors: (g,), the largest |1 - s q(s^p)| on [ratio, 1].
+        lows: (g,), the lower end of the image, 1 - errors without the cancellation.
+        sensitivity: (g,), change of the image of the upper end by rounding errors of M, its powers, q(M) and the
+            iterate, relative to the norm of each; 0 if the step damps values above this end.
+        noise: (g,), largest change of the image anywhere by these errors.
     """
 
     p: int
@@ -39,29 +40,29 @@ class Table:
     noise: np.ndarray
 
     def index(self, ratios: np.ndarray, roundoff: float = 0.0) -> np.ndarray:
-        """The last row at or below each ratio, best on an interval that contains it; if below `clear`, that one."""
+        """Return the last row at or below each ratio, whose interval contains the ratio, but no row below `clear`."""
         inside = np.clip(ratios, 1e-300, 1 - 1e-15)
         place = np.floor((np.log(inside) - np.log1p(-inside) - START) / SPACING + 1e-9)
         return np.clip(place, self.clear(roundoff), len(self.ratios) - 1).astype(int)
 
     def clear(self, roundoff: float) -> int:
-        """The first row whose image rounding cannot push beyond zero; it lifts smaller values as well as those before.
+        """Return the first row whose image rounding cannot make negative; it lifts small values as well as rows before.
 
-        There a singular vector changes its sign, and for odd p an eigenvalue of M would run to minus infinity.
+        A negative image flips the sign of a singular vector; for odd p an eigenvalue of M then runs to minus infinity.
         """
         return int(np.argmax(self.lows > _NOISE * roundoff * self.noise))
 
     def top(self, roundoff: float) -> np.ndarray:
-        """The upper end of the image of each row, (g,), in an arithmetic with this unit roundoff u.
+        """Return the upper end of the image of each row, (g,), for the unit roundoff u.
 
         Independent rounding errors give each entry a relative variance of at most u^2/3; the norm of such a matrix is
-        about 2 u / sqrt(3) times the largest norm of a row. Those of different matrices add up in squares; of one
-        number, in line, with p times what the step before left: 16 times as much, which costs nothing in float32.
+        about 2 u / sqrt(3) times the largest norm of a row. Errors of different matrices add up in squares. Errors of
+        one number add up linearly, with p times the error of the step before; float32 takes a margin of 16 for them.
         """
         return 1 + self.errors + _NOISE * roundoff * (16 if roundoff < 1e-6 else 1) * self.sensitivity
 
     def lifted(self, lower: np.ndarray, roundoff: float) -> tuple[np.ndarray, np.ndarray]:
-        """The row for each lower end, and the lower end of its image, whose upper end is scaled to 1."""
+        """Return the row for each lower end, and the lower end of its image, scaled to have the upper end 1."""
         at = self.index(lower, roundoff)
         q = (self.coefficients[at] * lower[:, None] ** (self.p * np.arange(self.coefficients.shape[1]))).sum(1)
         return at, np.minimum(lower * q, self.lows[at]) / self.top(roundoff)[at]
@@ -69,7 +70,7 @@ class Table:
 
 @lru_cache(maxsize=64)
 def table(p: int, k: int) -> Table:
-    """All rows with q of degree k for exponent p."""
+    """Build the table with q of degree k for exponent p."""
     rows = cached_rows(GridRequest(p, k, START, SPACING))
     ratios, coefficients = (np.array(x) for x in zip(*((r.interval[0], r.coefficients) for r in rows), strict=True))
     powers = np.arange(k + 1)
@@ -77,7 +78,7 @@ def table(p: int, k: int) -> Table:
     errors = np.maximum(abs(1 - ends), abs(1 - images))
     inside = np.linspace(0, 1, 513)[:, None] ** powers
     slopes = inside[:, :-1] @ (coefficients * powers)[:, 1:].T  # q', up to the upper end
-    grown = abs(inside @ coefficients.T - coefficients[:, 0]).max(0)  # ||q(M) - c_0 I||, the part that is rounded
+    grown = abs(inside @ coefficients.T - coefficients[:, 0]).max(0)  # ||q(M) - c_0 I||, the rounded part
     written = (coefficients[:, 2:] ** 2).sum(1) + grown**2 + 1
     sensitivity = np.where(abs(ends + p * slopes[-1]) > 0.5, np.sqrt(slopes[-1] ** 2 + written), 0.0)
     return Table(p, ratios, coefficients, errors, images, sensitivity, np.sqrt((slopes**2).max(0) + written))
@@ -85,12 +86,12 @@ def table(p: int, k: int) -> Table:
 
 @constant
 def lower_ends(p: int, degrees: tuple[int, ...], lower: float, roundoff: float = 0.0) -> tuple[float, ...]:
-    """The lower end, relative to the upper one, before each step of the composition for [lower, 1], until it is 1.
+    """Return the ratio lower/upper before each step of the composition for [lower, 1], until the ratio is 1.
 
     Args:
         p: Exponent.
         degrees: k of each step; the last one is repeated.
-        lower: Of s.
+        lower: Lower end of s.
         roundoff: Unit roundoff of the iteration.
     """
     ends = [lower]

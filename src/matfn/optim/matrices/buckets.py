@@ -106,9 +106,7 @@ class Run:
 
     slots: tuple[Slot, ...]
     options: Mapping[str, Any]
-    held: Callable[
-        [Tensor, str, Mapping[str, Any]], Tensor
-    ]  # the state tensor of a parameter, made where there is none yet
+    held: Callable[[Tensor, str, Mapping[str, Any]], Tensor]
     kinds: Callable[[tuple[int, ...], Mapping[str, Any]], Mapping[str, Kind]]
     step: int = 0
 

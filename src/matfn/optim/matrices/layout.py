@@ -1,9 +1,8 @@
-"""Layout: which axes of a parameter number its matrices, which is their output, which are their inputs.
+"""Layout: how a parameter is read as matrices, by the roles of its axes: batch, rows (output) or columns (input).
 
-A linear weight is one matrix; a grouped convolution, a stack of experts or a fused QKV weight is several, and they must
-be orthogonalized apart. A `Layout` says so with axis numbers only: axes are cut into factors (never merged) and named.
-Hence every piece is a *view* of the parameter for any strides (channels-last too), and one loop gathers gradients from
-such views and writes updates through them; no second copy of the rule "how to put it back" exists.
+A linear weight is one matrix. A grouped convolution, a stack of experts or a fused QKV weight is several matrices, each
+orthogonalized by itself. A `Layout` cuts axes into factors and never merges them, so each piece is a *view* of the
+parameter for any strides (channels-last too). Gradients are read and updates written through the same views.
 """
 
 import math
@@ -21,17 +20,17 @@ class Layout:
     """How a parameter of one shape is read as matrices.
 
     Attributes:
-        shape: the parameter's shape.
-        split: `shape` with axes cut into factors, e.g. ``(out, in, k)`` into ``(groups, out / groups, in, k)``.
-        batch: axes of `split` that number the matrices.
-        rows: the axis of `split` that is the output; m is its length.
-        columns: axes of `split` that are the input; n is the product of their lengths.
-        cuts: lengths of consecutive row blocks that are matrices of their own (q, k and v of a fused projection);
-            their sum is m. The default is one block.
+        shape: The shape of the parameter.
+        split: `shape` with axes cut into factors, as ``(out, in, k)`` into ``(groups, out / groups, in, k)``.
+        batch: Axes of `split` that number the matrices.
+        rows: The axis of `split` that is the output; m is its length.
+        columns: Axes of `split` that are the input; n is the product of their lengths.
+        cuts: Lengths of consecutive row blocks, each a matrix (q, k and v of a fused projection). Their sum is m. The
+            default is one block.
 
     Raises:
-        ValueError: the axes do not use each axis of `split` once, `split` does not refine `shape`, or the cuts do
-            not add up to the rows.
+        ValueError: If `batch`, `rows` and `columns` do not name each axis of `split` once, `split` does not refine
+            `shape`, or the cuts do not add up to m.
     """
 
     shape: tuple[int, ...]
@@ -49,7 +48,7 @@ class Layout:
             )
         if not _refines(self.shape, self.split):
             raise ValueError(
-                f"Layout: split={self.split} must cut axes of shape={self.shape} into factors, never merge."
+                f"Layout: split={self.split} must cut axes of shape={self.shape} into factors and never merge axes."
             )
         if not self.cuts:
             object.__setattr__(self, "cuts", (self.split[self.rows],))
@@ -61,36 +60,36 @@ class Layout:
 
     @property
     def matrices(self) -> tuple[tuple[int, int, int], ...]:
-        """One ``(b, m, n)`` per row block: so many matrices of that size."""
+        """One ``(b, m, n)`` per row block: b matrices of m x n."""
         b = math.prod(self.split[axis] for axis in self.batch)
         n = math.prod(self.split[axis] for axis in self.columns)
         return tuple((b, m, n) for m in self.cuts)
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """The shape of one matrix of each row block, with the axes of its columns apart."""
+        """The shape of one matrix of each row block, with each column axis kept."""
         return tuple((m, *(self.split[axis] for axis in self.columns)) for m in self.cuts)
 
     def pieces(self, x: Tensor) -> tuple[Tensor, ...]:
         """Views of `x`, one per row block, with axes in the order (batch..., rows, columns...).
 
         Args:
-            x: a tensor of shape `shape`, any strides.
+            x: A tensor of shape `shape`, with any strides.
 
         Raises:
-            ValueError: `x` has another shape.
+            ValueError: If `x` has another shape.
         """
         if tuple(x.shape) != self.shape:
-            raise ValueError(f"Layout of shape {self.shape} was given a tensor of shape {tuple(x.shape)}.")
+            raise ValueError(f"Layout for shape {self.shape} got a tensor of shape {tuple(x.shape)}.")
         opened = x.view(self.split).permute(*self.batch, self.rows, *self.columns)
         return opened.split(self.cuts, dim=len(self.batch))
 
     def slot(self, stack: Tensor, piece: int) -> Tensor:
-        """A contiguous ``(b, m, n)`` stack, seen with the axes of ``pieces(x)[piece]``.
+        """A view of `stack` with the axes of ``pieces(x)[piece]``.
 
         Args:
-            stack: shape ``(b, m, n)``, contiguous.
-            piece: which row block.
+            stack: A contiguous tensor ``(b, m, n)``.
+            piece: The number of the row block.
         """
         sizes = [self.split[axis] for axis in self.batch]
         return stack.view(*sizes, self.cuts[piece], *(self.split[axis] for axis in self.columns))
@@ -99,10 +98,10 @@ class Layout:
         """The same layout with the rows cut into blocks.
 
         Args:
-            blocks: the length of each block, or into how many equal blocks.
+            blocks: The length of each block, or the number of equal blocks.
 
         Raises:
-            ValueError: the rows cannot be cut so.
+            ValueError: If the rows cannot be cut this way.
         """
         m = self.split[self.rows]
         if isinstance(blocks, int):
@@ -112,24 +111,25 @@ class Layout:
         return type(self)(self.shape, self.split, self.batch, self.rows, self.columns, tuple(blocks))
 
     def tiled(self, rows: int = 1, columns: int = 1) -> Self:
-        """The same layout with the matrices cut into a grid of equal blocks: heads, or blocks of a large matrix.
+        """The same layout with each matrix cut into a grid of equal blocks: heads, or blocks of a large matrix.
 
-        The blocks become one batch, so that they cost no more bookkeeping than one matrix.
+        The blocks form one batch, so they need no more bookkeeping than one matrix.
 
         Args:
-            rows: into how many blocks the rows are cut; row blocks there are already must be cut by that too.
-            columns: into how many blocks the first axis of the columns is cut.
+            rows: The number of blocks of the rows. If there are row blocks already, their lengths must be multiples of
+                the new length.
+            columns: The number of blocks of the first column axis.
 
         Raises:
-            ValueError: an axis or a row block cannot be cut so.
+            ValueError: If an axis or a row block cannot be cut this way.
         """
         m = self.split[self.rows]
         if rows != 1 and (rows < 1 or m % rows or any(cut % (m // rows) for cut in self.cuts)):
-            raise ValueError(f"row blocks of {self.cuts} cannot be cut into {rows} equal ones (shape {self.shape}).")
+            raise ValueError(f"row blocks of {self.cuts} cannot be cut into {rows} equal blocks (shape {self.shape}).")
         if columns != 1 and (columns < 1 or not self.columns or self.split[self.columns[0]] % columns):
             raise ValueError(f"the columns of shape {self.shape} cannot be cut into {columns} equal blocks.")
         split: list[int] = []
-        moved: dict[int, int] = {}  # where each axis is now
+        moved: dict[int, int] = {}  # {axis of self.split: axis of the new split}
         batch: list[int] = []
         for axis, size in enumerate(self.split):
             parts = {self.rows: rows, **dict.fromkeys(self.columns[:1], columns)}.get(axis, 1)
@@ -145,7 +145,7 @@ class Layout:
 
 
 def _refines(shape: tuple[int, ...], split: tuple[int, ...]) -> bool:
-    """Whether `split` is `shape` with some axes replaced by factors of theirs."""
+    """Whether `split` is `shape` with some axes replaced by their factors."""
     factors = list(split)
     for size in shape:
         product = factors.pop(0) if factors else -1
@@ -157,7 +157,7 @@ def _refines(shape: tuple[int, ...], split: tuple[int, ...]) -> bool:
 
 
 def linear(shape: Sequence[int]) -> Layout:
-    """``(out, in, ...)``: one matrix, everything after the first axis is input (linear layers, convolutions)."""
+    """``(out, in, ...)``: one matrix. All axes after the first are input (linear layers, convolutions)."""
     shape = tuple(shape)
     return Layout(shape, shape, (), 0, tuple(range(1, len(shape))))
 
@@ -184,8 +184,8 @@ def convolution(shape: Sequence[int], groups: int = 1) -> Layout:
     """``(out, in / groups, kernel...)``: one matrix per group, the kernel counted among the inputs.
 
     Args:
-        shape: of the weight.
-        groups: of the convolution; divides ``shape[0]``.
+        shape: The shape of the weight.
+        groups: The groups of the convolution, a divisor of ``shape[0]``.
     """
     shape = tuple(shape)
     split = (groups, shape[0] // groups, *shape[1:])
@@ -196,8 +196,8 @@ def transposed_convolution(shape: Sequence[int], groups: int = 1) -> Layout:
     """``(in, out / groups, kernel...)``: one matrix per group, the kernel counted among the inputs.
 
     Args:
-        shape: of the weight.
-        groups: of the convolution; divides ``shape[0]``.
+        shape: The shape of the weight.
+        groups: The groups of the convolution, a divisor of ``shape[0]``.
     """
     shape = tuple(shape)
     split = (groups, shape[0] // groups, *shape[1:])

@@ -1,4 +1,4 @@
-"""Model: which parameters of a model are matrices, and why."""
+"""The plan of a model: which parameters are matrices, which rule moves each parameter, and why."""
 
 from .plan import Entry, Plan, PlanError, plan
 

@@ -1,7 +1,7 @@
-"""plan(model): for every parameter of a model, what it is, which rule moves it, as which matrices, and why.
+"""plan(model): for every parameter of a model its role, its rule, its matrices, and the reason.
 
-Two mistakes of matrix optimizers are silent: an embedding or head that is orthogonalized, and a model of which
-nothing is (a wrapper flattened the weights, a name filter missed). Here both are errors, and the plan prints.
+Two mistakes with matrix optimizers give no sign: an embedding or head is orthogonalized, or no weight is (a wrapper
+flattened the weights, a name filter missed). `plan` raises an error for both, and prints as a table.
 """
 
 import difflib
@@ -19,7 +19,8 @@ from .walk import PlanError, candidates
 
 __all__ = ["Entry", "Plan", "PlanError", "plan"]
 
-_ASKED = {"embedding": "embedding", "position": "embedding", "tied head": "embedding", "head": "head"}
+# {role: the word in `allow` without which a matrix of this role is an error}.
+_NEEDS_ALLOW = {"embedding": "embedding", "position": "embedding", "tied head": "embedding", "head": "head"}
 _ALLOW = ("empty", "embedding", "head")
 
 
@@ -28,12 +29,12 @@ class Entry:
     """One parameter of a plan.
 
     Attributes:
-        name: without what torch.compile, DDP and FSDP add.
-        parameter: the tensor.
-        role: what it is: linear, qkv, conv, embedding, head, norm, ...
+        name: The name without the prefixes of torch.compile, DDP and FSDP.
+        parameter: The tensor.
+        role: The kind of parameter: linear, qkv, conv, embedding, head, norm, ...
         rule: "matrix", "adamw", "frozen", or the name of another rule for matrices.
-        layout: which matrices it is made of, for the rules of matrices.
-        reason: why.
+        layout: How the parameter is read as matrices; None under "adamw" and "frozen".
+        reason: Why this role and rule were chosen.
     """
 
     name: str
@@ -53,13 +54,13 @@ class Entry:
 
     @property
     def decays(self) -> bool:
-        """Whether weight decay applies: not to norms, biases and other vectors (the convention of nanoGPT)."""
+        """Whether weight decay applies. Norms, biases and other vectors do not decay, as in nanoGPT."""
         return self.is_matrix or (self.parameter.ndim >= 2 and self.role not in ("norm", "bias"))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The entries of a model, in its order. Iterable; prints as a table; `Muon` takes it as `params`."""
+    """The entries of a model, in the model's order. It can be iterated, printed, and passed to `Muon` as `params`."""
 
     entries: tuple[Entry, ...]
 
@@ -73,7 +74,7 @@ class Plan:
         for entry in self.entries:
             if entry.name == name:
                 return entry
-        raise KeyError(f"no parameter {name!r} in this plan")
+        raise KeyError(f"this plan has no parameter {name!r}")
 
     def __repr__(self) -> str:
         known = dict.fromkeys(("matrix", "adamw", "frozen", *(e.rule for e in self)))
@@ -84,7 +85,7 @@ class Plan:
         return render(self.entries)
 
     def groups(self) -> list[dict[str, Any]]:
-        """Parameter groups: matrices, by rule; the rest; the rest without weight decay (norms, biases, vectors)."""
+        """Parameter groups: matrices, one for each rule; AdamW with decay; AdamW without (norms, biases, vectors)."""
         matrices: dict[str, list[Entry]] = {"matrix": []}
         for entry in self:
             if entry.is_matrix:
@@ -110,30 +111,28 @@ def plan(
     heads: Mapping[Pattern, int] | None = None,
     allow: Collection[str] = (),
 ) -> Plan:
-    """Decide for every parameter of a model whether it is orthogonalized, and as which matrices.
+    """Decide for every parameter of a model whether it is orthogonalized, and how it is read as matrices.
 
     Args:
-        model: plain, compiled or wrapped in DDP.
-        overrides: {pattern: decision} where rules do not know, or know wrongly. A decision is "matrix", "adamw",
-            "frozen" (left out of the optimizer), the name of another rule for matrices, which the optimizer is given
-            in its ``rules=``, a Layout, or a function from shape to Layout (`matfn.optim.layout`). A pattern that is a
-            string is a glob on names, a compiled ``re.Pattern`` must match the whole name; the first match counts.
-            Weights of experts with three axes are assumed to be (number, out, in), as the plan says of each; for
-            (number, in, out) say ``{"*.experts.*": matfn.optim.layout.transposed_stack}``. What depends on it is the
-            scale, that of the transpose otherwise: the polar factor itself turns with the matrix.
-        qkv: {pattern: blocks} for fused matrices: the row sizes of each block, as (q, k, v), or the number of equal
-            blocks.
-        heads: {pattern: number of heads} for projections into heads, so that each head is a matrix of its own. Of fused
-            q, k, v it is the number of query heads; k and v are cut into heads of the same size. The projection out of
-            the heads has them among its inputs: ``overrides={pattern: lambda shape: linear(shape).tiled(columns=8)}``;
-            ``tiled`` cuts any matrix into a grid of blocks.
-        allow: what is an error otherwise: "embedding" and "head" (orthogonalized by an override), "empty" (nothing
-            orthogonalized).
+        model: A module, which may be compiled or wrapped in DDP.
+        overrides: {pattern: decision}, stronger than the rules. A decision is "matrix", "adamw", "frozen" (not in the
+            optimizer), the name of another rule for matrices (which the optimizer gets in its ``rules=``), a Layout, or
+            a function from shape to Layout (see `matfn.optim.layout`). A string pattern is a glob on names, an
+            ``re.Pattern`` must match the whole name, and the first match counts. Expert weights of three axes are read
+            as (number, out, in), and the plan says so. For (number, in, out) pass
+            ``{"*.experts.*": transposed_stack}``; otherwise the update has the scale of the transpose.
+        qkv: {pattern: blocks} for fused matrices. `blocks` is the number of rows of each block, as (q, k, v), or the
+            number of equal blocks.
+        heads: {pattern: number of heads} for projections into heads: each head becomes a matrix. For fused q, k, v give
+            the number of query heads; k and v are cut into heads of the same size. The projection out of the heads has
+            its heads in the columns: use ``overrides={pattern: lambda shape: linear(shape).tiled(columns=8)}``.
+        allow: Plans that are accepted instead of raising: "embedding" and "head" (an override orthogonalizes one),
+            "empty" (nothing is orthogonalized).
 
     Raises:
-        TypeError: `model` is no module, a hint no mapping, or a pattern or decision of another type.
-        PlanError: a parameter with two or more axes is of no known kind; a pattern matches nothing; a cut does not fit;
-            the plan is one of those that `allow` names; or a parameter would be lost or named like another.
+        TypeError: If `model` is no module, a hint is no mapping, or a pattern or decision has a wrong type.
+        PlanError: If no rule knows a parameter of two or more axes, a pattern matches nothing, a cut does not fit, the
+            plan needs `allow`, two parameters share a name, or a parameter would be lost.
     """
     check_arguments(model, overrides, qkv, heads)
     _check_allowed(allow)
@@ -151,7 +150,7 @@ def _check_allowed(allow: object) -> None:
 
 
 def _entries(found: Mapping[str, Candidate], decided: Mapping[str, Decision | None]) -> list[Entry]:
-    """The parameters with what was decided of them; all that nobody could decide are one error."""
+    """One entry per decision. All parameters without a decision are reported in one error."""
     unknown = [
         f"{name} {tuple(c.param.shape)} of {type(c.first.module).__name__}"
         for name, c in found.items()
@@ -159,8 +158,8 @@ def _entries(found: Mapping[str, Candidate], decided: Mapping[str, Decision | No
     ]
     if unknown:
         raise PlanError(
-            "no rule knows these parameters; decide in plan(model, overrides={pattern: ...}) with "
-            '"matrix", "adamw", "frozen" or a Layout:\n  ' + "\n  ".join(unknown)
+            "no rule knows these parameters. Pass plan(model, overrides={pattern: decision}) with a decision "
+            '"matrix", "adamw", "frozen" or a Layout for each:\n  ' + "\n  ".join(unknown)
         )
     return [Entry(name, found[name].param, d.role, d.rule, d.layout, d.reason) for name, d in decided.items() if d]
 
@@ -168,7 +167,7 @@ def _entries(found: Mapping[str, Candidate], decided: Mapping[str, Decision | No
 def _decide(
     name: str, c: Candidate, override: Override | None, blocks: int | Sequence[int] | None, heads: int | None
 ) -> Decision | None:
-    """The decision for one parameter: frozen, else override, else hint, else the rules; None when nobody knows."""
+    """The decision for one parameter: frozen, else the override, else the hint, else the rules; or None."""
     found = recognise(c)
     role = found.role if found else "other"
     if not c.param.requires_grad:
@@ -192,11 +191,11 @@ def _decide(
 
 
 def _by_head(layout: Layout, heads: int, role: str) -> Layout:
-    """The layout with the heads as matrices; those of the first row block say how high each is."""
+    """The layout with one matrix per head. The first row block holds `heads` heads, which gives the height of all."""
     if role == "qkv" and len(layout.cuts) == 1:
         raise ValueError(
-            "q, k and v are interleaved by head here, so heads= would put one head's three into one matrix; cut them "
-            f"all by qkv={{...: {3 * heads}}}."
+            "q, k and v are interleaved by head, so heads= would put the q, k and v of a head into one matrix. "
+            f"Cut all of them with qkv={{...: {3 * heads}}}."
         )
     height, left = divmod(layout.cuts[0], heads)
     if left or not height or any(cut % height for cut in layout.cuts):
@@ -205,16 +204,16 @@ def _by_head(layout: Layout, heads: int, role: str) -> Layout:
 
 
 def _layout(c: Candidate, override: Override | None, found: Decision | None) -> Layout:
-    """The layout of a parameter that shall be matrices: as overridden, as recognised, or by its number of axes."""
+    """The layout of a matrix parameter: from the override, else from the rules, else from the number of axes."""
     shape = tuple(c.param.shape)
     if callable(override):
         made: object = override(shape)
         if not isinstance(made, Layout):
-            raise ValueError(f"the override's function must return a Layout, for {shape} it gave {made!r}.")
+            raise ValueError(f"the override's function must return a Layout, but for {shape} it returned {made!r}.")
         override = made
     if isinstance(override, Layout):
         if override.shape != shape:
-            raise ValueError(f"the overriding layout is for shape {override.shape}, the parameter has {shape}.")
+            raise ValueError(f"the override is a layout for shape {override.shape}, the parameter has {shape}.")
         return override
     known = ("matrix", "adamw", "frozen")
     if isinstance(override, str) and override != "matrix":
@@ -227,25 +226,25 @@ def _layout(c: Candidate, override: Override | None, found: Decision | None) -> 
     if found is not None and found.layout is not None:
         return found.layout
     if len(shape) < 2:
-        raise ValueError(f"shape {shape} has fewer than two axes and is no matrix.")
+        raise ValueError(f"shape {shape} has fewer than two axes, so it is no matrix.")
     return stack(shape) if len(shape) == 3 else linear(shape)
 
 
 def _refuse_mistakes(entries: Sequence[Entry], allow: Collection[str]) -> None:
-    """Raise for an orthogonalized embedding or head, and for a plan without matrices, unless asked for."""
+    """Raise for an orthogonalized embedding or head, and for a plan without matrices, unless `allow` names it."""
     for entry in entries:
-        asked = _ASKED.get(entry.role)
-        if entry.is_matrix and asked and asked not in allow:
+        needed = _NEEDS_ALLOW.get(entry.role)
+        if entry.is_matrix and needed and needed not in allow:
             raise PlanError(
-                f"{entry.name} has the role {entry.role!r} and would be orthogonalized by override or hint. That makes "
-                f'rare and frequent tokens move alike and is rarely meant; pass allow=("{asked}",) if it is.'
+                f"{entry.name} has the role {entry.role!r}, and an override or hint would orthogonalize it. Rare and "
+                f'frequent tokens would then move alike. If you want this, pass allow=("{needed}",).'
             )
     if "empty" not in allow and not any(entry.is_matrix for entry in entries):
         raise PlanError(
             "nothing would be orthogonalized:\n"
             + render(entries)
-            + "\nIf a wrapper flattened or froze the weights, plan "
-            'before wrapping; name the matrices in overrides=; or pass allow=("empty",).'
+            + "\nIf a wrapper flattened or froze the weights, call plan "
+            'before wrapping. Else name the matrices in overrides=, or pass allow=("empty",).'
         )
 
 

@@ -1,9 +1,8 @@
-"""What a parameter is: rules that look at the module that owns it, its name and its shape, and say why.
+"""Rules that recognise a parameter by its module, its name and its shape, and give the reason.
 
-Each rule is a function from a `Candidate` to a `Decision`, or None when it has nothing to say; `RULES` lists them and
-the first answer counts. A parameter with two or more axes that no rule knows is left to the user (plan.py). One thing
-is assumed, and said in the plan: weights of experts with three axes and nothing that tells their orientation are read
-as (number, out, in), and if they are (number, in, out) the scale of their update is that of the transpose.
+A rule is a function from a `Candidate` to a `Decision`, or to None if it does not apply. The first decision in the
+order of `RULES` counts. If no rule knows a parameter of two or more axes, the user must decide (plan.py). The rules
+assume one thing, and the plan says so: expert weights of three axes are (number, out, in).
 """
 
 import re
@@ -27,7 +26,7 @@ __all__ = ["RULES", "Candidate", "Decision", "Model", "Owner", "is_linear", "rec
 
 @dataclass(frozen=True)
 class Owner:
-    """One place where a parameter hangs in the model: path of the module, name in it, the module, the module above."""
+    """A module that holds a parameter: the module's path, the parameter's name in it, the module, its parent."""
 
     path: str
     leaf: str
@@ -36,22 +35,22 @@ class Owner:
 
     @property
     def parts(self) -> list[str]:
-        """The components of the path."""
+        """The names along the path."""
         return self.path.split(".") if self.path else []
 
     @property
     def numbered(self) -> bool:
-        """Whether it lies in a numbered container, as the blocks of a network do."""
+        """Whether a name along the path is a number, as in the blocks of a network."""
         return any(part.isdigit() for part in self.parts)
 
     def is_a(self, pattern: str) -> bool:
-        """Whether a class of the module (or one it inherits from) has a name that matches, to its end."""
+        """Whether the name of the module's class, or of a base class, matches as a whole."""
         return _named(self.module, pattern)
 
 
 @dataclass(frozen=True)
 class Model:
-    """What the rules may know of the whole model."""
+    """Facts about the whole model: shapes of embeddings, the last linear layer, the last one in each container."""
 
     embeddings: frozenset[tuple[int, ...]] = frozenset()
     last_linear: str = ""
@@ -60,7 +59,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A parameter, all places that hold it, and the model around."""
+    """A parameter, all modules that hold it, and the facts about the model."""
 
     param: Tensor
     owners: tuple[Owner, ...]
@@ -68,13 +67,13 @@ class Candidate:
 
     @property
     def first(self) -> Owner:
-        """The place that gives the parameter its name."""
+        """The module that gives the parameter its name."""
         return self.owners[0]
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What a parameter is ("role"), which rule moves it, as which matrices, and why."""
+    """The role of a parameter, the rule that moves it, its layout as matrices, and the reason."""
 
     role: str
     rule: str
@@ -90,7 +89,7 @@ _HEAD = re.compile(r"(lm_?|out_|.*_)?heads?|classifier|unembed(ding)?|embed_out|
 _HEAD_AT_ROOT = re.compile(r"output(_layer|_proj|_projection)?|out|final(_layer)?|fc")
 _THIRDS = re.compile(r"(to_|w|W)?qkv(_proj)?|c_attn|(attn_)?in_proj|W_pack")
 _ASSUMED = "assumed (number, out, in); else overrides={name: transposed_stack}"
-# These write the rows head by head (q, k, v of head 0, then of head 1, ...): thirds would mix heads.
+# Their rows go head by head (q, k, v of head 0, then q, k, v of head 1, ...), so a cut into thirds would mix heads.
 _INTERLEAVED = r"(GPTBigCode|CodeGen|InternLM2|GPTNeoX|Bloom|Falcon|Persimmon|ChatGLM|Glm)\w*Attention"
 
 
@@ -153,7 +152,7 @@ def _linear(c: Candidate) -> Decision | None:
 
 
 def _maybe_fused(c: Candidate, name: str, layout: Layout, reason: str) -> Decision:
-    """A linear weight, cut into q, k and v where name and shape make that safe."""
+    """A linear weight. It is cut into q, k and v if name and shape leave no doubt."""
     _, m, n = layout.matrices[0]
     if name == "query_key_value" or (_THIRDS.fullmatch(name) and _named(c.first.parent, _INTERLEAVED)):
         return Decision("qkv", "matrix", layout, "q, k, v interleaved by head: taken whole")
@@ -203,7 +202,7 @@ RULES: tuple[Rule, ...] = (_embedding, _vector, _attention, _head, _linear, _con
 
 
 def recognise(candidate: Candidate) -> Decision | None:
-    """The decision of the first rule that has one; None when no rule knows the parameter."""
+    """The first decision that a rule makes, or None if no rule knows the parameter."""
     decided = next((found for rule in RULES if (found := rule(candidate)) is not None), None)
     if decided is None or decided.layout is None:
         return decided
@@ -217,7 +216,7 @@ def recognise(candidate: Candidate) -> Decision | None:
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether a module is a linear layer: a class (or base) called ...Linear or ...Router, with a 2-D weight."""
+    """Whether a module is a linear layer: its class or a base is called ...Linear or ...Router, its weight is 2-D."""
     weight: object = getattr(module, "weight", None)
     return _named(module, r"\w*(Linear|Router)") and isinstance(weight, Tensor) and weight.ndim == 2
 

@@ -1,4 +1,4 @@
-"""The printed plan: aligned plain text that fits 120 columns, repeated blocks of a network folded into one line."""
+"""The printed plan: a text table of 120 columns. Repeated blocks of a network share one line."""
 
 import re
 import textwrap
@@ -17,7 +17,7 @@ Row = tuple[str, str, str, str, str, str]
 
 
 def render(entries: Sequence["Entry"]) -> str:
-    """The table of a plan and, below it, how many parameters each rule moves."""
+    """The table of a plan, followed by the number of parameters that each rule moves."""
     rows = [_row(name, entry) for name, entry in _folded(entries)]
     caps = (_NAME, _SHAPE, 12, 16, _MATRICES, WIDTH)
     widths = [min(cap, max(len(row[i]) for row in [_HEADER, *rows])) for i, cap in enumerate(caps)]
@@ -33,7 +33,7 @@ def _row(name: str, entry: "Entry") -> Row:
 
 
 def _sizes(matrices: Sequence[tuple[int, int, int]]) -> str:
-    """Matrices as "3 x 768 x 768", blocks of equal size added up, different ones joined by "+"."""
+    """Matrices as "3 x 768 x 768". Blocks of equal size are counted together, different sizes are joined by "+"."""
     counts: dict[tuple[int, int], int] = {}
     for b, m, n in matrices:
         counts[m, n] = counts.get((m, n), 0) + b
@@ -45,7 +45,7 @@ def _by(sizes: Sequence[int]) -> str:
 
 
 def _wrapped(row: Sequence[str], widths: Sequence[int]) -> list[str]:
-    """A row as text lines: every cell is wrapped into its width, long names broken at dots."""
+    """A row as text lines. Each cell is wrapped to its width, and long names are broken at dots."""
     cells = [_cell(text, width) for text, width in zip(row, widths, strict=True)]
     height = max(len(cell) for cell in cells)
     columns = [cell + [""] * (height - len(cell)) for cell in cells]
@@ -56,7 +56,7 @@ def _wrapped(row: Sequence[str], widths: Sequence[int]) -> list[str]:
 
 
 def _cell(text: str, width: int) -> list[str]:
-    if len(text) > width and " " not in text:  # a name: break it before a dot
+    if len(text) > width and " " not in text:  # a parameter name, which is broken before a dot
         pieces, lines = re.split(r"(?=\.)", text), [""]
         for piece in pieces:
             if len(lines[-1]) + len(piece) > width:
@@ -67,7 +67,7 @@ def _cell(text: str, width: int) -> list[str]:
 
 
 def _folded(entries: Sequence["Entry"]) -> list[tuple[str, "Entry"]]:
-    """Entries that differ only in the numbers of their names, as one: "h.0-11.attn.weight"."""
+    """Entries that differ only in the numbers of their names become one entry, as "h.0-11.attn.weight"."""
     alike: dict[tuple[object, ...], list[Entry]] = {}
     for entry in entries:
         masked = re.sub(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)", "#", entry.name)
@@ -81,7 +81,7 @@ def _folded(entries: Sequence["Entry"]) -> list[tuple[str, "Entry"]]:
 
 
 def _fold_name(masked: str, names: Sequence[str]) -> str | None:
-    """One name for many, or None if their numbers are not a full grid of ranges."""
+    """One name for all `names`, or None if their numbers do not form a full grid of ranges."""
     pattern = re.compile(re.escape(masked).replace(r"\#", r"(\d+)"))
     numbers = [tuple(int(x) for x in match.groups()) for name in names if (match := pattern.fullmatch(name))]
     if len(names) == 1:
@@ -105,7 +105,7 @@ def _counted(entries: Sequence["Entry"]) -> str:
 
 
 def _summary(entries: Sequence["Entry"]) -> str:
-    """One line per rule: parameters, tensors, share, and how many matrices."""
+    """One line per rule: number and share of the parameters, number of tensors, number of matrices."""
     total = sum(entry.parameter.numel() for entry in entries) or 1
     names = dict.fromkeys(("matrix", *(e.rule for e in entries if e.is_matrix)))
     by_rule = {rule: [e for e in entries if e.rule == rule] for rule in names}

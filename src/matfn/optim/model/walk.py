@@ -1,6 +1,6 @@
-"""The walk over a model: every parameter once, with all places that hold it, by names that no wrapper changes.
+"""The walk over a model: finds every parameter once, every module that holds it, and its name without wrappers.
 
-What is a wrapper is asked of its class, not of its name: a model may well have a layer called "module".
+Wrappers are recognised by class, not by attribute name: a model may have a layer of its own called "module".
 """
 
 from collections.abc import Iterator
@@ -12,8 +12,8 @@ from .recognise import Candidate, Model, Owner, is_linear
 
 __all__ = ["PlanError", "aliases", "candidates"]
 
-# The attribute in which a wrapper of torch keeps the model, by the wrapper's class (by name: not every build of torch
-# has all of them, and importing the compiler to ask costs seconds).
+# {class name of a torch wrapper: attribute that holds the model}. Names, because some builds of torch lack some of the
+# classes, and because importing the compiler takes seconds.
 _INNER = {
     "DataParallel": "module",
     "DistributedDataParallel": "module",
@@ -25,17 +25,17 @@ _INNER = {
 
 
 class PlanError(ValueError):
-    """A plan that cannot be made, or that is almost surely not what was meant; the message says what to do."""
+    """No plan can be made, or the plan is almost surely a mistake. The message says what to do."""
 
 
 def candidates(model: nn.Module) -> dict[str, Candidate]:
-    """Every parameter of a model once, by the name of its first place without wrappers.
+    """Every parameter of a model once, as {name: candidate}. The name is the first one found, without wrappers.
 
     Raises:
-        PlanError: no parameters, a lazy one, two of one name, or a model that lists others than its modules hold.
+        PlanError: If there are no parameters, a lazy one, two of one name, or if `named_parameters()` differs.
     """
     placed = list(_modules(model))
-    at = dict(placed)  # of a wrapper and what it wraps, which have one path, the inner
+    at = dict(placed)  # a wrapper and its inner module share a path; the inner module comes last and stays
     owners: dict[Tensor, list[Owner]] = {}
     for path, module in placed:
         for leaf, param in module.named_parameters(recurse=False, remove_duplicate=False):
@@ -49,11 +49,11 @@ def candidates(model: nn.Module) -> dict[str, Candidate]:
         candidate = Candidate(param, tuple(places), context)
         name = aliases(candidate)[0]
         if is_lazy(param):
-            raise PlanError(f"parameter {name!r} is lazy and has no shape yet; run one forward pass, then plan.")
+            raise PlanError(f"parameter {name!r} is lazy and has no shape yet. Run one forward pass, then plan.")
         if name in found:
             raise PlanError(
-                f"two parameters are called {name!r} once wrappers are set aside: one in {type(places[0].module)}, one "
-                f"in {type(found[name].first.module)}. Plan the inner model, or rename what was added to the wrapper."
+                f"without wrappers, two parameters are called {name!r}: one in {type(places[0].module)}, one in "
+                f"{type(found[name].first.module)}. Plan the inner model, or rename the wrapper's parameter."
             )
         found[name] = candidate
     _refuse_difference(model, found)
@@ -61,12 +61,12 @@ def candidates(model: nn.Module) -> dict[str, Candidate]:
 
 
 def aliases(c: Candidate) -> list[str]:
-    """All names of a parameter; the first is the one it goes by."""
+    """All names of a parameter. The first is its name in the plan."""
     return [f"{owner.path}.{owner.leaf}" if owner.path else owner.leaf for owner in c.owners]
 
 
 def _modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Every module once, with its path; what a wrapper holds has the path of the wrapper."""
+    """Every module once, with its path. A wrapped module has the path of its wrapper."""
     paths: dict[str, str] = {}
     by_path: dict[str, nn.Module] = {}
     for full, module in model.named_modules():
@@ -82,7 +82,7 @@ def _modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _inner(module: nn.Module) -> str | None:
-    """The attribute that holds the wrapped model; None for what is no wrapper of torch's."""
+    """The attribute that holds the wrapped model, or None if the module is no wrapper of torch."""
     classes = [cls for cls in type(module).__mro__ if cls.__module__.startswith("torch.")]
     return next((_INNER[cls.__name__] for cls in classes if cls.__name__ in _INNER), None)
 
@@ -100,13 +100,13 @@ def _context(placed: list[tuple[str, nn.Module]], owners: dict[Tensor, list[Owne
 
 
 def _refuse_difference(model: nn.Module, found: dict[str, Candidate]) -> None:
-    """Raise unless the parameters found are those that the model lists: none lost, none more."""
+    """Raise unless the walk found exactly the parameters of `model.named_parameters()`."""
     listed = {id(param): name for name, param in model.named_parameters()}
     planned = {id(c.param): name for name, c in found.items()}
     lost = [name for key, name in listed.items() if key not in planned]
     more = [name for key, name in planned.items() if key not in listed]
     if lost or more:
         raise PlanError(
-            f"{type(model).__name__}.named_parameters() and the parameters its modules hold differ: only listed "
-            f"{lost}, only held {more}. A module that overrides named_parameters() does that; plan the module inside."
+            f"{type(model).__name__}.named_parameters() and the parameters of its modules differ: only listed "
+            f"{lost}, only held {more}. Some module overrides named_parameters(). Plan the module inside it."
         )

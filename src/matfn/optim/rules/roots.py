@@ -21,10 +21,10 @@ from ...linalg.scaling import Scale, prescale
 from ...methods import Exact, PolarExpress
 from ...methods.resolvents.resolvents import Resolvents
 from ...run.execute import accurate
+from ...run.plan import Purpose, RunPlan, lower_bound, resolve
 from ..options import check_number
-from .root_choice import lower_bound, root_choice
 
-__all__ = ["RootMethod", "Roots", "check_roots", "inverse_roots", "minimax", "ridged"]
+__all__ = ["RootMethod", "Roots", "check_roots", "inverse_roots", "minimax", "ridged", "root_plan"]
 
 RootMethod = Method | Callable[[int, float], Method]
 
@@ -103,7 +103,7 @@ def inverse_roots(A: Tensor, p: int, ridge: float, method: RootMethod | None, to
         p: at least 1.
         ridge: at least 0; relative.
         method: a method, or a function of p and of the lower bound of s = m^(1/p) that gives one; None is that of
-            `root_choice`.
+            the run plan.
         tolerance: of the residual.
     """
     X, scale = ridged(A, ridge)
@@ -127,10 +127,23 @@ def inverse_roots(A: Tensor, p: int, ridge: float, method: RootMethod | None, to
 
 def _chosen(X: Tensor, p: int, ridge: float, method: RootMethod | None) -> Method:
     if method is None:
-        return root_choice(X.shape[-1], p, ridge, X.dtype, X.device).method
-    if isinstance(method, Scheduled | Iteration | Evaluation):  # first: a Schedule can be called, too
-        return method
-    return method(p, lower_bound(p, ridge, X.shape[-1]))
+        return _planned(X, p, ridge, None)
+    if not isinstance(method, Scheduled | Iteration | Evaluation):  # asked first: a Schedule can be called, too
+        method = method(p, lower_bound(p, ridge, X.shape[-1]))
+    return _planned(X, p, ridge, method) if isinstance(method, Resolvents) else method
+
+
+def _planned(X: Tensor, p: int, ridge: float, method: Method | None) -> Method:
+    """The method of the run plan: the default for None, with the machine's products."""
+    return root_plan(X.shape[-1], p, ridge, X.dtype, X.device, method).method
+
+
+def root_plan(
+    n: int, p: int, ridge: float, dtype: torch.dtype, device: torch.device, method: Method | None = None
+) -> RunPlan:
+    """How inverse p-th roots of n x n factors with a relative ridge are computed; None is the default method."""
+    target = INV_ROOT.with_exponent(p)
+    return resolve(target, method, (n, n), dtype, device, purpose=Purpose.STEP, ridge=ridge)
 
 
 def _roots(X: Tensor, p: int, method: Method, tolerance: float) -> tuple[Tensor, list[str]]:

@@ -1,4 +1,4 @@
-"""Telemetry: what a step does to each matrix."""
+"""Telemetry: figures about each matrix and its update, measured during training."""
 
 from .telemetry import Telemetry
 

@@ -1,4 +1,4 @@
-"""Sinks: where telemetry goes. A sink is a function of a `Record`; here to lines of JSON, and to TensorBoard."""
+"""Sinks of telemetry: functions that take a `Record`. The two here write lines of JSON and TensorBoard events."""
 
 import json
 import math
@@ -12,14 +12,14 @@ __all__ = ["JsonLines", "Record", "TensorBoard", "lines"]
 
 @dataclass(frozen=True)
 class Record:
-    """What was measured at one step.
+    """The measurements of one step.
 
     Attributes:
-        step: of the optimizer, the first is 1.
-        figures: by parameter and by name of the figure.
-        seconds: this measurement took.
-        share: of the time since telemetry was switched on that it has taken, all measurements together.
-        skipped: steps so far that were due, and not measured because of the budget.
+        step: The number of the optimizer's step; the first is 1.
+        figures: {parameter name: {figure name: value}}.
+        seconds: The time of this measurement.
+        share: The time of all measurements divided by the time since telemetry was switched on.
+        skipped: The number of measurements that were due until now and left out because of the budget.
     """
 
     step: int
@@ -30,7 +30,7 @@ class Record:
 
 
 def lines(record: Record) -> list[dict[str, Any]]:
-    """One flat line for each parameter and one for the cost; what is not finite, which JSON cannot say, is None."""
+    """One flat line for each parameter and one for the cost. JSON has no NaN or infinity: they become None."""
     cost = {"telemetry_seconds": record.seconds, "telemetry_share": record.share, "telemetry_skipped": record.skipped}
     figures = [{"step": record.step, "parameter": name, **_known(values)} for name, values in record.figures.items()]
     return [*figures, {"step": record.step, **cost}]
@@ -41,10 +41,10 @@ def _known(values: Mapping[str, float]) -> dict[str, float | None]:
 
 
 class JsonLines:
-    """Appends to a file, a line of JSON for each parameter of each measured step and one for the cost.
+    """Appends lines of JSON to a file: at each measured step one for each parameter and one for the cost.
 
     Args:
-        path: made with its folder where it does not exist; else gone on with.
+        path: The file. It is created if it does not exist, with its folder.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -53,7 +53,7 @@ class JsonLines:
         self._file = path.open("a", encoding="utf-8")
 
     def __call__(self, record: Record) -> None:
-        """Write a record, whole, at once."""
+        """Write the lines of a record and flush them."""
         self._file.write("".join(json.dumps(line, allow_nan=False) + "\n" for line in lines(record)))
         self._file.flush()
 
@@ -63,13 +63,13 @@ class JsonLines:
 
 
 class TensorBoard:
-    """Scalars ``<figure>/<parameter>`` for TensorBoard, and the cost as ``telemetry/...``.
+    """Writes scalars ``<figure>/<parameter>`` for TensorBoard, and the cost as ``telemetry/...``.
 
     Args:
-        folder: where its event files go.
+        folder: The folder of the event files.
 
     Raises:
-        ImportError: the package tensorboard is not installed.
+        ImportError: If the package tensorboard is not installed.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -77,13 +77,13 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as missing:
             raise ImportError(
-                "the TensorBoard sink needs the package tensorboard, which is not installed: pip install tensorboard, "
-                "or write JSON lines with JsonLines(path)"
+                "the TensorBoard sink needs the package tensorboard, which is not installed: pip install tensorboard. "
+                "Or write JSON lines with JsonLines(path)."
             ) from missing
         self._writer = SummaryWriter(str(folder))
 
     def __call__(self, record: Record) -> None:
-        """Write a record; what is not finite is left out."""
+        """Write a record without the values that are not finite."""
         *figures, cost = lines(record)
         for line in figures:
             for figure in line.keys() - {"step", "parameter"}:

@@ -1,7 +1,7 @@
-"""Telemetry: what a step does to each matrix, measured on the true gradient, for any optimizer; its own cost bounded.
+"""Telemetry: measures every few steps what an optimizer does to each matrix, and keeps its own cost under a budget.
 
-It attaches by torch's step hooks and, for a `MatrixOptimizer`, as one of its `observers`, which see each bucket and its
-direction before the weights move. So no optimizer has code for it, and between measurements a step costs two calls.
+It uses the step hooks of torch. In a `MatrixOptimizer` it is also one of the `observers`, which see each bucket and its
+direction before the weights move. So optimizers need no code for telemetry; a step without measurement costs two calls.
 """
 
 import time
@@ -21,7 +21,7 @@ __all__ = ["Telemetry"]
 
 Figures = dict[str, Tensor]
 
-# How the matrices of one parameter (experts, heads, q, k and v) become one number.
+# How the figures of the matrices of one parameter (experts, heads, q, k and v) become one number.
 _TOGETHER: dict[str, Callable[[Tensor], Tensor]] = {
     "condition": torch.amax,
     "nuclear_norm": torch.sum,
@@ -34,12 +34,12 @@ _TOGETHER: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Telemetry:
-    """Measures every `every` steps, and hands a `Record` to each sink.
+    """Measures every `every` steps, and passes a `Record` to each sink.
 
-    Of each parameter with two axes or more, where G is the gradient, D the direction of the update before learning rate
-    and scale, and W the weight:
+    Parameters with two axes or more are measured. G is the gradient, D the direction of the update before learning rate
+    and scale, W the weight:
 
-    | figure          | is                                      | of a parameter's matrices |
+    | figure          | definition                              | over several matrices     |
     |-----------------|-----------------------------------------|---------------------------|
     | `condition`     | kappa_2(G), over the range of G         | the greatest              |
     | `nuclear_norm`  | ||G||_*                                 | the sum                   |
@@ -49,31 +49,29 @@ class Telemetry:
     | `direction`     | <G, U> / ||G||_*, from -1 to 1          | the least                 |
     | `ratio`         | ||lr scale D||_F / ||W||_F              | the greatest              |
 
-    `direction` is 1 for steepest descent under the spectral norm, less with momentum, which remembers older gradients.
-    For matrices that another rule moves (embeddings and head under AdamW; everything, in an optimizer of torch) D is
-    the difference of the weight before and after, decay included, and there is no `nu`. Such weights are copied for the
-    step that is measured. Nothing else is allocated but for the figures themselves, and `.grad`, weights, state and
-    random numbers are what they would be without.
+    `direction` is 1 for steepest descent under the spectral norm, and less with momentum, which holds older gradients.
+    Where another rule moves a matrix (AdamW, or any optimizer of torch), D is the weight before minus the weight after
+    the step, decay included, and there is no `nu`. These weights are copied during a measured step. `.grad`, weights,
+    state and random numbers are the same as without telemetry.
 
-    **Cost.** By default the figures come from the Gram matrix of the short side in float64, and from a sketch where
-    that has more than 512 rows: subspace iteration for the greatest singular values, Lanczos quadrature for the rest,
-    good to a few per cent, where `condition` is a lower bound. Singular values below 4 eps of the gradient's dtype
-    (float32 at least) and, unless exact, 1e-7, relative to the greatest, count as zero. The time is taken; a step that
-    is due is skipped as long as one more, if it took as long as the last, would bring telemetry above `budget` of the
-    time since the beginning, and the records say so. Only the first measurement is made whatever it costs.
+    **Cost.** By default the figures come from the Gram matrix of the short side, in float64. If the short side has more
+    than 512 rows they come from a sketch: subspace iteration for the greatest singular values, Lanczos quadrature for
+    the others. The sketch is good to a few per cent, and its `condition` is a lower bound. Singular values count as
+    zero below 4 eps of the gradient's dtype (at least float32) and, unless exact, 1e-7, relative to the greatest.
+    A measurement is skipped if, taking as long as the last one, it would bring telemetry above `budget` of the time
+    since the beginning. The records count the skipped ones. The first measurement is never skipped.
 
     Args:
-        optimizer: any of torch's; one Telemetry each.
-        *sinks: functions of a `Record`, such as `JsonLines` and `TensorBoard`.
-        every: steps from one measurement to the next, the first step included.
-        exact: by singular values in float64, whatever the size.
-        budget: the share of the time, in (0, 1]; 1 skips nothing. 0.05 leaves 95 % to training.
-        only: glob patterns of names; a parameter that matches none is not measured. Naming a pattern that matches none
-            of the parameters is an error.
-        names: of the parameters, for an optimizer that was not given any.
+        optimizer: Any optimizer of torch. Use one Telemetry for each.
+        *sinks: Functions that take a `Record`, such as `JsonLines` and `TensorBoard`.
+        every: Steps from one measurement to the next. The first step is measured.
+        exact: Whether to compute singular values in float64 at every size.
+        budget: The greatest share of the time, in (0, 1]; 1 skips nothing. 0.05 leaves 95 % to training.
+        only: Glob patterns of names. A parameter that matches none is not measured.
+        names: {parameter: name}, for an optimizer without names.
 
     Raises:
-        ValueError: an argument out of range, or a pattern that matches nothing.
+        ValueError: If an argument is out of range, or a pattern of `only` matches no parameter.
     """
 
     def __init__(
@@ -102,11 +100,11 @@ class Telemetry:
 
     @property
     def share(self) -> float:
-        """The share of the time since the beginning that telemetry has taken."""
+        """The time of all measurements divided by the time since the beginning."""
         return self.seconds / max(time.perf_counter() - self._since, 1e-9)
 
     def detach(self) -> None:
-        """Take everything off the optimizer, and close the sinks that can be closed."""
+        """Remove all hooks from the optimizer, and close the sinks that have `close`."""
         for hook in self._hooks:
             hook.remove()
         if isinstance(self.optimizer, MatrixOptimizer) and self._observe in self.optimizer.observers:
@@ -121,15 +119,15 @@ class Telemetry:
             return
         allowed = self.budget * (time.perf_counter() - self._since)
         if self.budget < 1 and self.seconds and self.seconds + self._spent > allowed:
-            self.skipped += 1  # one more like the last would cost more than the budget
+            self.skipped += 1  # another measurement as long as the last would exceed the budget
             return
         begun = self._clock()
         chosen = self._chosen()
         self._open, self._spent = {}, 0.0
         seen = optimizer.layouts if isinstance(optimizer, MatrixOptimizer) else {}
         self._before_step = {p: p.detach().clone() for p in chosen if p not in seen and p.ndim >= 2}
-        # A closure makes new gradients; without one, what is there is the true one, and must still be there after. Of
-        # the arguments that torch hands on, the first is the optimizer.
+        # Without a closure `.grad` holds the true gradient and must not change during the step. A closure computes new
+        # gradients, so nothing can be compared. torch passes the optimizer as args[0].
         closure = any(argument is not None for argument in args[1:]) or kwargs.get("closure") is not None
         self._versions = {} if closure else {p: p.grad._version for p in chosen if p.grad is not None}
         self._spend(begun)
@@ -171,7 +169,7 @@ class Telemetry:
             sink(record)
 
     def _difference(self, param: Tensor, before: Tensor) -> Figures:
-        """The figures of a matrix that another rule moved."""
+        """The figures of a matrix that AdamW or an optimizer of torch moved."""
         assert param.grad is not None
         work = working_dtype(param)
         gradient, weight, after = (x.detach().to(work).flatten(1)[None] for x in (param.grad, before, param))
@@ -184,11 +182,11 @@ class Telemetry:
             if param.grad is None or param.grad._version != version:
                 raise RuntimeError(
                     f"the optimizer {type(self.optimizer).__name__} wrote into .grad of {chosen[param]!r} during its "
-                    "step, so telemetry does not know the true gradient: detach() it, or use an optimizer that reads."
+                    "step, so telemetry cannot know the gradient. Call detach(), or use an optimizer that reads it."
                 )
 
     def _chosen(self) -> dict[Tensor, str]:
-        """The parameters to measure, now: groups may be added, and gradients come and go."""
+        """{parameter: name} to measure. It is found anew each time, because groups may be added."""
         found, matched = {}, set()
         for index, group in enumerate(self.optimizer.param_groups):
             numbers = [f"{index}.{position}" for position in range(len(group["params"]))]
@@ -204,7 +202,7 @@ class Telemetry:
         return found
 
     def _clock(self) -> float:
-        """Now, when the devices have done what they were told before: else their backlog would count as telemetry."""
+        """The time, after the devices have finished: queued work must not count as telemetry."""
         for device in {p.device for group in self.optimizer.param_groups for p in group["params"] if p.is_cuda}:
             torch.cuda.synchronize(device)
         return time.perf_counter()
@@ -216,7 +214,7 @@ class Telemetry:
 
 
 def _together(blocks: list[Figures]) -> dict[str, float]:
-    """One number of each figure, over the matrices of a parameter."""
+    """{figure: one number over all matrices of a parameter}."""
     whole = {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}
     values = torch.stack([_TOGETHER[name](figure) for name, figure in whole.items()]).tolist()
     return dict(zip(whole, values, strict=True))

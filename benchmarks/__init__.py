@@ -1,0 +1,1 @@
+"""Speed beside other packages; run from the root of the repository: `python -m benchmarks.step`."""

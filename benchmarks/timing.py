@@ -1,0 +1,255 @@
+"""Timing on any device: works in turns on a machine that others use too, and single calls by clock, event or graph."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+
+Clock = Callable[[], float]
+_SAMPLE = 2e-3  # what is shorter is called several times a sample: the clock and a context switch would show
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long is measured.
+
+    Attributes:
+        rounds: Samples of everything, at least 1; in each round everything takes its turn.
+        bound: Quartile range by median above which a row is measured again.
+        repeats: How often at most; 2, because a third time says more about the machine than about the code.
+        limit: Seconds; what takes longer in one call is not called again, and its row says so.
+        seconds: Of a whole part of the benchmark; rounds, repeats and contenders are left out to keep to it.
+    """
+
+    rounds: int = 9
+    bound: float = 0.1
+    repeats: int = 2
+    limit: float = 60.0
+    seconds: float = math.inf
+
+    def __post_init__(self) -> None:
+        """Refuse what measures nothing."""
+        if self.rounds < 1 or self.repeats < 0 or not min(self.bound, self.limit, self.seconds) > 0:
+            raise ValueError(f"rounds and bound must be positive, repeats not negative, got {self}: Pace(rounds=5)")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The samples of one piece of work.
+
+    Attributes:
+        seconds: Of one call, a sample each.
+        ratios: Seconds of the baseline by seconds of this, round by round: above 1 this is quicker.
+        attempts: How often it was measured; the attempt that scatters least is the one kept, with its own ratios.
+    """
+
+    seconds: tuple[float, ...]
+    ratios: tuple[float, ...]
+    attempts: int = 1
+
+    @property
+    def median(self) -> float:
+        """Seconds of one call."""
+        return statistics.median(self.seconds)
+
+    @property
+    def least(self) -> float:
+        """Seconds of the quickest sample: what others on the machine move least."""
+        return min(self.seconds)
+
+    @property
+    def spread(self) -> float:
+        """Quartile range by median; 0 for a single sample, which says nothing about it."""
+        if len(self.seconds) < 2:
+            return 0.0
+        low, _, high = statistics.quantiles(self.seconds, n=4, method="inclusive")
+        return (high - low) / self.median
+
+    @property
+    def ratio(self) -> float:
+        """The median of the ratios."""
+        return statistics.median(self.ratios)
+
+
+def interleaved(
+    works: Mapping[str, Callable[[], object]],
+    baseline: str,
+    pace: Pace,
+    *,
+    clock: Clock = time.perf_counter,
+    prepare: Callable[[str], object] | None = None,
+) -> dict[str, Timing]:
+    """Time everything in turns.
+
+    A machine that slows down slows all of a round, so ratios within it stay; each round starts with another one, so
+    that none always follows the same one through the cache. Everything has been called once before (the caller warms
+    up, and looks at the result then); the first call here decides how many make a sample.
+
+    Args:
+        works: What to call, by name.
+        baseline: The name whose time the ratios are taken to.
+        pace: How long.
+        clock: Seconds.
+        prepare: Called with the name before each call, outside the time; with it a sample is one call.
+
+    Returns:
+        In the order of `works`. What took longer than `pace.limit` has that one sample.
+    """
+    watch = _Stopwatch(works, clock, prepare)
+    first = {name: watch.sample(name, 1) for name in works}
+    quick = [name for name, seconds in first.items() if seconds <= pace.limit]
+    measure = partial(_rounds, watch, first, baseline, pace.rounds)
+    timings = {name: Timing((seconds,), (first[baseline] / seconds,)) for name, seconds in first.items()}
+    return {**timings, **(_calmed(measure, quick, baseline, pace) if quick else {})}
+
+
+@dataclass(frozen=True)
+class _Stopwatch:
+    """What takes samples of works by name: the preparation of each is outside the time."""
+
+    works: Mapping[str, Callable[[], object]]
+    clock: Clock
+    prepare: Callable[[str], object] | None
+
+    def sample(self, name: str, calls: int) -> float:
+        """Seconds of one call, the mean over some in a row."""
+        if self.prepare is not None:
+            self.prepare(name)
+        start = self.clock()
+        for _ in range(calls):
+            self.works[name]()
+        return (self.clock() - start) / calls
+
+    def calls(self, seconds: float) -> int:
+        """How many calls of that long make a sample: one after each preparation."""
+        return 1 if self.prepare is not None else min(1000, math.ceil(_SAMPLE / max(seconds, 1e-9)))
+
+
+def _rounds(
+    watch: _Stopwatch, first: Mapping[str, float], baseline: str, rounds: int, names: list[str]
+) -> dict[str, Timing]:
+    """Samples in turns, each round starting with another name; `first` says how long a call of each takes."""
+    found: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(rounds):
+        start = turn % len(names)
+        for name in names[start:] + names[:start]:
+            found[name].append(watch.sample(name, watch.calls(first[name])))
+    base = found.get(baseline, [first[baseline]] * rounds)
+    return {name: Timing(tuple(ts), _ratios(base, ts)) for name, ts in found.items()}
+
+
+def _calmed(
+    measure: Callable[[list[str]], dict[str, Timing]], names: list[str], baseline: str, pace: Pace
+) -> dict[str, Timing]:
+    """All of them once, and those that scatter again, each beside the baseline."""
+    timings = measure(names)
+    for name in names:
+        for attempt in range(2, 2 + pace.repeats):
+            if timings[name].spread <= pace.bound:
+                break
+            pair = [name] if name == baseline or baseline not in names else [baseline, name]
+            again = measure(pair)[name]
+            best = min(timings[name], again, key=lambda timing: timing.spread)
+            timings[name] = Timing(best.seconds, best.ratios, attempt)
+    return timings
+
+
+def _ratios(base: list[float], seconds: list[float]) -> tuple[float, ...]:
+    return tuple(b / s for b, s in zip(base, seconds, strict=True))
+
+
+T = TypeVar("T")
+Work = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where, and how large: `quick` is for trying the script, its times say nothing."""
+
+    device: str
+    quick: bool
+
+    def pick(self, full: T, quick: T) -> T:
+        """The size for this run."""
+        return quick if self.quick else full
+
+    @property
+    def cuda(self) -> bool:
+        """Whether there are events and graphs."""
+        return self.device.startswith("cuda")
+
+
+def wait(place: Place) -> None:
+    if place.cuda:
+        torch.cuda.synchronize()
+
+
+def timed(work: Work, place: Place, *, graph: bool = True) -> dict[str, Any]:
+    """Median and quartiles in seconds: of eager calls, and of replays of a CUDA graph of one call.
+
+    Inputs are the same in every call, so what fits into the cache of the device is read from there. `graph` False is
+    for work that waits for the host.
+    """
+    for _ in range(place.pick(3, 1)):
+        work()
+    row = _spread(_calls(work, place), "seconds")
+    if not place.cuda or not graph:
+        return row
+    try:
+        replay = captured(work)
+    except Exception as error:  # what cannot be captured says why, and the eager time stands
+        torch.cuda.synchronize()
+        return row | {"graph_seconds": None, "graph_note": " ".join(str(error).split())[:200]}
+    return row | _spread(_calls(replay, place), "graph_seconds")
+
+
+def captured(work: Work) -> Work:
+    """One call as a graph; warmed up on the stream it is captured on, as torch asks."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            work()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    return graph.replay
+
+
+def _calls(work: Work, place: Place) -> list[float]:
+    """Seconds of single calls: at least 5 and as many as fit into a tenth of a second, at most 50."""
+    start = time.perf_counter()
+    work()
+    wait(place)
+    once = time.perf_counter() - start
+    count = place.pick(min(50, max(5, int(0.1 / max(once, 1e-6)))), 2)
+    if not place.cuda:
+        times = []
+        for _ in range(count):
+            start = time.perf_counter()
+            work()
+            times.append(time.perf_counter() - start)
+        return times
+    pairs = []
+    for _ in range(count):  # read at the end: a wait between two calls would empty the queue
+        first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        first.record()
+        work()
+        last.record()
+        pairs.append((first, last))
+    torch.cuda.synchronize()
+    return [first.elapsed_time(last) / 1e3 for first, last in pairs]
+
+
+def _spread(times: list[float], name: str) -> dict[str, Any]:
+    ordered = sorted(times)
+    at = [ordered[min(len(ordered) - 1, int(q * len(ordered)))] for q in (0.25, 0.5, 0.75)]
+    return {name: at[1], f"{name}_quartiles": [at[0], at[2]], f"{name}_calls": len(times)}

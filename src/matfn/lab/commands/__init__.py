@@ -1,1 +1,0 @@
-"""Commands: they only parse, call the lab and print."""

@@ -1,1 +1,0 @@
-"""Comparison: several optimizers on the same data, and the report of it."""

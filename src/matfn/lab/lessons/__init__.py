@@ -1,1 +1,0 @@
-"""Lessons: data, the networks that learn it, and both as one value."""

@@ -1,1 +1,0 @@
-"""Papers: their tables made anew beside the published numbers."""

@@ -1,1 +1,0 @@
-"""Recipes: what a TOML file may say, as validated values."""

@@ -1,1 +1,0 @@
-"""Speed: time against error beside every peer, interleaved."""

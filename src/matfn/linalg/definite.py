@@ -1,0 +1,81 @@
+"""Definite: the symmetric part of a matrix, and the test whether its spectrum allows a root or an inverse root."""
+
+import torch
+from torch import Tensor
+
+from ..errors import SpectrumError
+
+__all__ = ["check_definite", "check_spectrum", "symmetric_part"]
+
+
+def symmetric_part(A: Tensor, verb: str, eps: float) -> Tensor:
+    """(A + A^T)/2, for a matrix that is symmetric up to rounding.
+
+    Args:
+        A: (..., n, n), in float32 at least, so that the sum overflows no sooner than its entries.
+        verb: The function that was called, for the message.
+        eps: Of the dtype that A was given in.
+
+    Raises:
+        ValueError: If A differs from its transpose by more than 4 n eps of its largest entry.
+    """
+    asymmetry = (A - A.mT).abs().amax((-2, -1))
+    allowed = 4 * A.shape[-1] * eps * A.abs().amax((-2, -1))
+    if bool((asymmetry > allowed).any()):
+        worst = (asymmetry / A.abs().amax((-2, -1))).max().item()
+        raise ValueError(
+            f"{verb} takes symmetric matrices, but A and A.mT differ by {worst:.2g} of the largest entry: pass "
+            "(A + A.mT) / 2 if the difference is rounding"
+        )
+    return A / 2 + A.mT / 2  # not (A + A.mT) / 2, which overflows for entries near the largest number
+
+
+def check_spectrum(values: Tensor, what: str, zero: float | None, negative: float) -> None:
+    """Refuse eigenvalues of which a real power does not exist.
+
+    Args:
+        values: (..., n), ascending.
+        what: The function, for the message.
+        zero: For an inverse, the share of the largest eigenvalue up to which an eigenvalue counts as zero; None for a
+            power that exists at zero.
+        negative: How far below zero, relative to the largest eigenvalue, rounding may put an eigenvalue.
+
+    Raises:
+        SpectrumError: If an eigenvalue is negative, or zero where that is refused. It names the smallest one.
+    """
+    size = values.abs().amax(-1)
+    relative = torch.where(size == 0, 0.0, values[..., 0] / size).reshape(-1)
+    worst = int(relative.argmin())
+    which = "the smallest eigenvalue" + (f" of matrix {worst} of {len(relative)}" if len(relative) > 1 else "")
+    given = f"{which} is {relative[worst].item():.3g} of the largest"
+    if zero is not None and bool((relative <= zero).any()):
+        advice = "add ridge=..." if values.dtype == torch.float64 and zero < 1e-12 else "add ridge=..., or use float64"
+        raise SpectrumError(
+            f"{what} needs a positive definite matrix, but {given}, which is zero or negative to working precision: "
+            f"{advice}"
+        )
+    if bool((relative < -negative).any()):
+        raise SpectrumError(f"{what} needs a positive semidefinite matrix, but {given}: add ridge=... to shift it")
+
+
+@torch.no_grad()
+def check_definite(A: Tensor, what: str, inverse: bool) -> None:
+    """`check_spectrum` at the price of one Cholesky factorization where every matrix is safely definite.
+
+    Methods that cannot see the spectrum need it: from an indefinite matrix an iteration returns numbers. It drives a
+    negative eigenvalue to minus infinity however small it is, so only values that eigvalsh cannot tell from zero pass.
+
+    Args:
+        A: (..., n, n), symmetric, float32 or float64.
+        what: The function, for the message.
+        inverse: Whether the function needs eigenvalues off zero.
+    """
+    n, eps = A.shape[-1], torch.finfo(A.dtype).eps
+    peak = A.abs().amax((-2, -1), keepdim=True)
+    scaled = A / torch.where(peak == 0, 1.0, peak)
+    # The factorization of a matrix with entries up to 1 may err by n eps times its norm, which is at most n.
+    shift = 2.0 * n * n * eps * torch.eye(n, dtype=A.dtype, device=A.device)
+    _, info = torch.linalg.cholesky_ex(scaled - shift)
+    if bool((info != 0).any()):
+        values = torch.linalg.eigvalsh(scaled.to(torch.float64))
+        check_spectrum(values, what, eps if inverse else None, n * torch.finfo(values.dtype).eps)

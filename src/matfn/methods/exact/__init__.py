@@ -1,5 +1,0 @@
-"""Exact: functions by decompositions."""
-
-from .exact import Exact
-
-__all__ = ["Exact"]

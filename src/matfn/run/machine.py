@@ -1,0 +1,326 @@
+"""Machine: what each kind of hardware does well; every constant stands here, with the place it was measured.
+
+Every decision about precision, products, preparation and roots reads the profile of the machine, and nothing else.
+A profile that does not know which dtypes are quick has a few products timed (`probe`), once, and the answer is kept on
+disk. The environment variable MATFN_MACHINE names another profile, for tests and for machines that are described
+wrongly; "probe" times the products even where the profile knows the answer.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import torch
+
+from ..kernels import onednn_runs
+from ..minimax.cache import directory
+
+__all__ = ["PROFILES", "Fact", "Machine", "machine", "probe"]
+
+_HALF = (torch.bfloat16, torch.float16)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Fact(Generic[T]):
+    """One constant of a profile.
+
+    Attributes:
+        value: The constant.
+        where: The machine and the measurement it comes from, or the reason for it, as one clause.
+    """
+
+    value: T
+    where: str
+
+
+@dataclass(frozen=True)
+class Half:
+    """Which half-precision dtypes are multiplied at least as quickly as float32.
+
+    Attributes:
+        bfloat16: Whether bfloat16 is.
+        float16: Whether float16 is.
+        where: As of `Fact`.
+    """
+
+    bfloat16: bool
+    float16: bool
+    where: str
+
+
+_UNMEASURED = "not measured on this kind of machine"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The profile of one kind of hardware.
+
+    Attributes:
+        name: The name that MATFN_MACHINE takes.
+        kind: What it describes, for people.
+        half: Which half-precision dtypes are quick; None is unknown, and has them timed. An iteration runs in half
+            precision only where that is as quick as float32.
+        onednn_rows: Short side from which float32 products by oneDNN are quicker than torch's own; None for never.
+        block_rows: Height of a block row at which symmetric products in block rows pay, by dtype: two must fit.
+        onednn_block: The same for float32 products by oneDNN.
+        deflated_rows: Short side from which three deflated steps are quicker in an optimizer than five steps; None for
+            never.
+        thinly_rows: Short side from which a thirty-second of the singular values is deflated in place of a sixteenth.
+        resolvent_rows: Rows from which Shampoo's roots are sums of resolvents; None for never.
+        part_entries: Entries of a stack that an iteration takes at a time, so that its iterates stay in the cache;
+            None takes a stack whole.
+    """
+
+    name: str
+    kind: str
+    half: Half | None
+    onednn_rows: Fact[int | None] = Fact(None, "torch's own float32 products are the quickest known here")
+    onednn_block: Fact[int] = Fact(192, "AMD EPYC 9005: 1.1 times full products at 384 rows, 1.4 times at 768")
+    block_rows: tuple[tuple[torch.dtype, int], ...] = ()
+    block_where: str = _UNMEASURED
+    deflated_rows: Fact[int | None] = Fact(None, _UNMEASURED)
+    thinly_rows: Fact[int] = Fact(512, "momenta of width 768: a thirty-second leaves rms .66, five Jordan steps .70")
+    resolvent_rows: Fact[int | None] = Fact(None, _UNMEASURED)
+    part_entries: int | None = None
+
+    @property
+    def narrow(self) -> torch.dtype:
+        """The dtype of an optimizer's iteration on float32 momenta: bfloat16 where it is quick, float32 elsewhere."""
+        return self.working(torch.bfloat16)
+
+    def working(self, dtype: torch.dtype) -> torch.dtype:
+        """The dtype to iterate in for an argument of `dtype`: float32 for half precision that is slow here."""
+        # By attributes: torch.compile follows them, where it cannot look into a set that is no constant of the code.
+        slow_bfloat16 = dtype is torch.bfloat16 and not (self.half and self.half.bfloat16)
+        slow_float16 = dtype is torch.float16 and not (self.half and self.half.float16)
+        return torch.float32 if slow_bfloat16 or slow_float16 else dtype
+
+    def block(self, dtype: torch.dtype) -> int | None:
+        """The height of a block row for `dtype`; None where block rows do not pay."""
+        return dict(self.block_rows).get(dtype)
+
+
+_EPYC = "AMD EPYC 9005 with AVX512-BF16, torch 2.13, one and two threads"
+
+_CPU = Machine(
+    "cpu",
+    "a CPU that no other profile describes",
+    half=None,
+    block_rows=((torch.float64, 64), (torch.float32, 96), (torch.bfloat16, 256)),
+    block_where=f"{_EPYC}: 1.5 times full products in float32 at 512 rows, 1.2 to 1.4 times in bfloat16 from 768",
+    deflated_rows=Fact(128, f"{_EPYC}: 1.1 times five steps at 128 rows, 1.3 times at 512; 1.7 times at 512 x 2048"),
+    resolvent_rows=Fact(96, f"{_EPYC}: 1.6 times an eigendecomposition at 96 rows, 2.4 times at 256"),
+    part_entries=2**20,
+)
+_GPU = Machine("gpu", "a device that no other profile describes: plain products", half=None)
+_NVIDIA = replace(
+    _GPU,
+    name="cuda",
+    kind="an NVIDIA GPU older than sm_80",
+    deflated_rows=Fact(None, "H200, 2026-11-26: the sketch takes 17 ms where all else takes 9, and cannot be captured"),
+)
+_TENSOR_CORES = Half(True, True, "tensor cores; H200, 2026-11-26: 788 TFLOP/s in bfloat16")
+
+PROFILES: dict[str, Machine] = {
+    profile.name: profile
+    for profile in (
+        replace(
+            _CPU,
+            name="x86-avx2",
+            kind="x86 without AVX512: half precision is emulated",
+            half=Half(False, False, "2 cores with AVX2, torch 2.13: a bfloat16 product takes 60 times a float32 one"),
+        ),
+        replace(_CPU, name="x86-avx512", kind="x86 with AVX512, without bfloat16 arithmetic"),
+        replace(_CPU, name="x86-avx512-bf16", kind="Intel with AVX512-BF16"),
+        replace(
+            _CPU,
+            name="amd-avx512-bf16",
+            kind="AMD with AVX512-BF16 (Zen 4 and newer)",
+            half=Half(True, False, f"{_EPYC}: a bfloat16 step takes 0.3 to 0.8 of a float32 one, 32 rows up"),
+            onednn_rows=Fact(192, "AMD EPYC 9005: MKL takes its AVX2 path; oneDNN 2.1 times as quick, 192 rows up"),
+        ),
+        replace(_CPU, name="x86-amx", kind="Intel with AMX"),
+        replace(_CPU, name="arm", kind="ARM without bfloat16 arithmetic"),
+        replace(_CPU, name="arm-bf16", kind="ARM with bfloat16 arithmetic"),
+        _CPU,
+        _NVIDIA,
+        replace(_NVIDIA, name="cuda-sm80", kind="NVIDIA Ampere and Ada (sm_80 to sm_89)", half=_TENSOR_CORES),
+        replace(_NVIDIA, name="cuda-sm90", kind="NVIDIA Hopper (sm_90)", half=_TENSOR_CORES),
+        replace(_NVIDIA, name="cuda-sm100", kind="NVIDIA Blackwell (sm_100 and newer)", half=_TENSOR_CORES),
+        _GPU,
+    )
+}
+
+
+def machine(device: torch.device) -> Machine:
+    """The profile for a device: named by MATFN_MACHINE, else recognised, its unknown dtypes timed.
+
+    Raises:
+        ValueError: If MATFN_MACHINE names no profile.
+    """
+    if torch.compiler.is_compiling():
+        return _rebuilt(*_facts(device.type, device.index))
+    return _machine(device.type, device.index, os.environ.get("MATFN_MACHINE", ""), torch.get_num_threads())
+
+
+def _facts(kind: str, index: int | None) -> tuple[str, bool, bool, str, int | None, str, int]:
+    """What a plan for torch.compile asks of a profile, as plain values: objects would need guards."""
+    found = _machine(kind, index, os.environ.get("MATFN_MACHINE", ""), torch.get_num_threads())
+    half = found.half or Half(False, False, _UNMEASURED)
+    deflated = found.deflated_rows
+    return found.name, half.bfloat16, half.float16, half.where, deflated.value, deflated.where, found.thinly_rows.value
+
+
+# torch.compile evaluates it while it traces, as `matfn.linalg.constant` explains.
+_facts._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
+
+
+def _rebuilt(name: str, bfloat16: bool, float16: bool, where: str, rows: int | None, why: str, thinly: int) -> Machine:
+    # Every field is given: torch.compile cannot wrap the objects that are the defaults.
+    return Machine(
+        name,
+        "seen by torch.compile",
+        Half(bfloat16, float16, where),
+        onednn_rows=Fact(None, why),
+        onednn_block=Fact(0, why),
+        deflated_rows=Fact(rows, why),
+        thinly_rows=Fact(thinly, why),
+        resolvent_rows=Fact(None, why),
+    )
+
+
+@lru_cache(maxsize=64)
+def _machine(kind: str, index: int | None, named: str, threads: int) -> Machine:
+    if named not in ("", "probe") and named not in PROFILES:
+        raise ValueError(f"MATFN_MACHINE must be one of {', '.join([*PROFILES, 'probe'])}, got {named!r}")
+    device = torch.device(kind, index) if index is not None else torch.device(kind)
+    found = PROFILES[named] if named in PROFILES else _recognised(device)
+    if kind == "meta":
+        return replace(found, half=found.half or Half(False, False, "a meta tensor"))
+    if found.half is not None and named != "probe":
+        return found
+    times = probe(device)
+    ratio = {dtype: times.get(dtype, float("inf")) / times[torch.float32] for dtype in _HALF}
+    told = " and ".join(f"{_short(dtype)} {ratio[dtype]:.2g} times" for dtype in _HALF)
+    where = f"timed here, {threads} threads, torch {torch.__version__}: the time of float32, {told}"
+    return replace(found, half=Half(ratio[torch.bfloat16] <= 1, ratio[torch.float16] <= 1, where))
+
+
+def _recognised(device: torch.device) -> Machine:
+    """The profile of the hardware that is there; with oneDNN's products only where this torch has them."""
+    if device.type == "cuda" and torch.version.hip is None:
+        major, _ = torch.cuda.get_device_capability(device)
+        return PROFILES[{8: "cuda-sm80", 9: "cuda-sm90"}.get(major, "cuda-sm100" if major > 9 else "cuda")]
+    if device.type != "cpu":
+        return PROFILES["gpu"]
+    found = PROFILES[_cpu()]
+    if found.onednn_rows.value is not None and not onednn_runs():
+        return replace(found, onednn_rows=Fact(None, "this torch has no oneDNN, or has it switched off"))
+    return found
+
+
+def _cpu() -> str:
+    """The name of the profile for the processor, by what torch uses of it and what /proc/cpuinfo lists."""
+    listed, name = processor()
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        return "arm-bf16" if "bf16" in listed else "arm"
+    capability = torch.backends.cpu.get_cpu_capability()
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return "cpu"
+    if not capability.startswith("AVX512"):
+        return "x86-avx2" if capability == "AVX2" else "cpu"
+    if "amx_bf16" in listed:
+        return "x86-amx"
+    if "avx512_bf16" in listed:
+        return "amd-avx512-bf16" if "AMD" in name else "x86-avx512-bf16"
+    return "x86-avx512"
+
+
+@lru_cache(maxsize=1)
+def processor() -> tuple[frozenset[str], str]:
+    """The flags of the processor, and its vendor and model."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(errors="replace").split("\n\n")[0].splitlines() if path.exists() else []
+    pairs = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    flags = (pairs.get("flags") or pairs.get("Features") or "").split()
+    name = " ".join(filter(None, (pairs.get("vendor_id"), pairs.get("model name")))) or platform.processor()
+    return frozenset(flags), name
+
+
+def probe(device: torch.device) -> dict[torch.dtype, float]:
+    """Seconds of one square product in float32, bfloat16 and float16 on a device: the least of a few.
+
+    It takes under 0.2 s, and nothing in later processes: the times are kept on disk (`matfn.minimax.directory`) by
+    processor, torch version and threads. Dtypes that the device cannot multiply are left out.
+    """
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()[1]
+    capability = torch.backends.cpu.get_cpu_capability()
+    key = f"{device.type}, {name}, {capability}, torch {torch.__version__}, {torch.get_num_threads()} threads"
+    folder = directory()
+    path = folder / f"machine-{hashlib.sha256(key.encode()).hexdigest()[:32]}.json" if folder else None
+    times = _stored(path, key)
+    if times is None:
+        times = _timed(device)
+        _store(path, key, times)
+    return {getattr(torch, name): seconds for name, seconds in times.items()}
+
+
+def _timed(device: torch.device) -> dict[str, float]:
+    """The times, by the name of the dtype."""
+    rows = 256 if device.type == "cpu" else 2048
+    times = {}
+    for dtype in (torch.float32, *_HALF):
+        try:
+            A = torch.ones(rows, rows, device=device).to(dtype)
+            # The first products pay for threads and kernels that later ones find ready.
+            seconds = [_once(A, device) for _ in range(2)][1:]
+            while len(seconds) < 5 and sum(seconds) < 0.02:
+                seconds.append(_once(A, device))
+        except (RuntimeError, NotImplementedError):
+            continue
+        times[_short(dtype)] = min(seconds)
+    return times
+
+
+def _once(A: torch.Tensor, device: torch.device) -> float:
+    begun = time.perf_counter()
+    (A @ A)[0, 0].item()  # reading one entry waits for the device
+    return time.perf_counter() - begun
+
+
+def _stored(path: Path | None, key: str) -> dict[str, float] | None:
+    try:
+        content = json.loads(path.read_text()) if path else None
+        times = content["seconds"] if content and content["key"] == key else None
+        if times is None or not {"float32"} <= set(times) <= {"float32", "bfloat16", "float16"}:
+            return None
+        return times if all(isinstance(s, float) and 0 < s < 1e3 for s in times.values()) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _store(path: Path | None, key: str, times: dict[str, float]) -> None:
+    """Write whole or not at all; a folder that cannot be written costs the next process 0.2 s."""
+    if path is None:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
+            json.dump({"key": key, "seconds": times}, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(file.name, path)
+    except OSError:
+        return
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

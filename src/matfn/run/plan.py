@@ -1,0 +1,381 @@
+"""Plan: what will run for one function, shape, dtype and device, and the reason for each choice.
+
+`resolve` is pure: it looks at the arguments and at the machine's profile, never at a matrix. Everything that runs takes
+its RunPlan: the verbs, one per call; an optimizer, one per shape; Shampoo's roots. `matfn.explain` prints it.
+"""
+
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
+from enum import Enum
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from ..engines import Coupled, Direct, Engine, Gram, amplification
+from ..engines.cost import engine_cost
+from ..engines.restarts import fewest_restarts
+from ..iteration.polynomial import Polynomial
+from ..iteration.preparation import PLAIN, Preparation
+from ..iteration.protocols import Evaluation, Fitted, Iteration, Method, Scheduled
+from ..iteration.recorder import Recorder
+from ..iteration.schedule import Schedule
+from ..iteration.target import Domain, Target
+from ..kernels import EAGER, ONEDNN, Blocked, Products
+from ..methods import Exact, PolarExpress
+from ..methods.resolvents import Resolvents, resolvents
+from .arguments import check_method, check_options, check_rounding
+from .machine import Machine, machine
+
+__all__ = ["DEFLATED", "LIFTED", "THINLY", "Purpose", "RunPlan", "lower_bound", "resolve"]
+
+
+class Purpose(Enum):
+    """What a result is for; it decides the default method, precision and engine."""
+
+    FACTOR = "the polar factor within the error of its schedule (orthogonalize)"
+    DIGITS = "all digits of the dtype (polar and the other verbs)"
+    STEP = "the step of an optimizer"
+
+
+# Three quintics for the spectrum that deflation leaves. The cushion keeps the largest singular values above the
+# rounding errors of Gram's Q. docs/results/tune-768x3072.json has the errors of all candidates.
+DEFLATED = PolarExpress((5, 5, 5), lower=1.4e-2, cushion=0.06, norm="schatten4", deflation=1 / 16)
+# The wider a network, the smaller the share of its large singular values.
+THINLY = replace(DEFLATED, deflation=1 / 32)
+# Five steps without deflation, for small matrices and for devices on which the sketch is slow.
+LIFTED = PolarExpress((5, 5, 5, 5, 3), lower=2e-3, cushion=0.07, norm="schatten4")
+# Gram saves 30 % of the products at 1 : 4 and nothing below 2 : 3. Without restart it needs the gentle slopes that
+# deflation allows; the slopes of LIFTED would blow up the negative eigenvalues that rounding gives M after two steps.
+_ENGINES: dict[Method, Engine] = {DEFLATED: Gram(()), THINLY: Gram(()), LIFTED: Gram((2, 4))}
+
+_TOLERATED = 0.01  # the most that rounding may take where `orthogonalize` chooses the Gram engine
+# Below a few eps a ridge is lost in the rounding of a float32 factor, and Cholesky's factorization breaks down.
+_RIDGE = 4 * torch.finfo(torch.float32).eps
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """How one function of matrices of one shape is computed.
+
+    Attributes:
+        target: What is computed.
+        shape: (rows, columns) of each matrix.
+        dtype: Of the argument.
+        device: Type of the device.
+        method: The method.
+        iteration: Its steps, or the method itself where it looks before each step; None where it evaluates outright.
+        preparation: What precedes the first step.
+        engine: How M is carried; None where nothing iterates.
+        precision: The dtype of the iteration.
+        products: The matrix products of the iteration.
+        wide: The products of the preparation, in float32 at least.
+        on_range: Whether the result is put on the range of the matrix, because the steps lift rounding noise.
+        parts: Entries of a stack to take at a time; None takes it whole.
+        machine: The profile that decided.
+        reasons: One clause for each decision.
+    """
+
+    target: Target
+    shape: tuple[int, int]
+    dtype: torch.dtype
+    device: str
+    method: Method
+    iteration: Iteration | None
+    preparation: Preparation
+    engine: Engine | None
+    precision: torch.dtype
+    products: Products
+    wide: Products
+    on_range: bool
+    parts: int | None
+    machine: Machine
+    reasons: tuple[tuple[str, str], ...]
+
+
+def resolve(
+    target: Target,
+    method: Method | None,
+    shape: tuple[int, int],
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    purpose: Purpose = Purpose.FACTOR,
+    engine: Engine | None = None,
+    precision: torch.dtype | None = None,
+    products: Products | None = None,
+    ridge: float = 0.0,
+    differentiated: bool = False,
+) -> RunPlan:
+    """The plan for one function, cached.
+
+    Args:
+        target: What is computed.
+        method: How; None is the default for the purpose.
+        shape: (rows, columns) of each matrix.
+        dtype: Of the argument, float16 to float64.
+        device: Of the argument.
+        purpose: What the result is for.
+        engine: How M is carried; None is a choice by counted products and foretold rounding.
+        precision: The dtype of the iteration; None is a choice by purpose, method and machine.
+        products: The matrix products, used for every large product; None is a choice by machine, dtype and size.
+        ridge: For the roots of an optimizer: the ridge relative to the Frobenius norm, which bounds the spectrum.
+        differentiated: Whether autograd follows the products, which only plain ones allow.
+
+    Raises:
+        TypeError: If an option is of another type, or `method` is no method.
+        ValueError: If an option has no use for the method, or does not go with the target or the precision.
+    """
+    asked = (target, method, shape, dtype, device.type, purpose, engine, precision, products, ridge, differentiated)
+    if torch.compiler.is_compiling():
+        return _resolve(machine(device), *asked)
+    if isinstance(method, Recorder) or not _hashable(asked):
+        return _resolve(machine(device), *asked)
+    return _cached(machine(device), target.verb, *asked)
+
+
+def _hashable(values: Hashable) -> bool:
+    try:
+        hash(values)
+    except TypeError:  # a method or products of the caller's own that is no frozen value
+        return False
+    return True
+
+
+@lru_cache(maxsize=512)
+def _cached(profile: Machine, _: str, *asked: Any) -> RunPlan:
+    return _resolve(profile, *asked)
+
+
+def _resolve(
+    profile: Machine,
+    target: Target,
+    method: Method | None,
+    shape: tuple[int, int],
+    dtype: torch.dtype,
+    device: str,
+    purpose: Purpose,
+    engine: Engine | None,
+    precision: torch.dtype | None,
+    products: Products | None,
+    ridge: float,
+    differentiated: bool,
+) -> RunPlan:
+    check_options(engine, precision, products)
+    chosen, why = _default(profile, target, shape, dtype, purpose, ridge) if method is None else (method, "as given")
+    chosen = check_method(chosen, target)
+    wide = torch.promote_types(dtype, torch.float32)
+    if isinstance(chosen, Evaluation):
+        _refuse_idle(chosen, target, engine, precision, products)
+        full, how = _products(profile, shape, wide, device, mirrored=False, differentiated=False)
+        full, how = (full, how) if products is None else (products, "as given")
+        if isinstance(chosen, Resolvents):
+            chosen = replace(chosen, products=full)
+        reasons = (("method", why), ("precision", "a decomposition works in float32 at least"), ("products", how))
+        return RunPlan(
+            target, shape, dtype, device, chosen, None, PLAIN, None, wide, full, full, False, None, profile, reasons
+        )
+    iteration = _iteration(chosen, target)
+    preparation = _preparation(iteration, target, purpose)
+    lifts = isinstance(iteration, Schedule) and iteration.lower <= torch.finfo(wide).eps
+    on_range = lifts and target.mirrored and purpose is not Purpose.DIGITS
+    number, because = _precision(profile, iteration, wide if on_range else dtype, purpose, precision)
+    usual = _ENGINES.get(chosen) if method is None and purpose is Purpose.STEP else None
+    carrier, carried = _engine(target, iteration, shape, number, purpose, usual, engine)
+    if not torch.compiler.is_compiling():  # the bound needs numpy, which torch.compile cannot follow
+        check_rounding(iteration, number)
+    kinds = {"mirrored": target.mirrored, "differentiated": differentiated}
+    multiply, how = products, "as given"
+    if multiply is None:
+        multiply, how = _products(profile, shape, number, device, **kinds)
+    full = products
+    if full is None:
+        full, _ = _products(profile, shape, wide, device, mirrored=False, differentiated=differentiated)
+    alone = isinstance(chosen, Scheduled) and not isinstance(chosen, Fitted) and not on_range
+    parts = profile.part_entries if alone else None
+    reasons = (("method", why), ("engine", carried), ("precision", because), ("products", how))
+    return RunPlan(
+        target,
+        shape,
+        dtype,
+        device,
+        chosen,
+        iteration,
+        preparation,
+        carrier,
+        number,
+        multiply,
+        full,
+        on_range,
+        parts,
+        profile,
+        reasons,
+    )
+
+
+def _default(
+    profile: Machine, target: Target, shape: tuple[int, int], dtype: torch.dtype, purpose: Purpose, ridge: float
+) -> tuple[Method, str]:
+    """The method when the caller names none."""
+    if purpose is Purpose.DIGITS:
+        return Exact(), "default: accurate to the dtype"
+    if purpose is Purpose.FACTOR:
+        return PolarExpress(), "default: five quintic minimax steps"
+    if target.domain is Domain.SPD:
+        return _root(profile, shape[0], target.p, ridge, dtype)
+    rows, known = min(shape), profile.deflated_rows
+    if known.value is None:
+        return LIFTED, f"default without deflation: {known.where}"
+    if rows < known.value:
+        return LIFTED, f"default below {known.value} rows, where the sketch of a deflation does not pay"
+    if rows < profile.thinly_rows.value:
+        return DEFLATED, f"default from {known.value} rows on: {known.where}"
+    return THINLY, f"default from {profile.thinly_rows.value} rows on: {profile.thinly_rows.where}"
+
+
+def _root(profile: Machine, n: int, p: int, ridge: float, dtype: torch.dtype) -> tuple[Method, str]:
+    """The method for inverse p-th roots of n x n factors with a ridge relative to the Frobenius norm."""
+    known = profile.resolvent_rows
+    if known.value is None:
+        return Exact(), f"resolvents are {known.where}"
+    if dtype != torch.float32:
+        return Exact(), f"factors in {dtype} are kept for exact roots"
+    if ridge < _RIDGE:
+        return Exact(), f"a ridge of {ridge:g} is below {_RIDGE:.1g}, so float32 does not bound the spectrum"
+    if n < known.value:
+        return Exact(), f"{n} rows are below the {known.value} from which a sum of resolvents is quicker"
+    method = resolvents(p, lower_bound(p, ridge, n))
+    terms = len(method.terms().shifts)
+    return method, f"{terms} resolvents are quicker from {known.value} rows on, and within {method.error:g}"
+
+
+def lower_bound(p: int, ridge: float, n: int) -> float:
+    """The bound of s = m^(1/p) that a ridge gives, for n x n matrices divided by their Frobenius norm."""
+    return (ridge / (1 + ridge * n**0.5)) ** (1 / p)
+
+
+def _iteration(method: Scheduled | Iteration, target: Target) -> Iteration:
+    if not isinstance(method, Scheduled):
+        return method
+    schedule = method.schedule(target.p)
+    if not isinstance(schedule, Schedule):
+        raise TypeError(f"{method!r}.schedule must return a Schedule, got {schedule!r}")
+    return schedule
+
+
+def _preparation(iteration: Iteration, target: Target, purpose: Purpose) -> Preparation:
+    preparation = getattr(iteration, "preparation", PLAIN)
+    if preparation.deflation and not target.mirrored:
+        raise ValueError(
+            f"{target}: deflation shrinks singular values, and {target} has none: leave deflation out of the method"
+        )
+    if preparation.deflation and purpose is Purpose.DIGITS:
+        raise ValueError(
+            f"{target}: deflation turns the result by up to some percent, because it sketches. It is for orthogonalize "
+            "and the optimizers; leave deflation out of the method here"
+        )
+    return preparation
+
+
+def _precision(
+    profile: Machine, iteration: Iteration, dtype: torch.dtype, purpose: Purpose, asked: torch.dtype | None
+) -> tuple[torch.dtype, str]:
+    """The dtype of the iteration: half precision only where the machine multiplies it as quickly as float32."""
+    if asked is not None:
+        return asked, "as given"
+    form = getattr(iteration, "precision", lambda dtype: dtype)
+    if purpose is Purpose.STEP and dtype == torch.float32 and form(torch.bfloat16) == torch.bfloat16:
+        return profile.narrow, f"an optimizer's step on {profile.name}: {_half(profile)}"
+    chosen = torch.promote_types(profile.working(dtype), form(dtype))
+    if chosen == dtype:
+        return chosen, "the dtype of the argument"
+    if form(dtype) != dtype:
+        return chosen, "the steps of this method need it"
+    return chosen, f"products in {dtype} are slow on {profile.name}: {_half(profile)}"
+
+
+def _half(profile: Machine) -> str:
+    return profile.half.where if profile.half is not None else "half precision was not measured"
+
+
+def _engine(
+    target: Target,
+    iteration: Iteration,
+    shape: tuple[int, int],
+    precision: torch.dtype,
+    purpose: Purpose,
+    usual: Engine | None,
+    asked: Engine | None,
+) -> tuple[Engine, str]:
+    if asked is not None:
+        if target.name not in asked.targets:
+            raise ValueError(f"{asked!r} computes {', '.join(sorted(asked.targets))}, not {target.name}")
+        return asked, "as given"
+    if target.domain is Domain.SPD:
+        return Coupled(), "roots need the pair of a root and its inverse"
+    if not target.mirrored:
+        return Direct(), f"the only engine for {target}"
+    if purpose is Purpose.DIGITS:
+        return Direct(), "self-correcting: this verb promises digits"
+    if usual is not None:
+        if 2 * max(shape) >= 3 * min(shape):
+            return usual, "fewer products from 2 : 3 on"
+        return Direct(), "Gram saves no products on matrices this square"
+    if not isinstance(iteration, Schedule):
+        return Direct(), "the method looks at each M, so the rounding of a carried M cannot be foretold"
+    if torch.compiler.is_compiling():
+        return Direct(), "torch.compile cannot follow the model of Gram's rounding"
+    if precision == torch.float64:
+        return Direct(), "float64 is asked for its digits"
+    return _gram_or_direct(iteration, shape, precision)
+
+
+def _gram_or_direct(schedule: Schedule, shape: tuple[int, int], dtype: torch.dtype) -> tuple[Engine, str]:
+    """Gram where it needs fewer products and its rounding stays below the schedule's own error, and below 1 %."""
+    if min(shape) == max(shape):
+        return Direct(), "Gram saves no products on square matrices"
+    if not all(isinstance(row, Polynomial) for row in schedule.rows):
+        return Direct(), "Gram squares the condition number that rational steps are made for"
+    roundoff, tolerated = torch.finfo(dtype).eps / 2, min(schedule.error(), _TOLERATED)
+    gram = Gram(fewest_restarts(schedule, roundoff, tolerated))
+    lost = amplification(schedule, gram.restarts or (), roundoff) * roundoff
+    if not lost <= tolerated:
+        return Direct(), f"Gram would lose {lost:.2g} to rounding in {dtype}, more than {tolerated:.2g}"
+    costs = {engine: engine_cost(schedule, engine, shape) for engine in (Direct(), gram)}
+    if costs[gram] >= costs[Direct()]:
+        return Direct(), "Gram needs as many products with the restarts that rounding asks for"
+    saved = 1 - costs[gram] / costs[Direct()]
+    return gram, f"{saved:.0%} fewer multiply-adds than Direct, at {lost:.1g} of rounding"
+
+
+def _products(
+    profile: Machine, shape: tuple[int, int], dtype: torch.dtype, device: str, *, mirrored: bool, differentiated: bool
+) -> tuple[Products, str]:
+    """The products: those that mirror half of a symmetric result where the iteration bears it and they pay."""
+    if torch.compiler.is_compiling():
+        return EAGER, "torch.compile follows plain products alone"
+    if differentiated:
+        return EAGER, "only plain products have derivatives"
+    if device != "cpu":
+        return EAGER, "full products by the vendor's library; no other ones were quicker (H200, 2026-11-26)"
+    short, onednn = min(shape), profile.onednn_rows
+    quick = dtype == torch.float32 and onednn.value is not None and short >= onednn.value
+    plain, why = (ONEDNN, onednn.where) if quick else (EAGER, "torch's own products")
+    if not mirrored:
+        return plain, f"{why}; full ones, because this iteration is not stable with mirrored ones"
+    rows = profile.onednn_block.value if quick else profile.block(dtype)
+    if rows is None:
+        return plain, f"{why}; block rows do not pay in {dtype}"
+    if short < 2 * rows:
+        return plain, f"{why}; two block rows of {rows} do not fit into {short}"
+    return Blocked(rows, plain), f"symmetric ones in block rows of {rows}: {profile.block_where}"
+
+
+def _refuse_idle(method: Evaluation, target: Target, engine: object, precision: object, products: object) -> None:
+    given = {"engine": engine, "precision": precision, "products": products}
+    idle = [f"{name}={value}" for name, value in given.items() if value is not None and not hasattr(method, name)]
+    if idle:
+        raise ValueError(
+            f"{target.verb}: {method!r} evaluates the function outright and has no use for {', '.join(idle)}: leave "
+            "them out, or choose a method that iterates"
+        )

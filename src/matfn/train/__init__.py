@@ -1,0 +1,1 @@
+"""Training and comparing optimizers: recipes, data, a model, the loop, checkpoints and reports."""

@@ -1,0 +1,228 @@
+"""Text as tokens: three sources, a train/validation split by document, and batches from a generator with a state."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import platform
+import sysconfig
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from matfn.train.checkpoint import whole
+from matfn.train.errors import TrainError
+from matfn.train.recipe import DataTable
+
+SEPARATOR = 0  # a NUL byte between documents: it occurs in no text, so the vocabulary stays 256
+_SKIPPED = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Tokens of both halves and what is needed to name them again.
+
+    Attributes:
+        train: `(n,)` uint8 or uint16 tokens, documents one after the other, a separator behind each.
+        val: The same for validation; no document is in both halves.
+        vocabulary: Number of different tokens a model must know.
+        unit: What a token is: "byte" or "token".
+        facts: Source, counts, sha256, split, Python version: recorded with every result.
+    """
+
+    train: np.ndarray
+    val: np.ndarray
+    vocabulary: int
+    unit: str
+    facts: dict[str, Any]
+
+
+def load_corpus(table: DataTable) -> Corpus:
+    """Read, de-duplicate and split the text a recipe names.
+
+    Raises:
+        TrainError: Nothing was found, a shard is damaged, or a half is shorter than one window.
+    """
+    if table.source == "shards":
+        found, source = _shard_documents(table)
+        separator, vocabulary, unit = table.end_of_text, table.vocabulary, "token"
+    else:
+        files, source = _stdlib_files() if table.source == "stdlib" else _text_files(table)
+        found = [np.frombuffer(file.read_bytes(), dtype=np.uint8) for file in files]
+        separator, vocabulary, unit = SEPARATOR, 256, "byte"
+    kept, digests = _unique(found)
+    if not kept:
+        raise TrainError(f"{source} holds no text; point data.path at something that does")
+    train, val, rule = split(kept, digests, table.val_fraction)
+    facts = {
+        "source": source,
+        "documents": len(kept),
+        "duplicates_dropped": len([piece for piece in found if piece.size]) - len(kept),
+        "train_documents": len(train),
+        "val_documents": len(val),
+        f"{unit}s": int(sum(piece.size for piece in kept)),
+        "split": rule,
+        "sha256": hashlib.sha256("".join(sorted(digests)).encode()).hexdigest(),
+        "python": platform.python_version(),
+    }
+    halves = [_join(half, separator) for half in (train, val)]
+    for name, half in zip(("training", "validation"), halves, strict=True):
+        if half.size <= table.context:
+            raise TrainError(
+                f"the {name} half of {source} has {half.size} {unit}s, too few for data.context = {table.context}"
+            )
+        if (top := int(half.max())) >= vocabulary:
+            raise TrainError(f"{source} holds token {top}, data.vocabulary is {vocabulary}: raise it above {top}")
+    return Corpus(halves[0], halves[1], vocabulary, unit, facts)
+
+
+def split(pieces: list[np.ndarray], digests: list[str], fraction: float) -> tuple[list, list, str]:
+    """Divide documents by their content's hash, so that neither order nor neighbours move one across.
+
+    A document is for validation where its hash, read as a number in [0, 1), is below `fraction`. Where that leaves a
+    half empty, the smallest hash alone is for validation; a single document is cut in two, and the rule says so.
+
+    Returns:
+        Training documents, validation documents, and the rule in words.
+    """
+    if len(pieces) == 1:
+        cut = pieces[0].size - max(1, round(fraction * pieces[0].size))
+        return [pieces[0][:cut]], [pieces[0][cut:]], f"one document only: its last {fraction:.3g} is for validation"
+    rank = [int(digest[:16], 16) / 2**64 for digest in digests]
+    chosen = [value < fraction for value in rank]
+    rule = f"by document, sha256 below {fraction:.3g}"
+    if not any(chosen) or all(chosen):
+        chosen = [value == min(rank) for value in rank]
+        rule = "by document, the smallest sha256"
+    train = [piece for piece, for_val in zip(pieces, chosen, strict=True) if not for_val]
+    val = [piece for piece, for_val in zip(pieces, chosen, strict=True) if for_val]
+    return train, val, rule
+
+
+def _unique(found: Iterable[np.ndarray]) -> tuple[list[np.ndarray], list[str]]:
+    seen: dict[str, np.ndarray] = {}
+    for piece in found:
+        if piece.size:
+            seen.setdefault(hashlib.sha256(piece.tobytes()).hexdigest(), piece)
+    return list(seen.values()), list(seen)
+
+
+def _join(pieces: list[np.ndarray], separator: int) -> np.ndarray:
+    mark = np.array([separator], dtype=pieces[0].dtype)
+    return np.concatenate([part for piece in pieces for part in (piece, mark)])
+
+
+def _stdlib_files() -> tuple[list[Path], str]:
+    root = Path(sysconfig.get_paths()["stdlib"])
+    # _sysconfigdata records how this one interpreter was built: not text, and different on every machine.
+    files = [
+        path
+        for path in sorted(root.rglob("*.py"))
+        if not any(part in _SKIPPED or part.startswith("config-") for part in path.relative_to(root).parts[:-1])
+        and not path.name.startswith("_sysconfigdata")
+    ]
+    return files, f"CPython {platform.python_version()}'s standard library"
+
+
+def _text_files(table: DataTable) -> tuple[list[Path], str]:
+    root = Path(table.path).expanduser()
+    if root.is_file():
+        return [root], root.name
+    if not root.is_dir():
+        raise TrainError(f"data.path = {table.path!r} is neither a file nor a folder")
+    files = [path for path in sorted(root.rglob("*")) if path.is_file() and path.suffix in table.extensions]
+    if not files:
+        raise TrainError(f"{table.path!r} holds no file ending in {', '.join(table.extensions)}; set data.extensions")
+    return files, f"{root.resolve().name}/ ({', '.join(table.extensions)})"
+
+
+def _shard_documents(table: DataTable) -> tuple[list[np.ndarray], str]:
+    root = Path(table.path).expanduser()
+    files = sorted(root.glob("*.bin")) if root.is_dir() else [Path(name) for name in sorted(glob.glob(str(root)))]
+    if not files:
+        raise TrainError(f"data.path = {table.path!r} matches no shard: give a folder of *.bin, a file or a glob")
+    streams = [read_shard(path) for path in files]
+    source = f"{len(files)} shard(s), {files[0].name} to {files[-1].name}"
+    if table.split == "shard":
+        return streams, source
+    return [piece for stream in streams for piece in documents(stream, table.end_of_text)], source
+
+
+class Batches:
+    """Random windows of the training half; the generator's state is all there is to checkpoint."""
+
+    def __init__(self, tokens: np.ndarray, context: int, *, batch: int, seed: int) -> None:
+        """Args: `tokens` `(n,)`, the window length `context`, windows per batch, and the seed of the order."""
+        self._tokens, self._context, self._batch = torch.from_numpy(tokens), context, batch
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def draw(self) -> tuple[Tensor, Tensor]:
+        """Inputs and targets, both `(batch, context)` int64, targets one token ahead."""
+        high = self._tokens.numel() - self._context
+        starts = torch.randint(0, high, (self._batch,), generator=self.generator)
+        return windows(self._tokens, starts, self._context)
+
+
+def windows(tokens: Tensor, starts: Tensor, context: int) -> tuple[Tensor, Tensor]:
+    """Cut windows at `starts` `(b,)`: inputs and targets, `(b, context)` int64."""
+    rows = tokens[starts[:, None] + torch.arange(context + 1)].long()
+    return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+
+
+def validation_windows(corpus: Corpus, context: int, count: int) -> tuple[Tensor, Tensor]:
+    """The fixed windows every evaluation uses: evenly spaced, not overlapping while the half is long enough."""
+    tokens = torch.from_numpy(corpus.val)
+    last = tokens.numel() - context - 1
+    return windows(tokens, torch.linspace(0, last, min(count, last + 1), dtype=torch.float64).long(), context)
+
+
+MAGIC, VERSION, HEADER = 20240520, 1, 256
+
+
+def write_shard(path: Path, tokens: np.ndarray) -> None:
+    """Write one shard, whole or not at all.
+
+    Args:
+        path: The file to write; its folder must exist.
+        tokens: `(count,)` integers in [0, 65535].
+
+    Raises:
+        TrainError: A token does not fit into 16 bits, or `tokens` is not one-dimensional.
+    """
+    if tokens.ndim != 1 or (tokens.size and (tokens.min() < 0 or tokens.max() > 0xFFFF)):
+        raise TrainError(f"a shard holds a row of tokens in [0, 65535]; got shape {tokens.shape}")
+    header = np.zeros(HEADER, dtype="<i4")
+    header[:3] = MAGIC, VERSION, tokens.size
+    with whole(path) as partial, partial.open("wb") as file:
+        file.write(header.tobytes())
+        file.write(tokens.astype("<u2").tobytes())
+
+
+def read_shard(path: Path) -> np.ndarray:
+    """The `(count,)` uint16 tokens of one shard.
+
+    Raises:
+        TrainError: No shard, another version, or a file cut short.
+    """
+    raw = path.read_bytes()
+    header = np.frombuffer(raw[: 4 * HEADER], dtype="<i4") if len(raw) >= 4 * HEADER else np.zeros(3, dtype="<i4")
+    if header[0] != MAGIC:
+        raise TrainError(f"{path} is no token shard: it starts with {header[0]}, wanted the magic number {MAGIC}")
+    if header[1] != VERSION:
+        raise TrainError(f"{path} has shard version {header[1]}, only {VERSION} is understood")
+    count, held = int(header[2]), (len(raw) - 4 * HEADER) // 2
+    if held != count:
+        raise TrainError(f"{path} promises {count} tokens and holds {held}: it was cut short; fetch it again")
+    return np.frombuffer(raw, dtype="<u2", offset=4 * HEADER).astype(np.uint16, copy=False)
+
+
+def documents(tokens: np.ndarray, end_of_text: int) -> list[np.ndarray]:
+    """Cut a stream at every `end_of_text`; the marker itself and empty documents are left out."""
+    pieces = np.split(tokens, np.flatnonzero(tokens == end_of_text))
+    pieces = [piece[1:] if piece.size and piece[0] == end_of_text else piece for piece in pieces]
+    return [piece for piece in pieces if piece.size]

@@ -1,0 +1,303 @@
+"""What a recipe may say: one frozen dataclass for each TOML table, with types, ranges and defaults."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from matfn.train.errors import TrainError
+from matfn.train.settings import build, override, plain, setting, to_toml
+
+_POLAR = ("muon", "normuon", "polargrad")
+_FACTORED = ("shampoo", "soap")
+MATFN = (*_POLAR, *_FACTORED)
+# Keys that only some kinds have; None, their default, is the default of the optimizer.
+_BELONGS = {
+    "method": (*_POLAR, "shampoo"),
+    "precision": _POLAR,
+    "variant": ("polargrad",),
+    "power": ("polargrad",),
+    "growth": ("polargrad",),
+    "beta2": ("normuon", *_FACTORED),
+    "scale": ("torch-muon", *_POLAR),
+    "graft": ("shampoo",),
+    "ridge": ("shampoo",),
+    "root": ("shampoo",),
+    "root_every": ("shampoo",),
+    "start": ("shampoo",),
+    "basis_every": ("soap",),
+    "block": _FACTORED,
+}
+_VARIANTS = ("momentum-first", "polar-first", "heavy-ball", "vanilla")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestTable:
+    """AdamW for what is not orthogonalized: embeddings, head, norms, biases (the last two without decay)."""
+
+    lr: float = setting(4e-3, low=0.0, high=1e3)
+    weight_decay: float = setting(0.1, low=0.0, high=1e3)
+    beta1: float = setting(0.9, low=0.0, high=0.999999)
+    beta2: float = setting(0.95, low=0.0, high=0.999999)
+    eps: float = setting(1e-8, low=0.0, high=1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingsTable:
+    """PolarGrad for embeddings and head, beside whatever moves the hidden matrices; the paper's own use of it.
+
+    The momentum is the paper's. There is no default rate, since none suits two losses.
+    """
+
+    lr: float = setting(low=0.0, high=1e6)
+    weight_decay: float = setting(0.0, low=0.0, high=1e3)
+    variant: str = setting("momentum-first", choices=_VARIANTS)
+    momentum: float = setting(0.5, low=0.0, high=0.999999)
+    scale: str = setting("unit", choices=("unit", "rank"))
+    growth: float | None = setting(None, low=1.0, high=1e6)
+    method: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerTable:
+    """One optimizer. For "adamw", lr and weight_decay hold for all parameters and `rest` gives only betas and eps.
+
+    `rates` is a grid, ascending: `matfn compare` tries each and goes on with the best in place of `lr`, the one that
+    `matfn train` uses.
+
+    `nesterov` is on for Muon and its kin and off for Shampoo and SOAP, unless it is given. The `method` of Shampoo may
+    also be "minimax": the schedule that its ridge asks for.
+    """
+
+    kind: str = setting("muon", choices=("adamw", "torch-muon", *MATFN))
+    name: str = ""
+    lr: float = setting(0.03, low=0.0, high=1e6)
+    rates: tuple[float, ...] = setting((), low=0.0, high=1e6)
+    weight_decay: float = setting(0.01, low=0.0, high=1e3)
+    momentum: float = setting(0.95, low=0.0, high=0.999999)
+    nesterov: bool | None = None
+    method: str | None = None
+    scale: str | None = setting(None, choices=("jordan", "spectral", "moonlight", "unit", "rank"))
+    precision: str | None = setting(None, choices=("float32", "bfloat16", "float16"))
+    variant: str | None = setting(None, choices=_VARIANTS)
+    power: float | None = setting(None, low=0.0, high=1.0)
+    growth: float | None = setting(None, low=1.0, high=1e6)
+    beta2: float | None = setting(None, low=0.0, high=0.999999)
+    graft: str | None = setting(None, choices=("none", "sgd", "adam"))
+    ridge: float | None = setting(None, low=0.0, high=1.0)
+    root: int | None = setting(None, low=1, high=64)
+    root_every: int | None = setting(None, low=1, high=10**9)
+    start: int | None = setting(None, low=1, high=10**9)
+    basis_every: int | None = setting(None, low=1, high=10**9)
+    block: int | None = setting(None, low=1, high=10**6)
+    rest: RestTable = field(default_factory=RestTable)
+    embeddings: EmbeddingsTable | None = None
+
+    def __post_init__(self) -> None:
+        if list(self.rates) != sorted(set(self.rates)):
+            raise TrainError(f"rates must rise and differ, got {list(self.rates)}")
+        for key, kinds in _BELONGS.items():
+            if getattr(self, key) is not None and self.kind not in kinds:
+                owners = ", ".join(f'"{kind}"' for kind in kinds)
+                raise TrainError(f"{key} belongs to kind = {owners}; {self.kind!r} has none: drop it")
+        if self.nesterov is None:
+            object.__setattr__(self, "nesterov", self.kind not in _FACTORED)
+        if self.kind == "torch-muon":
+            if self.scale not in (None, "jordan", "moonlight"):
+                raise TrainError(f'scale = "{self.scale}" is not in torch.optim.Muon: choose "jordan" or "moonlight"')
+            object.__setattr__(self, "scale", self.scale or "jordan")
+
+    @property
+    def label(self) -> str:
+        """The name shown in tables and plots."""
+        return self.name or self.kind
+
+    def given(self, *keys: str) -> dict[str, Any]:
+        """The keys that the recipe sets, with their values; the optimizer has defaults for the others."""
+        return {key: value for key in keys if (value := getattr(self, key)) is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelTable:
+    """The network: the GPT of `matfn.train.model`, or transformers' GPT-2 from its config."""
+
+    name: str = setting("gpt", choices=("gpt", "gpt2"))
+    layers: int = setting(4, low=1, high=1000)
+    width: int = setting(128, low=8, high=65536)
+    heads: int = setting(4, low=1, high=1024)
+    positions: str = setting("learned", choices=("learned", "rotary"))
+    tied: bool = False
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads or (self.positions == "rotary" and (self.width // self.heads) % 2):
+            even = " and, for rotary positions, leave an even width per head" if self.positions == "rotary" else ""
+            raise TrainError(f"heads must divide model.width{even}; got {self.heads} and {self.width}")
+        if self.name == "gpt2" and (self.positions != "learned" or not self.tied):
+            raise TrainError('name = "gpt2" has learned positions and a tied head: set both so, or take name = "gpt"')
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataTable:
+    """The text and how it is split. `path` and `extensions` are for "text", `path` (a glob or folder) for "shards"."""
+
+    source: str = setting("stdlib", choices=("stdlib", "text", "shards"))
+    path: str = ""
+    extensions: tuple[str, ...] = (".txt", ".md", ".py")
+    context: int = setting(128, low=1, high=1 << 20)
+    val_fraction: float = setting(0.05, low=1e-6, high=0.9)
+    split: str = setting("document", choices=("document", "shard"))
+    end_of_text: int = setting(50256, low=0, high=65535)
+    vocabulary: int = setting(50304, low=1, high=65536)
+
+    def __post_init__(self) -> None:
+        if self.source in ("text", "shards") and not self.path:
+            raise TrainError(f'source = "{self.source}" needs data.path: a file, a folder or, for shards, a glob')
+        if self.split == "shard" and self.source != "shards":
+            raise TrainError(f'split = "shard" needs data.source = "shards", got {self.source!r}')
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainTable:
+    """The loop: length, batch, schedule (warm-up steps, constant, last `cooldown` share linear to 0), evaluation."""
+
+    steps: int = setting(300, low=1, high=10**9)
+    batch: int = setting(16, low=1, high=10**6)
+    accumulate: int = setting(1, low=1, high=10**6)
+    warmup: int = setting(30, low=0, high=10**9)
+    cooldown: float = setting(0.4, low=0.0, high=1.0)
+    clip: float = setting(0.0, low=0.0)
+    autocast: str = setting("off", choices=("off", "bfloat16"))
+    compile: bool = False
+    device: str = setting("auto", choices=("auto", "cpu", "cuda"))
+    threads: int = setting(0, low=0, high=1024)
+    seed: int = setting(0, low=0, high=2**31)
+    eval_every: int = setting(50, low=1, high=10**9)
+    eval_windows: int = setting(256, low=1, high=10**7)
+    checkpoint_every: int = setting(0, low=0, high=10**9)
+
+    def __post_init__(self) -> None:
+        if self.warmup + round(self.cooldown * self.steps) > self.steps:
+            raise TrainError(
+                f"warmup ({self.warmup}) and train.cooldown ({self.cooldown:g} of {self.steps} steps) do not fit "
+                "into train.steps: shorten one or train longer"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TelemetryTable:
+    """What `matfn.optim.Telemetry` measures during a run, every so many steps; 0 is off. `only` has glob patterns."""
+
+    every: int = setting(0, low=0, high=10**9)
+    exact: bool = False
+    budget: float = setting(0.05, low=1e-6, high=1.0)
+    only: tuple[str, ...] = ("*",)
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.only:
+            raise TrainError(
+                'only must name something: leave it out for all parameters, or list patterns such as "*.qkv*"'
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridTable:
+    """How the `rates` of the arms are tried: steps of each trial (0: train.steps) and a seed that decides nothing else.
+
+    A seed of its own, so that the choice of the rate does not flatter the seeds that are compared.
+    """
+
+    steps: int = setting(0, low=0, high=10**9)
+    seed: int = setting(1000, low=0, high=2**31)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareTable:
+    """Which seeds, and whether the arms take turns (so that a busy machine hits all of them) or run one by one."""
+
+    seeds: tuple[int, ...] = setting((0,), low=0, high=2**31)
+    order: str = setting("interleaved", choices=("interleaved", "sequential"))
+    grid: GridTable = field(default_factory=GridTable)
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise TrainError(f"seeds must be distinct and not empty, got {list(self.seeds)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A whole experiment: `[optimizer]` is what `matfn train` uses, `[[arms]]` what `matfn compare` compares."""
+
+    title: str = "untitled"
+    model: ModelTable = field(default_factory=ModelTable)
+    data: DataTable = field(default_factory=DataTable)
+    train: TrainTable = field(default_factory=TrainTable)
+    optimizer: OptimizerTable | None = None
+    arms: tuple[OptimizerTable, ...] = ()
+    compare: CompareTable = field(default_factory=CompareTable)
+    telemetry: TelemetryTable = field(default_factory=TelemetryTable)
+
+    def __post_init__(self) -> None:
+        labels = [arm.label for arm in self.arms]
+        if len(set(labels)) < len(labels):
+            raise TrainError(f"two arms share a name, give each its own: {', '.join(labels)}")
+
+    def arm(self, name: str | None) -> OptimizerTable:
+        """The optimizer to train with: the arm of that name, `[optimizer]`, or the only arm.
+
+        Raises:
+            TrainError: There is no such arm, or `name` is None and the choice is open.
+        """
+        candidates = {arm.label: arm for arm in self.arms}
+        if name is not None:
+            if name not in candidates:
+                raise TrainError(f"no arm {name!r} in this recipe; it has: {', '.join(candidates) or 'none'}")
+            return candidates[name]
+        if self.optimizer is not None:
+            return self.optimizer
+        if len(self.arms) == 1:
+            return self.arms[0]
+        if not self.arms:
+            return OptimizerTable()
+        raise TrainError(f"which optimizer? pass --arm with one of: {', '.join(map(repr, candidates))}")
+
+    def place(self, table: OptimizerTable) -> str:
+        """Where one of the optimizers stands in the recipe, for messages: "optimizer" or "arms.2"."""
+        return f"arms.{self.arms.index(table)}" if table in self.arms else "optimizer"
+
+
+def load(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a TOML recipe (or the defaults, for None), apply `key=value` overrides in order, and check everything.
+
+    Raises:
+        TrainError: The file is missing or no TOML, or a key, type or value is wrong.
+    """
+    table: dict[str, Any] = {}
+    if path is not None:
+        try:
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise TrainError(f"cannot read the recipe {str(path)!r}: {error.strerror}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise TrainError(f"{path} is no valid TOML: {error}") from None
+    for assignment in overrides:
+        table = override(table, assignment)
+    return from_table(table)
+
+
+def from_table(table: dict[str, Any]) -> Recipe:
+    """A checked recipe from plain tables, as recorded in a run folder or a checkpoint."""
+    return build(Recipe, table)
+
+
+def to_table(recipe: Recipe) -> dict[str, Any]:
+    """The recipe with every default filled in, as plain tables for JSON, TOML and checkpoints."""
+    return plain(recipe)
+
+
+def text(recipe: Recipe) -> str:
+    """The recipe with every default filled in, as TOML."""
+    return to_toml(to_table(recipe))

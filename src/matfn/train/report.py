@@ -1,0 +1,268 @@
+"""A comparison as one HTML file that can be mailed: table, figure, recipe, data, machine. No outside resources."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+from matfn.train import checkpoint, drawing, plots
+from matfn.train import recipe as recipes
+from matfn.train.compare import Comparison, edge_warnings
+from matfn.train.outcome import Difference, Interval, Row, TimeView, leaders
+from matfn.train.task import network, tokens_per_step
+
+CSS = """
+:root { --ink: #1d1f23; --soft: #5b616b; --line: #e3e5e9; --wash: #f6f7f9; --best: #eaf3fa; }
+* { box-sizing: border-box }
+body { font: 16px/1.55 system-ui, -apple-system, "Segoe UI", "Liberation Sans", Arial, sans-serif; color: var(--ink);
+       max-width: 60rem; margin: 3rem auto; padding: 0 1.5rem; background: #fff }
+h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 .3rem }
+h2 { font-size: 1.1rem; margin: 2.4rem 0 .6rem }
+p.lead { color: var(--soft); margin: 0 0 2rem }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
+th, td { padding: .5rem .8rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap }
+th { font-weight: 600; color: var(--soft); font-size: .85rem; border-bottom-width: 2px; vertical-align: bottom }
+th:first-child, td:first-child { text-align: left; padding-left: .4rem }
+td:first-child { font-weight: 600 }
+tr.best td { background: var(--best) }
+table.facts td { text-align: left; font-weight: 400; white-space: normal; overflow-wrap: anywhere; font-size: .9rem;
+                 padding: .3rem .4rem; vertical-align: top }
+table.facts td:first-child { color: var(--soft); width: 12rem }
+figure { margin: 1rem 0 } figure svg { width: 100%; height: auto; display: block }
+figcaption, p.note { color: var(--soft); font-size: .9rem }
+pre { background: var(--wash); padding: 1rem; border-radius: 6px; overflow-x: auto; font-size: .82rem;
+      line-height: 1.45 }
+details summary { cursor: pointer; font-weight: 600; margin: 2rem 0 .6rem; font-size: 1.1rem }
+.columns { display: grid; grid-template-columns: 1fr 1fr; gap: 0 2.5rem }
+@media (max-width: 48rem) { .columns { grid-template-columns: 1fr } .wide { overflow-x: auto } }
+@media print { body { margin: 0; max-width: none } details > * { display: block } }
+"""
+
+
+HEAD = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{title}</title><style>{css}</style></head>
+<body>
+"""
+
+
+def write(comparison: Comparison, directory: Path) -> Path:
+    """Write `report.html`, `loss.png` and, where rates were searched, `rates.png`; the report's path is returned."""
+    figure = plots.loss_curves(comparison)
+    drawing.png(figure, directory / "loss.png")
+    if comparison.searches:
+        drawing.png(plots.rate_curves(comparison), directory / "rates.png")
+    checkpoint.replace_text(directory / "report.html", page(comparison, drawing.svg(figure)))
+    return directory / "report.html"
+
+
+def page(comparison: Comparison, figure: str) -> str:
+    """The whole page; `figure` is an `<svg>` element."""
+    recipe, unit = comparison.recipe, comparison.unit
+    caption = (
+        f"Validation loss in nats per {unit} (markers) and the training loss, smoothed over 10 steps (faint), for "
+        f"{_seeds(recipe.compare.seeds)}. Left: against optimizer steps. Right: against steps times the time of a step "
+        "here, the median of forward and backward and the mean of the optimizer. More than six arms are drawn as the "
+        "mean of their seeds."
+    )
+    body = [
+        f"<h1>{escape(recipe.title)}</h1>",
+        f'<p class="lead">{escape(lead(comparison))}</p>',
+        f'<div class="wide">{_results(comparison)}</div>',
+        f'<p class="note">{escape(comparison.note)}</p>',
+        f"<figure>{figure}<figcaption>{escape(caption)}</figcaption></figure>",
+        *equal_steps(comparison),
+        *equal_times(comparison),
+        *searches(comparison),
+        f'<div class="columns"><div><h2>Data</h2>{facts(comparison.data)}</div>',
+        f"<div><h2>Conditions</h2>{facts(comparison.conditions)}</div></div>",
+        f"<details open><summary>Recipe</summary><pre>{escape(recipes.text(recipe))}</pre></details>",
+        f"<details><summary>Every run, as JSON</summary><pre>{escape(_runs(comparison))}</pre></details>",
+    ]
+    return HEAD.format(title=escape(recipe.title), css=CSS) + "\n".join(body) + "\n</body></html>\n"
+
+
+def lead(comparison: Comparison) -> str:
+    """What was trained on what, in a sentence."""
+    recipe = comparison.recipe
+    seen = _count(recipe.train.steps * tokens_per_step(recipe))
+    return (
+        f"A {network(recipe)}, trained for {recipe.train.steps} steps, {seen} {comparison.unit}s, on "
+        f"{comparison.data['source']}."
+    )
+
+
+def _count(tokens: int) -> str:
+    return f"{tokens / 1e6:,.2f} million" if tokens >= 10**6 else f"{tokens:,}"
+
+
+def cells(row: Row, tokens_per_step: int) -> tuple[str, ...]:
+    """A row of the table as text, for the page and the terminal alike."""
+    value = str(row.val) if row.val else "diverged"
+    lost = f" ({row.diverged} diverged)" if row.diverged and row.val else ""
+    rate = tokens_per_step / row.step_seconds if row.step_seconds else 0.0
+    step = f"{row.step_seconds * 1e3:.1f}"
+    return row.arm, f"{row.lr:g}", value + lost, step, f"{row.optimizer_share:.0%}", f"{rate / 1e3:,.1f}k"
+
+
+def headings(unit: str) -> tuple[str, ...]:
+    """The table's column heads."""
+    return "optimizer", "lr", f"validation loss (nats/{unit})", "step (ms)", "optimizer share", f"{unit}s/s"
+
+
+def _results(comparison: Comparison) -> str:
+    head = "".join(f"<th>{escape(text)}</th>" for text in headings(comparison.unit))
+    lines, best = [], leaders(comparison.rows, comparison.differences)
+    for row in comparison.rows:
+        mark = ' class="best"' if row.arm in best else ""
+        data = "".join(f"<td>{escape(text)}</td>" for text in cells(row, tokens_per_step(comparison.recipe)))
+        lines.append(f"<tr{mark}>{data}</tr>")
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+
+
+def facts(known: Mapping[str, object]) -> str:
+    """A table of names and values."""
+    pairs = ((escape(key.replace("_", " ")), escape(_shown(value))) for key, value in known.items())
+    lines = (f"<tr><td>{key}</td><td>{value}</td></tr>" for key, value in pairs)
+    return f'<table class="facts"><tbody>{"".join(lines)}</tbody></table>'
+
+
+def _shown(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _runs(comparison: Comparison) -> str:
+    keep = ("arm", "seed", "lr", "val", "step_seconds", "optimizer_share", "diverged")
+    return json.dumps([{key: getattr(run, key) for key in keep} for run in comparison.runs], ensure_ascii=False)
+
+
+def _seeds(seeds: tuple[int, ...]) -> str:
+    return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}"
+
+
+FEW = 4  # arms, up to which every pair has a line; more are compared with the best, and all pairs are in a table
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """An HTML table of plain text."""
+    head = "".join(f"<th>{escape(text)}</th>" for text in heads)
+    body = ("".join(f"<td>{escape(text)}</td>" for text in row) for row in rows)
+    lines = "".join(f"<tr>{row}</tr>" for row in body)
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
+
+
+def equal_steps(comparison: Comparison) -> Iterable[str]:
+    """Differences after the same number of steps."""
+    if comparison.differences:
+        means = {row.arm: row.val.mean for row in comparison.rows if row.val}
+        yield f"<h2>Equal steps: differences after {comparison.recipe.train.steps} steps</h2>"
+        yield _listed(comparison.differences, means, comparison.unit)
+
+
+def equal_times(comparison: Comparison) -> Iterable[str]:
+    """Losses and differences after the same seconds, at each moment."""
+    for view in comparison.equal_time:
+        yield f"<h2>Equal time: after {view.seconds:.1f} s of training</h2>"
+        yield f'<p class="note">{escape(_conditions(comparison, view))}</p>'
+        rows = ((r.arm, f"{r.step:.0f}", str(r.val) if r.val else "no evaluation yet") for r in view.rows)
+        yield table(("optimizer", "step by then", f"validation loss (nats/{comparison.unit})"), rows)
+        yield _listed(view.differences, _means(view), comparison.unit)
+
+
+def _conditions(comparison: Comparison, view: TimeView) -> str:
+    order = "taking turns" if comparison.recipe.compare.order == "interleaved" else "one after the other"
+    return (
+        f"The moment: {view.moment}. Seconds are steps times the time of a step (median of forward and backward, mean "
+        f"of the optimizer, median over seeds), arms {order}, {comparison.conditions['threads']} thread(s), "
+        f"{comparison.conditions['device']}, {comparison.conditions['processor']}; evaluation is not counted. Losses "
+        "between two evaluations are interpolated. On another machine the order by time may be another."
+    )
+
+
+def searches(comparison: Comparison) -> Iterable[str]:
+    """The grids: table, plot and warnings."""
+    if not comparison.searches:
+        return
+    steps = comparison.searches[0].steps
+    caption = (
+        f"Validation loss (nats/{comparison.unit}) after {steps} steps against the learning rate, one run each, seed "
+        f"{comparison.recipe.compare.grid.seed}, which no other number comes from. Rings: the rate that was taken."
+    )
+    yield "<h2>Learning rates</h2>"
+    yield f"<figure>{drawing.svg(plots.rate_curves(comparison))}<figcaption>{escape(caption)}</figcaption></figure>"
+    rows = []
+    for found in comparison.searches:
+        pairs = zip(found.rates, found.losses, strict=True)
+        losses = ", ".join(f"{rate:g}: {'diverged' if loss is None else f'{loss:.3f}'}" for rate, loss in pairs)
+        rows.append((found.arm, losses, f"{found.best:g}"))
+    yield table(("optimizer", "loss by rate", "taken"), rows)
+    yield f'<p class="note">{escape(edge_warnings(comparison.searches))}</p>'
+
+
+def difference_lines(pairs: Sequence[Difference], means: dict[str, float], unit: str) -> list[str]:
+    """Pairs in words, all of a few arms, those with the best of many; whether a gap is resolved is said."""
+    best = min(means, key=lambda arm: means[arm]) if len(means) > FEW else None
+    lines = []
+    for pair in pairs:
+        if best is None:
+            lines.append(_line(pair.second, pair.first, pair.nats, unit))
+        elif pair.first == best:
+            lines.append(_line(pair.second, best, pair.nats, unit))
+        elif pair.second == best:
+            lines.append(_line(pair.first, best, pair.nats.negative, unit))
+    return lines
+
+
+def summary(comparison: Comparison) -> list[str]:
+    """For the terminal: differences at equal steps, and a line for each arm at each moment of equal time."""
+    means = {row.arm: row.val.mean for row in comparison.rows if row.val}
+    lines = difference_lines(comparison.differences, means, comparison.unit)
+    for view in comparison.equal_time:
+        lines.append(f"after {view.seconds:.1f} s of training ({view.moment}), nats/{comparison.unit}:")
+        width = max(len(row.arm) for row in view.rows)
+        lines += [f"  {r.arm:<{width}}  {r.val or 'no evaluation yet'}  at step {r.step:.0f}" for r in view.rows]
+    return lines
+
+
+def _means(view: TimeView) -> dict[str, float]:
+    return {row.arm: row.val.mean for row in view.rows if row.val}
+
+
+def _line(second: str, first: str, gap: Interval, unit: str) -> str:
+    text = f"{second} minus {first}: {_signed(gap.mean)}"
+    if gap.half_width is None:
+        return f"{text} nats/{unit} (one seed: no interval)"
+    verdict = "" if gap.resolved else "; no difference seen"
+    return f"{text} ± {gap.half_width:.4f} nats/{unit} over {gap.count} seeds{verdict}"
+
+
+def _signed(value: float) -> str:
+    return f"{'+' if value > 0 else chr(0x2212)}{abs(value):.4f}"
+
+
+def _listed(pairs: Sequence[Difference], means: dict[str, float], unit: str) -> str:
+    lines = "".join(f"<li>{escape(text)}</li>" for text in difference_lines(pairs, means, unit))
+    whole = _matrix(pairs, list(means), unit) if len(means) > FEW else ""
+    return f"<ul>{lines}</ul>{whole}"
+
+
+def _matrix(pairs: Sequence[Difference], arms: list[str], unit: str) -> str:
+    """Every pair: row minus column, with a star where the interval leaves out 0."""
+    gaps = {(pair.second, pair.first): pair.nats for pair in pairs}
+    gaps |= {(pair.first, pair.second): pair.nats.negative for pair in pairs}
+    rows = [(arm, *(_cell(gaps.get((arm, other))) for other in arms)) for arm in arms]
+    count = len(pairs)
+    note = (
+        f"All {count} pairs, row minus column, in nats/{unit}; a star where the 95 % interval leaves out 0. Of {count} "
+        f"such intervals about {0.05 * count:.0f} would do so by chance alone."
+    )
+    return f'<details><summary>Every pair</summary>{table(("", *arms), rows)}<p class="note">{note}</p></details>'
+
+
+def _cell(gap: Interval | None) -> str:
+    if gap is None:
+        return ""
+    width = "" if gap.half_width is None else f" ± {gap.half_width:.3f}"
+    return f"{gap.mean:+.3f}{width}{'*' if gap.resolved else ''}"

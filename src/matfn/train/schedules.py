@@ -1,0 +1,107 @@
+"""A schedule laid out for reading: per step its interval, its coefficients and the error after it."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+
+import matfn
+from matfn import PartialFraction, Polynomial
+from matfn.iteration.step import Step
+from matfn.train.errors import TrainError
+
+
+@dataclass(frozen=True)
+class StepLine:
+    """One step: s in `interval` goes to s q(s^p); `error`: the worst |1 - s| after it.
+
+    q(m) is the polynomial with `coefficients` in ascending powers, plus w / (m + t) for each (w, t) of `terms`.
+    """
+
+    number: int
+    interval: tuple[float, float]
+    coefficients: tuple[float, ...]
+    error: float
+    terms: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def text(self) -> str:
+        """Q in full precision, one number or partial fraction a line."""
+        fractions = [f"{w:+.17g} / (m {t:+.17g})" for w, t in self.terms]
+        return "\n".join([*(f"{c:+.17g}" for c in self.coefficients), *fractions])
+
+
+@dataclass(frozen=True)
+class ScheduleTable:
+    """A method's schedule for one p, as plain numbers."""
+
+    spec: str
+    p: int
+    lower: float
+    source: str
+    steps: tuple[StepLine, ...]
+
+    def after(self, s: np.ndarray, count: int) -> np.ndarray:
+        """The image of s after the first `count` steps; same shape."""
+        for step in self.steps[:count]:
+            m = s**self.p
+            q = np.polynomial.polynomial.polyval(m, step.coefficients)
+            s = s * sum((w / (m + t) for w, t in step.terms), q)
+        return s
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def schedule_table(spec: str, p: int = 2) -> ScheduleTable:
+    """Parse `spec`, such as "polar-express:steps=6,lower=1e-4", and compute its schedule for p-th roots.
+
+    Raises:
+        TrainError: No such method or argument, or a method without a schedule.
+    """
+    try:
+        method = matfn.method(spec)
+        plan = getattr(method, "schedule", None)
+        if plan is None:
+            raise TrainError(
+                f"{spec!r} has no schedule: its steps depend on the matrix, or it takes none; see `matfn methods`"
+            )
+        schedule = plan(p)
+    except (ValueError, TypeError) as error:
+        raise TrainError(str(error)) from None
+    # A schedule made for no interval (Taylor, tuned) is shown with the intervals that [lower, 1] becomes.
+    intervals = schedule.intervals or ((schedule.lower, 1.0), *schedule.images()[:-1])
+    steps = zip(intervals, schedule.rows, schedule.errors(), strict=True)
+    lines = tuple(
+        StepLine(number, (float(low), float(high)), *_numbers(row, error))
+        for number, ((low, high), row, error) in enumerate(steps, start=1)
+    )
+    return ScheduleTable(matfn.spec(method), schedule.p, float(schedule.lower), schedule.source, lines)
+
+
+def _numbers(row: Step, error: float) -> tuple[tuple[float, ...], float, tuple[tuple[float, float], ...]]:
+    match row:
+        case Polynomial():
+            return tuple(map(float, row.coefficients)), float(error), ()
+        case PartialFraction():
+            terms = zip(map(float, row.weights), map(float, row.shifts), strict=True)
+            return (float(row.constant),), float(error), tuple(terms)
+    raise TrainError(f"there is no table for steps like {row!r}")
+
+
+def method_lines() -> list[tuple[str, str, str]]:
+    """Name, arguments with their defaults, and summary of every method."""
+    lines = []
+    for name, cls in matfn.METHODS.items():
+        summary = (cls.__doc__ or "").strip().splitlines()
+        lines.append((name, _defaults(cls), summary[0] if summary else ""))
+    return lines
+
+
+def _defaults(cls: type) -> str:
+    """As in a spec, except that an argument without a default stands alone."""
+    shown = ((field.name, field.default) for field in fields(cls) if field.init)
+    return ",".join(name if value is MISSING else f"{name}={value}" for name, value in shown)

@@ -1,0 +1,180 @@
+"""TOML tables to validated dataclasses and back: unknown keys, wrong types and ranges are errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from matfn.train.errors import TrainError
+
+T = TypeVar("T")
+MISSING = dataclasses.MISSING
+
+
+def setting(
+    default: Any = MISSING,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    choices: tuple = (),
+) -> Any:
+    """A dataclass field with the range or the choices its value is checked against.
+
+    Args:
+        default: The value where the recipe says nothing; left out, the key is required.
+        low: Smallest value allowed (numbers only).
+        high: Largest value allowed (numbers only).
+        choices: The values allowed; empty for any.
+    """
+    return dataclasses.field(default=default, metadata={"low": low, "high": high, "choices": choices})
+
+
+def build(cls: type[T], table: Mapping[str, Any], where: str = "") -> T:
+    """Make the dataclass `cls` from a TOML table.
+
+    Args:
+        cls: A dataclass whose fields are numbers, strings, booleans, dataclasses, tuples of these, or `| None`.
+        table: The table as `tomllib` gives it.
+        where: Dotted path of the table, for messages.
+
+    Raises:
+        TrainError: A key that `cls` does not have (the nearest one is named), a missing key, a wrong type or range.
+    """
+    if not isinstance(table, Mapping):
+        raise TrainError(f"[{where}] must be a table, got {table!r}")
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for key in table:
+        if key not in fields:
+            raise TrainError(unknown(_join(where, key), key, fields))
+    kinds, values = typing.get_type_hints(cls), {}
+    for name, field in fields.items():
+        if name in table:
+            values[name] = _convert(table[name], kinds[name], field, where=_join(where, name))
+        elif field.default is MISSING and field.default_factory is MISSING:
+            raise TrainError(f"the recipe lacks {_join(where, name)!r}; add it, or pass --set {_join(where, name)}=...")
+    try:
+        return cls(**values)
+    except TrainError as error:  # the dataclass's own checks start with a key, but do not know which table they are in
+        raise TrainError(_join(where, str(error))) from None
+
+
+def unknown(shown: str, key: str, known: typing.Iterable[str]) -> str:
+    """The message for a name that does not exist: it offers the nearest one, or all of them."""
+    known = sorted(known)
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"unknown key {shown!r}; " + (f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}")
+
+
+def _join(where: str, key: str) -> str:
+    return f"{where}.{key}" if where else key
+
+
+def _convert(value: Any, kind: Any, field: dataclasses.Field, *, where: str) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return _convert(value, next(a for a in arguments if a is not type(None)), field, where=where)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise TrainError(f"{where} must be a list, got {value!r}")
+        return tuple(_convert(item, arguments[0], field, where=f"{where}.{index}") for index, item in enumerate(value))
+    if dataclasses.is_dataclass(kind):
+        return build(typing.cast("type", kind), value, where)
+    return _scalar(value, kind, field, where=where)
+
+
+def _scalar(value: Any, kind: type, field: dataclasses.Field, *, where: str) -> Any:
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise TrainError(f"{where} must be {_KINDS[kind]}, got {value!r}")
+    limits = field.metadata
+    if limits.get("choices") and value not in limits["choices"]:
+        raise TrainError(f"{where} must be one of {', '.join(map(repr, limits['choices']))}, got {value!r}")
+    if kind in (int, float) and limits and not limits["low"] <= value <= limits["high"]:
+        raise TrainError(f"{where} must lie in [{limits['low']:g}, {limits['high']:g}], got {value!r}")
+    return value
+
+
+_KINDS = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
+
+
+def override(table: dict[str, Any], assignment: str) -> dict[str, Any]:
+    """A copy of `table` with one `key.path=value` applied; the key and the value are read as TOML.
+
+    Members of a list of tables are addressed by number or `name`: `arms.0.lr=0.01`, `arms."torch Muon".lr=0.01`.
+    A value that is no TOML, such as `cpu`, is taken as a string.
+
+    Raises:
+        TrainError: `assignment` is not `key=value`, or its path leads nowhere.
+    """
+    key, equals, value = assignment.partition("=")
+    if not equals or not key.strip():
+        raise TrainError(f"--set wants key=value, such as optimizer.lr=0.02; got {assignment!r}")
+    try:
+        patch = tomllib.loads(f"{key} = {value}")
+    except tomllib.TOMLDecodeError:
+        try:
+            patch = tomllib.loads(f"{key} = {json.dumps(value.strip())}")
+        except tomllib.TOMLDecodeError as error:
+            raise TrainError(f"--set {assignment!r}: {error}") from None
+    return _merge(table, patch, "")
+
+
+def _merge(base: Any, patch: Any, where: str) -> Any:
+    if not isinstance(patch, dict):
+        return patch
+    if isinstance(base, list):
+        merged = list(base)
+        for key, value in patch.items():
+            index = _index(base, key, where)
+            merged[index] = _merge(base[index], value, _join(where, key))
+        return merged
+    base = base if isinstance(base, dict) else {}
+    return {**base, **{key: _merge(base.get(key), value, _join(where, key)) for key, value in patch.items()}}
+
+
+def _index(members: list, key: str, where: str) -> int:
+    names = [member.get("name", "") if isinstance(member, dict) else "" for member in members]
+    if key in names:
+        return names.index(key)
+    if key.isdigit() and int(key) < len(members):
+        return int(key)
+    raise TrainError(f"{where} has no member {key!r}; it has {', '.join(f'{i} ({n!r})' for i, n in enumerate(names))}")
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses to plain tables and lists, without the keys that are None (TOML has no null)."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        items = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
+        return {name: plain(item) for name, item in items if item is not None}
+    return [plain(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+def to_toml(table: Mapping[str, Any], where: str = "") -> str:
+    """Write a table of scalars, lists, tables and lists of tables as TOML; `tomllib` reads back an equal table."""
+    lines = [f"{key} = {_literal(value)}" for key, value in table.items() if not _is_section(value)]
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            lines += ["", f"[{_join(where, key)}]", to_toml(value, _join(where, key)).rstrip()]
+        elif _is_section(value):
+            for member in value:
+                lines += ["", f"[[{_join(where, key)}]]", to_toml(member, _join(where, key)).rstrip()]
+    return "\n".join(lines).strip("\n") + "\n"
+
+
+def _is_section(value: Any) -> bool:
+    return isinstance(value, Mapping) or (isinstance(value, list) and bool(value) and isinstance(value[0], Mapping))
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_literal, value))}]"
+    # JSON's strings, integers and booleans are TOML's; its floats too, once 1e-05 keeps its form.
+    return json.dumps(value, ensure_ascii=False)

@@ -1,1 +1,0 @@
-"""Tests of the lab and of the command line."""
