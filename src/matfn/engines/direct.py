@@ -5,8 +5,8 @@ from functools import partial
 
 from torch import Tensor
 
-from ..iteration.protocols import Iteration, finished
-from ..iteration.residual import Residual
+from ..iteration.protocols import Iteration
+from ..iteration.residual import Residual, finished
 from ..iteration.target import Target
 from ..kernels import Products
 from .engine import First

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..kernels import EAGER, Products
 
-__all__ = ["Form", "Residual"]
+__all__ = ["Form", "Residual", "finished"]
 
 
 class Form(Enum):
@@ -111,6 +111,12 @@ class Residual:
     def norm(self) -> Tensor:
         """Return ||R||_F of each matrix, (b,), in at least float32."""
         return torch.linalg.matrix_norm(self.identity() - self.wide)
+
+
+def finished(method: object, k: int, residual: Residual) -> bool:
+    """Whether the method, if it has a function `done`, needs no step k."""
+    done = getattr(method, "done", None)
+    return done is not None and done(k, residual)
 
 
 def _hash(x: Tensor) -> Tensor:
