@@ -48,7 +48,7 @@ class Direct:
         X = X if first is None else X * first[1]
         for k in range(method.steps):
             # A step that acts on X alone never asks for M.
-            M = partial(target.matrix, X, beside, products) if first is None else first[0]
+            M = partial(target.form.matrix, X, beside, products) if first is None else first[0]
             first = None
             residual = Residual(M, target.p, key, target.form, products)
             if finished(method, k, residual):

@@ -19,6 +19,18 @@ class Form(Enum):
     SQUARE = "X X"
     PRODUCT = "a product in which X is one factor of two, or no factor"
 
+    def matrix(self, X: Tensor, beside: Tensor | None, products: Products) -> Tensor:
+        """The matrix M that is driven to I, made of the iterate: X X^T (or X^T X), X X, or X A.
+
+        Args:
+            X: The iterate, (b, m, n).
+            beside: The fixed matrix A of a product; None for the other forms.
+            products: The matrix products to use.
+        """
+        if self is Form.GRAM:  # on the shorter side; no copy turns a tall X into a wide one
+            return products.syrk(X if X.shape[-2] <= X.shape[-1] else X.mT)
+        return products.mm(X, X if beside is None else beside)
+
 
 class Residual:
     """R = I - M by products, sketches and norms; M is formed on first use, R never.

@@ -182,6 +182,8 @@ def _resolve(
     number, because = _precision(profile, iteration, wide if on_range else dtype, purpose, precision)
     usual = _ENGINES.get(chosen) if method is None and purpose is Purpose.STEP else None
     carrier, carried = _engine(target, iteration, shape, number, purpose, usual, engine)
+    if type(carrier) is Gram and not torch.compiler.is_compiling():
+        carrier = carrier.planned(iteration, number)
     if not torch.compiler.is_compiling():  # the bound needs numpy, which torch.compile cannot follow
         check_rounding(iteration, number)
     kinds = {"mirrored": target.mirrored, "differentiated": differentiated}
