@@ -22,6 +22,8 @@ from .methods import (
     method,
     spec,
 )
+from .run.explain import explain
+from .run.plan import RunPlan
 
 __version__ = "0.1.0"
 
@@ -44,11 +46,13 @@ __all__ = [
     "Prism",
     "Recorder",
     "RitzMinimax",
+    "RunPlan",
     "Schedule",
     "SpectrumError",
     "Tuned",
     "ZoloPD",
     "certify",
+    "explain",
     "inv",
     "inv_rootm",
     "inv_sqrtm",

@@ -1,4 +1,4 @@
-"""The command line: `matfn train | compare | coeffs | methods`. It parses the options, calls `matfn.train`, prints."""
+"""The command line: `matfn train | compare | coeffs | methods | explain`. It parses, calls, prints."""
 
 from __future__ import annotations
 
@@ -162,6 +162,34 @@ def methods(json_: Json = False) -> None:
     for name, defaults, summary in lines:
         shown.add_row(f"[bold]{name}[/]", safe(defaults.replace(",", " ")), safe(summary))
     screen().print(shown)
+
+
+@app.command()
+@user_errors
+def explain(
+    shape: Annotated[str, typer.Argument(help="Rows and columns of the matrices, e.g. 768x3072.")] = "768x3072",
+    verb: Annotated[str, typer.Option(help="orthogonalize, polar, sqrtm, ..., muon, polargrad, shampoo.")] = "muon",
+    method: Annotated[str | None, typer.Option(help='E.g. "polar-express:steps=6".', show_default=False)] = None,
+    dtype: Annotated[str, typer.Option(help="float16, bfloat16, float32 or float64.")] = "float32",
+    p: Annotated[int | None, typer.Option("--p", help="Of rootm and inv_rootm.", show_default=False)] = None,
+) -> None:
+    """Show how a function or an optimizer's step would be computed on this machine, and why; nothing is computed."""
+    import torch
+
+    import matfn
+
+    sides = shape.lower().split("x")
+    if len(sides) != 2 or not all(side.isdigit() for side in sides):
+        raise TrainError(f"a shape is written as rows x columns, such as 768x3072; got {shape!r}")
+    if dtype not in ("float16", "bfloat16", "float32", "float64"):
+        raise TrainError(f"--dtype must be float16, bfloat16, float32 or float64, got {dtype!r}")
+    try:
+        options = {} if method is None else {"method": matfn.method(method)}
+        rows, columns = (int(side) for side in sides)
+        plan = matfn.explain((rows, columns), verb, p=p, dtype=getattr(torch, dtype), **options)
+    except (ValueError, TypeError) as error:
+        raise TrainError(str(error)) from None
+    typer.echo(str(plan))
 
 
 def _print_comparison(console: Console, result: Comparison) -> None:

@@ -185,7 +185,7 @@ def test_refusals(arguments, message):
 
 
 def test_square_functions_need_square_matrices():
-    with pytest.raises(ValueError, match="sqrt takes square matrices"):
+    with pytest.raises(ValueError, match="certify takes square matrices"):
         matfn.certify(torch.ones(2, 3), torch.ones(2, 3), of="sqrt")
 
 

@@ -226,5 +226,5 @@ def test_a_recorder_deflates_too():
     U = matfn.orthogonalize(X, method=recorder)
     assert torch.equal(U, matfn.orthogonalize(X, method=DEFLATING))
     again = recorder.schedule_of()
-    assert again.deflation == DEFLATING.deflation
+    assert again.preparation.deflation == DEFLATING.deflation
     assert torch.allclose(matfn.orthogonalize(X, method=again), U, rtol=0, atol=1e-12)

@@ -11,7 +11,7 @@ from typing import Any
 
 from .request import GridRequest, Request, Row
 
-__all__ = ["cached_rows", "directory"]
+__all__ = ["cached_rows", "directory", "write_whole"]
 
 # Part of every key. Raise it when compose() or tabulate() changes, so that old files are ignored.
 _VERSION = 3
@@ -76,6 +76,11 @@ def _write(path: Path, key: dict[str, Any], rows: tuple[Row, ...]) -> None:
     body = {"key": key, "rows": [{"q": r.coefficients, "interval": r.interval, "converged": r.converged} for r in rows]}
     # json writes enough digits to read the same double back.
     text = json.dumps({"sha256": hashlib.sha256(_canonical(body).encode()).hexdigest(), "body": body}, indent=1)
+    write_whole(path, text)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all; a folder that cannot be written costs the next process a computation."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
@@ -84,8 +89,10 @@ def _write(path: Path, key: dict[str, Any], rows: tuple[Row, ...]) -> None:
     try:
         with os.fdopen(handle, "w") as file:
             file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)  # atomic: another process sees the old file, the new file or no file
     except OSError:
-        pass  # the next process computes the rows again
+        pass
     finally:
         Path(temporary).unlink(missing_ok=True)  # exists only if it was not renamed

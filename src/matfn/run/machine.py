@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import platform
-import tempfile
 import time
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -20,7 +19,7 @@ from typing import Generic, TypeVar
 import torch
 
 from ..kernels import onednn_runs
-from ..minimax.cache import directory
+from ..minimax.cache import directory, write_whole
 
 __all__ = ["PROFILES", "Fact", "Machine", "machine", "probe"]
 
@@ -144,7 +143,7 @@ PROFILES: dict[str, Machine] = {
             _CPU,
             name="amd-avx512-bf16",
             kind="AMD with AVX512-BF16 (Zen 4 and newer)",
-            half=Half(True, False, f"{_EPYC}: a bfloat16 step takes 0.3 to 0.8 of a float32 one, 32 rows up"),
+            half=Half(True, False, f"{_EPYC}: a bfloat16 step takes 0.3 to 0.8 of a float32 one; float16 is emulated"),
             onednn_rows=Fact(192, "AMD EPYC 9005: MKL takes its AVX2 path; oneDNN 2.1 times as quick, 192 rows up"),
         ),
         replace(_CPU, name="x86-amx", kind="Intel with AMX"),
@@ -269,7 +268,8 @@ def probe(device: torch.device) -> dict[torch.dtype, float]:
     times = _stored(path, key)
     if times is None:
         times = _timed(device)
-        _store(path, key, times)
+        if path is not None:
+            write_whole(path, json.dumps({"key": key, "seconds": times}, indent=1))
     return {getattr(torch, name): seconds for name, seconds in times.items()}
 
 
@@ -305,21 +305,6 @@ def _stored(path: Path | None, key: str) -> dict[str, float] | None:
         return times if all(isinstance(s, float) and 0 < s < 1e3 for s in times.values()) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-
-
-def _store(path: Path | None, key: str, times: dict[str, float]) -> None:
-    """Write whole or not at all; a folder that cannot be written costs the next process 0.2 s."""
-    if path is None:
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
-            json.dump({"key": key, "seconds": times}, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(file.name, path)
-    except OSError:
-        return
 
 
 def _short(dtype: torch.dtype) -> str:

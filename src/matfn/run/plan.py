@@ -5,11 +5,10 @@ its RunPlan: the verbs, one per call; an optimizer, one per shape; Shampoo's roo
 """
 
 import os
-from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import lru_cache
-from typing import Any
+from typing import NamedTuple
 
 import torch
 
@@ -93,6 +92,12 @@ class RunPlan:
     machine: Machine
     reasons: tuple[tuple[str, str], ...]
 
+    def __str__(self) -> str:
+        """The plan as a table, with the reason for each choice and the predicted work."""
+        from .explain import describe  # here, because `explain` itself makes plans
+
+        return describe(self)
+
 
 def resolve(
     target: Target,
@@ -127,105 +132,129 @@ def resolve(
         TypeError: If an option is of another type, or `method` is no method.
         ValueError: If an option has no use for the method, or does not go with the target or the precision.
     """
-    asked = (target, method, shape, dtype, device.type, purpose, engine, precision, products, ridge, differentiated)
+    asked = _Asked(
+        target, method, shape, dtype, device.type, purpose, engine, precision, products, ridge, differentiated
+    )
     if torch.compiler.is_compiling() or isinstance(method, Recorder) or not _hashable(asked):
-        return _resolve(machine(device), *asked)
-    return _cached(device, os.environ.get("MATFN_MACHINE"), torch.get_num_threads(), target.verb, *asked)
+        return _resolve(machine(device), asked)
+    return _cached(device, os.environ.get("MATFN_MACHINE"), torch.get_num_threads(), target.verb, asked)
 
 
-def _hashable(values: Hashable) -> bool:
+class _Asked(NamedTuple):
+    """The arguments of `resolve`."""
+
+    target: Target
+    method: Method | None
+    shape: tuple[int, int]
+    dtype: torch.dtype
+    device: str
+    purpose: Purpose
+    engine: Engine | None
+    precision: torch.dtype | None
+    products: Products | None
+    ridge: float
+    differentiated: bool
+
+
+def _hashable(asked: _Asked) -> bool:
     try:
-        hash(values)
+        hash(asked)
     except TypeError:  # a method or products of the caller's own that is no frozen value
         return False
     return True
 
 
 @lru_cache(maxsize=512)
-def _cached(device: torch.device, named: str | None, threads: int, verb: str, *asked: Any) -> RunPlan:
+def _cached(device: torch.device, named: str | None, threads: int, verb: str, asked: _Asked) -> RunPlan:
     """The plan, for as long as what decides the profile and the words of errors stays the same."""
-    return _resolve(machine(device), *asked)
+    return _resolve(machine(device), asked)
 
 
-def _resolve(
-    profile: Machine,
-    target: Target,
-    method: Method | None,
-    shape: tuple[int, int],
-    dtype: torch.dtype,
-    device: str,
-    purpose: Purpose,
-    engine: Engine | None,
-    precision: torch.dtype | None,
-    products: Products | None,
-    ridge: float,
-    differentiated: bool,
-) -> RunPlan:
-    check_options(engine, precision, products)
-    chosen, why = _default(profile, target, shape, dtype, purpose, ridge) if method is None else (method, "as given")
-    chosen = check_method(chosen, target)
-    wide = torch.promote_types(dtype, torch.float32)
+def _resolve(profile: Machine, asked: _Asked) -> RunPlan:
+    check_options(asked.engine, asked.precision, asked.products)
+    chosen, why = (asked.method, "as given") if asked.method is not None else _default(profile, asked)
+    chosen = check_method(chosen, asked.target)
     if isinstance(chosen, Evaluation):
-        _refuse_idle(chosen, target, engine, precision, products)
-        full, how = _products(profile, shape, wide, device, mirrored=False, differentiated=False)
-        full, how = (full, how) if products is None else (products, "as given")
-        if isinstance(chosen, Resolvents):
-            chosen = replace(chosen, products=full)
-        reasons = (("method", why), ("precision", "a decomposition works in float32 at least"), ("products", how))
-        return RunPlan(
-            target, shape, dtype, device, chosen, None, PLAIN, None, wide, full, full, False, None, profile, reasons
-        )
-    iteration = _iteration(chosen, target)
-    preparation = _preparation(iteration, target, purpose)
-    lifts = isinstance(iteration, Schedule) and iteration.lower <= torch.finfo(wide).eps
-    on_range = lifts and target.mirrored and purpose is not Purpose.DIGITS
-    number, because = _precision(profile, iteration, wide if on_range else dtype, purpose, precision)
-    usual = _ENGINES.get(chosen) if method is None and purpose is Purpose.STEP else None
-    carrier, carried = _engine(target, iteration, shape, number, purpose, usual, engine)
-    if type(carrier) is Gram and not torch.compiler.is_compiling():
-        carrier = carrier.planned(iteration, number)
-    if not torch.compiler.is_compiling():  # the bound needs numpy, which torch.compile cannot follow
-        check_rounding(iteration, number)
-    kinds = {"mirrored": target.mirrored, "differentiated": differentiated}
-    multiply, how = products, "as given"
-    if multiply is None:
-        multiply, how = _products(profile, shape, number, device, **kinds)
-    full = products
-    if full is None:
-        full, _ = _products(profile, shape, wide, device, mirrored=False, differentiated=differentiated)
-    alone = isinstance(chosen, Scheduled) and not isinstance(chosen, Fitted) and not on_range
-    parts = profile.part_entries if alone else None
-    reasons = (("method", why), ("engine", carried), ("precision", because), ("products", how))
+        return _evaluating(profile, asked, chosen, why)
+    return _iterating(profile, asked, chosen, why)
+
+
+def _evaluating(profile: Machine, asked: _Asked, method: Evaluation, why: str) -> RunPlan:
+    """The plan of a decomposition, or of resolvents, which multiply."""
+    _refuse_idle(method, asked)
+    wide = torch.promote_types(asked.dtype, torch.float32)
+    products, how = asked.products, "as given"
+    if products is None:
+        products, how = _products(profile, asked, wide, mirrored=False)
+    reasons = [("method", why), ("precision", "a decomposition works in float32 at least")]
+    if isinstance(method, Resolvents):
+        method = replace(method, products=products)
+        reasons.append(("products", how))
     return RunPlan(
-        target,
-        shape,
-        dtype,
-        device,
-        chosen,
-        iteration,
-        preparation,
-        carrier,
-        number,
-        multiply,
-        full,
-        on_range,
-        parts,
-        profile,
-        reasons,
+        target=asked.target,
+        shape=asked.shape,
+        dtype=asked.dtype,
+        device=asked.device,
+        method=method,
+        iteration=None,
+        preparation=PLAIN,
+        engine=None,
+        precision=wide,
+        products=products,
+        wide=products,
+        on_range=False,
+        parts=None,
+        machine=profile,
+        reasons=tuple(reasons),
     )
 
 
-def _default(
-    profile: Machine, target: Target, shape: tuple[int, int], dtype: torch.dtype, purpose: Purpose, ridge: float
-) -> tuple[Method, str]:
+def _iterating(profile: Machine, asked: _Asked, method: Scheduled | Iteration, why: str) -> RunPlan:
+    """The plan of steps."""
+    iteration = _iteration(method, asked.target)
+    preparation = _preparation(iteration, asked)
+    wide = torch.promote_types(asked.dtype, torch.float32)
+    lifts = isinstance(iteration, Schedule) and iteration.lower <= torch.finfo(wide).eps
+    on_range = lifts and asked.target.mirrored and asked.purpose is not Purpose.DIGITS
+    precision, because = _precision(profile, asked, iteration, wide if on_range else asked.dtype)
+    engine, carried = _engine(asked, iteration, precision, _ENGINES.get(method) if asked.method is None else None)
+    if not torch.compiler.is_compiling():  # both models need numpy, which torch.compile cannot follow
+        check_rounding(iteration, precision)
+        engine = engine.planned(iteration, precision) if type(engine) is Gram else engine
+    products, how, full = asked.products, "as given", asked.products
+    if products is None:
+        products, how = _products(profile, asked, precision, mirrored=asked.target.mirrored)
+    if full is None:
+        full, _ = _products(profile, asked, wide, mirrored=False)
+    alone = isinstance(method, Scheduled) and not isinstance(method, Fitted) and not on_range
+    return RunPlan(
+        target=asked.target,
+        shape=asked.shape,
+        dtype=asked.dtype,
+        device=asked.device,
+        method=method,
+        iteration=iteration,
+        preparation=preparation,
+        engine=engine,
+        precision=precision,
+        products=products,
+        wide=full,
+        on_range=on_range,
+        parts=profile.part_entries if alone else None,
+        machine=profile,
+        reasons=(("method", why), ("engine", carried), ("precision", because), ("products", how)),
+    )
+
+
+def _default(profile: Machine, asked: _Asked) -> tuple[Method, str]:
     """The method when the caller names none."""
-    if purpose is Purpose.DIGITS:
+    if asked.purpose is Purpose.DIGITS:
         return Exact(), "default: accurate to the dtype"
-    if purpose is Purpose.FACTOR:
+    if asked.purpose is Purpose.FACTOR:
         return PolarExpress(), "default: five quintic minimax steps"
-    if target.domain is Domain.SPD:
-        return _root(profile, shape[0], target.p, ridge, dtype)
-    rows, known = min(shape), profile.deflated_rows
+    if asked.target.domain is Domain.SPD:
+        return _root(profile, asked.shape[0], asked.target.p, asked.ridge, asked.dtype)
+    rows, known = min(asked.shape), profile.deflated_rows
     if known.value is None:
         return LIFTED, f"default without deflation: {known.where}"
     if rows < known.value:
@@ -265,13 +294,14 @@ def _iteration(method: Scheduled | Iteration, target: Target) -> Iteration:
     return schedule
 
 
-def _preparation(iteration: Iteration, target: Target, purpose: Purpose) -> Preparation:
+def _preparation(iteration: Iteration, asked: _Asked) -> Preparation:
     preparation = getattr(iteration, "preparation", PLAIN)
+    target = asked.target
     if preparation.deflation and not target.mirrored:
         raise ValueError(
             f"{target}: deflation shrinks singular values, and {target} has none: leave deflation out of the method"
         )
-    if preparation.deflation and purpose is Purpose.DIGITS:
+    if preparation.deflation and asked.purpose is Purpose.DIGITS:
         raise ValueError(
             f"{target}: deflation turns the result by up to some percent, because it sketches. It is for orthogonalize "
             "and the optimizers; leave deflation out of the method here"
@@ -279,14 +309,12 @@ def _preparation(iteration: Iteration, target: Target, purpose: Purpose) -> Prep
     return preparation
 
 
-def _precision(
-    profile: Machine, iteration: Iteration, dtype: torch.dtype, purpose: Purpose, asked: torch.dtype | None
-) -> tuple[torch.dtype, str]:
+def _precision(profile: Machine, asked: _Asked, iteration: Iteration, dtype: torch.dtype) -> tuple[torch.dtype, str]:
     """The dtype of the iteration: half precision only where the machine multiplies it as quickly as float32."""
-    if asked is not None:
-        return asked, "as given"
+    if asked.precision is not None:
+        return asked.precision, "as given"
     form = getattr(iteration, "precision", lambda dtype: dtype)
-    if purpose is Purpose.STEP and dtype == torch.float32 and form(torch.bfloat16) == torch.bfloat16:
+    if asked.purpose is Purpose.STEP and dtype == torch.float32 and form(torch.bfloat16) == torch.bfloat16:
         return profile.narrow, f"an optimizer's step on {profile.name}: {_half(profile)}"
     chosen = torch.promote_types(profile.working(dtype), form(dtype))
     if chosen == dtype:
@@ -300,24 +328,18 @@ def _half(profile: Machine) -> str:
     return profile.half.where if profile.half is not None else "half precision was not measured"
 
 
-def _engine(
-    target: Target,
-    iteration: Iteration,
-    shape: tuple[int, int],
-    precision: torch.dtype,
-    purpose: Purpose,
-    usual: Engine | None,
-    asked: Engine | None,
-) -> tuple[Engine, str]:
-    if asked is not None:
-        if target.name not in asked.targets:
-            raise ValueError(f"{asked!r} computes {', '.join(sorted(asked.targets))}, not {target.name}")
-        return asked, "as given"
+def _engine(asked: _Asked, iteration: Iteration, precision: torch.dtype, usual: Engine | None) -> tuple[Engine, str]:
+    """How M is carried; `usual` is the engine of a default method on oblong matrices."""
+    target, shape = asked.target, asked.shape
+    if asked.engine is not None:
+        if target.name not in asked.engine.targets:
+            raise ValueError(f"{asked.engine!r} computes {', '.join(sorted(asked.engine.targets))}, not {target.name}")
+        return asked.engine, "as given"
     if target.domain is Domain.SPD:
         return Coupled(), "roots need the pair of a root and its inverse"
     if not target.mirrored:
         return Direct(), f"the only engine for {target}"
-    if purpose is Purpose.DIGITS:
+    if asked.purpose is Purpose.DIGITS:
         return Direct(), "self-correcting: this verb promises digits"
     if usual is not None:
         if 2 * max(shape) >= 3 * min(shape):
@@ -350,17 +372,15 @@ def _gram_or_direct(schedule: Schedule, shape: tuple[int, int], dtype: torch.dty
     return gram, f"{saved:.0%} fewer multiply-adds than Direct, at {lost:.1g} of rounding"
 
 
-def _products(
-    profile: Machine, shape: tuple[int, int], dtype: torch.dtype, device: str, *, mirrored: bool, differentiated: bool
-) -> tuple[Products, str]:
+def _products(profile: Machine, asked: _Asked, dtype: torch.dtype, *, mirrored: bool) -> tuple[Products, str]:
     """The products: those that mirror half of a symmetric result where the iteration bears it and they pay."""
     if torch.compiler.is_compiling():
         return EAGER, "torch.compile follows plain products alone"
-    if differentiated:
+    if asked.differentiated:
         return EAGER, "only plain products have derivatives"
-    if device != "cpu":
+    if asked.device != "cpu":
         return EAGER, "full products by the vendor's library; no other ones were quicker (H200, 2026-11-26)"
-    short, onednn = min(shape), profile.onednn_rows
+    short, onednn = min(asked.shape), profile.onednn_rows
     quick = dtype == torch.float32 and onednn.value is not None and short >= onednn.value
     plain, why = (ONEDNN, onednn.where) if quick else (EAGER, "torch's own products")
     if not mirrored:
@@ -373,11 +393,11 @@ def _products(
     return Blocked(rows, plain), f"symmetric ones in block rows of {rows}: {profile.block_where}"
 
 
-def _refuse_idle(method: Evaluation, target: Target, engine: object, precision: object, products: object) -> None:
-    given = {"engine": engine, "precision": precision, "products": products}
+def _refuse_idle(method: Evaluation, asked: _Asked) -> None:
+    given = {"engine": asked.engine, "precision": asked.precision, "products": asked.products}
     idle = [f"{name}={value}" for name, value in given.items() if value is not None and not hasattr(method, name)]
     if idle:
         raise ValueError(
-            f"{target.verb}: {method!r} evaluates the function outright and has no use for {', '.join(idle)}: leave "
-            "them out, or choose a method that iterates"
+            f"{asked.target.verb}: {method!r} evaluates the function outright and has no use for {', '.join(idle)}: "
+            "leave them out, or choose a method that iterates"
         )

@@ -75,12 +75,8 @@ class Resolvents:
         root = terms.slope * A
         singular = A.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True) <= 0  # the sum would be finite for a zero matrix
         root.diagonal(dim1=-2, dim2=-1).add_(terms.constant).masked_fill_(singular, torch.nan)
-        add_resolvents(
-            root,
-            A,
-            *(torch.tensor(t, dtype=A.dtype, device=A.device) for t in (terms.weights, terms.shifts)),
-            EAGER if self.products is None else self.products,
-        )
+        weights, shifts = (torch.tensor(t, dtype=A.dtype, device=A.device) for t in (terms.weights, terms.shifts))
+        add_resolvents(root, A, weights, shifts, EAGER if self.products is None else self.products)
         # In place instead of `scale.undo`: allocating a new stack takes longer than the product.
         return root.mul_(scale.norm ** (-1 / self.p) * scale.peak ** (-1 / self.p))
 

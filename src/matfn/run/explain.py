@@ -1,0 +1,176 @@
+"""Explain: the run plan of a call, printed with the reason for each choice and the work it predicts."""
+
+import textwrap
+import time
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..engines import Coupled, Direct, Gram
+from ..engines.cost import computed, products_of
+from ..iteration.polynomial import Polynomial
+from ..iteration.preparation import PLAIN
+from ..iteration.schedule import Schedule
+from ..iteration.target import INV, INV_ROOT, INV_SQRT, ORTHOGONALIZE, POLAR, ROOT, SIGN, SQRT, Target
+from ..kernels import Products
+from ..methods import QDWH
+from .arguments import DTYPES, check_matrix
+from .plan import Purpose, RunPlan, resolve
+
+__all__ = ["describe", "explain"]
+
+_VERBS = {
+    "orthogonalize": (ORTHOGONALIZE, Purpose.FACTOR),
+    "polar": (POLAR, Purpose.DIGITS),
+    "signm": (SIGN, Purpose.DIGITS),
+    "sqrtm": (SQRT, Purpose.DIGITS),
+    "inv_sqrtm": (INV_SQRT, Purpose.DIGITS),
+    "rootm": (ROOT, Purpose.DIGITS),
+    "inv_rootm": (INV_ROOT, Purpose.DIGITS),
+    "inv": (INV, Purpose.DIGITS),
+    "muon": (POLAR, Purpose.STEP),
+    "normuon": (POLAR, Purpose.STEP),
+    "adamuon": (POLAR, Purpose.STEP),
+    "polargrad": (POLAR, Purpose.FACTOR),
+    "shampoo": (INV_ROOT, Purpose.STEP),
+}
+_WIDTH = 100
+
+
+def explain(
+    x: Tensor | tuple[int, int],
+    verb: str = "orthogonalize",
+    *,
+    p: int | None = None,
+    ridge: float = 1e-6,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    **options: Any,
+) -> RunPlan:
+    """How a verb or an optimizer would compute a function of matrices of one shape, and why. Nothing is computed.
+
+    Args:
+        x: (..., m, n), a tensor of which only shape, dtype and device are looked at, or the shape (m, n) itself.
+        verb: A public function ("orthogonalize", "polar", "signm", "sqrtm", "inv_sqrtm", "rootm", "inv_rootm", "inv"),
+            or an optimizer ("muon", "normuon", "adamuon", "polargrad", or "shampoo" for one of its roots).
+        p: The exponent of "rootm", "inv_rootm" and "shampoo", at least 1; 4 by default for "shampoo".
+        ridge: For "shampoo", relative to the Frobenius norm.
+        dtype: float16 to float64; of x by default, float32 for a shape.
+        device: Of x by default, the CPU for a shape.
+        **options: method, engine, precision, products, as the function takes them.
+
+    Returns:
+        The `RunPlan`. ``print`` shows it: method, engine, precision, products, preparation, the predicted work, and the
+        reason for each choice.
+
+    Raises:
+        ValueError: If `verb` is none of these, p is missing, or the shape does not suit the function.
+        TypeError: If an option is unknown or of another type.
+
+    Example:
+        >>> print(matfn.explain((768, 3072), "muon"))
+    """
+    if verb not in _VERBS:
+        raise ValueError(f"explain: verb must be one of {', '.join(_VERBS)}, got {verb!r}")
+    unknown = set(options) - {"method", "engine", "precision", "products"}
+    if unknown:
+        raise TypeError(f"explain takes method, engine, precision and products as options, got {sorted(unknown)}")
+    target, purpose = _VERBS[verb]
+    target = _exponent(target, verb, p)
+    matrix = x if isinstance(x, Tensor) else _meta(x)
+    if dtype is not None and dtype not in DTYPES:
+        raise TypeError(f"explain: dtype must be one of {', '.join(map(str, DTYPES))}, got {dtype!r}")
+    check_matrix(matrix, target)
+    where = torch.device(device or (matrix.device if isinstance(x, Tensor) else "cpu"))
+    if verb == "polargrad":
+        options.setdefault("method", QDWH())
+    shape = (matrix.shape[-2], matrix.shape[-1])
+    method = options.pop("method", None)
+    return resolve(target, method, shape, dtype or matrix.dtype, where, purpose=purpose, ridge=ridge, **options)
+
+
+def _exponent(target: Target, verb: str, p: int | None) -> Target:
+    if target.name not in ("root", "inv_root"):
+        if p is not None:
+            raise ValueError(f"explain: {verb} has no exponent to choose, got {p=}: leave it out")
+        return target
+    if p is None and verb != "shampoo":
+        raise ValueError(f"explain: {verb} needs its exponent, for example p=4")
+    return target.with_exponent(4 if p is None else p)
+
+
+def _meta(shape: object) -> Tensor:
+    whole = isinstance(shape, tuple | list | torch.Size) and len(shape) >= 2
+    if not whole or not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in shape):
+        raise ValueError(f"explain takes a tensor or a shape such as (768, 3072), got {shape!r}")
+    return torch.empty(*shape, device="meta")
+
+
+def describe(plan: RunPlan) -> str:
+    """The plan as a table of 100 columns, without running it."""
+    reasons = dict(plan.reasons)
+    m, n = plan.shape
+    lines = [f"{plan.target} of {m} x {n} matrices in {_short(plan.dtype)} on {plan.device}"]
+    rows = [("machine", plan.machine.name, plan.machine.kind), ("method", repr(plan.method), reasons["method"])]
+    if isinstance(plan.iteration, Schedule):
+        schedule = plan.iteration
+        said = f"worst |1 - s| {schedule.error():.2g} for s in [{schedule.lower:.3g}, 1]"
+        rows.append(("steps", _steps(schedule), said))
+    if plan.preparation != PLAIN:
+        rows.append(("preparation", str(plan.preparation), "part of the method"))
+    if plan.engine is not None:
+        rows.append(("engine", repr(plan.engine), reasons["engine"]))
+    rows.append(("precision", _short(plan.precision), reasons["precision"]))
+    if "products" in reasons:
+        rows.append(("products", repr(plan.products), reasons["products"]))
+    rows += _work(plan)
+    for label, value, why in rows:
+        text = f"{value}: {why}" if why else value
+        wrapped = textwrap.wrap(text, _WIDTH - 14, break_long_words=False) or [""]
+        lines += [f"  {label:<12}{wrapped[0]}", *(f"{'':14}{line}" for line in wrapped[1:])]
+    return "\n".join(lines)
+
+
+def _steps(schedule: Schedule) -> str:
+    if not all(isinstance(row, Polynomial) for row in schedule.rows):
+        return f"{schedule.steps} rational"
+    degrees = schedule.degrees
+    same = len(set(degrees)) == 1
+    return f"{len(degrees)} of degree " + (str(degrees[0]) if same else ", ".join(map(str, degrees)))
+
+
+def _work(plan: RunPlan) -> list[tuple[str, str, str]]:
+    """The predicted products of one matrix and their time."""
+    polynomials = isinstance(plan.iteration, Schedule) and all(isinstance(r, Polynomial) for r in plan.iteration.rows)
+    if not polynomials or not isinstance(plan.engine, Direct | Gram | Coupled) or not min(plan.shape):
+        return []
+    assert isinstance(plan.iteration, Schedule)
+    engine = plan.engine.planned(plan.iteration, plan.precision) if isinstance(plan.engine, Gram) else plan.engine
+    listed = products_of(plan.iteration, engine, plan.shape, plan.target)
+    flops = 2 * sum(computed(product, plan.products) for product in listed)
+    said = f"{len(listed)} products, {flops / 1e9:.3g} GFLOP a matrix"
+    if plan.device != "cpu":  # nothing is run on an accelerator to explain a plan
+        return [("work", said, "counted before the run")]
+    rows = min(512, max(16, min(plan.shape)))
+    rate = _rate(plan.products, plan.precision, rows, torch.get_num_threads())
+    why = f"at {rate / 1e9:.3g} GFLOP/s, timed on one product of {rows} rows; passes over memory come on top"
+    return [("work", f"{said}, about {flops / rate * 1e3:.2g} ms", why)]
+
+
+@lru_cache(maxsize=64)
+def _rate(products: Products, dtype: torch.dtype, rows: int, threads: int) -> float:
+    """Floating-point operations a second of one square product, the best of some within 20 ms."""
+    A = torch.ones(1, rows, rows, dtype=dtype)
+    products.mm(A, A)
+    seconds: list[float] = []
+    while len(seconds) < 3 or (sum(seconds) < 0.02 and len(seconds) < 200):
+        begun = time.perf_counter()
+        products.mm(A, A)
+        seconds.append(time.perf_counter() - begun)
+    return 2 * rows**3 / max(min(seconds), 1e-9)
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
