@@ -42,16 +42,16 @@ class Float32Muon(torch.optim.Muon):
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
-                    self._move(weight, group)
+                    self._move(weight, weight.grad, group)
         return loss
 
-    def _move(self, weight: Tensor, group: dict[str, Any]) -> None:
+    def _move(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state, lr, momentum = self.state[weight], float(group["lr"]), group["momentum"]
         if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(weight.grad)
+            state["momentum_buffer"] = torch.zeros_like(gradient)
         held = state["momentum_buffer"]
-        held.lerp_(weight.grad, 1 - momentum)
-        mixed = weight.grad.lerp(held, momentum) if group["nesterov"] else held
+        held.lerp_(gradient, 1 - momentum)
+        mixed = gradient.lerp(held, momentum) if group["nesterov"] else held
         weight.mul_(1 - lr * group["weight_decay"])
         weight.add_(_factor(mixed, group), alpha=-lr * _scale(weight, group["adjust_lr_fn"]))
 
