@@ -8,7 +8,7 @@ from torch import Tensor
 from .iteration.defect import orthonormality, power_defect
 from .iteration.target import INV_ROOT, TARGETS, Target
 from .linalg.lanczos import root_forms
-from .linalg.scaling import prescale
+from .linalg.norms import prescale
 from .run.arguments import check_finite, check_matrix
 
 __all__ = ["Certificate", "balanced_residual", "certify"]

@@ -12,9 +12,9 @@ from .engines import Engine
 from .iteration.protocols import Evaluation, Method
 from .iteration.target import INV, INV_ROOT, INV_SQRT, ORTHOGONALIZE, POLAR, ROOT, SIGN, SQRT, Domain, Target
 from .kernels import Products
-from .linalg.autocast import without_autocast
+from .kernels.products import without_autocast
 from .linalg.definite import symmetric_part
-from .linalg.scaling import prescale
+from .linalg.norms import prescale
 from .run.arguments import check_finite, check_matrix, sketch_key
 from .run.convergence import check_converged
 from .run.execute import accurate, execute, polar_factor

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from matfn.iteration.protocols import Evaluation, Fitted, Iteration, Method, Scheduled, finished
-from matfn.iteration.residual import Residual
+from matfn.iteration.protocols import Evaluation, Fitted, Iteration, Method, Scheduled
+from matfn.iteration.residual import Residual, finished
 from matfn.iteration.schedule import Schedule
 from matfn.iteration.step import Step
 from matfn.iteration.target import Target

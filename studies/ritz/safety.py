@@ -18,7 +18,7 @@ from matfn.engines import Coupled, Engine
 from matfn.iteration.residual import Residual
 from matfn.iteration.target import POLAR, Target
 from matfn.kernels import EAGER
-from matfn.linalg.scaling import prescale
+from matfn.linalg.norms import prescale
 from matfn.methods import RitzMinimax
 
 __all__ = ["END", "SLACK", "SPECTRA", "Worst", "bases", "bred", "greatest", "greatest_root", "on_vectors", "structured"]

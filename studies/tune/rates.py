@@ -14,7 +14,7 @@ from benchmarks.timing import Pace, Timing, interleaved
 from matfn.engines.cost import Product, computed
 from matfn.iteration.target import POLAR
 from matfn.kernels import EAGER, ONEDNN, Eager, OneDNN, Products
-from matfn.linalg.scaling import prescale
+from matfn.linalg.norms import prescale
 from matfn.run.plan import RunPlan, resolve
 from matfn.run.preparation import deflated
 from studies.tune.plan import Aside

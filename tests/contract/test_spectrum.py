@@ -11,7 +11,7 @@ from matfn import Gram, NewtonSchulz, PolarExpress
 from matfn.iteration.protocols import Evaluation, Scheduled
 from matfn.iteration.target import POLAR, SIGN, Domain
 from matfn.kernels import EAGER
-from matfn.linalg.scaling import prescale
+from matfn.linalg.norms import prescale
 from matfn.run.arguments import check_method
 from matrices import orthogonal, spectrum
 

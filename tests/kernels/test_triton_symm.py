@@ -21,7 +21,7 @@ from matfn import Direct, Gram, PolarExpress
 from matfn.iteration.target import POLAR
 from matfn.kernels import EAGER, triton_symm
 from matfn.kernels.triton_symm import DTYPES, Tile, TritonSymmetric, place
-from matfn.linalg.scaling import prescale
+from matfn.linalg.norms import prescale
 from matrices import gaussian, orthogonal
 
 SMALL = TritonSymmetric(Tile(16, 16, 4, 2))

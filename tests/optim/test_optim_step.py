@@ -14,8 +14,8 @@ from matfn.engines import Direct
 from matfn.optim import Muon, NorMuon, PolarGrad
 from matfn.optim.matrices.buckets import fill_buckets
 from matfn.optim.matrices.exchange import Exchange
+from matfn.optim.matrices.foreach import moved
 from matfn.optim.matrices.layout import convolution, linear, stack, transposed
-from matfn.optim.matrices.move import moved
 from matfn.optim.rules.rule import Rule
 
 KINDS = [Muon, NorMuon, PolarGrad]

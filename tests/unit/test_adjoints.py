@@ -124,9 +124,9 @@ def mp_power(h, A):
 
 
 def mp_sign(A):
-    X = A
-    for _ in range(60):
-        X = (X + X**-1) / 2
+    X, before = A, A * 0
+    while mpmath.mnorm(X - before, 1) > mpmath.mpf(10) ** -50:  # the errors of the next step are their squares
+        X, before = (X + X**-1) / 2, X
     return X
 
 

@@ -9,7 +9,7 @@ from matfn.engines import amplification
 from matfn.engines.restarts import restarts_for
 from matfn.iteration.target import INV_ROOT, POLAR
 from matfn.kernels import EAGER, Blocked
-from matfn.linalg.scaling import prescale
+from matfn.linalg.norms import prescale
 from matrices import gaussian, orthogonal
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16)

@@ -5,9 +5,9 @@ import torch
 
 import matfn
 from matfn import Coupled, NewtonSchulz, PolarExpress
-from matfn.engines.engine import shifted
 from matfn.iteration.target import INV_ROOT, ROOT
 from matfn.kernels import EAGER
+from matfn.kernels.products import shifted
 from matrices import of_eigenvalues, spectrum
 
 EPS = torch.finfo(torch.float64).eps

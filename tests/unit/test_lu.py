@@ -17,7 +17,7 @@ def threads(request):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex128], ids=str)
-@pytest.mark.parametrize("shape", [(3, 3), (1, 70, 70), (3, 63, 63), (2, 2, 220, 220)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 3), (1, 70, 70), (3, 63, 63), (1, 2, 220, 220)], ids=str)
 def test_they_are_inverses(shape, dtype, threads):
     """Residual: (about n) u times the condition number, as LU with pivots has it."""
     n = shape[-1]
@@ -26,6 +26,7 @@ def test_they_are_inverses(shape, dtype, threads):
     assert (inverse.shape, info.shape) == (A.shape, A.shape[:-2])
     assert not info.any()
     eps = torch.finfo(dtype).eps
+    torch.set_num_threads(1)  # what follows is the check: threads that wait for one another cost seconds there
     condition = torch.linalg.cond(A).max().item()
     assert (A @ inverse - torch.eye(n, dtype=dtype)).abs().max() <= n * eps * condition
 

@@ -7,7 +7,7 @@ import matfn
 from matfn import Coupled, Direct, Gram, PolarExpress
 from matfn.iteration.target import INV_ROOT
 from matfn.kernels import EAGER, ONEDNN, Blocked, onednn
-from matfn.linalg.scaling import prescale
+from matfn.linalg.norms import prescale
 from matrices import gaussian, orthogonal
 
 needs_onednn = pytest.mark.skipif(not onednn.onednn_runs(), reason="this build of torch has no oneDNN")

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from matfn.linalg.scaling import prescale
+from matfn.linalg.norms import prescale
 from matrices import gaussian
 
 LARGEST = {torch.float16: 6.5e4, torch.bfloat16: 3.3e38, torch.float32: 3.4e38, torch.float64: 1.7e308}

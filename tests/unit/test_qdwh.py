@@ -8,7 +8,7 @@ from loops import looped
 from matfn import QDWH, Direct, Exact, PolarExpress, Tuned, ZoloPD
 from matfn.iteration.target import POLAR
 from matfn.kernels import EAGER
-from matfn.linalg.scaling import prescale
+from matfn.linalg.norms import prescale
 from matrices import gaussian, generator, of_singular_values, spectrum
 
 CONDITIONS = (1.0, 1e1, 1e3, 1e6, 1e8, 1e10, 1e12, 1e15)

@@ -5,7 +5,7 @@ from functools import partial
 from torch import Tensor
 
 from ..iteration.target import Target
-from ..linalg.autocast import without_autocast
+from ..kernels.products import without_autocast
 from .implicit import Compute, Implicit, Pullback
 from .inverse import inverse_adjoint
 from .roots import root_adjoint

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..linalg.autocast import without_autocast
+from ..kernels.products import without_autocast
 
 __all__ = ["Compute", "Gradients", "Implicit", "Pullback", "in_front"]
 

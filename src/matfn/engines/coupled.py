@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..iteration.protocols import Iteration, finished
-from ..iteration.residual import Residual
+from ..iteration.protocols import Iteration
+from ..iteration.residual import Residual, finished
 from ..iteration.target import Target
 from ..kernels import Products
-from .engine import First, shifted, times_power
+from ..kernels.products import shifted
+from .engine import First, times_power
 
 __all__ = ["Coupled"]
 

@@ -5,8 +5,8 @@ from functools import partial
 
 from torch import Tensor
 
-from ..iteration.protocols import Iteration, finished
-from ..iteration.residual import Residual
+from ..iteration.protocols import Iteration
+from ..iteration.residual import Residual, finished
 from ..iteration.target import Target
 from ..kernels import Products
 from .engine import First
@@ -48,7 +48,7 @@ class Direct:
         X = X if first is None else X * first[1]
         for k in range(method.steps):
             # A step that acts on X alone never asks for M.
-            M = partial(target.matrix, X, beside, products) if first is None else first[0]
+            M = partial(target.form.matrix, X, beside, products) if first is None else first[0]
             first = None
             residual = Residual(M, target.p, key, target.form, products)
             if finished(method, k, residual):

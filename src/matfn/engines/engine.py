@@ -1,4 +1,4 @@
-"""The protocol of an engine, and two small operations that engines share."""
+"""The protocol of an engine, and repeated squaring."""
 
 from typing import Protocol
 
@@ -8,7 +8,7 @@ from ..iteration.protocols import Iteration
 from ..iteration.target import Target
 from ..kernels import Products
 
-__all__ = ["Engine", "First", "shifted", "times_power"]
+__all__ = ["Engine", "First", "times_power"]
 
 First = tuple[Tensor, Tensor]
 
@@ -45,13 +45,6 @@ class Engine(Protocol):
             (b, m, n), in the dtype of A.
         """
         ...
-
-
-def shifted(c: float | Tensor, B: Tensor) -> Tensor:
-    """Add c I to B in place; nobody else may hold B."""
-    diagonal = B.diagonal(dim1=-2, dim2=-1)
-    diagonal.add_(c.squeeze(-1) if isinstance(c, Tensor) else c)
-    return B
 
 
 def times_power(M: Tensor, Z: Tensor, p: int, products: Products) -> Tensor:

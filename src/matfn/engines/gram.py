@@ -1,14 +1,16 @@
 """Gram: build M = X X^T once, carry (M, Q) with n x n products alone, multiply X by Q at the end or at a restart."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
-from ..iteration.protocols import Iteration, finished
-from ..iteration.residual import Residual
+from ..iteration.protocols import Iteration
+from ..iteration.residual import Residual, finished
 from ..iteration.target import Target
 from ..kernels import Products
-from .engine import First, shifted
+from ..kernels.products import shifted
+from .engine import First
 from .restarts import margins, restarts_for
 
 __all__ = ["Gram"]
@@ -31,12 +33,14 @@ class Gram:
         restarts: After which steps to restart, e.g. (2,). None computes them from the schedule and the unit roundoff of
             the dtype (`best_restarts`); a method without a schedule then restarts after every second step. What is
             given is taken as it is: in half precision more than two steps without a restart may diverge.
+        room: By what X is divided at each restart; None computes it at each run (`planned`).
 
     References:
         Polar Express, Algorithm 3; the restart rule of Gram Newton-Schulz (specification 3.3).
     """
 
     restarts: tuple[int, ...] | None = None
+    room: tuple[float, ...] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse what lists no restarts."""
@@ -47,6 +51,11 @@ class Gram:
                 f"restarts must be None or a tuple of rising step counts of at least 1, such as (2,) for a restart "
                 f"after the second step, got {r!r}"
             )
+
+    def planned(self, method: Iteration, dtype: torch.dtype) -> "Gram":
+        """The same engine with its restarts and their divisors computed: a plan does it once for many runs."""
+        restarts = restarts_for(method, dtype) if self.restarts is None else self.restarts
+        return replace(self, restarts=restarts, room=margins(method, restarts, dtype) if restarts else ())
 
     @property
     def targets(self) -> frozenset[str]:
@@ -63,17 +72,18 @@ class Gram:
         first: First | None = None,
     ) -> Tensor:
         """See `Engine.run`."""
-        restarts = restarts_for(method, A.dtype) if self.restarts is None else self.restarts
+        planned = self if self.room is not None else self.planned(method, A.dtype)
+        restarts = planned.restarts or ()
         if max(restarts, default=0) >= method.steps:
             raise ValueError(f"{self!r} restarts after step {max(restarts)}, but there are {method.steps} steps")
-        room = dict(zip(sorted(restarts), margins(method, restarts, A.dtype), strict=True))
+        room = dict(zip(restarts, planned.room or (), strict=True))
         # The pending factor multiplies Q when Q is applied to X, which saves a pass over X.
         X, Q, (M, pending) = A, None, (None, None) if first is None else first
         del A, first  # else the first iterate and the first M would be held to the end
         for k in range(method.steps):
             if Q is not None and k in restarts:
                 X, Q, M, pending = _applied(_times(Q, pending) / room[k], X, products), None, None, None
-            M = target.matrix(X, None, products) if M is None else M
+            M = target.form.matrix(X, None, products) if M is None else M
             residual = Residual(M, target.p, key, products=products)
             if finished(method, k, residual):
                 break

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ..kernels import Products
+from ..kernels.products import multiplied
 from ..linalg.lu import inv_ex
 from .residual import Form, Residual
-from .step import multiplied
 
 __all__ = ["PartialFraction"]
 

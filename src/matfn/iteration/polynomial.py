@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ..kernels import Products
+from ..kernels.products import multiplied
 from .residual import Residual
-from .step import Scalar, multiplied
+from .step import Scalar
 
 __all__ = ["Magnified", "Polynomial", "paterson_stockmeyer"]
 

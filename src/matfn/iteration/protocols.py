@@ -9,7 +9,7 @@ from .schedule import Schedule
 from .step import Step
 from .target import Target
 
-__all__ = ["Evaluation", "Fitted", "Iteration", "Method", "Scheduled", "finished"]
+__all__ = ["Evaluation", "Fitted", "Iteration", "Method", "Scheduled"]
 
 
 @runtime_checkable
@@ -37,12 +37,6 @@ class Iteration(Protocol):
         each step; it may wait for the device.
         """
         ...
-
-
-def finished(method: Iteration, k: int, residual: Residual) -> bool:
-    """Whether the method, if it has an opinion, needs no step k."""
-    done = getattr(method, "done", None)
-    return done is not None and done(k, residual)
 
 
 @runtime_checkable

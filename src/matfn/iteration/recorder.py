@@ -9,8 +9,8 @@ from torch import Tensor
 
 from .polynomial import Polynomial
 from .preparation import PLAIN
-from .protocols import Evaluation, Fitted, Iteration, Scheduled, finished
-from .residual import Residual
+from .protocols import Evaluation, Fitted, Iteration, Scheduled
+from .residual import Residual, finished
 from .schedule import Schedule
 from .step import Step
 from .target import Target

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..kernels import EAGER, Products
 
-__all__ = ["Form", "Residual"]
+__all__ = ["Form", "Residual", "finished"]
 
 
 class Form(Enum):
@@ -18,6 +18,18 @@ class Form(Enum):
     GRAM = "X X^T or X^T X, whichever is smaller"
     SQUARE = "X X"
     PRODUCT = "a product in which X is one factor of two, or no factor"
+
+    def matrix(self, X: Tensor, beside: Tensor | None, products: Products) -> Tensor:
+        """The matrix M that is driven to I, made of the iterate: X X^T (or X^T X), X X, or X A.
+
+        Args:
+            X: The iterate, (b, m, n).
+            beside: The fixed matrix A of a product; None for the other forms.
+            products: The matrix products to use.
+        """
+        if self is Form.GRAM:  # on the shorter side; no copy turns a tall X into a wide one
+            return products.syrk(X if X.shape[-2] <= X.shape[-1] else X.mT)
+        return products.mm(X, X if beside is None else beside)
 
 
 class Residual:
@@ -111,6 +123,12 @@ class Residual:
     def norm(self) -> Tensor:
         """Return ||R||_F of each matrix, (b,), in at least float32."""
         return torch.linalg.matrix_norm(self.identity() - self.wide)
+
+
+def finished(method: object, k: int, residual: Residual) -> bool:
+    """Whether the method, if it has a function `done`, needs no step k."""
+    done = getattr(method, "done", None)
+    return done is not None and done(k, residual)
 
 
 def _hash(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Step: the protocol of one scalar map q(m), and its application to an iterate."""
+"""Step: the protocol of one scalar map q(m) that multiplies the iterate."""
 
 from typing import Protocol, TypeVar
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from ..kernels import Products
 from .residual import Residual
 
-__all__ = ["Scalar", "Step", "multiplied"]
+__all__ = ["Scalar", "Step"]
 
 Scalar = TypeVar("Scalar", float, np.ndarray, Tensor)
 
@@ -53,9 +53,3 @@ class Step(Protocol):
     def critical(self, p: int, low: float, high: float) -> np.ndarray:
         """Where in (low, high) the map s -> s q(s^p) of a step with float coefficients turns round."""
         ...
-
-
-def multiplied(c: float | Tensor, B: Tensor, X: Tensor, products: Products) -> Tensor:
-    """(c I + B) X or X (c I + B), on the shorter side of X, where the Gram matrix of X is formed too."""
-    left, right = (B, X) if X.shape[-2] <= X.shape[-1] else (X, B)
-    return products.addmm(X, left, right, alpha=1.0, beta=c)

@@ -5,7 +5,6 @@ from enum import Enum
 
 from torch import Tensor
 
-from ..kernels import Products
 from .residual import Form
 
 __all__ = [
@@ -93,24 +92,12 @@ class Target:
         return self.domain is Domain.RECTANGULAR
 
     def start(self, A: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The first iterate X of the direct engine, and the fixed matrix that M needs beside it.
+        """The first iterate X of the direct engine, and the fixed matrix that `Form.matrix` needs beside X.
 
         Args:
             A: The scaled argument, (b, m, n).
         """
         return (A.mT, A) if self.name == "inv" else (A, None)
-
-    def matrix(self, X: Tensor, beside: Tensor | None, products: Products) -> Tensor:
-        """The matrix M that is driven to I, rebuilt from the iterate: X X^T (or X^T X), X X, or X A.
-
-        Args:
-            X: The iterate, (b, m, n).
-            beside: As `start` returned it.
-            products: The matrix products to use.
-        """
-        if self.form is Form.GRAM:  # on the shorter side; no copy turns a tall X into a wide one
-            return products.syrk(X if X.shape[-2] <= X.shape[-1] else X.mT)
-        return products.mm(X, X if beside is None else beside)
 
     def result(self, Y: Tensor, Z: Tensor) -> Tensor:
         """The result in the coupled pair: Y tends to A^(1/p), Z to A^(-1/p)."""

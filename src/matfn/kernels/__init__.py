@@ -1,9 +1,8 @@
 """Kernels: the matrix products that the engines call, in several implementations."""
 
 from .blocked import Blocked
-from .eager import EAGER, Eager
 from .onednn import ONEDNN, OneDNN, onednn_runs
-from .products import Products, Weight
+from .products import EAGER, Eager, Products, Weight
 
 __all__ = [
     "EAGER",

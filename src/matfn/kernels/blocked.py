@@ -7,8 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from .eager import EAGER
-from .products import Plain, Weight, numbers
+from .products import EAGER, Plain, Weight, numbers
 
 __all__ = ["Blocked"]
 

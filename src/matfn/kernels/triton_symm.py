@@ -13,8 +13,7 @@ import triton.language as tl  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 from triton.runtime.errors import OutOfResources  # pyright: ignore[reportMissingImports]
 
-from .eager import EAGER
-from .products import Weight
+from .products import EAGER, Weight
 
 __all__ = ["DTYPES", "TILES", "Tile", "TritonSymmetric"]
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..iteration.residual import Residual
-from ..iteration.step import multiplied
 from ..kernels import Products
+from ..kernels.products import multiplied
 from ..linalg.lu import inv_ex
 from .checks import check_steps
 from .prism.fit import least_of_any_size, moments

@@ -5,7 +5,7 @@ One step, for the parameters of each matrix rule, bucket by bucket of equal (m, 
     elementwise rule: gradient -> momentum, on the parameters' own entries     (rules/ema.py)
     -> whole matrices, a stack (b, m, n)                                       (matrices/exchange.py)
     -> matrix rules: the direction of each                                     (rules/)
-    -> back -> decay and move of the weights, in place                         (matrices/move.py)
+    -> back -> decay and move of the weights, in place                         (matrices/buckets.py)
 
 and for the rest torch's AdamW (rest.py). Everything is one torch optimizer: one list of groups, one state, one state
 dict. Gradients are only read. Hyperparameters live in the groups, where schedulers look for them; objects (rules,
@@ -20,10 +20,9 @@ from torch import Tensor
 
 from . import checkpoint
 from .groups import as_groups, check_parameters, check_used, layouts_for, lent, named
-from .matrices.buckets import Bucket, Kind, Run, check_gradients, fill_buckets
+from .matrices.buckets import Bucket, Kind, Run, check_gradients, fill_buckets, move
 from .matrices.exchange import Exchange
 from .matrices.layout import Layout
-from .matrices.move import move
 from .matrices.padding import directions, joined
 from .options import check_options, check_scale, check_values
 from .rest import OPTIONS as REST_OPTIONS

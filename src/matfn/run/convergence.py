@@ -11,7 +11,7 @@ from ..errors import ConvergenceWarning, SpectrumError
 from ..iteration.defect import EQUATION, isometry, power_defect
 from ..iteration.protocols import Evaluation, Fitted, Method, Scheduled
 from ..iteration.target import Target
-from ..linalg.scaling import prescale
+from ..linalg.norms import prescale
 
 __all__ = ["check_converged"]
 

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from ..errors import SpectrumError
+from ..iteration.preparation import PLAIN
 from ..iteration.protocols import Evaluation, Fitted, Method
 from ..iteration.target import POLAR, Domain, Target
 from ..linalg.definite import check_definite
+from ..linalg.norms import Scale, prescale, prescale_
 from ..linalg.rank import completed, on_the_range, on_the_range_if_deficient
-from ..linalg.scaling import Scale, prescale, prescale_
 from .arguments import check_method
 from .plan import Purpose, RunPlan, resolve
 from .preparation import prepared
@@ -85,7 +86,9 @@ def _iterated(plan: RunPlan, A: Tensor, key: int | Tensor, scale: Callable[[Tens
     assert plan.iteration is not None
     target = plan.target
     scaled, divisor = scale(A)
-    X, first = prepared(target, scaled, plan.preparation, plan.precision, plan.wide, plan.products)
+    X, first = scaled.to(plan.precision), None
+    if plan.preparation != PLAIN:
+        X, first = prepared(target, scaled, plan.preparation, plan.precision, plan.wide, plan.products)
     wide = scaled.dtype
     del scaled  # of the size of the argument, and not needed again
     # Pass ownership, so that the engine can free the first iterate and the first M early.

@@ -4,6 +4,7 @@
 its RunPlan: the verbs, one per call; an optimizer, one per shape; Shampoo's roots. `matfn.explain` prints it.
 """
 
+import os
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -127,11 +128,9 @@ def resolve(
         ValueError: If an option has no use for the method, or does not go with the target or the precision.
     """
     asked = (target, method, shape, dtype, device.type, purpose, engine, precision, products, ridge, differentiated)
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or isinstance(method, Recorder) or not _hashable(asked):
         return _resolve(machine(device), *asked)
-    if isinstance(method, Recorder) or not _hashable(asked):
-        return _resolve(machine(device), *asked)
-    return _cached(machine(device), target.verb, *asked)
+    return _cached(device, os.environ.get("MATFN_MACHINE"), torch.get_num_threads(), target.verb, *asked)
 
 
 def _hashable(values: Hashable) -> bool:
@@ -143,8 +142,9 @@ def _hashable(values: Hashable) -> bool:
 
 
 @lru_cache(maxsize=512)
-def _cached(profile: Machine, _: str, *asked: Any) -> RunPlan:
-    return _resolve(profile, *asked)
+def _cached(device: torch.device, named: str | None, threads: int, verb: str, *asked: Any) -> RunPlan:
+    """The plan, for as long as what decides the profile and the words of errors stays the same."""
+    return _resolve(machine(device), *asked)
 
 
 def _resolve(
@@ -182,6 +182,8 @@ def _resolve(
     number, because = _precision(profile, iteration, wide if on_range else dtype, purpose, precision)
     usual = _ENGINES.get(chosen) if method is None and purpose is Purpose.STEP else None
     carrier, carried = _engine(target, iteration, shape, number, purpose, usual, engine)
+    if type(carrier) is Gram and not torch.compiler.is_compiling():
+        carrier = carrier.planned(iteration, number)
     if not torch.compiler.is_compiling():  # the bound needs numpy, which torch.compile cannot follow
         check_rounding(iteration, number)
     kinds = {"mirrored": target.mirrored, "differentiated": differentiated}

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from ..iteration.preparation import Preparation
+from ..iteration.residual import Form
 from ..iteration.target import Domain, Target
 from ..kernels import Products
 from ..linalg.norms import frobenius
@@ -27,7 +28,8 @@ def prepared(
     X = deflated(X, preparation.deflation, precision, wide) if preparation.deflation else X.to(precision)
     if preparation.norm == "frobenius" or target.domain is Domain.SPD:  # a root does not depend on the norm
         return X, None
-    return X, tightened(target.matrix(*target.start(X), products), target.p)
+    start, beside = target.start(X) if target.form is Form.PRODUCT else (X, None)
+    return X, tightened(target.form.matrix(start, beside, products), target.p)
 
 
 def tightened(M: Tensor, p: int) -> tuple[Tensor, Tensor]:

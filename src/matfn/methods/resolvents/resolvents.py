@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...iteration.target import Target
 from ...kernels import EAGER, Products
-from ...linalg.scaling import prescale
+from ...linalg.norms import prescale
 from ...minimax.resolvents import PoleSum, fewest_poles
 from .inverse_factor import add_resolvents
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ..scale import Scale
 from . import foreach
 from .layout import Layout
 
@@ -21,7 +22,7 @@ from .layout import Layout
 # third longer), on any device they only cost memory, because the products of such matrices fill it one at a time.
 ENTRIES = 2**22
 
-__all__ = ["ENTRIES", "Bucket", "Kind", "Run", "Slot", "check_gradients", "fill_buckets", "working_dtype"]
+__all__ = ["ENTRIES", "Bucket", "Kind", "Run", "Slot", "check_gradients", "fill_buckets", "move", "working_dtype"]
 
 # What there is one number of (or, for a tuple (r, d, d), r square tensors for each matrix); see `Rule.state`.
 Kind = Literal["element", "row", "matrix", "counter"] | tuple[int, int, int]
@@ -301,3 +302,31 @@ def check_gradients(members: Iterable[tuple[str, Tensor]]) -> None:
                 f"parameter {name!r} has a {kind} gradient; the matrix rule needs a dense real "
                 'one. Give it the rule "adamw" in a group of its own, or make the gradient dense.'
             )
+
+
+def move(bucket: Bucket, scale_of: Callable[[str, str], Scale], updates: list[Tensor]) -> None:
+    """Decay and move the parameters of a bucket: p <- (1 - lr wd) p - lr scale update, rounded once.
+
+    An lr that is a tensor on the parameters' device is not read back. One on the host is.
+
+    Args:
+        bucket: whose matrices they are; lr, weight_decay, cautious and scale are read from its runs.
+        scale_of: the scale of a rule under the name that a group gives.
+        updates: of each slot, with the axes of its weights' view, in the bucket's dtype; overwritten.
+    """
+    start = 0
+    for run in bucket.runs:
+        group, their = run.options, updates[start : start + len(run.slots)]
+        start += len(run.slots)
+        lr, weight_decay = group["lr"], float(group["weight_decay"])
+        lr = lr.reshape(()) if isinstance(lr, Tensor) and lr.device == bucket.device else float(lr)
+        decay = lr * weight_decay if weight_decay else 0.0
+        name = group["scale"]
+        if name not in bucket.factors:
+            bucket.factors[name] = scale_of(group["rule"], name)(*bucket.shape[1:])
+        weights = [slot.read(slot.param) for slot in run.slots]
+        wide = [weight.dtype is bucket.dtype for weight in weights]
+        for same in dict.fromkeys(wide):
+            chosen = weights if all(wide) else [w for w, here in zip(weights, wide, strict=True) if here is same]
+            moves = their if all(wide) else [u for u, here in zip(their, wide, strict=True) if here is same]
+            foreach.moved(chosen, moves, lr * -bucket.factors[name], decay, cautious=group["cautious"])

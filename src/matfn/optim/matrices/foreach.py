@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-__all__ = ["add_", "average_squares_", "copy_", "in_cache", "lerp_", "lerp_into", "mul_", "shift_"]
+__all__ = ["add_", "average_squares_", "copy_", "in_cache", "lerp_", "lerp_into", "moved", "mul_", "shift_"]
 
 _LARGE = 2**18  # entries: from here on a call by itself costs nothing beside what it does
 
@@ -67,3 +67,33 @@ def average_squares_(targets: list[Tensor], others: list[Tensor], decay: float) 
 def shift_(targets: list[Tensor], by: float) -> None:
     """``targets <- targets + by``."""
     torch._foreach_add_(targets, by)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def moved(
+    weights: list[Tensor], updates: list[Tensor], rate: float | Tensor, decay: float | Tensor, *, cautious: bool
+) -> None:
+    """Weights <- (1 - decay) weights + rate updates.
+
+    Args:
+        weights: all of one dtype; changed in place.
+        updates: in the same dtype or a wider one; overwritten.
+        rate: a number, or a tensor without axes that is not read back.
+        decay: likewise; the number 0 decays nothing.
+        cautious: decay only entries on which update and weight agree in sign.
+    """
+    held = weights
+    if weights[0].dtype is not updates[0].dtype:
+        # Half-precision weights are moved in float32: in bfloat16 1 - lr wd is 1, and decay would do nothing.
+        weights = [weight.to(update.dtype) for weight, update in zip(weights, updates, strict=True)]
+    decays = isinstance(decay, Tensor) or decay != 0
+    if decays and cautious:
+        for weight, update in zip(weights, updates, strict=True):
+            weight.sub_(torch.where(weight * update >= 0, weight, 0.0).mul_(decay))
+    for some, moves in in_cache(weights, updates):
+        if decays and not cautious:
+            mul_(some, 1 - decay)
+        if isinstance(rate, Tensor):
+            mul_(moves, rate)
+        add_(some, moves, 1.0 if isinstance(rate, Tensor) else rate)
+    if held is not weights:
+        copy_(held, weights)

@@ -11,7 +11,7 @@ from ...engines import Engine
 from ...iteration.protocols import Evaluation, Method, Scheduled
 from ...iteration.target import POLAR
 from ...kernels import Products
-from ...linalg.autocast import without_autocast
+from ...kernels.products import without_autocast
 from ...methods import NewtonSchulz, PolarExpress, Tuned
 from ...run.arguments import check_method, check_options
 from ...run.execute import execute, execute_

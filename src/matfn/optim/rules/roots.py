@@ -16,8 +16,8 @@ from ...certify import balanced_residual
 from ...errors import SpectrumError
 from ...iteration.protocols import Evaluation, Iteration, Method, Scheduled
 from ...iteration.target import INV_ROOT
-from ...linalg.autocast import without_autocast
-from ...linalg.scaling import Scale, prescale
+from ...kernels.products import without_autocast
+from ...linalg.norms import Scale, prescale
 from ...methods import Exact, PolarExpress
 from ...methods.resolvents.resolvents import Resolvents
 from ...run.execute import accurate
