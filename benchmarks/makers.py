@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -125,44 +124,8 @@ def errors_of(named: Named, given: dict[str, Tensor], maker: Maker) -> dict[str,
     return {"rms": (squares / count) ** 0.5, "direction": least}
 
 
-class Float32Muon(torch.optim.Optimizer):
-    """What torch.optim.Muon does, matrix by matrix, with its five steps in float32 in place of bfloat16.
+def float32_muon(named: Named) -> torch.optim.Optimizer:
+    """Muon of torch, with its steps in float32."""
+    from matfn.train.float32_muon import Float32Muon  # torch 2.8 has no Muon to derive from
 
-    Args:
-        params: float32 matrices.
-        triple: Coefficients of every step.
-        eps: The norm is at least that.
-    """
-
-    def __init__(self, params: list[nn.Parameter], triple: tuple[float, float, float], eps: float) -> None:
-        super().__init__(params, {})
-        self.triple, self.eps = triple, eps
-
-    @torch.no_grad()
-    def step(self, closure: object = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """One step with momentum 0.95, Nesterov's, the scale sqrt(max(1, m / n)) and no decay."""
-        for weight in (weight for group in self.param_groups for weight in group["params"]):
-            if not self.state[weight]:
-                self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
-            held = self.state[weight]["momentum_buffer"]
-            held.lerp_(weight.grad, 1 - 0.95)
-            update = self._factor(weight.grad.lerp(held, 0.95))
-            weight.add_(update, alpha=-LR * max(1.0, weight.shape[0] / weight.shape[1]) ** 0.5)
-
-    def _factor(self, X: Tensor) -> Tensor:
-        a, b, c = self.triple
-        tall = X.shape[0] > X.shape[1]
-        X = X.T if tall else X
-        X = X / X.norm().clamp(min=self.eps)
-        for _ in range(5):
-            M = X @ X.T
-            X = torch.addmm(X, torch.addmm(M, M, M, beta=b, alpha=c), X, beta=a)
-        return X.T if tall else X
-
-
-def float32_muon(named: Named) -> Float32Muon:
-    """The coefficients are those of the torch that is installed."""
-    module = import_module("torch.optim._muon")
-    return Float32Muon(
-        [weight for _, weight in named], (module.DEFAULT_A, module.DEFAULT_B, module.DEFAULT_C), module.EPS
-    )
+    return Float32Muon([weight for _, weight in named], lr=LR, weight_decay=0.0)

@@ -163,7 +163,8 @@ def peers(place: Place, X: Tensor) -> dict[str, Callable[[], Tensor] | str]:
         theirs = GramNewtonSchulz(ns_use_kernels=True)
     except ImportError as error:
         return found | {"gram-newton-schulz": f"not installed ({error})"}
-    return found | {"gram-newton-schulz, its defaults": lambda: theirs(X.clone())}
+    found["gram-newton-schulz, its defaults"] = lambda: theirs(X.clone())
+    return found
 
 
 def measuring(place: Place) -> Iterator[Row]:

@@ -92,6 +92,8 @@ def compare(
     from matfn.train import checkpoint, report
     from matfn.train import compare as comparing
     from matfn.train import recipe as recipes
+    from matfn.train.chosen import found
+    from matfn.train.loop import pick_device
     from matfn.train.progress import Interrupt, Progressing
 
     if (recipe is None) == (resume is None) or (resume and (set_ or out)):
@@ -100,6 +102,7 @@ def compare(
     console = _console(checked, json_)
     with checkpoint.folder(resume or out or checkpoint.dated(recipe.stem if recipe else "")) as folder:
         runs, steps = comparing.remaining(checked, folder)
+        console.print(f"machine  {safe(found(pick_device(checked.train.device)))}", highlight=False, soft_wrap=True)
         with Progressing(console, steps, runs=runs) as watcher, Interrupt() as ctrl_c:
             try:
                 result = comparing.run(checked, folder, watcher, stop=lambda: ctrl_c.wanted)
@@ -196,13 +199,12 @@ def _print_comparison(console: Console, result: Comparison) -> None:
     """The lead, the table and the notes."""
     from matfn.train import report
     from matfn.train.outcome import leaders
-    from matfn.train.task import tokens_per_step
 
     shown = grid(*report.headings(result.unit), right=(1, 2, 3, 4, 5))
     best = leaders(result.rows, result.differences)
     for row in result.rows:
         style = "bold" if row.arm in best else ""
-        shown.add_row(*report.cells(row, tokens_per_step(result.recipe)), style=style)
+        shown.add_row(*report.cells(row, result), style=style)
     console.print(f"\n{report.lead(result)}\n", highlight=False)
     console.print(shown)
     console.print()

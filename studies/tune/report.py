@@ -103,7 +103,7 @@ def lines(tuning: Tuning) -> list[str]:
     """The choice, and everything that was left out."""
     name, reason = tuning.kernel
     refused = f"{len(tuning.refused)} mixes of degrees that this dtype does not bear (rounding) are left out"
-    usual = [f"{who} takes {plan.name}" for who, plan in tuning.usual.items()]
+    usual = [f"{who} takes {plan.name} ({', '.join(tuning.reasons[who])})" for who, plan in tuning.usual.items()]
     return [
         f"choice: {'; '.join(usual)}; kernel {name} ({reason})",
         f"{len(tuning.foretold)} plans on kernels foretold, {len(tuning.measured)} measured; {refused}",
@@ -134,6 +134,7 @@ def plain(tuning: Tuning) -> dict[str, Any]:
             **{who: plan.name for who, plan in tuning.usual.items()},
             "kernel": tuning.kernel[0],
             "reason": tuning.kernel[1],
+            "reasons": {who: list(why) for who, why in tuning.reasons.items()},
         },
         "figure": tuning.figure,
         "rates": [

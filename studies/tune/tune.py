@@ -20,7 +20,7 @@ from benchmarks.timing import Timing, interleaved
 from matfn.engines.restarts import restarts_for
 from matfn.iteration.target import POLAR
 from matfn.kernels import Products
-from matfn.run.plan import Purpose, resolve
+from matfn.run.plan import Purpose, RunPlan, resolve
 from studies.tune.laws import Laws
 from studies.tune.plan import Aside, Plan, plan_of, predicted
 from studies.tune.plans import families, plans
@@ -61,6 +61,7 @@ class Tuning:
         measured: Those that were, by time; `best` ones are the measured Pareto front.
         kernel: The products that the plan chooses: their name, and why.
         usual: The defaults of `orthogonalize` and of `optim.Muon`.
+        reasons: Why they are the defaults: for the method, then for the engine.
         beside: Time and errors of torch's own Muon, if it is here.
         refused: Degrees that the dtype does not bear.
         absent: Kernels that do not run here, and why.
@@ -74,6 +75,7 @@ class Tuning:
     measured: tuple[Candidate, ...]
     kernel: tuple[str, str]
     usual: dict[str, Plan]
+    reasons: dict[str, tuple[str, str]]
     beside: tuple[Timing, dict[str, float]] | None
     refused: tuple[str, ...]
     absent: dict[str, str]
@@ -111,7 +113,9 @@ def tune(request: Request, watch: Watch = lambda text: None, momenta: Sequence[T
     measured, beside = _measured(request, picked, found, whose, momenta)
     stand = facts(peers.versions(), request.pace)
     kernel = named, dict(plan_for(request).reasons)["products"]
-    return Tuning(request, rates, aside, cloud, measured, kernel, usual, beside, refused, absent, stand)
+    told = {name: dict(run.reasons) for name, run in usual_runs(request).items()}
+    why = {name: (reasons["method"], reasons["engine"]) for name, reasons in told.items()}
+    return Tuning(request, rates, aside, cloud, measured, kernel, usual, why, beside, refused, absent, stand)
 
 
 def laws_of(shape: tuple[int, int], momenta: Sequence[Tensor]) -> Laws:
@@ -119,13 +123,20 @@ def laws_of(shape: tuple[int, int], momenta: Sequence[Tensor]) -> Laws:
     return Laws([x.float() for x in momenta] or [matrix(SPECTRA[1], shape, torch.float32)])
 
 
+def usual_runs(request: Request) -> dict[str, RunPlan]:
+    """What `orthogonalize` does when it is asked for nothing, and what `optim.Muon` does, in the request's dtype."""
+    device, dtype = torch.device(request.device), request.dtype
+    step = resolve(POLAR, None, request.shape, torch.float32, device, purpose=Purpose.STEP, precision=dtype)
+    return {"orthogonalize": plan_for(request), "Muon": step}
+
+
 def usual_plans(request: Request, laws: Laws) -> dict[str, Plan]:
-    """What `orthogonalize` does when it is asked for nothing, and what `optim.Muon` does."""
-    device, narrow = torch.device(request.device), {"precision": request.dtype}
-    step = resolve(POLAR, None, request.shape, torch.float32, device, purpose=Purpose.STEP, **narrow)
+    """The defaults of `orthogonalize` and `optim.Muon` as plans of this study."""
     found = {}
-    for name, run in {"orthogonalize": plan_for(request), "Muon": step}.items():
+    for name, run in usual_runs(request).items():
         taken, engine = run.method, run.engine
+        assert isinstance(taken, matfn.PolarExpress), "every default is a PolarExpress"
+        assert isinstance(engine, matfn.Direct | matfn.Gram), "polar factors have these two engines"
         automatic = isinstance(engine, matfn.Gram) and engine.restarts is None
         spelt = matfn.Gram(restarts_for(taken.schedule(2), request.dtype)) if automatic else engine
         found[name] = plan_of(taken, spelt, request.shape, request.dtype, laws)

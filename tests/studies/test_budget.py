@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import matfn
 from matfn.iteration.target import POLAR
-from matfn.optim import Muon
+from matfn.optim.rules.polar import Polar
 from matfn.train import recipe as recipes
 from matfn.train.errors import TrainError
 from studies import momenta
@@ -27,7 +27,7 @@ from studies.spectra import drawn
 
 
 def test_momenta_are_what_muon_orthogonalizes(recipe, tmp_path, watcher, monkeypatch):
-    """The stacks that `direction` is given, bit for bit, at the steps asked for; nearly equal shapes come padded."""
+    """The stacks that `Polar` is given, bit for bit, at the steps asked for; nearly equal shapes come padded."""
     given = []
 
     def same(s, m):
@@ -35,11 +35,11 @@ def test_momenta_are_what_muon_orthogonalizes(recipe, tmp_path, watcher, monkeyp
         inside = s.shape[0] >= rows and s.shape[1] >= columns
         return inside and torch.equal(s[:rows, :columns], m) and not s[rows:].any() and not s[:, columns:].any()
 
-    def direction(self, bucket, stack):
+    def update(self, stack, runs):
         given.extend(stack.clone().unbind(0))
         return self.factor(stack)
 
-    monkeypatch.setattr(Muon, "direction", direction)
+    monkeypatch.setattr(Polar, "update", update)
     found = momenta.capture(recipe, "matfn Muon", at=[1, 5], only=["*"], directory=tmp_path, watcher=watcher)
     assert {m.step for m in found} == {1, 5}
     hidden = [m for m in found if m.name.startswith("blocks")]

@@ -100,7 +100,7 @@ def test_a_diverging_arm_does_not_take_the_others_along(table, tmp_path, watcher
     assert result.rows[0].val is None
     assert result.rows[0].diverged == 1
     assert result.rows[1].val is not None
-    assert report.cells(result.rows[0], 1)[2] == "diverged"
+    assert report.cells(result.rows[0], result)[2] == "diverged"
     _stands_alone(report.write(result, tmp_path).read_text())
 
 

@@ -81,10 +81,10 @@ def test_keys_of_shampoo_and_soap_reach_them(table):
         "nesterov": False,
         "momentum": 0.95,
     }
-    assert optimizer.cutting.block == 8
-    assert optimizer.method is minimax
+    roots = optimizer.chain[1]
+    assert (roots.cutting.block, roots.method) == (8, minimax)
     _, [optimizer] = made(with_arm(table, ARMS["shampoo, exact"]))
-    assert (optimizer.graft, optimizer.root, optimizer.param_groups[0]["start"]) == ("sgd", 2, 2)
+    assert (optimizer.chain[1].graft, optimizer.chain[1].root, optimizer.param_groups[0]["start"]) == ("sgd", 2, 2)
     _, [optimizer] = made(with_arm(table, ARMS["soap"]))
     assert {key: optimizer.param_groups[0][key] for key in ("beta2", "basis_every", "nesterov")} == {
         "beta2": 0.9,

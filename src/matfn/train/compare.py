@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from matfn.train import checkpoint, optimizers
 from matfn.train import recipe as recipes
+from matfn.train.chosen import Choice, choice_of
 from matfn.train.errors import TrainError
 from matfn.train.loop import CHECKPOINT, METRICS, Diverged, Trainer, Watcher, pick_device
 from matfn.train.outcome import Difference, Outcome, Row, TimeView, differences, outcome, resolution, rows, time_views
@@ -29,7 +32,7 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything a report says: the recipe, the data, each run, the table's rows, the paired differences."""
+    """Everything a report says: the recipe, the data, each run, the table's rows, the differences, the precisions."""
 
     recipe: Recipe
     data: dict[str, Any]
@@ -41,6 +44,11 @@ class Comparison:
     equal_time: tuple[TimeView, ...]
     note: str
     conditions: dict[str, str]
+    choices: tuple[Choice, ...]
+
+    def name(self, arm: str) -> str:
+        """The name of an arm in the table: its label, with the precision where that is not the optimizer's own."""
+        return next((choice.name for choice in self.choices if choice.arm == arm), arm)
 
     def table(self) -> dict[str, Any]:
         """As plain values, for JSON."""
@@ -106,6 +114,7 @@ def summarize(recipe: Recipe, task: Task, runs: list[Outcome], searches: Sequenc
     """Table, differences and notes of finished runs, and the grids their rates come from."""
     table = rows(runs)
     told = (resolution(runs, recipe.train.steps), task.unlike(), edge_warnings(searches))
+    device = pick_device(recipe.train.device)
     return Comparison(
         recipe=recipe,
         data=task.facts,
@@ -116,8 +125,18 @@ def summarize(recipe: Recipe, task: Task, runs: list[Outcome], searches: Sequenc
         searches=tuple(searches),
         equal_time=tuple(time_views(runs, table, recipe.train)),
         note=" ".join(filter(None, told)),
-        conditions=conditions(pick_device(recipe.train.device)),
+        conditions=conditions(device),
+        choices=tuple(_choices(recipe, task, device)),
     )
+
+
+def _choices(recipe: Recipe, task: Task, device: torch.device) -> Iterator[Choice]:
+    """What each arm chooses for the matrices of the model on this machine."""
+    model = task.model(recipe.compare.seeds[0]).to(device)
+    for arm in recipe.arms:
+        choice = choice_of(arm, optimizers.make_optimizers(arm, model, recipe.train).members, device)
+        if choice is not None:
+            yield choice
 
 
 @dataclass(frozen=True)

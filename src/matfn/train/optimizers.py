@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from matfn.train.chosen import torch_muon_dtype
 from matfn.train.errors import TrainError
 from matfn.train.recipe import EmbeddingsTable, OptimizerTable, RestTable, TrainTable
 
@@ -149,7 +150,12 @@ def _adamw(parameters: Sequence[torch.Tensor], rest: RestTable) -> torch.optim.O
 
 
 def _torch_muon(table: OptimizerTable, matrices: Sequence[torch.Tensor]) -> torch.optim.Optimizer:
-    return torch.optim.Muon(
+    """torch.optim.Muon, or its steps in float32 where bfloat16 is slow."""
+    from matfn.train.float32_muon import Float32Muon  # torch 2.8 has no Muon to derive from
+
+    device = matrices[0].device if matrices else torch.device("cpu")
+    kind = torch.optim.Muon if torch_muon_dtype(device) == torch.bfloat16 else Float32Muon
+    return kind(
         matrices,
         lr=table.lr,
         weight_decay=table.weight_decay,

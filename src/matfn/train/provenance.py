@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 import matfn
+from matfn.train.chosen import found
 
 
 def conditions(device: torch.device) -> dict[str, str]:
@@ -26,6 +27,7 @@ def conditions(device: torch.device) -> dict[str, str]:
         "processor": f"{_processor()}, {os.cpu_count()} cores seen",
         "threads": str(torch.get_num_threads()),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+        "profile of the machine": found(device),
         "float32 products": torch.get_float32_matmul_precision(),
     }
     if hasattr(os, "getloadavg"):

@@ -73,6 +73,7 @@ def page(comparison: Comparison, figure: str) -> str:
         f'<div class="wide">{_results(comparison)}</div>',
         f'<p class="note">{escape(comparison.note)}</p>',
         f"<figure>{figure}<figcaption>{escape(caption)}</figcaption></figure>",
+        *_precisions(comparison),
         *equal_steps(comparison),
         *equal_times(comparison),
         *searches(comparison),
@@ -98,13 +99,13 @@ def _count(tokens: int) -> str:
     return f"{tokens / 1e6:,.2f} million" if tokens >= 10**6 else f"{tokens:,}"
 
 
-def cells(row: Row, tokens_per_step: int) -> tuple[str, ...]:
+def cells(row: Row, comparison: Comparison) -> tuple[str, ...]:
     """A row of the table as text, for the page and the terminal alike."""
     value = str(row.val) if row.val else "diverged"
     lost = f" ({row.diverged} diverged)" if row.diverged and row.val else ""
-    rate = tokens_per_step / row.step_seconds if row.step_seconds else 0.0
-    step = f"{row.step_seconds * 1e3:.1f}"
-    return row.arm, f"{row.lr:g}", value + lost, step, f"{row.optimizer_share:.0%}", f"{rate / 1e3:,.1f}k"
+    rate = tokens_per_step(comparison.recipe) / row.step_seconds if row.step_seconds else 0.0
+    name, step = comparison.name(row.arm), f"{row.step_seconds * 1e3:.1f}"
+    return name, f"{row.lr:g}", value + lost, step, f"{row.optimizer_share:.0%}", f"{rate / 1e3:,.1f}k"
 
 
 def headings(unit: str) -> tuple[str, ...]:
@@ -117,7 +118,7 @@ def _results(comparison: Comparison) -> str:
     lines, best = [], leaders(comparison.rows, comparison.differences)
     for row in comparison.rows:
         mark = ' class="best"' if row.arm in best else ""
-        data = "".join(f"<td>{escape(text)}</td>" for text in cells(row, tokens_per_step(comparison.recipe)))
+        data = "".join(f"<td>{escape(text)}</td>" for text in cells(row, comparison))
         lines.append(f"<tr{mark}>{data}</tr>")
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
 
@@ -151,6 +152,13 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     body = ("".join(f"<td>{escape(text)}</td>" for text in row) for row in rows)
     lines = "".join(f"<tr>{row}</tr>" for row in body)
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
+
+
+def _precisions(comparison: Comparison) -> Iterable[str]:
+    """The precision of each iteration, as a list; nothing where no arm iterates."""
+    if comparison.choices:
+        yield f"<h2>Precision on this machine</h2><p>{escape(comparison.conditions['profile of the machine'])}</p>"
+        yield f"<ul>{''.join(f'<li>{escape(str(choice))}</li>' for choice in comparison.choices)}</ul>"
 
 
 def equal_steps(comparison: Comparison) -> Iterable[str]:
@@ -216,9 +224,10 @@ def difference_lines(pairs: Sequence[Difference], means: dict[str, float], unit:
 
 
 def summary(comparison: Comparison) -> list[str]:
-    """For the terminal: differences at equal steps, and a line for each arm at each moment of equal time."""
+    """For the terminal: precisions, differences at equal steps, each arm at each moment of equal time."""
     means = {row.arm: row.val.mean for row in comparison.rows if row.val}
-    lines = difference_lines(comparison.differences, means, comparison.unit)
+    lines = list(map(str, comparison.choices))
+    lines += difference_lines(comparison.differences, means, comparison.unit)
     for view in comparison.equal_time:
         lines.append(f"after {view.seconds:.1f} s of training ({view.moment}), nats/{comparison.unit}:")
         width = max(len(row.arm) for row in view.rows)

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from matfn.train import checkpoint, optimizers
 from matfn.train import recipe as recipes
+from matfn.train.chosen import choice_of
 from matfn.train.errors import TrainError
 from matfn.train.loop import CHECKPOINT, Trainer, pick_device
 from matfn.train.outcome import outcome
@@ -83,6 +84,9 @@ def _summary(trainer: Trainer, console: Console) -> dict[str, Any]:
         f"{rate / 1e3:,.1f}k {unit}s/s",
         highlight=False,
     )
+    choice = choice_of(table, trainer.optimizers.members, trainer.device)
+    if choice is not None:
+        console.print(str(choice), highlight=False, soft_wrap=True)
     console.print(f"run  {trainer.directory}", highlight=False, soft_wrap=True)
     return {
         "arm": table.label,
@@ -92,4 +96,5 @@ def _summary(trainer: Trainer, console: Console) -> dict[str, Any]:
         "folder": str(trainer.directory),
         "data": trainer.task.facts,
         "conditions": conditions(trainer.device),
+        "precision": choice.precision if choice is not None else None,
     }
