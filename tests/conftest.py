@@ -4,8 +4,18 @@ import os
 import shutil
 import tempfile
 
+import pytest
 import torch
 from hypothesis import settings
+
+# `pytest -m versions`: what other versions of torch and Python may break, in three minutes. Run by hand for the lowest
+# and the newest supported versions; needs pytest, hypothesis, numpy, mpmath and scipy beside torch.
+VERSIONS = (
+    *("unit/test_functions.py", "unit/test_arguments.py", "unit/test_plan.py", "unit/test_machine.py"),
+    *("unit/test_kernels.py", "unit/test_lu.py", "unit/test_record.py", "contract/test_spectrum.py"),
+    *("optim/test_optim_torch.py", "optim/test_optim_checkpoint.py", "optim/test_optim_muon.py"),
+    *("optim/test_optim_shampoo.py", "optim/test_optim_plan.py"),
+)
 
 # Tests run beside each other (pytest-xdist): more threads than processes would only wait for one another.
 torch.set_num_threads(1)
@@ -22,7 +32,15 @@ if "MATFN_CACHE_DIR" not in os.environ:
 
 def pytest_configure(config):
     """Short schedules are compared with their scalar map, not with the function: that they end early is no news."""
+    config.addinivalue_line("markers", "versions: run on the lowest and the newest torch and Python, by hand")
     config.addinivalue_line("filterwarnings", "ignore::matfn.ConvergenceWarning")
+
+
+def pytest_collection_modifyitems(items):
+    """Mark the files of `VERSIONS`."""
+    for item in items:
+        if item.path.as_posix().endswith(VERSIONS):
+            item.add_marker(pytest.mark.versions)
 
 
 def pytest_unconfigure(config):

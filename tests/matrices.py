@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -9,6 +10,11 @@ from matfn.iteration.target import Target
 from matfn.run.arguments import sketch_key
 from matfn.run.execute import execute
 from matfn.run.plan import resolve
+
+# The compiler of torch 2.8 follows neither unions of protocols nor frozen dataclasses, the one of 2.11 not the latter.
+compiles = pytest.mark.skipif(
+    tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 13), reason="torch.compile needs torch 2.13"
+)
 
 
 def generator(seed: int) -> torch.Generator:

@@ -17,6 +17,7 @@ from matfn.optim.matrices.exchange import Exchange
 from matfn.optim.matrices.foreach import moved
 from matfn.optim.matrices.layout import convolution, linear, stack, transposed
 from matfn.optim.rules.rule import Rule
+from matrices import compiles
 
 KINDS = [Muon, NorMuon, PolarGrad]
 EXPRESS = matfn.PolarExpress()
@@ -235,6 +236,7 @@ def test_a_step_reads_nothing_back(kind, cautious):
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile wants a C++ compiler on a CPU")
+@compiles
 def test_a_compiled_step_is_the_eager_one():
     ours, theirs = (parameters([(16, 8)] * 2) for _ in range(2))
     options = {"method": matfn.PolarExpress(steps=2), "precision": torch.float32, "weight_decay": 0.1}

@@ -5,6 +5,7 @@ import torch
 
 import matfn
 from matfn import Exact, Gram, NewtonSchulz, PolarExpress, Schedule, SpectrumError
+from matrices import compiles
 
 
 @pytest.fixture
@@ -54,6 +55,7 @@ def test_autocast_does_not_reach_inside(A):
         assert torch.equal(one, other)
 
 
+@compiles
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 @pytest.mark.parametrize("engine", [None, Gram(restarts=(2,))])
 def test_a_schedule_compiles_without_a_break(A, backend, engine):

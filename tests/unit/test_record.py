@@ -26,7 +26,7 @@ from matfn import (
 from matfn.iteration.protocols import Fitted, Scheduled
 from matfn.iteration.target import INV_ROOT, POLAR
 from matfn.kernels import EAGER
-from matrices import of_singular_values, spectrum
+from matrices import compiles, of_singular_values, spectrum
 
 METHODS = {
     "budget": RitzMinimax(steps=4),
@@ -285,6 +285,7 @@ def test_a_recorder_of_a_recorder():
     assert len(inner.norms) == len(outer.norms) == inner.steps_taken + 1
 
 
+@compiles
 def test_one_graph_is_refused():
     torch._dynamo.reset()
     recorder = Recorder(RitzMinimax())
