@@ -1,4 +1,4 @@
-"""Sign and ElementNorm, AdaMuon's rules: only signs enter the factor, whose entries are brought to one size."""
+"""Sign and ElementNorm, AdaMuon's rules: the sign of each entry, and entries divided by their size over many steps."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,14 +18,14 @@ class Sign(Rule):
     """The sign of each entry."""
 
     def update(self, stack: Tensor, runs: Sequence[Run]) -> Tensor:
-        """In place."""
+        """The signs, in place."""
         return stack.sign_()
 
 
 class ElementNorm(Rule):
     """V <- beta2 V + (1 - beta2) U * U; D = U / (sqrt(V) + eps); sqrt(min(m, n)) D / ||D||_F.
 
-    The norm is the one of an exact polar factor. Options: beta2 and eps.
+    The result has the norm of an exact polar factor. Options: beta2 and eps.
     """
 
     def state(self, shape: tuple[int, ...], options: Mapping[str, Any]) -> dict[str, Kind]:
@@ -33,12 +33,12 @@ class ElementNorm(Rule):
         return {SQUARES: "element"}
 
     def update(self, stack: Tensor, runs: Sequence[Run]) -> Tensor:
-        """The matrices U of the stack, evened out entry by entry, in place."""
+        """The formula for each matrix U, in place."""
         for run in runs:
             U, V = stack[run.where], run[SQUARES]
             V.lerp_(U * U, 1 - float(run.options["beta2"]))
             run[SQUARES] = V
-            # Entries that were always zero stay zero, for eps = 0 too. NaN is no zero and shows in the weights.
+            # Entries that were always zero stay zero, even for eps = 0. NaN is not zero, so it reaches the weights.
             U.mul_(torch.where(V == 0, 0.0, 1 / (V.sqrt_().add_(float(run.options["eps"])))))
         norms = torch.linalg.vector_norm(stack, dim=(-2, -1), keepdim=True)
         return stack.mul_(torch.where(norms == 0, 0.0, min(stack.shape[-2:]) ** 0.5 / norms))

@@ -20,24 +20,17 @@ ROOTS = "roots"
 SQUARES = "exp_avg_sq"
 GRAFTS = ("none", "sgd", "adam")
 _SHOWN = 3
-_LOST = "the gradients are not zero, but their squares are, or are infinite"
+_LOST = "the gradients are not zero, but their squares are zero or infinite"
 
 
 class InverseRoots(Kronecker):
-    """D = B multiplied by the root R_j of factor A_j along each side j, as long as the graft says; see `Shampoo`.
+    """D = B multiplied by the root R_j of factor A_j along each side j, with the norm of the graft; see `Shampoo`.
 
-    Options: those of `Kronecker`, and ridge, eps, factor_every, root_every and start.
-
-    Args:
-        cutting: how the matrices are cut into blocks.
-        graft: "adam", "sgd" or "none".
-        root: p of the inverse p-th roots; see `Shampoo`.
-        method: how roots are computed; see `Shampoo`.
-        tolerance: of the residual of a root.
+    Args are as in `Shampoo`. Options: those of `Kronecker`, and ridge, eps, factor_every, root_every and start.
 
     Raises:
-        ValueError: `graft` is another word, or a number is out of range.
-        TypeError: `method` or `tolerance` is of another type.
+        ValueError: If `graft` is another word, or a number is out of range.
+        TypeError: If `method` or `tolerance` has a wrong type.
     """
 
     second = ROOTS
@@ -58,31 +51,31 @@ class InverseRoots(Kronecker):
         self.graft, self.root, self.method, self.tolerance = graft, root, method, tolerance
 
     def check(self, options: Mapping[str, Any], where: str, shapes: Iterable[tuple[int, ...]] = ()) -> None:
-        """See `Rule`; a method without a schedule for an exponent is refused here, not at the first roots."""
+        """See `Rule`. A method without a schedule for an exponent is refused here, before the first roots."""
         super().check(options, where, shapes)
         if self.graft == "none" and options["start"] != 1:
             raise ValueError(
-                f'{where}: start={options["start"]} needs a graft, which moves the weights before: "sgd" or "adam".'
+                f'{where}: start={options["start"]} needs a graft, "sgd" or "adam", to move the weights until then.'
             )
         if isinstance(self.method, Scheduled):
             for p in sorted({self.p(len(block.shape)) for shape in shapes for block in blocks_of(shape, self.cutting)}):
                 self.method.schedule(p)
 
     def state(self, shape: tuple[int, ...], options: Mapping[str, Any]) -> dict[str, Kind]:
-        """Roots beside the factors, and Adam's second moment if it is grafted."""
+        """Roots beside the factors, and Adam's second moment for the graft "adam"."""
         found = super().state(shape, options)
         if self.graft == "adam":
             found[SQUARES] = "element"
         return found
 
     def p(self, order: int) -> int:
-        """The exponent -1/p for blocks with so many sides."""
+        """The p of the exponent -1/p for blocks with `order` sides."""
         if isinstance(self.root, int):
             return self.root
         return (self.root or {}).get(order, 2 * order)
 
     def prepare(self, stacks: Sequence[Sequence[Run]]) -> None:
-        """Second moments of all stacks, then the roots that are due, equal sizes together."""
+        """Update the factors of all stacks, then compute the roots that are due, equal sizes together."""
         due: dict[tuple[Any, ...], list[Factor]] = {}
         for runs in stacks:
             batches = self.batches(runs)
@@ -95,7 +88,7 @@ class InverseRoots(Kronecker):
                 compute_roots(some, p, ridge, self.method, self.tolerance)
 
     def update(self, stack: Tensor, runs: Sequence[Run]) -> Tensor:
-        """The preconditioned momentum, as long as the graft says."""
+        """The preconditioned momentum, with the norm of the graft."""
         self.correct(stack, runs)
         lent = _adam(stack, runs) if self.graft == "adam" else stack
         size = _norms(lent)
@@ -110,10 +103,10 @@ class InverseRoots(Kronecker):
         if self.graft == "none":
             return stack
         norms = _norms(stack)
-        return stack.mul_(torch.where(norms == 0, 0.0, size / norms))  # NaN is no zero: it shows in the weights
+        return stack.mul_(torch.where(norms == 0, 0.0, size / norms))  # NaN is not zero, so it reaches the weights
 
     def _take_in_all(self, runs: Sequence[Run], batches: Sequence[Blocks]) -> None:
-        """The gradients of a stack into its factors, where those are due, and into Adam's second moment."""
+        """Average the gradients of a stack into the factors that are due, and into Adam's second moment."""
         batches = [blocks for blocks in batches if (blocks.step - 1) % blocks.options["factor_every"] == 0]
         if not batches and self.graft != "adam":
             return
@@ -124,7 +117,7 @@ class InverseRoots(Kronecker):
             foreach.average_squares_(run.views(SQUARES), run.places(gradients), float(run.options["beta2"]))
 
     def _due(self, blocks: Blocks) -> Iterator[tuple[tuple[Any, ...], Factor]]:
-        """The roots of a batch that are due now, with what they must share to be computed together."""
+        """The roots of a batch that are due now, as (key, factor). Factors of equal keys can share a batch."""
         options, step = blocks.options, blocks.step
         if step == 1:
             for one in self.factors(blocks):
@@ -138,7 +131,7 @@ class InverseRoots(Kronecker):
 
 
 def _adam(stack: Tensor, runs: Sequence[Run]) -> Tensor:
-    """Adam's step ``(b, m, n)`` from the momentum."""
+    """Adam's step ``(b, m, n)`` from the corrected momentum."""
     step = gathered(runs, SQUARES)
     for run in runs:
         step[run.where].mul_(1 / (1 - float(run.options["beta2"]) ** run.step))
@@ -154,15 +147,7 @@ def _norms(stack: Tensor) -> Tensor:
 
 
 def compute_roots(due: Sequence[Factor], p: int, ridge: float, method: RootMethod | None, tolerance: float) -> None:
-    """Roots of factors of one size, in one batch; a factor that has none keeps the root it has.
-
-    Args:
-        due: the factors; their roots are overwritten.
-        p: see `inverse_roots`, as for `ridge`, `method` and `tolerance`.
-        ridge: see there.
-        method: see there.
-        tolerance: see there.
-    """
+    """Overwrite the roots of factors of one size, in one batch; see `inverse_roots`. If that fails, a root stays."""
     A = torch.cat([one.values / one.weight for one in due])
     found = inverse_roots(A, p, ridge, method, tolerance)
     values, owners = found.values, [(one, i) for one in due for i in range(len(one.values))]
@@ -178,10 +163,10 @@ def compute_roots(due: Sequence[Factor], p: int, ridge: float, method: RootMetho
         ("is the identity", lost, "Scale the loss, or keep the weights in float64."),
     ):
         if which:
-            shown = [f"that of {owners[k][0].describe(owners[k][1])} {what}: {why}" for k, why in which[:_SHOWN]]
+            shown = [f"the root of {owners[k][0].describe(owners[k][1])} {what}: {why}" for k, why in which[:_SHOWN]]
             more = f"; and {len(which) - _SHOWN} more" if len(which) > _SHOWN else ""
             warnings.warn(
-                f"Shampoo: of {len(A)} inverse roots (p = {p}, {A.shape[-1]} rows) {'; '.join(shown)}{more}. {advice}",
+                f"Shampoo: of {len(A)} inverse roots (p = {p}, {A.shape[-1]} rows), {'; '.join(shown)}{more}. {advice}",
                 RuntimeWarning,
                 stacklevel=2,
             )

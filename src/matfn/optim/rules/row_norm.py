@@ -1,4 +1,4 @@
-"""RowNorm: NorMuon's rule, rows brought to one size as measured over many steps, at the norm the matrix had."""
+"""RowNorm: NorMuon's rule. Rows get equal size over many steps, and the matrix keeps its norm."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,14 +25,14 @@ class RowNorm(Rule):
         return {ROWS: "row"}
 
     def update(self, stack: Tensor, runs: Sequence[Run]) -> Tensor:
-        """The matrices U of the stack with their rows evened out, in place."""
+        """The formula for each matrix U, in place."""
         squares = (stack * stack).mean(-1)
         factor = torch.empty_like(squares)
         for run in runs:
             v = run[ROWS]
             v.lerp_(squares[run.where], 1 - float(run.options["beta2"]))
             run[ROWS] = v
-            # Rows that were always zero stay zero, for eps = 0 too.
+            # Rows that were always zero stay zero, even for eps = 0.
             factor[run.where] = torch.where(v > 0, 1 / (v.sqrt() + float(run.options["eps"])), 0.0)
         evened = (squares * factor**2).sum(-1, keepdim=True)
         factor *= torch.where(evened > 0, squares.sum(-1, keepdim=True) / evened, 0.0).sqrt()
