@@ -10,8 +10,8 @@ from ..engines import Engine
 from ..iteration.protocols import Method
 from ..kernels import Products
 from .optimizer import MatrixOptimizer
-from .rules.element_norm import ElementNorm, Sign
 from .rules.ema import Ema
+from .rules.norms import ElementNorm, Sign
 from .rules.polar import Polar
 from .scale import Scale
 

@@ -11,8 +11,8 @@ from ..iteration.protocols import Method
 from ..kernels import Products
 from .optimizer import MatrixOptimizer
 from .rules.ema import Ema
+from .rules.norms import RowNorm
 from .rules.polar import Polar
-from .rules.row_norm import RowNorm
 from .scale import Scale
 
 __all__ = ["NorMuon"]

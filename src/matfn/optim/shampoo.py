@@ -10,8 +10,7 @@ from .matrices.buckets import working_dtype
 from .optimizer import MatrixOptimizer
 from .rules.blocks import Cutting, blocks_of
 from .rules.ema import Ema
-from .rules.inverse_roots import InverseRoots
-from .rules.roots import RootMethod, root_plan
+from .rules.roots import InverseRoots, RootMethod, root_plan
 
 __all__ = ["Shampoo"]
 

@@ -15,7 +15,7 @@ _LARGE = 2**18  # from this many entries on, the cost of a call is negligible
 
 
 def in_cache(*lists: list[Tensor]) -> Iterator[tuple[list[Tensor], ...]]:
-    """The lists themselves. For large tensors on a CPU, lists of one tensor each, so that a second pass finds a cache."""
+    """The lists themselves; for large tensors on a CPU, lists of one tensor, which a second pass finds in the cache."""
     if lists[0] and lists[0][0].device.type == "cpu" and lists[0][0].numel() >= _LARGE:
         yield from (tuple([x] for x in each) for each in zip(*lists, strict=True))
     else:

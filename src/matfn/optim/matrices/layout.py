@@ -73,11 +73,8 @@ class Layout:
     def pieces(self, x: Tensor) -> tuple[Tensor, ...]:
         """Views of `x`, one per row block, with axes in the order (batch..., rows, columns...).
 
-        Args:
-            x: A tensor of shape `shape`, with any strides.
-
         Raises:
-            ValueError: If `x` has another shape.
+            ValueError: If `x` has another shape than `shape`.
         """
         if tuple(x.shape) != self.shape:
             raise ValueError(f"Layout for shape {self.shape} got a tensor of shape {tuple(x.shape)}.")
@@ -85,20 +82,12 @@ class Layout:
         return opened.split(self.cuts, dim=len(self.batch))
 
     def slot(self, stack: Tensor, piece: int) -> Tensor:
-        """A view of `stack` with the axes of ``pieces(x)[piece]``.
-
-        Args:
-            stack: A contiguous tensor ``(b, m, n)``.
-            piece: The number of the row block.
-        """
+        """A view of a contiguous stack ``(b, m, n)`` with the axes of ``pieces(x)[piece]``."""
         sizes = [self.split[axis] for axis in self.batch]
         return stack.view(*sizes, self.cuts[piece], *(self.split[axis] for axis in self.columns))
 
     def cut(self, blocks: int | Sequence[int]) -> Self:
-        """The same layout with the rows cut into blocks.
-
-        Args:
-            blocks: The length of each block, or the number of equal blocks.
+        """The same layout with the rows cut into `blocks`: the length of each, or the number of equal ones.
 
         Raises:
             ValueError: If the rows cannot be cut this way.
@@ -181,24 +170,12 @@ def transposed_stack(shape: Sequence[int]) -> Layout:
 
 
 def convolution(shape: Sequence[int], groups: int = 1) -> Layout:
-    """``(out, in / groups, kernel...)``: one matrix per group, the kernel counted among the inputs.
-
-    Args:
-        shape: The shape of the weight.
-        groups: The groups of the convolution, a divisor of ``shape[0]``.
-    """
-    shape = tuple(shape)
+    """``(out, in / groups, kernel...)``: one matrix per group, the kernel counted among the inputs."""
     split = (groups, shape[0] // groups, *shape[1:])
-    return Layout(shape, split, (0,), 1, tuple(range(2, len(split))))
+    return Layout(tuple(shape), split, (0,), 1, tuple(range(2, len(split))))
 
 
 def transposed_convolution(shape: Sequence[int], groups: int = 1) -> Layout:
-    """``(in, out / groups, kernel...)``: one matrix per group, the kernel counted among the inputs.
-
-    Args:
-        shape: The shape of the weight.
-        groups: The groups of the convolution, a divisor of ``shape[0]``.
-    """
-    shape = tuple(shape)
+    """``(in, out / groups, kernel...)``: one matrix per group, the kernel counted among the inputs."""
     split = (groups, shape[0] // groups, *shape[1:])
-    return Layout(shape, split, (0,), 2, (1, *range(3, len(split))))
+    return Layout(tuple(shape), split, (0,), 2, (1, *range(3, len(split))))

@@ -24,7 +24,7 @@ _STEPS = 15  # products of the short side by five quintic steps
 
 
 def joined(buckets: Iterable[Bucket], padded_below: int) -> tuple[tuple[Bucket, ...], ...]:
-    """Sort the buckets of one rule into padded stacks while the zeros cost less than `SAVED`; see `Rule.padded_below`."""
+    """The buckets of one rule in tuples to be padded, while zeros cost less than `SAVED`; see `Rule.padded_below`."""
     if padded_below <= 0:
         return tuple((bucket,) for bucket in buckets)
     found: list[tuple[Bucket, ...]] = []

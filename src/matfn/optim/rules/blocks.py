@@ -12,6 +12,8 @@ from functools import lru_cache
 
 from torch import Tensor
 
+from ..options import check_count
+
 __all__ = ["Block", "Cutting", "blocks_of", "sizes"]
 
 
@@ -39,13 +41,8 @@ class Cutting:
 
     def __post_init__(self) -> None:
         for name in ("block", "merge", "largest"):
-            value = getattr(self, name)
-            if value is None and name != "merge":
-                continue
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{name} must be a whole number, got {value!r}.")
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
+            if (value := getattr(self, name)) is not None or name == "merge":
+                check_count(value, name)
 
     def dims(self, rows: int, columns: Sequence[int]) -> tuple[int, ...]:
         """The merged dimensions, at least one, of a matrix whose columns are several axes."""
@@ -66,18 +63,11 @@ class Cutting:
 
 @dataclass(frozen=True)
 class Block:
-    """One block of each matrix of a shape.
+    """One block of each matrix of a shape."""
 
-    Attributes:
-        dims: The merged dimensions of a matrix.
-        where: [start, stop) along each dimension.
-        factors: For each side (key, index): the key of its size and the index of its factor among those of this size.
-            None for a side without a factor.
-    """
-
-    dims: tuple[int, ...]
-    where: tuple[tuple[int, int], ...]
-    factors: tuple[tuple[str, int] | None, ...]
+    dims: tuple[int, ...]  # the merged dimensions of a matrix
+    where: tuple[tuple[int, int], ...]  # [start, stop) along each dimension
+    factors: tuple[tuple[str, int] | None, ...]  # for each side the key of its size, and the index within this size
 
     @property
     def shape(self) -> tuple[int, ...]:

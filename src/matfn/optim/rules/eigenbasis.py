@@ -44,7 +44,7 @@ class Eigenbasis(Kronecker):
         orders: Orders = {}
         for (first, *_), found in due.items():
             for some in portions(found, self.portion):
-                orders |= _found(some) if first else _refined(some)
+                orders |= _renewed(some, first)
         for runs, batches in batched:
             if orders:
                 _reorder(runs, batches, orders)
@@ -96,19 +96,13 @@ def _sides(blocks: Blocks, orders: Orders) -> dict[int, Tensor]:
     return {side: torch.cat([orders[slot, block, side] for _, slot, block in blocks.members]) for side in turned}
 
 
-def _found(due: list[Factor]) -> Orders:
-    """Write the first bases. There is no second moment yet, so no order."""
-    bases = first_bases(torch.cat([one.values for one in due]))
-    foreach.copy_([one.last for one in due], list(bases.split([len(one.values) for one in due])))
-    return {}
-
-
-def _refined(due: list[Factor]) -> Orders:
-    """Write the refined bases, and return the order of the columns of each."""
-    counts = [len(one.values) for one in due]
-    bases, orders = refined(torch.cat([one.values for one in due]), torch.cat([one.last for one in due]))
+def _renewed(due: list[Factor], first: bool) -> Orders:
+    """Write the first or the refined bases. Returns the order of the columns of each, none for the first."""
+    counts, A = [len(one.values) for one in due], torch.cat([one.values for one in due])
+    bases, orders = (first_bases(A), None) if first else refined(A, torch.cat([one.last for one in due]))
     foreach.copy_([one.last for one in due], list(bases.split(counts)))
-    return {(one.slot, one.block, one.side): order for one, order in zip(due, orders.split(counts), strict=True)}
+    places = [(one.slot, one.block, one.side) for one in due]
+    return {} if orders is None else dict(zip(places, orders.split(counts), strict=True))
 
 
 def first_bases(A: Tensor) -> Tensor:

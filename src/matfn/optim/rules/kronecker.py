@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..matrices import foreach
 from ..matrices.buckets import Kind, Run, Slot
-from ..options import check_steps
+from ..options import check_count
 from .blocks import Block, Cutting, blocks_of, sizes
 from .ema import MOMENTUM
 from .rule import Rule
@@ -30,24 +30,15 @@ _ENTRIES = 2**24  # the greatest temporary beside the state: 64 MB in float32
 
 @dataclass(eq=False)
 class Blocks:
-    """Blocks of one shape in one stack, whose parameters have equal options and age: a batch ``(k, *shape)``.
+    """Blocks of one shape in one stack, whose parameters have equal options and age: a batch ``(k, *shape)``."""
 
-    Attributes:
-        members: The blocks of each slot, in the order of the batch.
-        shape: The sides of each block.
-        options: The options of the group.
-        step: The number of this step for the parameters, from 1.
-        sides: The sides that have factors.
-        counts: The number of blocks of each member.
-    """
-
-    members: tuple[tuple[Run, Slot, Block], ...]
+    members: tuple[tuple[Run, Slot, Block], ...]  # the blocks of each slot, in the order of the batch
 
     def __post_init__(self) -> None:
         run, _, block = self.members[0]
         self.shape, self.sides = block.shape, block.sides
         self.options, self.step = run.options, run.step
-        self.counts = [slot.count for _, slot, _ in self.members]
+        self.counts = [slot.count for _, slot, _ in self.members]  # the number of blocks of each member
 
     def views(self, stack: Tensor) -> list[Tensor]:
         """The ``(count, *shape)`` view of the stack ``(b, m, n)`` for each member."""
@@ -73,25 +64,15 @@ class Blocks:
 
 @dataclass(frozen=True, eq=False)
 class Factor:
-    """The factors of one side of one block of each matrix of a slot.
-
-    Attributes:
-        run: The run of the slot.
-        slot: The part of a parameter.
-        block: The block.
-        side: The side of the block.
-        values: The factors, ``(count, d, d)``.
-        last: The last roots or bases, ``(count, d, d)``, to be overwritten.
-        weight: The sum of the weights of the average, by which the factors are divided.
-    """
+    """The factors of one side of one block of each matrix of a slot."""
 
     run: Run
     slot: Slot
     block: Block
     side: int
-    values: Tensor
-    last: Tensor
-    weight: float
+    values: Tensor  # the factors, (count, d, d)
+    last: Tensor  # their last roots or bases, (count, d, d), to be overwritten
+    weight: float  # the sum of the weights of the average, by which factors are divided
 
     def describe(self, i: int) -> str:
         """Name of the i-th factor, for messages."""
@@ -170,14 +151,13 @@ class Kronecker(Rule):
     def check(self, options: Mapping[str, Any], where: str, shapes: Iterable[tuple[int, ...]] = ()) -> None:
         """See `Rule`. Counts of steps must be whole numbers of at least 1."""
         for key in self.counts:
-            check_steps(options[key], f"{where}: {key}")
+            check_count(options[key], f"{where}: {key}")
 
     def state(self, shape: tuple[int, ...], options: Mapping[str, Any]) -> dict[str, Kind]:
         """The counter, and for each size one tensor of all factors and one of all roots or bases."""
-        found: dict[str, Kind] = {"step": "counter"}
-        for key, kind in sizes(shape, self.cutting).items():
-            found |= {f"{FACTORS}_{key}": kind, f"{self.second}_{key}": kind}
-        return found
+        kinds = sizes(shape, self.cutting)
+        names = (FACTORS, self.second)
+        return {"step": "counter", **{f"{name}_{key}": kinds[key] for key in kinds for name in names}}
 
     def batches(self, runs: Sequence[Run]) -> list[Blocks]:
         """The blocks of a stack, in batches of at most 64 MB of factors each, or of one slot."""

@@ -20,36 +20,8 @@ from ..matrices.buckets import Kind, Run
 __all__ = ["Elementwise", "Rule"]
 
 
-class Elementwise(Protocol):
-    """The first link: from gradients to the input of the matrix rules, entry by entry."""
-
-    def check(self, options: Mapping[str, Any], where: str, shapes: Iterable[tuple[int, ...]] = ()) -> None:
-        """Refuse option values that are out of range; see `Rule.check`."""
-
-    def state(self, shape: tuple[int, ...], options: Mapping[str, Any]) -> dict[str, Kind]:
-        """The state; see `Rule.state`."""
-        return {}
-
-    def update(self, gradients: list[Tensor], into: list[Tensor], run: Run) -> None:
-        """Write the input of the matrix rules.
-
-        Args:
-            gradients: One view of each parameter's gradient, read only.
-            into: Views of the same shapes in float32 (float64 for float64 weights), to be written.
-            run: Options and state of these parameters. ``run.views(key)`` are views of the same shapes.
-        """
-        raise NotImplementedError(f"{type(self).__name__} must define update(gradients, into, run).")
-
-
-class Rule(Protocol):
-    """A link that sees whole matrices. Subclass it and define `update`; the other methods do nothing by default.
-
-    Attributes:
-        padded_below: Matrices whose short side is below this may be padded with rows and columns of zeros to share a
-            stack. It must be 0 (never) if the rule has state, reads options, or gives other results with zeros.
-    """
-
-    padded_below: int = 0
+class Link(Protocol):
+    """Checks of options, and state between steps. By default there is nothing to check or to keep."""
 
     def check(self, options: Mapping[str, Any], where: str, shapes: Iterable[tuple[int, ...]] = ()) -> None:
         """Refuse option values that are out of range.
@@ -77,6 +49,31 @@ class Rule(Protocol):
             State is zero at first, and float32 at least.
         """
         return {}
+
+
+class Elementwise(Link, Protocol):
+    """The first link: from gradients to the input of the matrix rules, entry by entry."""
+
+    def update(self, gradients: list[Tensor], into: list[Tensor], run: Run) -> None:
+        """Write the input of the matrix rules.
+
+        Args:
+            gradients: One view of each parameter's gradient, read only.
+            into: Views of the same shapes in float32 (float64 for float64 weights), to be written.
+            run: Options and state of these parameters. ``run.views(key)`` are views of the same shapes.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define update(gradients, into, run).")
+
+
+class Rule(Link, Protocol):
+    """A link that sees whole matrices. Subclass it and define `update`; the other methods do nothing by default.
+
+    Attributes:
+        padded_below: Matrices whose short side is below this may be padded with rows and columns of zeros to share a
+            stack. It must be 0 (never) if the rule has state, reads options, or gives other results with zeros.
+    """
+
+    padded_below: int = 0
 
     def prepare(self, stacks: Sequence[Sequence[Run]]) -> None:
         """Work on all stacks of a step at once, given as their runs, before any weight moves."""

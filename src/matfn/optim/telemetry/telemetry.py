@@ -140,8 +140,8 @@ class Telemetry:
         if slots:
             assert isinstance(self.optimizer, MatrixOptimizer)
             groups, (_, m, n) = self.optimizer.param_groups, bucket.shape
-            kinds = {index: (groups[index]["rule"], groups[index]["scale"]) for index in bucket.by_group()}
-            scales = {index: self.optimizer.scale_of(*kind)(m, n) for index, kind in kinds.items()}
+            owners = {slot.group: groups[slot.group] for slot in bucket.slots}
+            scales = {i: self.optimizer.scale_of(group["rule"], group["scale"])(m, n) for i, group in owners.items()}
             rows = torch.cat([torch.arange(s.start, s.start + s.count, device=bucket.device) for s in slots])
             size = [float(groups[s.group]["lr"]) * scales[s.group] for s in slots for _ in range(s.count)]
             stacks = (bucket.gather(Slot.gradient), direction, bucket.gather(lambda slot: slot.read(slot.param)))
