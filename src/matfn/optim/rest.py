@@ -71,7 +71,7 @@ class RestRule:
             if group["rule"] != "adamw" or "momentum" not in group:
                 continue
             if "base_momentum" not in group:
-                raise ValueError(f'group {index} has rule "adamw", which has no "momentum": set its "betas" instead.')
+                raise ValueError(f'group {index} has rule "adamw" and was given "momentum": set its "betas" instead.')
             group["betas"] = (group.pop("momentum"), group["betas"][1])
 
     @staticmethod

@@ -63,7 +63,7 @@ def check_state(state: Mapping[str, Any], param: Tensor, expected: StateLike, na
         if (held.dtype, held.device, tuple(held.shape)) != (dtype, param.device, shape):
             raise RuntimeError(
                 f"parameter {name!r} is now {param.dtype} on {param.device} and needs its {key!r} in {dtype} there, "
-                f"but has it in {held.dtype} on {held.device}: the model was converted or moved after a step. Convert "
-                "the model before you make the optimizer, or cast the state once by "
+                f"but has it in {held.dtype} on {held.device}: the model was converted or moved after the optimizer's "
+                "first step. Convert the model before you make the optimizer, or cast the state once by "
                 "optimizer.load_state_dict(optimizer.state_dict())."
             )
