@@ -34,7 +34,7 @@ class AdaMuon(MatrixOptimizer):
 
     An entry whose momentum is zero has sign 0. The state is the momentum and V, two numbers per weight as in AdamW.
 
-    Args not listed are as in `Muon`.
+    Args not listed, and errors, are as in `Muon`.
 
     Args:
         lr: Learning rate, >= 0. With the default scale use the one tuned for AdamW.
@@ -42,10 +42,6 @@ class AdaMuon(MatrixOptimizer):
         nesterov: As in `Muon`. The published algorithm has none.
         eps: Added to sqrt(V), which is about 1 / sqrt(max(m, n)); >= 0.
         scale: As in `Muon`, whose polar factor has the same norm as sqrt(min(m, n)) D / ||D||_F.
-
-    Raises:
-        ValueError: As `Muon`.
-        TypeError: As `Muon`.
 
     References:
         Si, Zhang, Shen, "AdaMuon: Adaptive Muon optimizer", arXiv:2507.11005 (version 2 and later).

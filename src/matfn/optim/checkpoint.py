@@ -95,11 +95,10 @@ def bare(names: Iterable[str]) -> dict[str, str]:
 def _by_name(saved: Mapping[str, Any], groups: Groups) -> tuple[Groups, dict[str, Any]]:
     """Saved groups and state, with this optimizer's names for all parameters that match."""
     if not {"state", "param_groups"} <= set(saved):
-        keys = [str(key) for key in saved]
-        shown = ", ".join(repr(key) for key in keys[:4]) + (", ..." if len(keys) > 4 else "")
+        shown = ", ".join(repr(str(key)) for key in list(saved)[:4]) + (", ..." if len(saved) > 4 else "")
         raise ValueError(
             'the state dict of an optimizer has the keys "state" and "param_groups"; this one has '
-            f"{len(keys)} keys: {shown}. Was the state dict of a model passed?"
+            f"{len(saved)} keys: {shown}. Was the state dict of a model passed?"
         )
     ours = [name for group in groups for name in group["param_names"]]
     keys = [key for group in saved["param_groups"] for key in group["params"]]

@@ -31,16 +31,12 @@ class NorMuon(MatrixOptimizer):
     The update has the norm of Muon's, so learning rates carry over. Bias correction is not needed: a factor common to
     all rows cancels. The state is the momentum and v, one number per row.
 
-    Args not listed are as in `Muon`.
+    Args not listed, and errors, are as in `Muon`.
 
     Args:
         beta2: Of v, in [0, 1). 0.95 is the authors' choice; 0 makes all rows equal in every step.
         eps: Added to sqrt(v), which is about 1 / sqrt(n); >= 0. It keeps rows of mere rounding errors small.
         scale: As in `Muon`. "moonlight" is the authors' 0.2 sqrt(m n) / ||V||_F, for an exact U.
-
-    Raises:
-        ValueError: As `Muon`.
-        TypeError: As `Muon`.
 
     References:
         Li et al., "NorMuon: making Muon more efficient and scalable", arXiv:2510.05491.

@@ -54,13 +54,13 @@ class PolarGrad(MatrixOptimizer):
     **Embeddings and heads** are allowed: ``plan(model, overrides={"embed.weight": "matrix"}, allow=("embedding",))``.
     The factor is taken on the range, so rows of tokens without a gradient do not move, except by weight decay.
 
-    Args not listed are as in `Muon`.
+    Args not listed, and errors, are as in `Muon`.
 
     Args:
         lr: Learning rate, >= 0, for the exact polar factor; see above.
         variant: One of the four. "polar-first" multiplies an average of directions by the nuclear norm of one gradient,
             so one outlier scales the whole step. "momentum-first" averages both.
-        momentum: In [0, 1). None is 0.95, the authors' choice. "vanilla" has none.
+        momentum: In [0, 1). None is 0.95, the authors' choice. "vanilla" has none, and refuses one.
         power: Of nu, in [0, 1]. 1 is PolarGrad, 0 is Muon without Nesterov momentum and shape factor.
         scale: "unit" 1, as in the paper; "rank" 1 / ||U||_F^2, which for an accurate U is 1 / r with the numerical rank
             r of A; one of Muon's; or a function of (m, n), such as ``lambda m, n: 1 / min(m, n)``.
@@ -72,10 +72,6 @@ class PolarGrad(MatrixOptimizer):
             condition number and usable at every rank, without synchronisation.
         precision: Dtype of the iteration. None is the dtype of the momentum: float32, or float64 for float64 weights.
             In bfloat16, U and nu have errors of 1 %.
-
-    Raises:
-        ValueError: As `Muon`, and for a momentum with "vanilla".
-        TypeError: As `Muon`.
 
     References:
         Lau, Long, Su, "PolarGrad: a class of matrix-gradient optimizers from a unifying preconditioning perspective",

@@ -35,15 +35,14 @@ class Shampoo(MatrixOptimizer):
 
     As in Adam, entries of gradients must be within 1e-18 and 1e18 in float32. A block whose gradient is not finite, or
     too large to be squared, is left out of the factors, but NaN and infinity reach the weights through the momentum,
-    and an infinite square stops its entry of the graft "adam". If all squares of a block are lost, its root is the
-    identity and a RuntimeWarning names the block.
+    and an infinite square stops its entry of the graft "adam".
 
     Each new root is checked (`certify`). The host waits for the device at these steps only. A root that fails is
     computed again in float64 by `Exact`. If that fails too, or the factor is not finite, the last root stays (the
-    identity at first). Both give a RuntimeWarning with the parameter and block. The last roots are no start for the
-    next: they do not commute with the new factor, which makes a coupled iteration unstable.
+    identity at first). If all squares of a block are lost, its root is the identity. A RuntimeWarning names the
+    parameter and block in all these cases.
 
-    Args not listed are as in `Muon`.
+    Args not listed, and errors, are as in `Muon`.
 
     Args:
         lr: Learning rate, >= 0. Under the graft "adam" use the one tuned for AdamW.
@@ -66,10 +65,6 @@ class Shampoo(MatrixOptimizer):
         tolerance: Of the "balanced" residual of a root (`certify`), about p times its relative error. An eigenvalue
             that the iteration has not moved counts as 1. Rounding in float32 leaves 0.1 at most at ridge 1e-6.
         cutting: Block size and merging of small dimensions. None is ``Cutting()``.
-
-    Raises:
-        ValueError: As `Muon`.
-        TypeError: As `Muon`.
 
     References:
         Gupta, Koren, Singer, "Shampoo: Preconditioned stochastic tensor optimization", arXiv:1802.09568.

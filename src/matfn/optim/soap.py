@@ -35,7 +35,7 @@ class SOAP(MatrixOptimizer):
     As in Adam, entries of gradients must be within 1e-18 and 1e18 in float32: NaN and infinity reach the weights, and
     an infinite square stops its entry, here of G'. Neither enters the factors.
 
-    Args not listed are as in `Muon`.
+    Args not listed, and errors, are as in `Muon`.
 
     Args:
         lr: Learning rate, >= 0. 3e-3 is the paper's.
@@ -45,10 +45,6 @@ class SOAP(MatrixOptimizer):
         basis_every: Steps from one QR step to the next.
         cutting: Block size, merging of small dimensions, and the longest side that has a basis. None is
             ``Cutting(block=None, merge=1024, largest=10000)``: whole matrices, and one side only for a vocabulary.
-
-    Raises:
-        ValueError: As `Muon`.
-        TypeError: As `Muon`.
 
     References:
         Vyas et al., "SOAP: Improving and stabilizing Shampoo using Adam", arXiv:2409.11321.

@@ -11,6 +11,10 @@ from torch import Tensor
 
 __all__ = ["add_", "average_squares_", "copy_", "in_cache", "lerp_", "lerp_into", "moved", "mul_"]
 
+copy_ = torch._foreach_copy_  # (targets, sources): targets <- sources, converted to the targets' dtype
+lerp_ = torch._foreach_lerp_  # (targets, ends, weight): targets <- targets + weight (ends - targets)
+mul_ = torch._foreach_mul_  # (targets, factor): targets <- factor targets; a tensor has no axes and the same device
+
 _LARGE = 2**18  # from this many entries on, the cost of a call is negligible
 
 
@@ -22,16 +26,6 @@ def in_cache(*lists: list[Tensor]) -> Iterator[tuple[list[Tensor], ...]]:
         yield lists
 
 
-def copy_(targets: list[Tensor], sources: list[Tensor]) -> None:
-    """``targets <- sources``, converted to the targets' dtype."""
-    torch._foreach_copy_(targets, sources)
-
-
-def lerp_(targets: list[Tensor], ends: list[Tensor], weight: float) -> None:
-    """``targets <- targets + weight (ends - targets)``."""
-    torch._foreach_lerp_(targets, ends, weight)
-
-
 def lerp_into(targets: list[Tensor], starts: list[Tensor], ends: list[Tensor], weight: float) -> None:
     """``targets <- starts + weight (ends - starts)``; the targets may be the starts."""
     if targets and targets[0].device.type == "cpu":  # a foreach kernel is a loop there too, and would need a copy first
@@ -41,11 +35,6 @@ def lerp_into(targets: list[Tensor], starts: list[Tensor], ends: list[Tensor], w
     if targets is not starts:
         copy_(targets, starts)
     lerp_(targets, ends, weight)
-
-
-def mul_(targets: list[Tensor], factor: float | Tensor) -> None:
-    """``targets <- factor targets``. A tensor as factor has no axes and is on the targets' device."""
-    torch._foreach_mul_(targets, factor)
 
 
 def add_(targets: list[Tensor], others: list[Tensor], factor: float) -> None:

@@ -105,8 +105,7 @@ class Layout:
         The blocks form one batch, so they need no more bookkeeping than one matrix.
 
         Args:
-            rows: The number of blocks of the rows. If there are row blocks already, their lengths must be multiples of
-                the new length.
+            rows: The number of blocks of the rows. Lengths of present row blocks must be multiples of the new length.
             columns: The number of blocks of the first column axis.
 
         Raises:
@@ -147,26 +146,22 @@ def _refines(shape: tuple[int, ...], split: tuple[int, ...]) -> bool:
 
 def linear(shape: Sequence[int]) -> Layout:
     """``(out, in, ...)``: one matrix. All axes after the first are input (linear layers, convolutions)."""
-    shape = tuple(shape)
-    return Layout(shape, shape, (), 0, tuple(range(1, len(shape))))
+    return Layout(tuple(shape), tuple(shape), (), 0, tuple(range(1, len(shape))))
 
 
 def transposed(shape: Sequence[int]) -> Layout:
     """``(in, out)``: one matrix stored transposed, as in the Conv1D of transformers."""
-    shape = tuple(shape)
-    return Layout(shape, shape, (), len(shape) - 1, tuple(range(len(shape) - 1)))
+    return Layout(tuple(shape), tuple(shape), (), len(shape) - 1, tuple(range(len(shape) - 1)))
 
 
 def stack(shape: Sequence[int]) -> Layout:
     """``(number, out, in, ...)``: a stack of matrices, such as the experts of a mixture."""
-    shape = tuple(shape)
-    return Layout(shape, shape, (0,), 1, tuple(range(2, len(shape))))
+    return Layout(tuple(shape), tuple(shape), (0,), 1, tuple(range(2, len(shape))))
 
 
 def transposed_stack(shape: Sequence[int]) -> Layout:
     """``(number, in, out)``: a stack of matrices stored transposed."""
-    shape = tuple(shape)
-    return Layout(shape, shape, (0,), len(shape) - 1, tuple(range(1, len(shape) - 1)))
+    return Layout(tuple(shape), tuple(shape), (0,), len(shape) - 1, tuple(range(1, len(shape) - 1)))
 
 
 def convolution(shape: Sequence[int], groups: int = 1) -> Layout:

@@ -313,12 +313,7 @@ def _roots(X: Tensor, p: int, method: Method, tolerance: float) -> tuple[Tensor,
 
 
 def check_roots(root: Any, method: Any, tolerance: Any) -> None:
-    """Refuse wrong values of Shampoo's `root`, `method` and `tolerance`.
-
-    Raises:
-        ValueError: If a p or an order is below 1, or the tolerance is not positive.
-        TypeError: If `method` or `tolerance` has a wrong type.
-    """
+    """Refuse wrong values of Shampoo's `root`, `method` and `tolerance`."""
     numbers = [*root, *root.values()] if isinstance(root, Mapping) else [1 if root is None else root]
     if not all(isinstance(number, int) and not isinstance(number, bool) and number >= 1 for number in numbers):
         raise ValueError(f"Shampoo: root must be p of the inverse p-th root, >= 1, or map orders to p; got {root!r}.")
