@@ -61,18 +61,18 @@ def load(
     if problems:
         shown = problems[:_SHOWN] + ([f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else [])
         raise ValueError("the state dict does not fit this optimizer:\n  " + "\n  ".join(shown))
-    options = [_options(source, group) for source, group in zip(saved_groups, groups, strict=True)]
+    loaded = [{**group, **_options(source, group)} for source, group in zip(saved_groups, groups, strict=True)]
     restored: dict[Tensor, dict[str, Any]] = {}
-    for index, (group, source) in enumerate(zip(groups, options, strict=True)):
-        check({**group, **source}, f"group {index} of the state dict")
+    for index, group in enumerate(loaded):
+        check(group, f"group {index} of the state dict")
         for name, param in zip(group["param_names"], group["params"], strict=True):
             if entry := saved_state.get(name):
-                like = expected(param, {**group, **source})
-                restored[param] = {key: _restore(entry[key], param, {**group, **source}, like[key][1]) for key in like}
+                like = expected(param, group)
+                restored[param] = {key: _restore(entry[key], param, group, like[key][1]) for key in like}
     state.clear()
     state.update(restored)
-    for group, source in zip(groups, options, strict=True):
-        group.update(source)
+    for group, new in zip(groups, loaded, strict=True):
+        group.update(new)
 
 
 def _options(source: Mapping[str, Any], group: Mapping[str, Any]) -> dict[str, Any]:

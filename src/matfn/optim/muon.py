@@ -46,7 +46,7 @@ class Muon(MatrixOptimizer):
         weight_decay: Decoupled, >= 0. 0.01 to 0.1 is usual in long runs.
         cautious: Whether decay is limited to entries on which update and weight agree in sign, so both shrink them.
         scale: "jordan" sqrt(max(1, m/n)), "spectral" sqrt(m/n), "moonlight" 0.2 sqrt(max(m, n)), or a function of
-            (m, n). If a parameter is cut, m and n are those of one block.
+            (m, n). If a parameter is cut, m and n are the sizes of one block.
         method: How the polar factor is computed, a value of `matfn.METHODS`. None is three to five minimax steps, by
             size and device: the error of torch's Muon on momenta of training runs, in half the products.
             ``matfn.explain((m, n), "muon")`` shows them. `PolarExpress()` has less error, and `Tuned("jordan")` is the

@@ -76,17 +76,18 @@ class MatrixOptimizer(torch.optim.Optimizer):
         rules: Mapping[str, Lender] | None = None,
         rest: Mapping[str, Any] | None = None,
     ) -> None:
+        name = type(self).__name__
         self.layouts: dict[Tensor, Layout] = {}
         self.scales: dict[str, Scale] = dict(self.named_scales)
         self.chain = chain
         self.others: dict[str, MatrixOptimizer] = lent(rules, MatrixOptimizer)
-        self.rest = RestRule(rest)
+        self.rest = RestRule(rest, f"{name}: rest")
         self._start()
         if not isinstance(defaults["scale"], str):
-            check_scale(defaults["scale"], ())
+            check_scale(defaults["scale"], (), name)
             self.scales["custom"] = defaults["scale"]
             defaults = {**defaults, "scale": "custom"}
-        super().__init__(as_groups(params, type(self).__name__), defaults)
+        super().__init__(as_groups(params, name), defaults)
         check_used(self.param_groups, self.others, rest is not None and not hasattr(params, "groups"))
 
     def _start(self) -> None:
@@ -110,7 +111,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
 
     @property
     def workspace(self) -> int:
-        """Bytes held between steps beside the state: on a CPU those of the largest stack, elsewhere 0."""
+        """Bytes held between steps beside the state: on a CPU the size of the largest stack, elsewhere 0."""
         return self._exchange.nbytes
 
     def lender(self, rule: str) -> "MatrixOptimizer":
@@ -122,11 +123,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         return self.lender(rule).scales[name]
 
     def kinds(self, shape: tuple[int, ...], options: Mapping[str, Any]) -> dict[str, Kind]:
-        """The state of a group's chain for matrices of a shape; see `Rule.state`.
-
-        Raises:
-            ValueError: If two rules of the chain use one key, or a counter has another key than "step".
-        """
+        """The state of a group's chain for matrices of a shape; see `Rule.state`. Rules must use different keys."""
         found: dict[str, Kind] = {}
         for rule in self.lender(options["rule"]).chain:
             for key, kind in rule.state(shape, options).items():
@@ -293,7 +290,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         group |= {key: value for key, value in own.items() if key not in group}
         self.check_group(group, where, {shape for layout in layouts for shape in layout.shapes})
         if layouts:
-            check_scale(self.scale_of(rule, group["scale"]), layouts)
+            check_scale(self.scale_of(rule, group["scale"]), layouts, where)
         group["params"] = list(zip(names, params, strict=True))
         if not names:
             group["param_names"] = []  # torch sets it only if there are parameters, but wants it in all groups or none

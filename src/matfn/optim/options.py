@@ -80,9 +80,9 @@ def check_values(group: Mapping[str, Any], where: str, scales: Iterable[str]) ->
         )
 
 
-def check_scale(scale: Any, layouts: Iterable[Layout]) -> None:
+def check_scale(scale: Any, layouts: Iterable[Layout], where: str) -> None:
     """Refuse a scale that does not return a finite number for the shape of each matrix."""
-    wanted = "scale must be the name of a scale or a function (m, n) -> float"
+    wanted = f"{where}: scale must be the name of a scale or a function (m, n) -> float"
     if not callable(scale):
         raise TypeError(f"{wanted}; got {scale!r}.")
     for m, n in sorted({(m, n) for layout in layouts for b, m, n in layout.matrices if b * m * n}):
@@ -93,7 +93,7 @@ def check_scale(scale: Any, layouts: Iterable[Layout]) -> None:
         if not isinstance(factor, Real) or isinstance(factor, bool):
             raise TypeError(f"{wanted}; for a {m} x {n} matrix it returned {factor!r}.")
         if not math.isfinite(factor):
-            raise ValueError(f"scale must be finite; for a {m} x {n} matrix it returned {factor}.")
+            raise ValueError(f"{where}: scale must be finite; for a {m} x {n} matrix it returned {factor}.")
 
 
 def check_number(value: Any, what: str) -> float:

@@ -40,19 +40,15 @@ class PolarGrad(MatrixOptimizer):
     "heavy-ball" at lr is "momentum-first" at lr / (1 - mu). All are "vanilla" for mu = 0. There is no bias correction:
     the first step is 1 - mu of a vanilla one, and learning rates are 5 to 10 times vanilla's.
 
-    **nu and the method.** nu is computed from the same U as the step, in float32 (float64 for float64 weights),
-    whatever the precision of U. So <A, D> = nu^2 and D is a descent direction for every method. A method whose U is c
-    times too short makes the step c^2 times shorter. ``scale="rank"`` removes this dependence: nu U / ||U||_F^2 is the
-    projection of A on the line of U, the same for every multiple of U.
+    nu is computed from the same U as the step, in float32 (float64 for float64 weights). So D is a descent direction
+    for every method. A U that is c times too short makes the step c^2 times shorter, except with ``scale="rank"``.
 
-    **Learning rates.** There is no default, because lr has the units of 1 / (L r), where L is the curvature (Lipschitz
-    constant of the gradient) and r the rank. A step is safe for lr < 2 / (L r), or lr < 2 / L with ``scale="rank"`` as
-    for gradient descent, and beyond it diverges where singular values are equal. Sums instead of means in the loss,
-    loss scales that were not removed, accumulation without division and clipping all change the rate. Published rates
-    belong to a U that is too short, and diverge here (docs/optimizers.md has the factors).
+    There is no default learning rate, because lr has the units of 1 / (L r), where L is the Lipschitz constant of the
+    gradient and r the rank. A step is safe for lr < 2 / (L r), or lr < 2 / L with ``scale="rank"``. Published rates
+    belong to a U that is too short, and diverge here. docs/optimizers.md has the factors, and measurements of methods.
 
-    **Embeddings and heads** are allowed: ``plan(model, overrides={"embed.weight": "matrix"}, allow=("embedding",))``.
-    The factor is taken on the range, so rows of tokens without a gradient do not move, except by weight decay.
+    Embeddings and heads are allowed: ``plan(model, overrides={"embed.weight": "matrix"}, allow=("embedding",))``. Rows
+    of tokens without a gradient do not move, except by weight decay.
 
     Args not listed, and errors, are as in `Muon`.
 

@@ -27,21 +27,22 @@ class RestRule:
     Args:
         options: Arguments of torch.optim.AdamW. Others have torch's defaults: lr 1e-3, betas (0.9, 0.999), eps 1e-8,
             weight_decay 1e-2.
+        where: The owner of the options, for messages.
 
     Raises:
         ValueError: If AdamW has no such option, or refuses its value.
         TypeError: If `options` is no mapping, or a value has a wrong type.
     """
 
-    def __init__(self, options: Mapping[str, Any] | None) -> None:
+    def __init__(self, options: Mapping[str, Any] | None, where: str = "rest") -> None:
         if options is not None and not isinstance(options, Mapping):
-            raise TypeError(f"rest must be a mapping of AdamW options such as dict(lr=3e-4), got {options!r}.")
+            raise TypeError(f"{where} must be a mapping of AdamW options such as dict(lr=3e-4), got {options!r}.")
         options = dict(options or {})
         unknown = set(options) - set(OPTIONS)
         if unknown:
-            check_options(options, OPTIONS, (), "rest")
-            raise ValueError(f"rest has {sorted(unknown)} which torch.optim.AdamW lacks; its options are {OPTIONS}.")
-        check_values(options, "rest", scales={})
+            check_options(options, OPTIONS, (), where)
+            raise ValueError(f"{where} has {sorted(unknown)} which torch.optim.AdamW lacks; its options are {OPTIONS}.")
+        check_values(options, where, scales={})
         self.options = options
         # AdamW refuses an empty list. The first step replaces this scalar.
         self._adamw = torch.optim.AdamW([torch.zeros(())], **options)

@@ -30,7 +30,7 @@ class Shampoo(MatrixOptimizer):
     with p = 2 k (1/4 on each side of a matrix) and bias corrections c, c'. Momentum averages gradients, as in
     Distributed Shampoo, not preconditioned updates. Without averages D is the polar factor of G, as in Muon.
 
-    The graft sets the norm of each whole matrix (not of each block): "sgd" to the norm of B / c', "adam" to that of
+    The graft sets the norm of each whole matrix (not of each block): "sgd" to the norm of B / c', "adam" to the norm of
     Adam's step from B and a second moment with the same beta2. Before `start` it also sets the direction.
 
     As in Adam, entries of gradients must be within 1e-18 and 1e18 in float32. A block whose gradient is not finite, or

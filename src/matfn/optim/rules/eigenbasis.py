@@ -21,7 +21,7 @@ Orders = dict[tuple[Slot, Block, int], Tensor]
 class Eigenbasis(Kronecker):
     """Adam's step in the eigenbases of the factors of earlier gradients; see `SOAP`.
 
-    Options: those of `Kronecker`, and eps and basis_every.
+    Options: as for `Kronecker`, and eps and basis_every.
     """
 
     second = BASES

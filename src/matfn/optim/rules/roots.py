@@ -46,7 +46,7 @@ LinAlgError = torch.linalg.LinAlgError  # pyright: ignore[reportPrivateImportUsa
 class InverseRoots(Kronecker):
     """D = B multiplied by the root R_j of factor A_j along each side j, with the norm of the graft; see `Shampoo`.
 
-    Args are as in `Shampoo`. Options: those of `Kronecker`, and ridge, eps, factor_every, root_every and start.
+    Args are as in `Shampoo`. Options: as for `Kronecker`, and ridge, eps, factor_every, root_every and start.
 
     Raises:
         ValueError: If `graft` is another word, or a number is out of range.
@@ -270,7 +270,7 @@ def inverse_roots(A: Tensor, p: int, ridge: float, method: RootMethod | None, to
 
 
 def _chosen(X: Tensor, p: int, ridge: float, method: RootMethod | None) -> Method:
-    """The method itself, or for None and `Resolvents` that of the run plan, with the products of the machine."""
+    """The method itself; for None and `Resolvents` the run plan's method, with the products of the machine."""
     if not (method is None or isinstance(method, Scheduled | Iteration | Evaluation)):  # some methods are callable, too
         method = method(p, lower_bound(p, ridge, X.shape[-1]))
     if method is None or isinstance(method, Resolvents):
