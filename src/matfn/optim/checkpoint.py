@@ -104,7 +104,9 @@ def _by_name(saved: Mapping[str, Any], groups: Groups) -> tuple[Groups, dict[str
     keys = [key for group in saved["param_groups"] for key in group["params"]]
     theirs = [name for group in saved["param_groups"] for name in group.get("param_names", group["params"])]
     if len(theirs) != len(keys):
-        raise ValueError(f'the state dict has {len(keys)} "params" in its groups, but {len(theirs)} "param_names".')
+        raise ValueError(
+            f'the state dict has {len(keys)} parameters in the "params" of its groups, but {len(theirs)} "param_names".'
+        )
     if _unnamed(ours) or _unnamed(theirs):
         names = _by_position(saved["param_groups"], groups)
     else:
