@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from matfn import Exact, PolarExpress, Prism, certify
 from matfn.optim import SOAP, Cutting, Shampoo, minimax
 from matfn.optim.matrices.layout import linear
-from matfn.optim.rules import inverse_roots as rule
+from matfn.optim.rules import roots as rule
 from matfn.optim.rules.roots import inverse_roots
 
 EPS32 = torch.finfo(torch.float32).eps

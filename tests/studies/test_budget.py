@@ -37,7 +37,7 @@ def test_momenta_are_what_muon_orthogonalizes(recipe, tmp_path, watcher, monkeyp
 
     def update(self, stack, runs):
         given.extend(stack.clone().unbind(0))
-        return self.factor(stack)
+        return self.factor(stack, out=stack)
 
     monkeypatch.setattr(Polar, "update", update)
     found = momenta.capture(recipe, "matfn Muon", at=[1, 5], only=["*"], directory=tmp_path, watcher=watcher)

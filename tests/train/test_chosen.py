@@ -61,16 +61,16 @@ def test_arms_without_an_iteration_have_no_choice(recipe, profile):
     assert chosen.choice_of(table, members, CPU) is None
 
 
-@pytest.mark.parametrize("kind", ["normuon", "polargrad", "shampoo"])
+@pytest.mark.parametrize("kind", ["normuon", "adamuon", "polargrad", "shampoo"])
 def test_others_are_asked_for_their_plans(table, profile, kind):
-    """NorMuon's factor is Muon's; PolarGrad's needs its digits; roots of 16 rows are decompositions."""
+    """NorMuon and AdaMuon have Muon's factor; PolarGrad's needs its digits; roots of 16 rows are decompositions."""
     recipe = recipes.from_table({**table, "arms": [{"name": "it", "kind": kind, "lr": 0.02}]})
     model = make_model(recipe.model, 11, context=16, seed=0)
     members = optimizers.make_optimizers(recipe.arms[0], model, recipe.train).members
     choice = chosen.choice_of(recipe.arms[0], members, CPU)
     found = None if choice is None else choice.precision
     narrow = "float32" if profile == SLOW else "bfloat16"
-    assert found == {"normuon": narrow, "polargrad": "float32", "shampoo": None}[kind]
+    assert found == {"normuon": narrow, "adamuon": narrow, "polargrad": "float32", "shampoo": None}[kind]
 
 
 def test_table_and_page_say_it(recipe, tmp_path, watcher, profile):

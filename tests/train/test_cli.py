@@ -125,7 +125,7 @@ def _mistake(result, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (("method=exact", "precision=bfloat16"), "arms.2: Exact(singular='refuse') does not iterate"),
+        (("method=exact", "precision=bfloat16"), "arms.2: Muon: Exact(singular='refuse') does not iterate"),
         (("method=newton",), "arms.2.method = 'newton': unknown method"),
         (("method=prism:steps=0",), "arms.2.method = 'prism:steps=0': steps must be"),
         (("kind=adamw",), "arms.2.method belongs to kind"),

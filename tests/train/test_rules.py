@@ -16,6 +16,7 @@ from matfn.train.task import Task
 PAPER = {"lr": 1.0, "momentum": 0.5}
 ARMS = {
     "normuon": {"kind": "normuon", "lr": 0.02, "beta2": 0.9},
+    "adamuon": {"kind": "adamuon", "lr": 1e-3, "beta2": 0.9},
     "polargrad": {"kind": "polargrad", "lr": 1.0, "scale": "rank", "method": "exact"},
     "vanilla": {"kind": "polargrad", "lr": 0.1, "variant": "vanilla", "power": 0.5, "growth": 5.0},
     "shampoo": {"kind": "shampoo", "lr": 0.01, "root_every": 3, "block": 8, "method": "minimax", "ridge": 1e-4},
@@ -107,7 +108,7 @@ def test_embeddings_and_head_go_to_polargrad_and_nothing_is_moved_twice(table):
     ("arm", "message"),
     [
         ({"kind": "muon", "variant": "vanilla"}, r"arms\.0\.variant belongs to kind = \"polargrad\"; 'muon' has none"),
-        ({"kind": "polargrad", "beta2": 0.9}, r'beta2 belongs to kind = "normuon"'),
+        ({"kind": "polargrad", "beta2": 0.9}, r'beta2 belongs to kind = "normuon", "adamuon"'),
         ({"kind": "adamw", "scale": "jordan"}, r'scale belongs to kind = "torch-muon", "muon"'),
         ({"kind": "polargrad", "variant": "nesterov"}, "variant must be one of"),
         ({"kind": "muon", "embeddings": {}}, r"lacks 'arms\.0\.embeddings\.lr'"),

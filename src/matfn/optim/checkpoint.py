@@ -3,12 +3,11 @@
     {"state": {0: {"momentum_buffer": tensor, ...}, ...},
      "param_groups": [{"params": [0, 1, ...], "param_names": [...], "rule": "matrix", "lr": 0.02, ...}, ...]}
 
-Parameters are numbered over all groups, and those without state have no entry in "state": so do torch's optimizers, and
-torch.distributed.checkpoint, Trainer, Lightning and Accelerate rely on it. Loading matches parameters by name where
-both sides have names, else by position. What torch.compile, DDP and FSDP add to names is set aside, so the state of a
-wrapped model loads into the plain one and back. Files of earlier versions, whose "params" and "state" hold names, load
-too. Momentum is restored in its own dtype. (torch's own loader casts every state tensor to the parameter's dtype, which
-would truncate a float32 momentum of bfloat16 weights.)
+Parameters are numbered over all groups, and those without state have no entry in "state", as in torch's optimizers.
+torch.distributed.checkpoint, Trainer, Lightning and Accelerate rely on it. Loading matches parameters by name if both
+sides have names, else by position. Prefixes of torch.compile, DDP and FSDP are ignored, so the state of a wrapped model
+loads into the plain one and back. Files of earlier versions, whose "params" and "state" hold names, load too. Momentum
+keeps its dtype. (torch's own loader would cast a float32 momentum of bfloat16 weights to bfloat16.)
 """
 
 import re
@@ -27,7 +26,7 @@ Expected = Callable[[Tensor, Mapping[str, Any]], StateLike]
 Check = Callable[[Mapping[str, Any], str], None]
 _SHOWN = 12
 _WRAPPERS = re.compile(r"(^|(?<=\.))(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-_NUMBERED = re.compile(r"group\d+\.\d+")  # what an optimizer calls a tensor that it was given without a name
+_NUMBERED = re.compile(r"group\d+\.\d+")  # the name that an optimizer gives to a tensor without a name
 
 
 def dump(groups: Groups, state: Mapping[Tensor, Mapping[str, Any]]) -> dict[str, Any]:
@@ -46,14 +45,14 @@ def load(
     """Put a state dict into an optimizer's groups and state.
 
     Args:
-        saved: what `dump` returned. It is not changed and shares no tensor with the optimizer afterwards.
-        groups: the optimizer's groups; options are replaced by the saved ones, parameters and names stay.
-        state: the optimizer's state, replaced.
-        expected: the shape and dtype of each state tensor of a parameter under its group.
-        check: raises ValueError for a group whose options this optimizer cannot take; gets the group and its name.
+        saved: The result of `dump`. It does not change, and its tensors are copied.
+        groups: The optimizer's groups. Options are replaced by the saved ones, parameters and names stay.
+        state: The optimizer's state, to be replaced.
+        expected: (parameter, group) -> shape and dtype of each state tensor.
+        check: (group, its name) -> None; raises ValueError for options that this optimizer cannot take.
 
     Raises:
-        ValueError: listing every parameter that does not fit and why. Nothing has been changed then.
+        ValueError: If parameters do not fit. The message names them and says why, and nothing has changed.
     """
     saved_groups, saved_state = _by_name(saved, groups)
     problems = _group_problems(saved_groups, groups)
@@ -62,30 +61,30 @@ def load(
     if problems:
         shown = problems[:_SHOWN] + ([f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else [])
         raise ValueError("the state dict does not fit this optimizer:\n  " + "\n  ".join(shown))
-    options = [_options(source, group) for source, group in zip(saved_groups, groups, strict=True)]
+    loaded = [{**group, **_options(source, group)} for source, group in zip(saved_groups, groups, strict=True)]
     restored: dict[Tensor, dict[str, Any]] = {}
-    for index, (group, source) in enumerate(zip(groups, options, strict=True)):
-        check({**group, **source}, f"group {index} of the state dict")
+    for index, group in enumerate(loaded):
+        check(group, f"group {index} of the state dict")
         for name, param in zip(group["param_names"], group["params"], strict=True):
             if entry := saved_state.get(name):
-                like = expected(param, {**group, **source})
-                restored[param] = {key: _restore(entry[key], param, {**group, **source}, like[key][1]) for key in like}
+                like = expected(param, group)
+                restored[param] = {key: _restore(entry[key], param, group, like[key][1]) for key in like}
     state.clear()
     state.update(restored)
-    for group, source in zip(groups, options, strict=True):
-        group.update(source)
+    for group, new in zip(groups, loaded, strict=True):
+        group.update(new)
 
 
 def _options(source: Mapping[str, Any], group: Mapping[str, Any]) -> dict[str, Any]:
-    """The saved options. torch.distributed.checkpoint makes lists of tuples, which become tuples again."""
+    """The saved options. torch.distributed.checkpoint turns tuples into lists, which become tuples again."""
     kept = {key: value for key, value in source.items() if key not in ("params", "param_names")}
     return {k: tuple(v) if isinstance(v, list) and isinstance(group.get(k), tuple) else v for k, v in kept.items()}
 
 
 def bare(names: Iterable[str]) -> dict[str, str]:
-    """Each name without what wrappers add: torch.compile and FSDP anywhere, DDP's "module." where all names have it.
+    """{name: name without the prefixes of wrappers}: of torch.compile and FSDP anywhere, and DDP's "module.".
 
-    A name alone cannot tell DDP's "module." from a layer that is called so; that every name begins with it can.
+    "module." may also be a layer of the model. It counts as DDP's if all names begin with it.
     """
     found = {name: _WRAPPERS.sub("", name) for name in names}
     while found and all(short.startswith("module.") for short in found.values()):
@@ -94,13 +93,12 @@ def bare(names: Iterable[str]) -> dict[str, str]:
 
 
 def _by_name(saved: Mapping[str, Any], groups: Groups) -> tuple[Groups, dict[str, Any]]:
-    """Saved groups and state, keyed by this optimizer's names as far as the parameters can be told to be its own."""
+    """Saved groups and state, with this optimizer's names for all parameters that match."""
     if not {"state", "param_groups"} <= set(saved):
-        keys = [str(key) for key in saved]
-        shown = ", ".join(repr(key) for key in keys[:4]) + (", ..." if len(keys) > 4 else "")
+        shown = ", ".join(repr(str(key)) for key in list(saved)[:4]) + (", ..." if len(saved) > 4 else "")
         raise ValueError(
             'the state dict of an optimizer has the keys "state" and "param_groups"; this one has '
-            f"{len(keys)} keys: {shown}. Was the state dict of a model passed?"
+            f"{len(saved)} keys: {shown}. Was the state dict of a model passed?"
         )
     ours = [name for group in groups for name in group["param_names"]]
     keys = [key for group in saved["param_groups"] for key in group["params"]]
@@ -120,16 +118,12 @@ def _by_name(saved: Mapping[str, Any], groups: Groups) -> tuple[Groups, dict[str
 
 
 def _unnamed(names: Sequence[Any]) -> bool:
-    """Whether these are positions, or names made from positions."""
+    """Whether all are positions, or names made from positions."""
     return all(not isinstance(name, str) or _NUMBERED.fullmatch(name) for name in names)
 
 
 def _by_position(saved_groups: Groups, groups: Groups) -> dict[Any, str]:
-    """This optimizer's name for each saved one, by the place in its group.
-
-    Raises:
-        ValueError: the groups have other sizes.
-    """
+    """{saved name: this optimizer's name}, by the position in the group."""
     sizes = [[len(group["params"]) for group in some] for some in (saved_groups, groups)]
     if sizes[0] != sizes[1]:
         raise ValueError(
@@ -146,7 +140,7 @@ def _by_position(saved_groups: Groups, groups: Groups) -> dict[Any, str]:
 
 
 def _renamed(theirs: Sequence[str], more: Sequence[str], ours: Sequence[str]) -> dict[str, str]:
-    """This optimizer's name for each saved one where they agree but for wrappers, else the saved name."""
+    """{saved name: this optimizer's name}. If they do not agree up to wrappers, the saved name itself."""
     own = {short: name for name, short in bare(ours).items()}
     found = {name: own.get(short, short) for name, short in bare([*theirs, *more]).items()}
     agreeing = len(set(found.values()) & set(ours))
@@ -156,7 +150,7 @@ def _renamed(theirs: Sequence[str], more: Sequence[str], ours: Sequence[str]) ->
 
 
 def _group_problems(saved_groups: Groups, groups: Groups) -> list[str]:
-    """Parameters that one side lacks or that sit in another group, and groups of another rule."""
+    """Parameters that one side lacks or that are in another group, and groups with another rule."""
     theirs = {name: index for index, group in enumerate(saved_groups) for name in group["params"]}
     ours = {name: index for index, group in enumerate(groups) for name in group["param_names"]}
     problems = [f"{name}: missing from the state dict" for name in ours if name not in theirs]
@@ -176,7 +170,7 @@ def _group_problems(saved_groups: Groups, groups: Groups) -> list[str]:
 
 
 def _state_problems(saved_groups: Groups, saved_state: dict[str, Any], groups: Groups, expected: Expected) -> list[str]:
-    """State entries with keys missing or too many, of another shape, or of nobody."""
+    """State with keys missing or too many, of another shape, or of an unknown parameter."""
     problems: list[str] = []
     for group, source in zip(groups, saved_groups, strict=True):
         for name, param in zip(group["param_names"], group["params"], strict=True):
@@ -188,7 +182,7 @@ def _state_problems(saved_groups: Groups, saved_state: dict[str, Any], groups: G
 
 
 def _entry_problems(entry: Mapping[str, Any], like: StateLike) -> list[str]:
-    """What is wrong with the state of one parameter."""
+    """The problems of the state of one parameter."""
     problems = [f"state {key!r} is missing" for key in like if key not in entry]
     problems += [f"state {key!r} is unexpected" for key in entry if key not in like]
     for key, (shape, _) in like.items():
@@ -202,11 +196,9 @@ def _entry_problems(entry: Mapping[str, Any], like: StateLike) -> list[str]:
 
 
 def _restore(value: Any, param: Tensor, group: Mapping[str, Any], dtype: torch.dtype | None) -> Tensor:
-    """A copy on the parameter's device; AdamW's step counter stays on the host unless AdamW wants it on the device."""
+    """A copy on the parameter's device. Step counters stay on the host, unless AdamW is fused or capturable."""
     value = value if isinstance(value, Tensor) else torch.tensor(float(value))
     hosted = value.ndim == 0 and param.ndim > 0 and not (group.get("fused") or group.get("capturable"))
-    # The strides follow the parameter's, so that element-wise kernels stay on their fast path after a resume.
-    copied = torch.empty_like(param, dtype=dtype or value.dtype) if value.shape == param.shape else None
-    if copied is not None and not hosted:
-        return copied.copy_(value)
+    if value.shape == param.shape and not hosted:  # with the strides of the parameter, for fast elementwise kernels
+        return torch.empty_like(param, dtype=dtype or value.dtype).copy_(value)
     return value.detach().to(device="cpu" if hosted else param.device, dtype=dtype or value.dtype, copy=True)

@@ -1,4 +1,4 @@
-"""Parameter groups: turns every form of `params` into one list of groups.
+"""Parameter groups: turns every form of `params` into one list of groups, and checks their parameters.
 
 The groups are those of torch, dicts with "params" and options, plus "rule" ("matrix", or "adamw" for AdamW of torch).
 Layouts stay outside the group: a group is saved in the state dict, which may hold only plain values.
@@ -17,11 +17,7 @@ __all__ = ["as_groups", "check_parameters", "check_used", "layouts_for", "lent",
 
 
 def as_groups(params: Any, optimizer: str) -> list[dict[str, Any]]:
-    """Turn `params` into a list of torch-style groups. They are shallow copies, so the caller's dicts do not change.
-
-    Args:
-        params: A Plan, or an iterable of tensors, (name, tensor) pairs or dicts.
-        optimizer: The name of the optimizer, for messages.
+    """Turn a Plan or an iterable of tensors, (name, tensor) pairs or dicts into torch's groups, new dicts.
 
     Raises:
         TypeError: If `params` is a module, a single tensor or a set, or mixes dicts and tensors.
@@ -30,10 +26,7 @@ def as_groups(params: Any, optimizer: str) -> list[dict[str, Any]]:
     if isinstance(params, torch.nn.Module):
         raise TypeError(f"{optimizer} got a module. Pass plan(model), or groups of its parameters.")
     if isinstance(params, Tensor | Mapping | str):
-        raise TypeError(
-            f"{optimizer} expects plan(model) or an iterable of tensors, (name, tensor) pairs or dicts; "
-            f"got a single {type(params).__name__}. Put it into a list."
-        )
+        raise TypeError(f"{optimizer} got a single {type(params).__name__}. Put it into a list, or pass plan(model).")
     if isinstance(params, set | frozenset):
         raise TypeError(f"{optimizer} got its parameters as a set. Its order changes between runs, so pass a list.")
     if not hasattr(params, "__iter__"):
@@ -72,11 +65,7 @@ def named(params: Any, index: int) -> tuple[list[str], list[Tensor]]:
 def layouts_for(given: Any, names: Sequence[str], params: Sequence[Tensor]) -> list[Layout]:
     """The layout of each parameter of a matrix group.
 
-    Args:
-        given: None if each parameter is one 2-D matrix, else a function of the shape such as `layout.stack`, or one
-            Layout per parameter.
-        names: The names of the parameters.
-        params: The parameters.
+    They are given by a function of the shape such as `layout.stack`, by a list, or by None for 2-D matrices.
 
     Raises:
         ValueError: If a parameter is not 2-D and has no layout, or the layouts do not fit.
@@ -101,25 +90,16 @@ def layouts_for(given: Any, names: Sequence[str], params: Sequence[Tensor]) -> l
         raise ValueError(f'"layout" has {len(layouts)} entries, but there are {len(params)} parameters.')
     for name, param, layout in zip(names, params, layouts, strict=True):
         if layout.shape != tuple(param.shape):
-            raise ValueError(
-                f"parameter {name!r} has shape {tuple(param.shape)}, but its layout is for {layout.shape}."
-            )
+            raise ValueError(f"parameter {name!r} is {tuple(param.shape)}, but its layout is for {layout.shape}.")
     return layouts
 
 
 def check_parameters(names: Sequence[str], params: Sequence[Tensor], taken: set[str], rule: str) -> None:
-    """Refuse names and tensors that appear twice, and matrix parameters that are not real floating point.
-
-    Raises:
-        ValueError: If a name or a tensor appears twice.
-        TypeError: If a matrix parameter is complex or integer.
-    """
+    """Refuse names and tensors that appear twice, and matrix parameters that are complex or integer."""
     seen: dict[int, str] = {}
     for name, param in zip(names, params, strict=True):
         if name in taken:
-            raise ValueError(
-                f"two parameters are called {name!r}. The state dict is keyed by name, so give them different names."
-            )
+            raise ValueError(f"two parameters are called {name!r}. Checkpoints need different names, so rename one.")
         if id(param) in seen:
             raise ValueError(f"parameters {seen[id(param)]!r} and {name!r} are the same tensor. Pass it once.")
         if rule != "adamw" and not param.is_floating_point():
@@ -129,11 +109,7 @@ def check_parameters(names: Sequence[str], params: Sequence[Tensor], taken: set[
 
 
 def lent(rules: Any, kind: type[Optimizer]) -> dict[str, Any]:
-    """{name: optimizer without parameters} for the optimizers whose rules are used beside the own one.
-
-    Args:
-        rules: {name: function from parameters to an optimizer}, or None.
-        kind: The class of optimizers that the functions must return.
+    """{name: optimizer without parameters} for further `rules`, functions from parameters to a `kind` of optimizer.
 
     Raises:
         TypeError: If `rules` is no mapping, or a value is no such function.
@@ -156,16 +132,7 @@ def lent(rules: Any, kind: type[Optimizer]) -> dict[str, Any]:
 
 
 def check_used(groups: Sequence[Mapping[str, Any]], rules: Iterable[str], rest: bool) -> None:
-    """Refuse further rules and `rest=` if no group uses them.
-
-    Args:
-        groups: All groups.
-        rules: The names of the further rules.
-        rest: Whether `rest=` was given.
-
-    Raises:
-        ValueError: If a rule or `rest=` is not used.
-    """
+    """Raise ValueError if no group uses one of the further `rules`, or `rest` (whether ``rest=`` was given)."""
     idle = [rule for rule in rules if all(group["rule"] != rule for group in groups)]
     if idle:
         raise ValueError(

@@ -31,51 +31,48 @@ class Muon(MatrixOptimizer):
         U  = polar factor of N, by `method`
         W <- (1 - lr wd) W - lr scale(m, n) U
 
-    No epsilon enters: the update is the same for gradients of norm 1e-30 and 1e30, and zero for a zero gradient. NaN
-    and infinite gradients pass through (a check would cost a synchronisation); use a GradScaler or test the loss.
+    There is no epsilon: the update is the same for gradients of norm 1e-30 and 1e30, and zero for a zero gradient. NaN
+    and infinite gradients reach the weights, because a check would cost a synchronisation. Use a GradScaler, or test
+    the loss.
 
     Args:
-        params: ``plan(model)``, or an iterable of 2-D tensors, of (name, tensor) pairs, or of dict groups. A group
-            may set any option below that is not an object, ``"rule": "adamw"``, or ``"layout"``
-            (`matfn.optim.layout`) for tensors that are not 2-D.
-        lr: learning rate, >= 0, with respect to the exact polar factor times the scale. 0.02 suits hidden matrices
-            under the "jordan" scale; with "moonlight" take the one tuned for AdamW.
-        momentum: in [0, 1). 0.95 is the field's default.
-        nesterov: look one step ahead: mix the gradient into the momentum once more.
-        weight_decay: decoupled, >= 0. 0 by default; 0.01 to 0.1 is usual in long runs.
-        cautious: decay only entries on which update and weight agree in sign (there both shrink the weight).
-        scale: "jordan" sqrt(max(1, m/n)), "spectral" sqrt(m/n), "moonlight" 0.2 sqrt(max(m, n)), or a function of (m,
-            n). Of each block where a parameter is cut.
-        method: how the polar factor is computed, a value of `matfn.METHODS`. None is three to five minimax
-            steps, by size and device, and the Gram matrix from 2 : 3 on (`matfn.optim.rules.polar.usual`): the error of
-            torch's Muon on momenta of training runs, in half the products. `PolarExpress()` has less error still;
-            `Tuned("jordan")` is the classical one.
-        precision: dtype in which the iteration runs. None is bfloat16, as in every Muon (1 % of the update's norm is
-            rounding then, where five steps leave 10 %), but float32 for `QDWH` and the like, which are more than
-            products, and float64 for float64 weights; torch.float32 costs 4 times
-            the time on a CPU with bfloat16 arithmetic, and is faster on one without.
-        engine: how the polynomials are applied, `Direct()` or `Gram(...)`; None is the choice of the default method, or
-            of `matfn.engines.choose` for another one.
-        products: the matrix products of the engine, such as `matfn.kernels.EAGER`; None for the choice by device, dtype
-            and size (`matfn.kernels.choice_for`).
-        rules: rules for further groups by name, such as ``{"polargrad": functools.partial(PolarGrad, lr=1.0)}`` for
-            groups of ``"rule": "polargrad"``: each a function that makes an optimizer from parameters, whose options
-            are the defaults of those groups.
-        rest: options of torch.optim.AdamW for the rest, e.g. ``dict(lr=3e-4, weight_decay=0.1)``; None takes AdamW's
-            own defaults (lr 1e-3, weight_decay 1e-2). Under a plan, norms, biases and other vectors are not decayed.
+        params: ``plan(model)``, or an iterable of 2-D tensors, of (name, tensor) pairs, or of dict groups. A group may
+            set any option below that is not an object, ``"rule": "adamw"``, or ``"layout"`` (`matfn.optim.layout`) for
+            tensors that are not 2-D.
+        lr: Learning rate, >= 0, for the exact polar factor times the scale. 0.02 suits hidden matrices under the
+            "jordan" scale. Under "moonlight" use the learning rate tuned for AdamW.
+        momentum: In [0, 1). 0.95 is the usual choice.
+        nesterov: Whether the gradient is mixed into the momentum a second time.
+        weight_decay: Decoupled, >= 0. 0.01 to 0.1 is usual in long runs.
+        cautious: Whether decay is limited to entries on which update and weight agree in sign, so both shrink them.
+        scale: "jordan" sqrt(max(1, m/n)), "spectral" sqrt(m/n), "moonlight" 0.2 sqrt(max(m, n)), or a function of
+            (m, n). If a parameter is cut, m and n are the sizes of one block.
+        method: How the polar factor is computed, a value of `matfn.METHODS`. None is three to five minimax steps, by
+            size and device: the error of torch's Muon on momenta of training runs, in half the products.
+            ``matfn.explain((m, n), "muon")`` shows them. `PolarExpress()` has less error, and `Tuned("jordan")` is the
+            classical choice.
+        precision: Dtype of the iteration. None is bfloat16 where the machine has arithmetic for it, else float32.
+            Rounding in bfloat16 is 1 % of the update's norm, and five steps leave 10 %. None is float32 for methods
+            that are more than products, such as `QDWH`, and float64 for float64 weights.
+        engine: How the polynomials are applied, `Direct()` or `Gram(...)`. None is a choice by counted products.
+        products: The matrix products, such as `matfn.kernels.EAGER`. None is a choice by machine, dtype and size.
+        rules: {name: function from parameters to an optimizer} for further groups. For example
+            ``{"polargrad": functools.partial(PolarGrad, lr=1.0)}`` serves groups with ``"rule": "polargrad"``, and its
+            options are their defaults.
+        rest: Options of torch.optim.AdamW for the rest, such as ``dict(lr=3e-4, weight_decay=0.1)``. None takes AdamW's
+            own defaults (lr 1e-3, weight_decay 1e-2). Under a plan, norms, biases and other vectors do not decay.
 
-    Keys of a group that are no option are kept, as torch keeps them (a scheduler's "initial_lr", a logger's "name"),
-    unless they look like a misspelt one ("wd", "lrr", "learning_rate"): those are refused (`matfn.optim.options`).
+    A group keeps unknown keys, as in torch (a scheduler's "initial_lr", a logger's "name"). Keys that look like a
+    misspelt option ("wd", "lrr", "learning_rate") are refused.
 
-    torch's OneCycleLR and CyclicLR cycle `momentum` of the matrices and, as with AdamW alone, beta1 of the rest, both
-    between their ``base_momentum`` (0.85, or 0.8) and ``max_momentum`` (0.95, or 0.9): pass ``cycle_momentum=False`` to
-    keep yours. They write one "momentum" into every group; in AdamW groups the next step or checkpoint makes it beta1.
+    torch's OneCycleLR and CyclicLR cycle `momentum` of the matrices and beta1 of AdamW, both between their
+    ``base_momentum`` and ``max_momentum``. Pass ``cycle_momentum=False`` to them to keep yours.
 
     Raises:
-        ValueError: an option out of range, misspelt or unused (`precision` under `Exact()` too); a matrix parameter
-            that is no matrix.
-        TypeError: `params` is a module, one tensor or a set; `method` is not a method object; an option is of another
-            type (text for a number, a number for a flag).
+        ValueError: If an option is out of range, misspelt or unused (such as `precision` under `Exact()`), or a matrix
+            parameter is no matrix.
+        TypeError: If `params` is a module, one tensor or a set, `method` is no method object, or an option has a wrong
+            type.
 
     References:
         Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024.
@@ -100,13 +97,7 @@ class Muon(MatrixOptimizer):
         rules: Mapping[str, Callable[[Any], MatrixOptimizer]] | None = None,
         rest: Mapping[str, Any] | None = None,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "nesterov": nesterov,
-            "weight_decay": weight_decay,
-            "cautious": cautious,
-            "scale": scale,
-        }
-        chain = (Ema(), Polar(method, precision, engine, products))
-        super().__init__(params, defaults, chain, rules=rules, rest=rest)
+        options = {"lr": lr, "momentum": momentum, "nesterov": nesterov}
+        options |= {"weight_decay": weight_decay, "cautious": cautious, "scale": scale}
+        polar = Polar(method, precision, engine, products, owner=type(self).__name__)
+        super().__init__(params, options, (Ema(), polar), rules=rules, rest=rest)

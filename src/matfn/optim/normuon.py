@@ -1,4 +1,4 @@
-"""NorMuon: Muon whose output rows are brought to one size, measured over many steps, at the norm the update had."""
+"""NorMuon: Muon whose output rows get equal size over many steps, without changing the norm of the update."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,8 +11,8 @@ from ..iteration.protocols import Method
 from ..kernels import Products
 from .optimizer import MatrixOptimizer
 from .rules.ema import Ema
+from .rules.norms import RowNorm
 from .rules.polar import Polar
-from .rules.row_norm import RowNorm
 from .scale import Scale
 
 __all__ = ["NorMuon"]
@@ -21,36 +21,22 @@ __all__ = ["NorMuon"]
 class NorMuon(MatrixOptimizer):
     r"""NorMuon for the matrices, torch's AdamW for the rest, in one torch optimizer.
 
-    A polar factor has singular values of one size, but the rows of a tall one do not have: some neurons move much more
-    than others. With the momentum N and its polar factor U as in `Muon`, and v of one entry per output row::
+    A polar factor has equal singular values, but the rows of a tall one differ: some neurons move much more than
+    others. With the momentum N and its polar factor U as in `Muon`, and v of one entry per output row::
 
         v  <- beta2 v + (1 - beta2) mean over the row of U * U
         V  = U / (sqrt(v) + eps), row by row
         W <- (1 - lr wd) W - lr scale(m, n) V ||U||_F / ||V||_F
 
-    The norm is that of Muon's update, so learning rates carry over. There is no bias correction: a factor common to all
-    rows drops out with the norm. State beside the momentum: v, one number per row.
+    The update has the norm of Muon's, so learning rates carry over. Bias correction is not needed: a factor common to
+    all rows cancels. The state is the momentum and v, one number per row.
+
+    Args not listed, and errors, are as in `Muon`.
 
     Args:
-        params: as in `Muon`.
-        lr: as in `Muon`.
-        momentum: in [0, 1).
-        beta2: in [0, 1), of v. 0.95 is the authors' choice; 0 makes all rows equal in every step.
-        nesterov: as in `Muon`.
-        eps: >= 0, added to sqrt(v), which is about 1 / sqrt(n): it keeps rows of nothing but rounding small.
-        weight_decay: as in `Muon`.
-        cautious: as in `Muon`.
-        scale: as in `Muon`. "moonlight" is the authors' 0.2 sqrt(m n) / ||V||_F, for an exact U.
-        method: as in `Muon`.
-        precision: as in `Muon`.
-        engine: as in `Muon`.
-        products: as in `Muon`.
-        rules: as in `Muon`.
-        rest: as in `Muon`.
-
-    Raises:
-        ValueError: as `Muon`.
-        TypeError: as `Muon`.
+        beta2: Of v, in [0, 1). 0.95 is the authors' choice; 0 makes all rows equal in every step.
+        eps: Added to sqrt(v), which is about 1 / sqrt(n); >= 0. It keeps rows of mere rounding errors small.
+        scale: As in `Muon`. "moonlight" is the authors' 0.2 sqrt(m n) / ||V||_F, for an exact U.
 
     References:
         Li et al., "NorMuon: making Muon more efficient and scalable", arXiv:2510.05491.
@@ -75,15 +61,7 @@ class NorMuon(MatrixOptimizer):
         rules: Mapping[str, Callable[[Any], MatrixOptimizer]] | None = None,
         rest: Mapping[str, Any] | None = None,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "beta2": beta2,
-            "nesterov": nesterov,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "cautious": cautious,
-            "scale": scale,
-        }
-        chain = (Ema(), Polar(method, precision, engine, products), RowNorm())
-        super().__init__(params, defaults, chain, rules=rules, rest=rest)
+        options = {"lr": lr, "momentum": momentum, "beta2": beta2, "nesterov": nesterov, "eps": eps}
+        options |= {"weight_decay": weight_decay, "cautious": cautious, "scale": scale}
+        polar = Polar(method, precision, engine, products, owner=type(self).__name__)
+        super().__init__(params, options, (Ema(), polar, RowNorm()), rules=rules, rest=rest)

@@ -1,17 +1,18 @@
-"""MatrixOptimizer: what every optimizer of matrices shares. A subclass says its options and its chain of rules.
+"""MatrixOptimizer: the base of the optimizers. A subclass gives its options and its chain of rules.
 
-One step, for the parameters of each matrix rule, bucket by bucket of equal (m, n):
+One step, for the parameters of each matrix rule, in buckets of equal (m, n):
 
-    elementwise rule: gradient -> momentum, on the parameters' own entries     (rules/ema.py)
-    -> whole matrices, a stack (b, m, n)                                       (matrices/exchange.py)
-    -> matrix rules: the direction of each                                     (rules/)
-    -> back -> decay and move of the weights, in place                         (matrices/buckets.py)
+    elementwise rule: gradient -> momentum, entry by entry          (rules/ema.py)
+    -> whole matrices, a stack (b, m, n)                            (matrices/exchange.py)
+    -> matrix rules: the direction of each matrix                   (rules/)
+    -> back -> decay and move of the weights, in place              (matrices/buckets.py)
 
-and for the rest torch's AdamW (rest.py). Everything is one torch optimizer: one list of groups, one state, one state
-dict. Gradients are only read. Hyperparameters live in the groups, where schedulers look for them; objects (rules,
-layouts, a scale function) live on the optimizer, because groups end in the state dict.
+and torch's AdamW for the rest (rest.py). All of it is one torch optimizer: one list of groups, one state, one state
+dict. Hyperparameters are in the groups, for schedulers. Objects (rules, layouts, a scale function) are attributes of
+the optimizer, because groups are saved in the state dict.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from . import checkpoint
 from .groups import as_groups, check_parameters, check_used, layouts_for, lent, named
-from .matrices.buckets import Bucket, Kind, Run, check_gradients, fill_buckets, move
+from .matrices.buckets import Bucket, Kind, Run, Slot, check_gradients, fill_buckets, move
 from .matrices.exchange import Exchange
 from .matrices.layout import Layout
 from .matrices.padding import directions, joined
@@ -40,29 +41,29 @@ class MatrixOptimizer(torch.optim.Optimizer):
     """Base of the matrix optimizers.
 
     Args:
-        params: a Plan, or an iterable of tensors, (name, tensor) pairs or dict groups. A group may say
-            ``"rule": "matrix"`` (the default), ``"adamw"`` or a name in `rules`, and ``"layout"``: a function of the
-            shape, or one Layout per parameter.
-        defaults: options of matrix groups; must hold lr, weight_decay, cautious and scale, and what the rules read.
-        chain: an elementwise rule, then matrix rules, in order; see `matfn.optim.rules.rule`.
-        rules: further rules by name, for groups whose "rule" is the name. Each is a function that makes an optimizer
-            from parameters, such as ``functools.partial(PolarGrad, lr=1.0)``; its options are the groups' defaults.
-        rest: options of torch.optim.AdamW for the adamw groups; None takes AdamW's own defaults.
+        params: A Plan, or an iterable of tensors, (name, tensor) pairs or dict groups. A group may have ``"rule"``:
+            "matrix" (the default), "adamw" or a name in `rules`; and ``"layout"``: a function of the shape, or one
+            Layout per parameter.
+        defaults: Options of matrix groups: lr, weight_decay, cautious, scale, and the options that the rules read.
+        chain: An elementwise rule, then matrix rules, in order; see `matfn.optim.rules.rule`.
+        rules: Further rules, as in `Muon`.
+        rest: Options of torch.optim.AdamW for the adamw groups. None takes AdamW's own defaults.
 
     Attributes:
-        before_move: hooks, functions of (bucket, update), called in order before the weights of a bucket move.
-            ``bucket.names`` are the parameters' names, ``bucket.weights()`` views of their weights and
-            ``bucket.places(update)`` views of the update before learning rate and scale, one of each for each part of a
-            parameter that is in the stack. A hook may change the update in place, and must clone what it keeps, because
-            the next bucket uses the same memory. Copies of an optimizer have no hooks.
-        after_move: hooks, functions of (bucket), called in order after its weights have moved.
+        before_move: Hooks, functions of (bucket, update), called in order before the weights of a bucket move.
+            ``bucket.names``, ``bucket.weights()`` and ``bucket.places(update)`` have one entry for each part of a
+            parameter in the stack: its name, and views of its weights and of its update before learning rate and scale.
+            A hook may change the update in place. It must clone tensors that it keeps, because the next bucket uses the
+            same memory. Copies of an optimizer have no hooks.
+        after_move: Hooks, functions of (bucket), called in order after its weights have moved.
 
     Raises:
-        ValueError: an option out of range, misspelt or unused; a matrix parameter that is no matrix; a name used twice.
-        TypeError: `params` or an option is of another type, or a matrix parameter is complex or integer.
+        ValueError: If an option is out of range, misspelt or unused, a matrix parameter is no matrix, or a name is used
+            twice.
+        TypeError: If `params` or an option has a wrong type, or a matrix parameter is complex or integer.
     """
 
-    # What pickling and deepcopy keep beside groups and state; a subclass adds the names of its own attributes.
+    # Attributes kept by pickling and deepcopy beside groups and state. A subclass adds its own.
     kept: tuple[str, ...] = ("layouts", "scales", "rest", "chain", "others")
     named_scales: Mapping[str, Scale] = SCALES
 
@@ -75,21 +76,22 @@ class MatrixOptimizer(torch.optim.Optimizer):
         rules: Mapping[str, Lender] | None = None,
         rest: Mapping[str, Any] | None = None,
     ) -> None:
+        name = type(self).__name__
         self.layouts: dict[Tensor, Layout] = {}
         self.scales: dict[str, Scale] = dict(self.named_scales)
         self.chain = chain
         self.others: dict[str, MatrixOptimizer] = lent(rules, MatrixOptimizer)
-        self.rest = RestRule(rest)
+        self.rest = RestRule(rest, f"{name}: rest")
         self._start()
         if not isinstance(defaults["scale"], str):
-            check_scale(defaults["scale"], ())
+            check_scale(defaults["scale"], (), name)
             self.scales["custom"] = defaults["scale"]
             defaults = {**defaults, "scale": "custom"}
-        super().__init__(as_groups(params, type(self).__name__), defaults)
+        super().__init__(as_groups(params, name), defaults)
         check_used(self.param_groups, self.others, rest is not None and not hasattr(params, "groups"))
 
     def _start(self) -> None:
-        """What copies do not share and checkpoints do not hold."""
+        """Set the attributes that copies and checkpoints do not have."""
         self.before_move: list[Callable[[Bucket, Tensor], object]] = []
         self.after_move: list[Callable[[Bucket], object]] = []
         self._exchange = Exchange()
@@ -104,28 +106,24 @@ class MatrixOptimizer(torch.optim.Optimizer):
 
     @property
     def buckets(self) -> tuple[Bucket, ...]:
-        """The stacks of the last step: of the matrices that had a gradient."""
+        """The stacks of the last step, of all matrices with a gradient."""
         return tuple(bucket for _, together in self._stacks for bucket in together)
 
     @property
     def workspace(self) -> int:
-        """Bytes held between steps beside the state: the largest stack on a CPU, none elsewhere."""
+        """Bytes held between steps beside the state: on a CPU the size of the largest stack, elsewhere 0."""
         return self._exchange.nbytes
 
     def lender(self, rule: str) -> "MatrixOptimizer":
-        """The optimizer whose rules, default options and scales groups of a matrix rule have: this one, or another."""
+        """The optimizer that gives groups of a matrix rule their chain, default options and scales."""
         return self if rule == "matrix" else self.others[rule]
 
     def scale_of(self, rule: str, name: str) -> Scale:
-        """The scale, a function of (m, n), that groups of a matrix rule have under a name."""
+        """The scale of this name for groups of a matrix rule."""
         return self.lender(rule).scales[name]
 
     def kinds(self, shape: tuple[int, ...], options: Mapping[str, Any]) -> dict[str, Kind]:
-        """The state that the chain of a group keeps for matrices of a shape; see `Rule.state`.
-
-        Raises:
-            ValueError: two rules of the chain use one key, or a counter has another key than "step".
-        """
+        """The state of a group's chain for matrices of a shape; see `Rule.state`. Rules must use different keys."""
         found: dict[str, Kind] = {}
         for rule in self.lender(options["rule"]).chain:
             for key, kind in rule.state(shape, options).items():
@@ -137,23 +135,13 @@ class MatrixOptimizer(torch.optim.Optimizer):
         return found
 
     def state_like(self, param: Tensor, group: Mapping[str, Any]) -> StateLike:
-        """Shape and dtype of each state tensor of a parameter, as checkpoints are checked against."""
+        """Shape and dtype of each state tensor of a parameter. Checkpoints are compared with it."""
         if group["rule"] == "adamw":
             return self.rest.state_like(param, group)
         return described(param, self.layouts[param], lambda shape: self.kinds(shape, group))
 
     def check_group(self, group: Mapping[str, Any], where: str, shapes: Iterable[tuple[int, ...]] = ()) -> None:
-        """Refuse option values of a group that are out of range.
-
-        Args:
-            group: the options.
-            where: what they belong to, for the message.
-            shapes: of the group's matrices, see `Rule.state`.
-
-        Raises:
-            ValueError: naming the option, its value and its range.
-            TypeError: naming the option, its value and the type wanted.
-        """
+        """Refuse option values of a group that are out of range; see `Rule.check`."""
         if group["rule"] == "adamw":
             check_values(group, where, scales=())
             return
@@ -170,18 +158,15 @@ class MatrixOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One step. Parameters without a gradient are left alone: no decay, no state.
+        """One step. Parameters without a gradient do not change: no decay, no state.
 
         Args:
-            closure: evaluates the model anew and returns the loss.
-
-        Returns:
-            What the closure returned, None without one.
+            closure: Evaluates the model again and returns the loss, which `step` returns.
 
         Raises:
-            RuntimeError: a matrix parameter has a sparse or complex gradient, or the model was converted to another
-                dtype or device after its state was made. Nothing has been changed then.
-            ValueError: "momentum" was written into an AdamW group (by other than torch's cyclic schedulers).
+            RuntimeError: If a matrix parameter has a sparse or complex gradient, or the model was converted to another
+                dtype or device after its state was made. Nothing has changed then.
+            ValueError: If an AdamW group has "momentum" that no cyclic scheduler of torch wrote.
         """
         loss = None
         if closure is not None:
@@ -201,7 +186,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         return loss
 
     def _refresh(self) -> None:
-        """Look which parameters have a gradient, and when those are others than before, sort them into buckets."""
+        """Find the parameters with a gradient. If they have changed, sort them into buckets."""
         active = [
             (index, name, param)
             for index, group in enumerate(self.param_groups)
@@ -228,7 +213,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
     def _filled(
         self, rule: str, matrices: Sequence[tuple[int, str, Tensor]]
     ) -> Iterator[tuple["MatrixOptimizer", tuple[Bucket, ...]]]:
-        """The buckets of one rule, those together that are padded into one stack."""
+        """The buckets of one rule, in tuples of those that are padded into one stack."""
         lender = self.lender(rule)
         members = [(i, name, p, self.layouts[p]) for i, name, p in matrices if self.param_groups[i]["rule"] == rule]
         below = min((rule.padded_below for rule in lender.chain[1:]), default=0)
@@ -237,26 +222,24 @@ class MatrixOptimizer(torch.optim.Optimizer):
 
     def _runs(self, bucket: Bucket) -> tuple[Run, ...]:
         """The slots of a bucket, neighbours of one group and age together."""
-        found: list[tuple[tuple[int, int], list[Any]]] = []
-        for slot in bucket.slots:
-            counter = self.state.get(slot.param, {}).get(COUNTER)
-            key = (slot.group, 0 if counter is None else int(counter))
-            if not found or found[-1][0] != key:
-                found.append((key, []))
-            found[-1][1].append(slot)
+
+        def key(slot: Slot) -> tuple[int, int]:
+            return slot.group, int(self.state.get(slot.param, {}).get(COUNTER, 0))
+
         return tuple(
-            Run(tuple(slots), self.param_groups[group], self._held, self.kinds, age) for (group, age), slots in found
+            Run(tuple(slots), self.param_groups[group], self._held, self.kinds, age)
+            for (group, age), slots in itertools.groupby(bucket.slots, key)
         )
 
     def _held(self, param: Tensor, key: str, options: Mapping[str, Any]) -> Tensor:
-        """The state tensor `key` of a parameter, whole; zeros if there is none yet."""
+        """The whole state tensor `key` of a parameter. It is made if it does not exist."""
         state = self.state[param]
         if key not in state:
             make_state(state, param, self.state_like(param, options))
         return state[key]
 
     def _prepare(self) -> None:
-        """Count the steps where a rule wants it, and let rules work on all stacks at once."""
+        """Count the steps if a rule needs it, then run the `prepare` of the rules."""
         if self._counted:
             count(self.state[param] for param in self._counted)
             for bucket in self.buckets:
@@ -268,7 +251,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
                     rule.prepare(stacks)
 
     def _directions(self, lender: "MatrixOptimizer", together: Sequence[Bucket]) -> Iterator[tuple[Bucket, Tensor]]:
-        """The direction of each bucket in turn, in its own shape and dtype; the next may use the memory of the last."""
+        """The direction of each bucket, in its shape and dtype. The next direction may use the same memory."""
         elementwise, *rules = lender.chain
 
         def collect(bucket: Bucket) -> Tensor:
@@ -285,24 +268,19 @@ class MatrixOptimizer(torch.optim.Optimizer):
         [bucket] = together
         stack = collect(bucket)
         found = direction(stack, bucket.runs)
-        # Reuse the finished stack to hold a direction in a narrower dtype.
-        yield bucket, found if found.dtype is bucket.dtype else stack.copy_(found)
+        yield bucket, found if found.dtype is bucket.dtype else stack.copy_(found)  # reuse the stack to widen it
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group, as torch does; names, rule and layout as in the class's `params`.
-
-        Raises:
-            ValueError: see the class.
-            TypeError: see the class.
-        """
+        """Add a group, as torch does; names, rule, layout and errors as for the class's `params`."""
         group, index = dict(param_group), len(self.param_groups)
+        where = f"{type(self).__name__}: group {index}"
         rule = group.setdefault("rule", "matrix")
         known = ("matrix", "adamw", *self.others)
         if rule not in known:
-            raise ValueError(f"group {index} has rule {rule!r}; the rules are {known}. Give others in rules={{...}}.")
+            raise ValueError(f"{where} has rule {rule!r}; the rules are {known}. Give others in rules={{...}}.")
         own = self.rest.defaults if rule == "adamw" else self.lender(rule).defaults
         other = {*REST_OPTIONS, *self.defaults}.union(*(lender.defaults for lender in self.others.values()))
-        check_options(group, own, other - set(own), f"group {index} (rule {rule!r})")
+        check_options(group, own, other - set(own), f"{where} (rule {rule!r})")
         names, params = named(group["params"], index)
         layout = group.pop("layout", None)
         layouts = [] if rule == "adamw" else layouts_for(layout, names, params)
@@ -310,19 +288,19 @@ class MatrixOptimizer(torch.optim.Optimizer):
         check_parameters(names, params, taken, rule)
         group.pop("param_names", None)
         group |= {key: value for key, value in own.items() if key not in group}
-        self.check_group(group, f"group {index}", {shape for layout in layouts for shape in layout.shapes})
+        self.check_group(group, where, {shape for layout in layouts for shape in layout.shapes})
         if layouts:
-            check_scale(self.scale_of(rule, group["scale"]), layouts)
+            check_scale(self.scale_of(rule, group["scale"]), layouts, where)
         group["params"] = list(zip(names, params, strict=True))
         if not names:
-            group["param_names"] = []  # torch sets it where there are parameters, and wants all groups alike
+            group["param_names"] = []  # torch sets it only if there are parameters, but wants it in all groups or none
         super().add_param_group(group)
         for key in set(self.defaults) - set(own) - set(param_group):
-            del group[key]  # torch gave every group the matrix defaults
+            del group[key]  # torch gives every group the matrix defaults
         self.layouts.update(zip(params, layouts, strict=False))
 
     def state_dict(self) -> dict[str, Any]:
-        """Groups and state in torch's own format, with names: see `matfn.optim.checkpoint`."""
+        """Groups and state in torch's own format, with names; see `matfn.optim.checkpoint`."""
         for before in self._optimizer_state_dict_pre_hooks.values():
             before(self)
         self.rest.adopt_momentum(self.param_groups)
@@ -332,15 +310,15 @@ class MatrixOptimizer(torch.optim.Optimizer):
         return saved
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned, bit for bit; nothing is changed when it does not fit.
+        """Restore a result of `state_dict`, bit for bit. If it does not fit, nothing changes.
 
         Raises:
-            ValueError: naming each parameter that is missing, unexpected, in another group or of another shape.
-            TypeError: it is no mapping, or an option in it is of another type.
+            ValueError: If parameters are missing, unexpected, in another group or of another shape. All are named.
+            TypeError: If `state_dict` is no mapping, or an option in it has a wrong type.
         """
         if not isinstance(state_dict, Mapping):
-            raise TypeError(f"load_state_dict takes what state_dict() returned, got a {type(state_dict).__name__}.")
-        self.rest.adopt_momentum(self.param_groups)  # what a new scheduler wrote must not outlive the loading
+            raise TypeError(f"load_state_dict takes the result of state_dict(), got a {type(state_dict).__name__}.")
+        self.rest.adopt_momentum(self.param_groups)  # a momentum that a new scheduler wrote must not stay
         saved = dict(state_dict)
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             saved = before(self, saved) or saved

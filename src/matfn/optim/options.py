@@ -10,50 +10,32 @@ from torch import Tensor
 
 from .matrices.layout import Layout
 
-__all__ = ["FOREIGN", "check_number", "check_options", "check_scale", "check_steps", "check_values"]
+__all__ = ["FOREIGN", "check_count", "check_number", "check_options", "check_scale", "check_values"]
 
 # Keys that other tools write into groups: schedulers and weight averaging of torch, layer-wise decay, loggers.
 FOREIGN = frozenset({"initial_lr", "max_lr", "min_lr", "base_lr", "swa_lr", "lr_scale", "lr_mult", "name"}) | frozenset(
     {"base_momentum", "max_momentum"}
 )
-_MEANT = {
-    "learning_rate": "lr",
-    "lrate": "lr",
-    "decay": "weight_decay",
-    "l2": "weight_decay",
-    "epsilon": "eps",
-    "mu": "momentum",
-    "method": "method",
-    "precision": "precision",
-    "rest": "rest",
-}
+_ARGUMENTS = ("method", "precision", "rest")
+_MEANT = dict(learning_rate="lr", lrate="lr", decay="weight_decay", l2="weight_decay", epsilon="eps", mu="momentum")
 _FLAGS = ("nesterov", "cautious", "amsgrad", "maximize", "capturable", "differentiable")
 _MAYBE_FLAGS = ("foreach", "fused")
 
 
 def check_options(group: Mapping[str, Any], own: Iterable[str], other: Iterable[str], where: str) -> None:
-    """Refuse options of the other rule and misspelt options. All other keys are kept, as in torch.
+    """Raise ValueError for misspelt options, and for options of `other` rules. Other keys are kept, as in torch.
 
     A key counts as misspelt if it resembles an option, without regard to case, hyphens and underscores: it has 80 % of
     the letters in common (difflib's ratio), the same letters in another order, the initials ("wd"), or is another usual
     word ("learning_rate"). Keys in `FOREIGN` are never misspelt.
-
-    Args:
-        group: The options given.
-        own: Names of the options of the group's rule.
-        other: Names of the options of the other rule.
-        where: The owner of the options, for the message.
-
-    Raises:
-        ValueError: If a key is refused. The message names it and the option it resembles.
     """
     own = set(own) | {"params", "rule", "layout", "param_names"}
     for key in set(group) - own - FOREIGN:
         if key in set(other):
             raise ValueError(f"{where} has option {key!r}, which its rule does not know. It knows {sorted(own)}.")
-        meant = _meant(key, own) or _meant(key, set(other))
-        if meant in ("method", "precision", "rest"):
+        if str(key).lower() in _ARGUMENTS:
             raise ValueError(f"{where} has {key!r}, which is an argument of the optimizer, the same for all groups.")
+        meant = _meant(key, own) or _meant(key, set(other))
         if meant:
             raise ValueError(f"{where} has an unknown option {key!r}; did you mean {meant!r}?")
 
@@ -74,16 +56,10 @@ def _meant(key: object, options: set[str]) -> str | None:
 
 
 def check_values(group: Mapping[str, Any], where: str, scales: Iterable[str]) -> None:
-    """Refuse option values of a wrong type or out of range.
+    """Refuse option values of a wrong type (TypeError) or out of range (ValueError).
 
-    Args:
-        group: Options of a group. Missing options are not checked.
-        where: The owner of the options, for the message.
-        scales: The scales that a group may name.
-
-    Raises:
-        TypeError: If a value has a wrong type. The message names option, value and wanted type.
-        ValueError: If a value is out of range. The message names option, value and range.
+    The message names `where`, the owner of the options, then option, value and wanted type or range. `scales` are the
+    names that the option "scale" may have.
     """
     for key in ("lr", "weight_decay", "eps", "ridge"):
         if key in group and not check_number(group[key], f"{where}: {key}") >= 0:
@@ -104,18 +80,9 @@ def check_values(group: Mapping[str, Any], where: str, scales: Iterable[str]) ->
         )
 
 
-def check_scale(scale: Any, layouts: Iterable[Layout]) -> None:
-    """Refuse a scale that does not return a finite number for the shape of each matrix.
-
-    Args:
-        scale: A function (m, n) -> float.
-        layouts: The layouts of the parameters.
-
-    Raises:
-        TypeError: If `scale` is no function of two arguments, or returns no number.
-        ValueError: If `scale` returns infinity or NaN.
-    """
-    wanted = "scale must be the name of a scale or a function (m, n) -> float"
+def check_scale(scale: Any, layouts: Iterable[Layout], where: str) -> None:
+    """Refuse a scale that does not return a finite number for the shape of each matrix."""
+    wanted = f"{where}: scale must be the name of a scale or a function (m, n) -> float"
     if not callable(scale):
         raise TypeError(f"{wanted}; got {scale!r}.")
     for m, n in sorted({(m, n) for layout in layouts for b, m, n in layout.matrices if b * m * n}):
@@ -126,26 +93,21 @@ def check_scale(scale: Any, layouts: Iterable[Layout]) -> None:
         if not isinstance(factor, Real) or isinstance(factor, bool):
             raise TypeError(f"{wanted}; for a {m} x {n} matrix it returned {factor!r}.")
         if not math.isfinite(factor):
-            raise ValueError(f"scale must be finite; for a {m} x {n} matrix it returned {factor}.")
+            raise ValueError(f"{where}: scale must be finite; for a {m} x {n} matrix it returned {factor}.")
 
 
 def check_number(value: Any, what: str) -> float:
-    """A real number, or a tensor of one element, as a float. Strings and bools are refused."""
+    """A real number, or a tensor of one element, as a float. Other types raise TypeError, bools too."""
     one = isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex()
     if isinstance(value, bool) or not (one or isinstance(value, Real)):
         raise TypeError(f"{what} must be a number, got {value!r} of type {type(value).__name__}.")
     return float(value)
 
 
-def check_steps(value: Any, what: str) -> None:
-    """Refuse what is no whole number of steps.
-
-    Raises:
-        TypeError: another type.
-        ValueError: below 1.
-    """
+def check_count(value: Any, what: str) -> None:
+    """Refuse a value that is no integer (TypeError) or below 1 (ValueError)."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{what} must be a whole number of steps, got {value!r}.")
+        raise TypeError(f"{what} must be a whole number, got {value!r}.")
     if value < 1:
         raise ValueError(f"{what} must be at least 1, got {value}.")
 

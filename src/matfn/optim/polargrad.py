@@ -1,7 +1,7 @@
-"""PolarGrad: the polar factor times the nuclear norm of what was decomposed, so the step shrinks with the gradient.
+"""PolarGrad: the polar factor times the nuclear norm of the decomposed matrix, so the step shrinks with the gradient.
 
-Steepest descent under the spectral norm, with the dual norm that Muon drops. The update is homogeneous of degree 1 in
-the gradient, like gradient descent's: it goes to zero with it, and the learning rate has the units of 1 / curvature.
+This is steepest descent under the spectral norm. Muon drops the nuclear norm (the dual norm) from it. The update is
+proportional to the size of the gradient, as in gradient descent, so the learning rate has the units of 1 / curvature.
 """
 
 from collections.abc import Callable, Mapping
@@ -37,55 +37,37 @@ class PolarGrad(MatrixOptimizer):
         nu = <A, U>                                    ||A||_*, the nuclear norm, for the exact factor
         W <- (1 - lr wd) W - lr scale D
 
-    "heavy-ball" at lr is "momentum-first" at lr / (1 - mu); all are "vanilla" for mu = 0. There is no bias correction:
-    the first step is 1 - mu of a vanilla one, a warm-up of its own, and rates are 5 to 10 times vanilla's.
+    "heavy-ball" at lr is "momentum-first" at lr / (1 - mu). All are "vanilla" for mu = 0. There is no bias correction:
+    the first step is 1 - mu of a vanilla one, and learning rates are 5 to 10 times vanilla's.
 
-    **nu and the oracle.** nu is taken with the very U that makes the step, in float32 (float64 for float64 weights),
-    whatever precision U was computed in. So D is a descent direction, <A, D> = nu^2, for every oracle, and the error of
-    nu is what `certify` calls the direction. An oracle whose U is c times too short makes the step c^2 times shorter:
-    `lr` refers to the exact factor, and with the default method nu is exact to the dtype. ``scale="rank"`` removes the
-    dependence: nu U / ||U||_F^2 is the projection of A on the line of U, the same for every multiple of U.
+    nu is computed from the same U as the step, in float32 (float64 for float64 weights). So D is a descent direction
+    for every method. A U that is c times too short makes the step c^2 times shorter, except with ``scale="rank"``.
 
-    **Learning rates.** There is no default, because lr has the units of 1 / (L r): L the curvature (Lipschitz constant
-    of the gradient), r the rank. Sums instead of means in the loss, loss scales that were not removed, accumulation
-    without division and clipping all change it. The step is safe for lr < 2 / (L r), and diverges beyond where singular
-    values are equal; with ``scale="rank"`` the bound is 2 / L, as for gradient descent. Published rates belong to the
-    authors' code with two steps of QDWH, whose U is too short: in float32 (nu 0.90 of the nuclear norm on a Gaussian
-    matrix) multiply them by 0.6 to 0.7, in float64 (nu 0.18) by 0.03. Taken over as they are, they diverge here: 4e-8
-    of the paper's quadratic, where the edge is at 3.3e-8, and 50 of its matrix completion, where 30 converges.
+    There is no default learning rate, because lr has the units of 1 / (L r), where L is the Lipschitz constant of the
+    gradient and r the rank. A step is safe for lr < 2 / (L r), or lr < 2 / L with ``scale="rank"``. Published rates
+    belong to a U that is too short, and diverge here. docs/optimizers.md has the factors, and measurements of methods.
 
-    **Embeddings and heads** may be given, ``plan(model, overrides={"embed.weight": "matrix"}, allow=("embedding",))``:
-    rows of tokens that no gradient has reached stay exactly where they are (but for weight decay), since the factor is
-    taken on the range, where zero rows and columns are zero.
+    Embeddings and heads are allowed: ``plan(model, overrides={"embed.weight": "matrix"}, allow=("embedding",))``. Rows
+    of tokens without a gradient do not move, except by weight decay.
+
+    Args not listed, and errors, are as in `Muon`.
 
     Args:
-        params: ``plan(model)``, or an iterable of 2-D tensors, of (name, tensor) pairs, or of dict groups. A group
-            may set any option below that is not an object, ``"rule": "adamw"``, or ``"layout"``
-            (`matfn.optim.layout`) for tensors that are not 2-D.
-        lr: learning rate, >= 0, with respect to the exact polar factor; see above.
-        variant: one of the four. "polar-first" multiplies an average of directions by the nuclear norm of the moment,
-            so one outlier scales the whole step; "momentum-first" averages both.
-        momentum: in [0, 1); None is 0.95, the authors' choice. "vanilla" has none.
-        power: of nu, in [0, 1]. 1 is PolarGrad, 0 is Muon without Nesterov momentum and shape factor.
+        lr: Learning rate, >= 0, for the exact polar factor; see above.
+        variant: One of the four. "polar-first" multiplies an average of directions by the nuclear norm of one gradient,
+            so one outlier scales the whole step. "momentum-first" averages both.
+        momentum: In [0, 1). None is 0.95, the authors' choice. "vanilla" has none, and refuses one.
+        power: Of nu, in [0, 1]. 1 is PolarGrad, 0 is Muon without Nesterov momentum and shape factor.
         scale: "unit" 1, as in the paper; "rank" 1 / ||U||_F^2, which for an accurate U is 1 / r with the numerical rank
             r of A; one of Muon's; or a function of (m, n), such as ``lambda m, n: 1 / min(m, n)``.
-        growth: a safeguard, > 1: nu is cut to so many times its running average (over about ten steps, of cut
-            values; per matrix). None cuts nothing. 10 stops spikes alone; below 4 it also slows the first steps, in
-            which the momentum fills.
-        weight_decay: decoupled, >= 0, by lr wd, whatever nu and scale are.
-        cautious: decay only entries on which update and weight agree in sign (there both shrink the weight).
-        method: how the polar factor is computed, a value of `matfn.METHODS`; None is `QDWH()`, accurate at every
-            condition number and usable at every rank, nothing read back.
-        precision: dtype in which the iteration runs. None is that of the momentum: float32, float64 for float64
-            weights. In bfloat16, U is 1 % off and so is nu.
-        engine: as in `Muon`; for a method of polynomials.
-        products: as in `Muon`.
-        rules: as in `Muon`.
-        rest: options of torch.optim.AdamW for the rest, as in `Muon`.
-
-    Raises:
-        ValueError: an option out of range, misspelt or unused (momentum for "vanilla"); see `Muon`.
-        TypeError: see `Muon`.
+        growth: A safeguard, > 1: nu is cut to this multiple of its running average, for each matrix (over about ten
+            steps, of cut values). None cuts nothing. 10 stops only spikes; below 4 it also slows the first steps,
+            during which the momentum grows.
+        weight_decay: Decoupled, >= 0, by lr wd, whatever nu and scale are.
+        method: How the polar factor is computed, a value of `matfn.METHODS`. None is `QDWH()`, accurate at every
+            condition number and usable at every rank, without synchronisation.
+        precision: Dtype of the iteration. None is the dtype of the momentum: float32, or float64 for float64 weights.
+            In bfloat16, U and nu have errors of 1 %.
 
     References:
         Lau, Long, Su, "PolarGrad: a class of matrix-gradient optimizers from a unifying preconditioning perspective",
@@ -93,7 +75,7 @@ class PolarGrad(MatrixOptimizer):
         Carlson et al., "Preconditioned spectral descent for deep learning", NeurIPS 2015 (vanilla, randomized SVD).
     """
 
-    named_scales: Mapping[str, Scale] = {**SCALES, "rank": unit}  # "rank" divides in `Nuclear`, which knows U
+    named_scales: Mapping[str, Scale] = {**SCALES, "rank": unit}  # `Nuclear` applies "rank", since it has U
 
     def __init__(
         self,
@@ -116,17 +98,9 @@ class PolarGrad(MatrixOptimizer):
     ) -> None:
         if variant == "vanilla" and momentum:
             raise ValueError(f'PolarGrad: variant="vanilla" has no momentum, got {momentum}; leave it out.')
-        defaults = {
-            "lr": lr,
-            "variant": variant,
-            "momentum": (0.0 if variant == "vanilla" else 0.95) if momentum is None else momentum,
-            "power": power,
-            "scale": scale,
-            "growth": growth,
-            "weight_decay": weight_decay,
-            "cautious": cautious,
-        }
-        method = QDWH() if method is None else method
-        polar = Polar(method, precision, engine, products, purpose=Purpose.FACTOR)
-        chain = (VariantEma(), Nuclear(polar))
-        super().__init__(params, defaults, chain, rules=rules, rest=rest)
+        momentum = (0.0 if variant == "vanilla" else 0.95) if momentum is None else momentum
+        options = {"lr": lr, "variant": variant, "momentum": momentum, "power": power, "scale": scale}
+        options |= {"growth": growth, "weight_decay": weight_decay, "cautious": cautious}
+        method, owner = QDWH() if method is None else method, type(self).__name__
+        polar = Polar(method, precision, engine, products, purpose=Purpose.FACTOR, owner=owner)
+        super().__init__(params, options, (VariantEma(), Nuclear(polar)), rules=rules, rest=rest)

@@ -1,8 +1,7 @@
-"""The rule for everything that is not a matrix: torch's own AdamW, run on this optimizer's groups and state.
+"""The rule for parameters that are no matrices: torch's own AdamW, on the groups and state of the matrix optimizer.
 
-An inner `torch.optim.AdamW` is relinked before each step: its `param_groups` are the very dicts of the outer optimizer
-and its `state` is the outer state. So there is one optimizer to schedulers, scalers and checkpoints, and no second
-implementation of AdamW to keep equal to torch's.
+Before each step an inner `torch.optim.AdamW` gets the outer optimizer's `param_groups` and `state` themselves. So
+schedulers, scalers and checkpoints see one optimizer, and AdamW is not implemented a second time.
 """
 
 import inspect
@@ -26,37 +25,34 @@ class RestRule:
     """AdamW for the groups whose rule is "adamw".
 
     Args:
-        options: arguments of torch.optim.AdamW (lr, betas, eps, weight_decay, amsgrad, foreach, fused, ...). What is
-            left out has torch's default: lr 1e-3, betas (0.9, 0.999), eps 1e-8, weight_decay 1e-2.
+        options: Arguments of torch.optim.AdamW. Others have torch's defaults: lr 1e-3, betas (0.9, 0.999), eps 1e-8,
+            weight_decay 1e-2.
+        where: The owner of the options, for messages.
 
     Raises:
-        ValueError: an option AdamW does not have, or a value it refuses.
-        TypeError: `options` is no mapping, or a value of another type.
+        ValueError: If AdamW has no such option, or refuses its value.
+        TypeError: If `options` is no mapping, or a value has a wrong type.
     """
 
-    def __init__(self, options: Mapping[str, Any] | None) -> None:
+    def __init__(self, options: Mapping[str, Any] | None, where: str = "rest") -> None:
         if options is not None and not isinstance(options, Mapping):
-            raise TypeError(f"rest must be a mapping of AdamW options such as dict(lr=3e-4), got {options!r}.")
+            raise TypeError(f"{where} must be a mapping of AdamW options such as dict(lr=3e-4), got {options!r}.")
         options = dict(options or {})
         unknown = set(options) - set(OPTIONS)
         if unknown:
-            check_options(options, OPTIONS, (), "rest")
-            raise ValueError(
-                f"rest has options {sorted(unknown)} which torch.optim.AdamW lacks; it has {list(OPTIONS)}."
-            )
-        check_values(options, "rest", scales={})
+            check_options(options, OPTIONS, (), where)
+            raise ValueError(f"{where} has {sorted(unknown)} which torch.optim.AdamW lacks; its options are {OPTIONS}.")
+        check_values(options, where, scales={})
         self.options = options
-        # AdamW refuses an empty list, so it is made around a scalar which the first relinking drops.
+        # AdamW refuses an empty list. The first step replaces this scalar.
         self._adamw = torch.optim.AdamW([torch.zeros(())], **options)
         self.defaults: dict[str, Any] = dict(self._adamw.defaults)
 
     def __reduce__(self) -> tuple[type["RestRule"], tuple[dict[str, Any]]]:
-        # The inner AdamW only borrows groups and state; a copy must borrow from the copied optimizer, not from this
-        # one.
-        return (RestRule, (self.options,))
+        return (RestRule, (self.options,))  # without groups and state, which belong to the optimizer
 
     def step(self, groups: list[dict[str, Any]], state: Any) -> None:
-        """One AdamW step on `groups`, in place, with per-parameter `state` kept by the caller."""
+        """One AdamW step on `groups`, with the caller's `state`, both in place."""
         if groups:
             self._adamw.param_groups = groups
             self._adamw.state = state
@@ -64,28 +60,24 @@ class RestRule:
 
     @staticmethod
     def adopt_momentum(groups: Iterable[dict[str, Any]]) -> None:
-        """Make the "momentum" that a cyclic scheduler wrote into AdamW groups their beta1, and drop the key.
+        """Turn the "momentum" that a cyclic scheduler wrote into AdamW groups into beta1.
 
-        torch's OneCycleLR and CyclicLR cycle either "momentum" or beta1 and choose by the optimizer's defaults, which
-        here are those of the matrices; they write into all groups, and only ever write. For AdamW momentum is beta1:
-        this is what they do to an optimizer that is AdamW alone.
+        torch's OneCycleLR and CyclicLR choose between "momentum" and beta1 by the optimizer's defaults, which here are
+        those of matrix groups, and write to all groups. With AdamW alone they would cycle beta1.
 
         Raises:
-            ValueError: somebody else wrote "momentum" into an AdamW group, where it means nothing.
+            ValueError: If an AdamW group has "momentum" without a cyclic scheduler.
         """
         for index, group in enumerate(groups):
             if group["rule"] != "adamw" or "momentum" not in group:
                 continue
             if "base_momentum" not in group:
-                raise ValueError(
-                    f'group {index} has rule "adamw" and was given "momentum", which AdamW lacks: set its "betas", and '
-                    '"momentum" only in groups of rule "matrix".'
-                )
+                raise ValueError(f'group {index} has rule "adamw" and was given "momentum": set its "betas" instead.')
             group["betas"] = (group.pop("momentum"), group["betas"][1])
 
     @staticmethod
     def state_like(param: Tensor, group: Mapping[str, Any]) -> StateLike:
-        """Shape and dtype (None: as it was saved) of each state tensor of `param`: what a checkpoint has to hold."""
+        """Shape and dtype (None: as saved) of each state tensor of a parameter. Checkpoints are compared with it."""
         moments = ["exp_avg", "exp_avg_sq"] + (["max_exp_avg_sq"] if group.get("amsgrad") else [])
         shapes = {name: (tuple(param.shape), param.dtype) for name in moments}
         return {"step": ((), None), **shapes}

@@ -2,8 +2,9 @@
 
 All singular values of an orthogonal m x n update are 1, so its entries have root mean square 1 / sqrt(max(m, n)), which
 depends on the shape. Each convention keeps another quantity independent of the shape, so a learning rate has a meaning
-only together with its scale. m is the number of outputs (rows) and n the number of inputs (columns) of one matrix. If a
-parameter is cut (fused QKV, experts, groups of a convolution), the matrix is one block. A kernel belongs to the inputs.
+only together with its scale. m is the number of outputs (rows) and n the number of inputs (columns) of one matrix, both
+at least 1. If a parameter is cut (fused QKV, experts, groups of a convolution), the matrix is one block. A kernel
+belongs to the inputs.
 """
 
 import math
@@ -19,10 +20,6 @@ def jordan(m: int, n: int) -> float:
 
     The spectral norm of the update is 1 for wide matrices, and sqrt(m / n) for tall ones.
 
-    Args:
-        m: Outputs (rows), at least 1.
-        n: Inputs (columns), at least 1.
-
     References:
         Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024.
     """
@@ -33,10 +30,6 @@ def spectral(m: int, n: int) -> float:
     """The convention of the spectral condition: ``sqrt(m / n)``, which makes the RMS-to-RMS operator norm 1.
 
     The learning rate then transfers across widths.
-
-    Args:
-        m: Outputs (rows), at least 1.
-        n: Inputs (columns), at least 1.
 
     References:
         Yang, Simon, Bernstein, "A spectral condition for feature learning", arXiv:2310.17813.
@@ -49,10 +42,6 @@ def moonlight(m: int, n: int) -> float:
 
     The updates of AdamW are about as large, so learning rate and weight decay tuned for AdamW can be used again.
 
-    Args:
-        m: Outputs (rows), at least 1.
-        n: Inputs (columns), at least 1.
-
     References:
         Liu et al., "Muon is scalable for LLM training", arXiv:2502.16982, section 2.2.
     """
@@ -60,12 +49,7 @@ def moonlight(m: int, n: int) -> float:
 
 
 def unit(m: int, n: int) -> float:
-    """No scale: 1. For PolarGrad, Shampoo and SOAP, whose directions have a size of their own.
-
-    Args:
-        m: Outputs (rows), at least 1.
-        n: Inputs (columns), at least 1.
-    """
+    """No scale: 1. For PolarGrad, Shampoo and SOAP, whose directions have a size of their own."""
     return 1.0
 
 

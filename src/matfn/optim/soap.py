@@ -17,7 +17,7 @@ class SOAP(MatrixOptimizer):
     r"""SOAP for the matrices, torch's AdamW for the rest, in one torch optimizer.
 
     For a block G of the gradient of a matrix with sides j = 1, ..., k (2, or more for a convolution), with momentum mu,
-    EMA factor beta2 and decay wd, and Q_j the basis of side j (the identity, for a side without one)::
+    EMA factor beta2 and decay wd, and the basis Q_j of side j (the identity for a side without one)::
 
         Q_j <- eigenvectors of A_j, at the second step
                QR factor of A_j Q_j, columns sorted by q^T A_j q, at every `basis_every`-th step after it; V likewise
@@ -28,31 +28,23 @@ class SOAP(MatrixOptimizer):
         W   <- (1 - lr wd) W - lr D
         A_j <- beta2 A_j + (1 - beta2) G_j G_j^T
 
-    with c and c' the bias corrections. The bases in use are those of the gradients before, as in the paper: in the
-    basis of its own gradient Adam would divide rounding errors by themselves. So the first step has none, and is Adam's
-    own in the coordinates of the weights, with its V forgotten. (The reference implementation skips it.)
+    with bias corrections c and c'. As in the paper, a step uses the bases of earlier gradients: in the basis of its own
+    gradient Adam would divide rounding errors by themselves. So the first step has no basis. It is Adam's own in the
+    coordinates of the weights, and its V is dropped. (The reference implementation skips it.)
 
-    Gradients with entries within 1e-18 and 1e18 in float32, as for Adam: NaN and infinity pass through to the weights,
-    and a square that is infinite stops its entry, here of G'. Neither enters the factors.
+    As in Adam, entries of gradients must be within 1e-18 and 1e18 in float32: NaN and infinity reach the weights, and
+    an infinite square stops its entry, here of G'. Neither enters the factors.
+
+    Args not listed, and errors, are as in `Muon`.
 
     Args:
-        params: as for `Muon`.
-        lr: learning rate, >= 0; 3e-3 is the paper's.
-        momentum: in [0, 1); the paper's beta1.
-        nesterov: mix the gradient into the momentum once more.
-        weight_decay: decoupled, >= 0.
-        cautious: decay only entries on which update and weight agree in sign.
-        beta2: of the factors and of V, in [0, 1).
-        eps: as for AdamW.
-        basis_every: steps from one QR step to the next.
-        cutting: block size, merging of small dimensions, and the longest side that has a basis of its own. None is
-            ``Cutting(block=None, merge=1024, largest=10000)``: whole matrices, and one-sided for a vocabulary.
-        rules: as in `Muon`.
-        rest: as for `Muon`.
-
-    Raises:
-        ValueError: an option out of range, misspelt or unused; a matrix parameter that is no matrix.
-        TypeError: as for `Muon`.
+        lr: Learning rate, >= 0. 3e-3 is the paper's.
+        momentum: In [0, 1); the paper's beta1.
+        beta2: Of the factors and of V, in [0, 1).
+        eps: As in AdamW.
+        basis_every: Steps from one QR step to the next.
+        cutting: Block size, merging of small dimensions, and the longest side that has a basis. None is
+            ``Cutting(block=None, merge=1024, largest=10000)``: whole matrices, and one side only for a vocabulary.
 
     References:
         Vyas et al., "SOAP: Improving and stabilizing Shampoo using Adam", arXiv:2409.11321.
@@ -74,16 +66,7 @@ class SOAP(MatrixOptimizer):
         rules: Mapping[str, Callable[[Any], MatrixOptimizer]] | None = None,
         rest: Mapping[str, Any] | None = None,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "nesterov": nesterov,
-            "weight_decay": weight_decay,
-            "cautious": cautious,
-            "scale": "unit",
-            "beta2": beta2,
-            "eps": eps,
-            "basis_every": basis_every,
-        }
+        options = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
+        options |= {"cautious": cautious, "scale": "unit", "beta2": beta2, "eps": eps, "basis_every": basis_every}
         rule = Eigenbasis(Cutting(block=None, largest=10000) if cutting is None else cutting)
-        super().__init__(params, defaults, (Ema(), rule), rules=rules, rest=rest)
+        super().__init__(params, options, (Ema(), rule), rules=rules, rest=rest)

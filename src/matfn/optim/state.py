@@ -1,4 +1,4 @@
-"""The state of one parameter while it trains: made as described, counted, and refused when the model has changed."""
+"""The state of one parameter: described, made, counted, and refused if the model has changed."""
 
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import Any
@@ -16,13 +16,7 @@ COUNTER = "step"
 
 
 def described(param: Tensor, layout: Layout, kinds: Callable[[tuple[int, ...]], Mapping[str, Kind]]) -> StateLike:
-    """Shape and dtype of each state tensor of a matrix parameter.
-
-    Args:
-        param: the parameter.
-        layout: how it is read as matrices.
-        kinds: what rules keep for matrices of a shape; see `Rule.state`.
-    """
+    """Shape and dtype of each state tensor of a matrix parameter, from the kinds for each shape; see `Rule.state`."""
     dtype, found = working_dtype(param), StateLike()
     rows = tuple(layout.split[axis] for axis in (*layout.batch, layout.rows))
     shapes = {"element": tuple(param.shape), "row": rows, "matrix": (len(layout.cuts), layout.matrices[0][0])}
@@ -39,49 +33,28 @@ def described(param: Tensor, layout: Layout, kinds: Callable[[tuple[int, ...]], 
 
 
 def make_state(state: MutableMapping[str, Any], param: Tensor, like: StateLike) -> None:
-    """Add zeros for all that is described and not there yet.
+    """Add zeros for every missing tensor of a parameter at once, because half of its state would not load again.
 
-    All at once: a checkpoint with half of a parameter's state would not load.
-
-    Args:
-        state: the parameter's, changed.
-        param: gives the device, and the strides of what has its shape.
-        like: shape and dtype (None: float32) of each tensor.
+    Tensors of the parameter's shape have its strides. A dtype None means a float32 counter on the host.
     """
     for key, (shape, dtype) in like.items():
-        if key not in state:
-            same = shape == tuple(param.shape)
-            state[key] = (
-                torch.zeros_like(param, dtype=dtype)
-                if same
-                else torch.zeros(shape, dtype=dtype or torch.float32, device="cpu" if dtype is None else param.device)
-            )
+        if key not in state and shape == tuple(param.shape):
+            state[key] = torch.zeros_like(param, dtype=dtype)
+        elif key not in state:
+            device = "cpu" if dtype is None else param.device
+            state[key] = torch.zeros(shape, dtype=dtype or torch.float32, device=device)
 
 
 def count(states: Iterable[MutableMapping[str, Any]]) -> None:
-    """One more step in each state: a 0-d float32 tensor on the host, where it is read without waiting."""
-    for state in states:  # a new tensor, because a state dict given out before shares the old one
+    """Count one step in each state, a 0-d float32 tensor on the host, so that reading it does not wait."""
+    for state in states:  # a new tensor, because earlier state dicts share the old one
         state[COUNTER] = state[COUNTER] + 1 if COUNTER in state else torch.ones((), dtype=torch.float32, device="cpu")
 
 
-def check_state(
-    state: Mapping[str, Any],
-    param: Tensor,
-    expected: StateLike,
-    name: str,
-) -> None:
-    """Refuse state that was made for the parameter before it was converted or moved.
+def check_state(state: Mapping[str, Any], param: Tensor, expected: StateLike, name: str) -> None:
+    """Raise RuntimeError for state that was made before the parameter was converted or moved.
 
-    Casting it in passing would hide that the model changed under the optimizer, and round a float64 momentum.
-
-    Args:
-        state: the parameter's, empty before its first step.
-        param: the parameter as it is now.
-        expected: shape and dtype (None: any) of each state tensor.
-        name: the parameter's name, for the message.
-
-    Raises:
-        RuntimeError: naming the parameter, what it is now and what its state is.
+    Casting it would hide that the model has changed, and round a float64 momentum.
     """
     for key, (shape, dtype) in expected.items():
         held = state.get(key)
@@ -90,7 +63,7 @@ def check_state(
         if (held.dtype, held.device, tuple(held.shape)) != (dtype, param.device, shape):
             raise RuntimeError(
                 f"parameter {name!r} is now {param.dtype} on {param.device} and needs its {key!r} in {dtype} there, "
-                f"but holds it in {held.dtype} on {held.device}: the model was converted or moved after the optimizer "
-                "had stepped. Convert first and then make the optimizer; or cast the state, once, by "
+                f"but has it in {held.dtype} on {held.device}: the model was converted or moved after the optimizer's "
+                "first step. Convert the model before you make the optimizer, or cast the state once by "
                 "optimizer.load_state_dict(optimizer.state_dict())."
             )

@@ -183,6 +183,14 @@ def normuon(table: OptimizerTable, params: Any) -> torch.optim.Optimizer:
     return NorMuon(params, **_common(table), **options)
 
 
+def adamuon(table: OptimizerTable, params: Any) -> torch.optim.Optimizer:
+    """AdaMuon, with its options and AdamW for the rest."""
+    from matfn.optim import AdaMuon
+
+    options = {"momentum": table.momentum, "nesterov": table.nesterov, **table.given("beta2")}
+    return AdaMuon(params, **_common(table), **options)
+
+
 def polargrad(table: OptimizerTable, params: Any) -> torch.optim.Optimizer:
     """PolarGrad, with its options and AdamW for the rest."""
     from matfn.optim import PolarGrad
@@ -212,6 +220,7 @@ def soap(table: OptimizerTable, params: Any) -> torch.optim.Optimizer:
 MAKERS: dict[str, Maker] = {
     "muon": muon,
     "normuon": normuon,
+    "adamuon": adamuon,
     "polargrad": polargrad,
     "shampoo": shampoo,
     "soap": soap,
@@ -249,7 +258,7 @@ def method_of(text: str | None) -> Any:
 
 
 def _common(table: OptimizerTable) -> dict[str, Any]:
-    """The options that Muon, NorMuon and PolarGrad share."""
+    """The options that Muon, NorMuon, AdaMuon and PolarGrad share."""
     return {
         **_shared(table),
         "method": method_of(table.method),

@@ -11,7 +11,7 @@ from typing import Any
 from matfn.train.errors import TrainError
 from matfn.train.settings import build, override, plain, setting, to_toml
 
-_POLAR = ("muon", "normuon", "polargrad")
+_POLAR = ("muon", "normuon", "adamuon", "polargrad")
 _FACTORED = ("shampoo", "soap")
 MATFN = (*_POLAR, *_FACTORED)
 # Keys that only some kinds have; None, their default, is the default of the optimizer.
@@ -21,7 +21,7 @@ _BELONGS = {
     "variant": ("polargrad",),
     "power": ("polargrad",),
     "growth": ("polargrad",),
-    "beta2": ("normuon", *_FACTORED),
+    "beta2": ("normuon", "adamuon", *_FACTORED),
     "scale": ("torch-muon", *_POLAR),
     "graft": ("shampoo",),
     "ridge": ("shampoo",),
@@ -68,8 +68,8 @@ class OptimizerTable:
     `rates` is a grid, ascending: `matfn compare` tries each and goes on with the best in place of `lr`, the one that
     `matfn train` uses.
 
-    `nesterov` is on for Muon and its kin and off for Shampoo and SOAP, unless it is given. The `method` of Shampoo may
-    also be "minimax": the schedule that its ridge asks for.
+    `nesterov` is on for Muon, NorMuon and torch's Muon and off for AdaMuon, Shampoo and SOAP, unless it is given. The
+    `method` of Shampoo may also be "minimax": the schedule that its ridge asks for.
     """
 
     kind: str = setting("muon", choices=("adamw", "torch-muon", *MATFN))
@@ -104,7 +104,7 @@ class OptimizerTable:
                 owners = ", ".join(f'"{kind}"' for kind in kinds)
                 raise TrainError(f"{key} belongs to kind = {owners}; {self.kind!r} has none: drop it")
         if self.nesterov is None:
-            object.__setattr__(self, "nesterov", self.kind not in _FACTORED)
+            object.__setattr__(self, "nesterov", self.kind not in ("adamuon", *_FACTORED))
         if self.kind == "torch-muon":
             if self.scale not in (None, "jordan", "moonlight"):
                 raise TrainError(f'scale = "{self.scale}" is not in torch.optim.Muon: choose "jordan" or "moonlight"')

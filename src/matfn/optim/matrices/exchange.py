@@ -1,8 +1,7 @@
-"""Exchange: the way from each parameter's shard to whole matrices and back, the only file where a collective may be.
+"""Exchange: from each parameter's shard to whole matrices and back. Collectives may only be in this file.
 
-Elementwise rules need no whole matrix, so they write what is to travel, straight to where it is wanted; matrix rules
-get whole matrices; the weights get their own part of the result. Here every process holds every parameter whole, so
-nothing travels: the shard is the matrix, in the memory that all stacks share.
+Elementwise rules run on shards and write into the stack. Matrix rules get whole matrices, and the weights their part of
+the result. At present every process holds every parameter whole, so nothing is sent.
 """
 
 import math
@@ -18,12 +17,11 @@ __all__ = ["Exchange"]
 
 
 class Exchange:
-    """Stacks, and one buffer for each dtype to hold them on a CPU, as large as the largest bucket needs.
+    """Memory for stacks: on a CPU one buffer for each dtype, of the size of the largest bucket.
 
-    There memory of the size of a stack comes from the system anew each time and goes back at once: the first pass over
-    it takes several times as long as the ones after it. A GPU has torch's own cache of freed memory, and what is held
-    there between steps is missing in the backward pass; so there a stack is allocated where it is needed, which is also
-    what the capture of a CUDA graph and `torch.compile` want. Copies and checkpoints of an optimizer hold no buffer.
+    On a CPU, memory of this size is requested from the system each time, and its first pass takes several times as
+    long. On a GPU, torch caches freed memory, and a buffer would be missing in the backward pass. So stacks are
+    allocated there when needed, as CUDA graphs and `torch.compile` require. Copies of an optimizer hold no buffer.
     """
 
     def __init__(self) -> None:
@@ -31,33 +29,29 @@ class Exchange:
 
     @property
     def nbytes(self) -> int:
-        """What is held."""
+        """Size of the buffers."""
         return sum(buffer.nbytes for buffer in self._held.values())
 
     def reserve(self, buckets: Iterable[Bucket]) -> None:
-        """Hold what these buckets need, no more; called when they are others than before."""
+        """Hold the memory that these buckets need. Called when the buckets have changed."""
         wanted: dict[torch.dtype, int] = {}
         for bucket in buckets:
             if bucket.device.type == "cpu":
                 wanted[bucket.dtype] = max(wanted.get(bucket.dtype, 0), math.prod(bucket.shape))
         kept = {dtype: buffer for dtype, buffer in self._held.items() if buffer.numel() == wanted.get(dtype)}
-        self._held = {}  # what does not fit goes before its successor comes
+        self._held = {}  # free the old buffers before new ones are allocated
         for dtype, size in wanted.items():
             self._held[dtype] = kept[dtype] if dtype in kept else torch.empty(size, dtype=dtype, device="cpu")
 
     def memory(self, bucket: Bucket) -> Tensor:
-        """Memory for ``(b, m, n)`` in the bucket's dtype, with whatever was in it; the next bucket gets the same."""
+        """Uninitialised memory for ``(b, m, n)`` in the bucket's dtype. The next bucket gets the same memory."""
         size, held = math.prod(bucket.shape), self._held.get(bucket.dtype)
         if bucket.device.type != "cpu" or held is None or held.numel() < size or torch.compiler.is_compiling():
             return torch.empty(bucket.shape, dtype=bucket.dtype, device=bucket.device)
         return held[:size].view(bucket.shape)
 
     def matrices(self, bucket: Bucket, rule: Elementwise) -> Tensor:
-        """Run the elementwise rule on every shard of a bucket, and bring together whole matrices.
-
-        Returns:
-            ``(b, m, n)`` in the bucket's dtype, the caller's until the next bucket.
-        """
+        """The whole matrices ``(b, m, n)`` that the elementwise rule gives, valid until the next bucket."""
         stack, start = self.memory(bucket), 0
         places = bucket.places(stack)
         for run in bucket.runs:
@@ -67,5 +61,5 @@ class Exchange:
         return stack
 
     def updates(self, bucket: Bucket, direction: Tensor) -> list[Tensor]:
-        """Give each slot its part of the directions ``(b, m, n)``, with the axes of the view of its weights."""
+        """Each slot's part of the directions ``(b, m, n)``, with the axes of the view of its weights."""
         return bucket.places(direction.contiguous())

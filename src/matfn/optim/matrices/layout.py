@@ -73,11 +73,8 @@ class Layout:
     def pieces(self, x: Tensor) -> tuple[Tensor, ...]:
         """Views of `x`, one per row block, with axes in the order (batch..., rows, columns...).
 
-        Args:
-            x: A tensor of shape `shape`, with any strides.
-
         Raises:
-            ValueError: If `x` has another shape.
+            ValueError: If `x` has another shape than `shape`.
         """
         if tuple(x.shape) != self.shape:
             raise ValueError(f"Layout for shape {self.shape} got a tensor of shape {tuple(x.shape)}.")
@@ -85,20 +82,12 @@ class Layout:
         return opened.split(self.cuts, dim=len(self.batch))
 
     def slot(self, stack: Tensor, piece: int) -> Tensor:
-        """A view of `stack` with the axes of ``pieces(x)[piece]``.
-
-        Args:
-            stack: A contiguous tensor ``(b, m, n)``.
-            piece: The number of the row block.
-        """
+        """A view of a contiguous stack ``(b, m, n)`` with the axes of ``pieces(x)[piece]``."""
         sizes = [self.split[axis] for axis in self.batch]
         return stack.view(*sizes, self.cuts[piece], *(self.split[axis] for axis in self.columns))
 
     def cut(self, blocks: int | Sequence[int]) -> Self:
-        """The same layout with the rows cut into blocks.
-
-        Args:
-            blocks: The length of each block, or the number of equal blocks.
+        """The same layout with the rows cut into `blocks`: the length of each, or the number of equal ones.
 
         Raises:
             ValueError: If the rows cannot be cut this way.
@@ -116,8 +105,7 @@ class Layout:
         The blocks form one batch, so they need no more bookkeeping than one matrix.
 
         Args:
-            rows: The number of blocks of the rows. If there are row blocks already, their lengths must be multiples of
-                the new length.
+            rows: The number of blocks of the rows. Lengths of present row blocks must be multiples of the new length.
             columns: The number of blocks of the first column axis.
 
         Raises:
@@ -158,47 +146,31 @@ def _refines(shape: tuple[int, ...], split: tuple[int, ...]) -> bool:
 
 def linear(shape: Sequence[int]) -> Layout:
     """``(out, in, ...)``: one matrix. All axes after the first are input (linear layers, convolutions)."""
-    shape = tuple(shape)
-    return Layout(shape, shape, (), 0, tuple(range(1, len(shape))))
+    return Layout(tuple(shape), tuple(shape), (), 0, tuple(range(1, len(shape))))
 
 
 def transposed(shape: Sequence[int]) -> Layout:
     """``(in, out)``: one matrix stored transposed, as in the Conv1D of transformers."""
-    shape = tuple(shape)
-    return Layout(shape, shape, (), len(shape) - 1, tuple(range(len(shape) - 1)))
+    return Layout(tuple(shape), tuple(shape), (), len(shape) - 1, tuple(range(len(shape) - 1)))
 
 
 def stack(shape: Sequence[int]) -> Layout:
     """``(number, out, in, ...)``: a stack of matrices, such as the experts of a mixture."""
-    shape = tuple(shape)
-    return Layout(shape, shape, (0,), 1, tuple(range(2, len(shape))))
+    return Layout(tuple(shape), tuple(shape), (0,), 1, tuple(range(2, len(shape))))
 
 
 def transposed_stack(shape: Sequence[int]) -> Layout:
     """``(number, in, out)``: a stack of matrices stored transposed."""
-    shape = tuple(shape)
-    return Layout(shape, shape, (0,), len(shape) - 1, tuple(range(1, len(shape) - 1)))
+    return Layout(tuple(shape), tuple(shape), (0,), len(shape) - 1, tuple(range(1, len(shape) - 1)))
 
 
 def convolution(shape: Sequence[int], groups: int = 1) -> Layout:
-    """``(out, in / groups, kernel...)``: one matrix per group, the kernel counted among the inputs.
-
-    Args:
-        shape: The shape of the weight.
-        groups: The groups of the convolution, a divisor of ``shape[0]``.
-    """
-    shape = tuple(shape)
+    """``(out, in / groups, kernel...)``: one matrix per group, the kernel counted among the inputs."""
     split = (groups, shape[0] // groups, *shape[1:])
-    return Layout(shape, split, (0,), 1, tuple(range(2, len(split))))
+    return Layout(tuple(shape), split, (0,), 1, tuple(range(2, len(split))))
 
 
 def transposed_convolution(shape: Sequence[int], groups: int = 1) -> Layout:
-    """``(in, out / groups, kernel...)``: one matrix per group, the kernel counted among the inputs.
-
-    Args:
-        shape: The shape of the weight.
-        groups: The groups of the convolution, a divisor of ``shape[0]``.
-    """
-    shape = tuple(shape)
+    """``(in, out / groups, kernel...)``: one matrix per group, the kernel counted among the inputs."""
     split = (groups, shape[0] // groups, *shape[1:])
-    return Layout(shape, split, (0,), 2, (1, *range(3, len(split))))
+    return Layout(tuple(shape), split, (0,), 2, (1, *range(3, len(split))))

@@ -1,10 +1,10 @@
 """Padding: small buckets of nearly equal shapes, whose directions are computed in one padded stack.
 
-    [G 0]                      [polar(G) 0]
-    [0 0]  has the polar factor [   0     0],  and so has every odd polynomial of singular values
+    [G 0]                       [polar(G) 0]
+    [0 0]  has the polar factor [   0     0],  and likewise for every odd polynomial of singular values
 
-so rows and columns of zeros change nothing but the order in which sums are rounded. What they cost is the multiply-adds
-spent on them; what they save is the launches of a whole iteration, for each bucket that needs none of its own.
+so rows and columns of zeros only change the order in which sums are rounded. They cost multiply-adds, and save the
+launches of a whole iteration for each bucket without a stack of its own.
 """
 
 import math
@@ -18,20 +18,13 @@ from .buckets import ENTRIES, Bucket
 __all__ = ["SAVED", "directions", "joined", "padded_shape", "parts"]
 
 # Multiply-adds in the time of the launches of one iteration: .2 ms at 1e11 a second (AMD EPYC with AVX512-BF16, one
-# thread). Measured there, 8 shapes of n x n - 7 .. n x n, one matrix each, padded against apart: n = 16 3.3 times as
-# fast, 32 6.5, 64 9.9, 128 1.7; with four matrices each 5.3, 9.6, 2.9, 1.4, and at 256, where the rule refuses, 0.92.
+# thread). docs/optimizers.md has measurements.
 SAVED = 2e7
 _STEPS = 15  # products of the short side by five quintic steps
 
 
 def joined(buckets: Iterable[Bucket], padded_below: int) -> tuple[tuple[Bucket, ...], ...]:
-    """Each bucket for itself, or with others while the zeros cost less than `SAVED`.
-
-    Args:
-        buckets: all of one rule.
-        padded_below: the short side of a padded stack below which the rule bears rows and columns of zeros; see `Rule`.
-            0 for never.
-    """
+    """The buckets of one rule in tuples to be padded, while zeros cost less than `SAVED`; see `Rule.padded_below`."""
     if padded_below <= 0:
         return tuple((bucket,) for bucket in buckets)
     found: list[tuple[Bucket, ...]] = []
@@ -46,13 +39,13 @@ def joined(buckets: Iterable[Bucket], padded_below: int) -> tuple[tuple[Bucket, 
 
 
 def padded_shape(buckets: Sequence[Bucket]) -> tuple[int, int, int]:
-    """The shape of the stack that holds them all."""
+    """The shape of the stack that holds all the buckets."""
     m, n = (max(bucket.shape[axis] for bucket in buckets) for axis in (1, 2))
     return sum(bucket.shape[0] for bucket in buckets), m, n
 
 
 def _fits(buckets: Sequence[Bucket], padded_below: int) -> bool:
-    """Whether padding them costs less than it saves and makes neither matrices nor stack too large."""
+    """Whether padding costs less than it saves, and neither matrices nor stack become too large."""
     if len({(bucket.dtype, bucket.device) for bucket in buckets}) > 1:
         return False
     number, m, n = padded_shape(buckets)
@@ -65,7 +58,7 @@ def _work(m: int, n: int) -> int:
 
 
 def parts(buckets: Sequence[Bucket], stack: Tensor) -> Iterator[tuple[Bucket, Tensor]]:
-    """The view ``(b, m, n)`` that each bucket has of the padded stack."""
+    """Each bucket with its view ``(b, m, n)`` of the padded stack."""
     start = 0
     for bucket in buckets:
         b, m, n = bucket.shape
@@ -79,13 +72,13 @@ def directions(
     direction: Callable[[Tensor], Tensor],
     memory: Callable[[Bucket], Tensor],
 ) -> Iterator[tuple[Bucket, Tensor]]:
-    """The direction of each of several buckets, computed in one padded stack; the next may use the memory of the last.
+    """The direction of each bucket, computed in one padded stack. The next direction may use the same memory.
 
     Args:
-        buckets: whose.
-        collect: fills the stack of a bucket.
-        direction: of the padded stack.
-        memory: gives room for a stack of a bucket, the same that `collect` fills.
+        buckets: The buckets of the padded stack.
+        collect: Fills and returns the stack of a bucket.
+        direction: Computes the directions of the padded stack.
+        memory: Memory for the stack of a bucket, the same that `collect` fills.
     """
     first = buckets[0]
     padded = torch.zeros(padded_shape(buckets), dtype=first.dtype, device=first.device)

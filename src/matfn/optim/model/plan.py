@@ -135,18 +135,14 @@ def plan(
             plan needs `allow`, two parameters share a name, or a parameter would be lost.
     """
     check_arguments(model, overrides, qkv, heads)
-    _check_allowed(allow)
+    if isinstance(allow, str) or not isinstance(allow, Collection) or not set(allow) <= set(_ALLOW):
+        raise PlanError(f"allow must be a collection of {_ALLOW}, got {allow!r}.")
     found = candidates(model)
     refuse_idle_patterns([*(overrides or {}), *(qkv or {}), *(heads or {})], found)
     decided = {n: _decide(n, c, first(overrides, c), first(qkv, c), first(heads, c)) for n, c in found.items()}
     entries = _entries(found, decided)
     _refuse_mistakes(entries, allow)
     return Plan(tuple(entries))
-
-
-def _check_allowed(allow: object) -> None:
-    if isinstance(allow, str) or not isinstance(allow, Collection) or not set(allow) <= set(_ALLOW):
-        raise PlanError(f"allow must be a collection of {_ALLOW}, got {allow!r}.")
 
 
 def _entries(found: Mapping[str, Candidate], decided: Mapping[str, Decision | None]) -> list[Entry]:
@@ -241,10 +237,8 @@ def _refuse_mistakes(entries: Sequence[Entry], allow: Collection[str]) -> None:
             )
     if "empty" not in allow and not any(entry.is_matrix for entry in entries):
         raise PlanError(
-            "nothing would be orthogonalized:\n"
-            + render(entries)
-            + "\nIf a wrapper flattened or froze the weights, call plan "
-            'before wrapping. Else name the matrices in overrides=, or pass allow=("empty",).'
+            f"nothing would be orthogonalized:\n{render(entries)}\nIf a wrapper flattened or froze the weights, call "
+            'plan before wrapping. Else name the matrices in overrides=, or pass allow=("empty",).'
         )
 
 

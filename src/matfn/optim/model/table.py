@@ -1,5 +1,6 @@
 """The printed plan: a text table of 120 columns. Repeated blocks of a network share one line."""
 
+import math
 import re
 import textwrap
 from collections.abc import Sequence
@@ -87,12 +88,8 @@ def _fold_name(masked: str, names: Sequence[str]) -> str | None:
     if len(names) == 1:
         return names[0]
     values = [sorted(set(column)) for column in zip(*numbers, strict=True)]
-    grid = 1
-    for column in values:
-        if column != list(range(column[0], column[-1] + 1)):
-            return None
-        grid *= len(column)
-    if grid != len(names):
+    ranges = all(column == list(range(column[0], column[-1] + 1)) for column in values)
+    if not ranges or math.prod(len(column) for column in values) != len(names):
         return None
     shown = iter(f"{v[0]}-{v[-1]}" if len(v) > 1 else str(v[0]) for v in values)
     return re.sub("#", lambda _: next(shown), masked)

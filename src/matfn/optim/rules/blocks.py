@@ -1,7 +1,7 @@
 """Blocks: each matrix as a tensor of merged dimensions, cut into blocks, with one Kronecker factor for each dimension.
 
-Pure bookkeeping, worked out once for a shape: which part of a matrix a block is, and which of the factors in the state
-are its own. All factors of one size of one matrix are one tensor (r, d, d), whatever block and side they belong to.
+A block knows its part of the matrix and its factors in the state, computed once per shape. All factors of one size of
+one matrix are one tensor (r, d, d), whatever their block and side.
 """
 
 import itertools
@@ -12,25 +12,27 @@ from functools import lru_cache
 
 from torch import Tensor
 
+from ..options import check_count
+
 __all__ = ["Block", "Cutting", "blocks_of", "sizes"]
 
 
 @dataclass(frozen=True)
 class Cutting:
-    """How matrices are brought to blocks.
+    """How matrices are cut into blocks.
 
-    The output is one dimension. The inputs of a linear layer are the other; those of a convolution are several (inputs,
-    kernel), of which neighbours are merged from the right while their product is at most `merge`.
+    The output is one dimension. The input of a linear layer is the other. The inputs of a convolution are several
+    dimensions (inputs, kernel), merged from the right while the product is at most `merge`.
 
     Attributes:
-        block: longest side of a block; a longer dimension is cut into as few parts as that allows, of lengths that
-            differ by one at most. None cuts nothing.
-        merge: see above; 1 merges nothing. Dimensions of length 1 are always dropped.
-        largest: a side longer than this has no factor. None: all have.
+        block: Longest side of a block. A longer dimension is cut into as few parts as possible, of lengths that differ
+            by at most one. None cuts nothing.
+        merge: See above; 1 merges nothing. Dimensions of length 1 are always dropped.
+        largest: A side longer than this has no factor. None gives every side a factor.
 
     Raises:
-        ValueError: a number below 1.
-        TypeError: no whole number.
+        ValueError: If a number is below 1.
+        TypeError: If a number is no integer.
     """
 
     block: int | None = 1024
@@ -39,16 +41,11 @@ class Cutting:
 
     def __post_init__(self) -> None:
         for name in ("block", "merge", "largest"):
-            value = getattr(self, name)
-            if value is None and name != "merge":
-                continue
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{name} must be a whole number, got {value!r}.")
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
+            if (value := getattr(self, name)) is not None or name == "merge":
+                check_count(value, name)
 
     def dims(self, rows: int, columns: Sequence[int]) -> tuple[int, ...]:
-        """The merged dimensions of a matrix whose columns are several axes; at least one."""
+        """The merged dimensions, at least one, of a matrix whose columns are several axes."""
         merged: list[int] = []
         for size in reversed(columns):
             if merged and merged[0] * size <= self.merge:
@@ -66,23 +63,21 @@ class Cutting:
 
 @dataclass(frozen=True)
 class Block:
-    """One block of each matrix of a shape.
+    """One block of each matrix of a shape."""
 
-    Attributes:
-        dims: the merged dimensions of a matrix.
-        where: [start, stop) along each of them.
-        factors: of each side the key of its size and the number of its factor among those of this size; None for a side
-            without a factor.
-    """
-
-    dims: tuple[int, ...]
-    where: tuple[tuple[int, int], ...]
-    factors: tuple[tuple[str, int] | None, ...]
+    dims: tuple[int, ...]  # the merged dimensions of a matrix
+    where: tuple[tuple[int, int], ...]  # [start, stop) along each dimension
+    factors: tuple[tuple[str, int] | None, ...]  # for each side the key of its size, and the index within this size
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The sides of the block."""
         return tuple(stop - start for start, stop in self.where)
+
+    @property
+    def sides(self) -> list[int]:
+        """The sides that have factors."""
+        return [side for side, factor in enumerate(self.factors) if factor is not None]
 
     def read(self, matrices: Tensor) -> Tensor:
         """The block's view ``(k, *shape)`` of contiguous matrices ``(k, m, n)``."""
@@ -90,13 +85,13 @@ class Block:
         return opened[(slice(None), *(slice(start, stop) for start, stop in self.where))]
 
     def __str__(self) -> str:
-        """Its place, as one would index it."""
+        """The place as an index, for messages."""
         return "[" + ", ".join(f"{start}:{stop}" for start, stop in self.where) + "]"
 
 
 @lru_cache(maxsize=4096)
 def blocks_of(shape: tuple[int, ...], cutting: Cutting) -> tuple[Block, ...]:
-    """All blocks of matrices of a shape, rows and then the axes of the columns; of empty matrices there are none."""
+    """All blocks of matrices of a shape (rows, then the axes of the columns). Empty matrices have none."""
     if 0 in shape:
         return ()
     rows, *columns = shape
@@ -106,7 +101,7 @@ def blocks_of(shape: tuple[int, ...], cutting: Cutting) -> tuple[Block, ...]:
     for where in itertools.product(*(cutting.parts(size) for size in dims)):
         factors: list[tuple[str, int] | None] = []
         for start, stop in where:
-            key = f"{len(dims)}x{stop - start}"  # of another order the roots would have another exponent
+            key = f"{len(dims)}x{stop - start}"  # the exponent of a root depends on the number of sides
             factored = cutting.largest is None or stop - start <= cutting.largest
             factors.append((key, taken.get(key, 0)) if factored else None)
             if factored:
@@ -117,10 +112,10 @@ def blocks_of(shape: tuple[int, ...], cutting: Cutting) -> tuple[Block, ...]:
 
 @lru_cache(maxsize=4096)
 def sizes(shape: tuple[int, ...], cutting: Cutting) -> dict[str, tuple[int, int, int]]:
-    """``(r, d, d)`` of each size of factors that matrices of a shape have, by key; do not change it."""
+    """{key: ``(r, d, d)``} of the factors that matrices of a shape have. The dict is cached: do not change it."""
     found: dict[str, tuple[int, int, int]] = {}
     for block in blocks_of(shape, cutting):
-        for factor, side in zip(block.factors, block.shape, strict=True):
+        for factor, d in zip(block.factors, block.shape, strict=True):
             if factor is not None:
-                found[factor[0]] = (max(found.get(factor[0], (0,))[0], factor[1] + 1), side, side)
+                found[factor[0]] = (factor[1] + 1, d, d)  # indices of a key are in order, so the last is the greatest
     return found

@@ -1,4 +1,4 @@
-"""Eigenbasis: SOAP's rule, Adam in the eigenbasis of the factors, which turns slowly by one QR step at a time."""
+"""Eigenbasis: SOAP's rule, Adam in the eigenbasis of the factors, which is updated by single QR steps."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,12 +19,9 @@ Orders = dict[tuple[Slot, Block, int], Tensor]
 
 
 class Eigenbasis(Kronecker):
-    """Adam's step in the coordinates in which the factors of the gradients before are diagonal; see `SOAP`.
+    """Adam's step in the eigenbases of the factors of earlier gradients; see `SOAP`.
 
-    Options: those of `Kronecker`, and eps and basis_every.
-
-    Args:
-        cutting: how the matrices are cut into blocks.
+    Options: as for `Kronecker`, and eps and basis_every.
     """
 
     second = BASES
@@ -35,10 +32,10 @@ class Eigenbasis(Kronecker):
         return {**super().state(shape, options), SQUARES: "element"}
 
     def prepare(self, stacks: Sequence[Sequence[Run]]) -> None:
-        """The bases that are due, equal sizes together, then the factors of all stacks."""
+        """Compute the bases that are due, equal sizes together, then update the factors of all stacks."""
         due: dict[tuple[Any, ...], list[Factor]] = {}
-        sorted_ = [(runs, self.batches(runs)) for runs in stacks]
-        for blocks in (blocks for _, batches in sorted_ for blocks in batches):
+        batched = [(runs, self.batches(runs)) for runs in stacks]
+        for blocks in (blocks for _, batches in batched for blocks in batches):
             step, every = blocks.step, blocks.options["basis_every"]
             if step >= 2 and (step - 2) % every == 0:
                 for one in self.factors(blocks):
@@ -47,8 +44,8 @@ class Eigenbasis(Kronecker):
         orders: Orders = {}
         for (first, *_), found in due.items():
             for some in portions(found, self.portion):
-                orders |= _found(some) if first else _refined(some)
-        for runs, batches in sorted_:
+                orders |= _renewed(some, first)
+        for runs, batches in batched:
             if orders:
                 _reorder(runs, batches, orders)
             gradients = gradients_of(runs)
@@ -56,7 +53,7 @@ class Eigenbasis(Kronecker):
                 self.take_in(blocks, gradients)
 
     def update(self, stack: Tensor, runs: Sequence[Run]) -> Tensor:
-        """Adam's step in the eigenbasis, turned back."""
+        """Adam's step in the eigenbasis, in the coordinates of the weights."""
         self.correct(stack, runs)
         gradients, squares = gradients_of(runs), gathered(runs, SQUARES)
         for blocks in self.batches(runs):
@@ -66,11 +63,11 @@ class Eigenbasis(Kronecker):
             for side, Q in bases.items():
                 seen, moved = along(seen, Q.mT, side), along(moved, Q.mT, side)
             beta2 = float(options["beta2"])
-            held.mul_(beta2).addcmul_(seen, seen, value=1 - beta2)  # of an infinite square lerp would make NaN
-            if step > 1:  # what the first step saw is in no basis
+            held.mul_(beta2).addcmul_(seen, seen, value=1 - beta2)  # lerp would make NaN of an infinite square
+            if step > 1:  # the first step has no basis
                 blocks.scatter(held, squares)
             size = held.div_(1 - beta2 ** max(step - 1, 1)).sqrt_().add_(float(options["eps"]))
-            moved = torch.where(size == 0, 0.0, moved / size)  # NaN is no zero: it shows in the weights
+            moved = torch.where(size == 0, 0.0, moved / size)  # NaN is not zero, so it reaches the weights
             for side, Q in bases.items():
                 moved = along(moved, Q, side)
             blocks.scatter(moved, stack)
@@ -93,31 +90,25 @@ def _reorder(runs: Sequence[Run], batches: Sequence[Blocks], orders: Orders) -> 
 
 
 def _sides(blocks: Blocks, orders: Orders) -> dict[int, Tensor]:
-    """Of each side of a batch whose basis was refined, the order of all members, ``(k, d)``."""
+    """{side: order ``(k, d)`` of the columns of all members} for the sides whose bases were refined."""
     _, slot, block = blocks.members[0]
     turned = [side for side in range(len(blocks.shape)) if (slot, block, side) in orders]
     return {side: torch.cat([orders[slot, block, side] for _, slot, block in blocks.members]) for side in turned}
 
 
-def _found(due: list[Factor]) -> Orders:
-    """The first bases; there is no second moment yet that would have an order."""
-    bases = first_bases(torch.cat([one.values for one in due]))
-    foreach.copy_([one.last for one in due], list(bases.split([len(one.values) for one in due])))
-    return {}
-
-
-def _refined(due: list[Factor]) -> Orders:
-    """The bases one step on, and of each the order of its columns."""
-    counts = [len(one.values) for one in due]
-    bases, orders = refined(torch.cat([one.values for one in due]), torch.cat([one.last for one in due]))
+def _renewed(due: list[Factor], first: bool) -> Orders:
+    """Write the first or the refined bases. Returns the order of the columns of each, none for the first."""
+    counts, A = [len(one.values) for one in due], torch.cat([one.values for one in due])
+    bases, orders = (first_bases(A), None) if first else refined(A, torch.cat([one.last for one in due]))
     foreach.copy_([one.last for one in due], list(bases.split(counts)))
-    return {(one.slot, one.block, one.side): order for one, order in zip(due, orders.split(counts), strict=True)}
+    places = [(one.slot, one.block, one.side) for one in due]
+    return {} if orders is None else dict(zip(places, orders.split(counts), strict=True))
 
 
 def first_bases(A: Tensor) -> Tensor:
-    """Eigenvectors ``(b, n, n)`` of each symmetric A ``(b, n, n)``, in columns, of descending eigenvalues; by float64.
+    """Eigenvectors ``(b, n, n)`` of each symmetric A ``(b, n, n)``, in columns, by descending eigenvalue.
 
-    The norm is divided out, so that small gradients have as good a basis as others.
+    They are computed in float64 from the matrix divided by its largest entry, so that small gradients lose nothing.
     """
     wide = A.to(torch.float64)
     wide = wide / 2 + wide.mT / 2
@@ -127,18 +118,18 @@ def first_bases(A: Tensor) -> Tensor:
 
 
 def refined(A: Tensor, Q: Tensor) -> tuple[Tensor, Tensor]:
-    """One step of orthogonal iteration: the columns sorted by q^T A q, multiplied by A, orthonormalized by QR.
+    """One step of orthogonal iteration: the columns q of Q sorted by q^T A q, multiplied by A, orthonormalized by QR.
 
     Args:
         A: ``(b, n, n)``, symmetric positive semidefinite.
         Q: ``(b, n, n)``, orthogonal.
 
     Returns:
-        The new basis, and the order: the new i-th column comes from the old one number ``order[:, i]``. What is kept in
-        the coordinates of the basis must be put into that order, too.
+        The new basis, and the order: new column i comes from old column ``order[:, i]``. State in the coordinates of
+        the basis must be put into this order, too.
     """
     AQ = A @ Q
     order = (AQ * Q).sum(-2).argsort(dim=-1, descending=True, stable=True)
-    # Householder's QR gives an orthonormal basis of a singular matrix, too.
+    # QR by Householder reflections gives an orthonormal basis even of a singular matrix.
     basis, _ = torch.linalg.qr(AQ.gather(-1, order.unsqueeze(-2).expand_as(AQ)))
     return basis, order

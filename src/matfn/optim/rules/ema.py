@@ -15,10 +15,10 @@ MOMENTUM = "momentum_buffer"
 
 
 class Ema(Elementwise):
-    """B <- mu B + (1 - mu) G, and from it mu B + (1 - mu) G where the group says nesterov, B where not.
+    """B <- mu B + (1 - mu) G. The result is mu B + (1 - mu) G with nesterov, else B.
 
-    Momentum is float32 (float64 for float64 weights): half precision would lose small gradients. Options: momentum and
-    nesterov.
+    Momentum is float32 (float64 for float64 weights), because half precision would lose small gradients. Options:
+    momentum and nesterov.
     """
 
     def state(self, shape: tuple[int, ...], options: Mapping[str, Any]) -> dict[str, Kind]:
@@ -31,10 +31,10 @@ class Ema(Elementwise):
 
 
 class VariantEma(Ema):
-    """Momentum as PolarGrad's option `variant` wants it: averaged or summed gradients, or none before the factor."""
+    """Momentum by PolarGrad's option `variant`: averaged gradients, summed gradients, or the gradient itself."""
 
     def state(self, shape: tuple[int, ...], options: Mapping[str, Any]) -> dict[str, Kind]:
-        """The momentum, which "vanilla" has none of; "polar-first" keeps that of polar factors in it."""
+        """The momentum, except for "vanilla". In "polar-first" it is the momentum of polar factors."""
         return {} if options["variant"] == "vanilla" else {MOMENTUM: "element"}
 
     def update(self, gradients: list[Tensor], into: list[Tensor], run: Run) -> None:
@@ -49,17 +49,9 @@ class VariantEma(Ema):
 
 
 def average(into: list[Tensor], gradients: list[Tensor], buffers: list[Tensor], momentum: float, ahead: bool) -> None:
-    """B <- mu B + (1 - mu) G, and mu B + (1 - mu) G if `ahead`, else B, into other memory.
+    """B <- mu B + (1 - mu) G in `buffers`. Then mu B + (1 - mu) G if `ahead`, else B, is written `into` other memory.
 
-    Six passes where all have one dtype, because the gradient is read twice; a narrower gradient is copied. Large
-    matrices on a CPU go one after another, so that what is read again is still in the cache.
-
-    Args:
-        into: written to.
-        gradients: G, read only.
-        buffers: B, changed in place.
-        momentum: mu.
-        ahead: whether Nesterov's step is added.
+    Large matrices on a CPU are processed one at a time, so that the second pass finds them in the cache.
     """
     if any(G.dtype is not B.dtype for G, B in zip(gradients, buffers, strict=True)):
         foreach.copy_(into, gradients)
@@ -73,13 +65,9 @@ def average(into: list[Tensor], gradients: list[Tensor], buffers: list[Tensor], 
 
 
 def folded(fresh: list[Tensor], buffers: list[Tensor], momentum: float, share: float) -> None:
-    """B <- mu B + share F, and F <- B; both lists are changed in place.
+    """B <- mu B + share F, then F <- B, for `buffers` B and `fresh` gradients or directions F, both in place.
 
-    Args:
-        fresh: F, what is new: gradients or directions.
-        buffers: B.
-        momentum: mu.
-        share: 1 - mu for an average, 1 for the heavy ball.
+    The share is 1 - mu for an average and 1 for the heavy ball.
     """
     if share == 1 - momentum:
         foreach.lerp_(buffers, fresh, share)

@@ -1,16 +1,15 @@
-"""Kronecker factors: what the rules of Shampoo and SOAP share, the second moments of each side of each block.
+"""Kronecker factors: the second moments of each side of each block, which the rules of Shampoo and SOAP share.
 
 For a block G with sides d_1, ..., d_k and G_j its unfolding along side j, a d_j x (the rest) matrix, the factors are
 
     A_j <- beta2 A_j + (1 - beta2) G_j G_j^T        float32 at least, divided by 1 - beta2^updates where it is used
 
-so for a matrix G G^T and G^T G. What a rule makes of them, roots or bases, it renews for all blocks of all stacks in
-`prepare`, before any weight moves: equal sizes share a batch whichever parameter and side they come from.
+so G G^T and G^T G for a matrix. A rule computes roots or bases of the factors in `prepare`, before any weight moves.
+Factors of equal size share a batch, whatever their parameter and side.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from ..matrices import foreach
 from ..matrices.buckets import Kind, Run, Slot
-from ..options import check_steps
+from ..options import check_count
 from .blocks import Block, Cutting, blocks_of, sizes
 from .ema import MOMENTUM
 from .rule import Rule
@@ -26,47 +25,23 @@ from .rule import Rule
 __all__ = ["Blocks", "Factor", "Kronecker", "along", "gathered", "gradients_of", "gram", "keep", "portions"]
 
 FACTORS = "factors"
-# 64 MB in float32: what the factors of one batch may take, as a temporary beside the state.
-_ENTRIES = 2**24
+_ENTRIES = 2**24  # the greatest temporary beside the state: 64 MB in float32
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Blocks:
-    """Blocks of one shape in one stack, whose parameters have equal options and age: a batch ``(k, *shape)``.
+    """Blocks of one shape in one stack, whose parameters have equal options and age: a batch ``(k, *shape)``."""
 
-    Attributes:
-        members: whose blocks they are, in the order of the batch.
-    """
+    members: tuple[tuple[Run, Slot, Block], ...]  # the blocks of each slot, in the order of the batch
 
-    members: tuple[tuple[Run, Slot, Block], ...]
-
-    @cached_property
-    def shape(self) -> tuple[int, ...]:
-        """Of each block."""
-        return self.members[0][2].shape
-
-    @property
-    def options(self) -> Mapping[str, Any]:
-        """Of their group."""
-        return self.members[0][0].options
-
-    @property
-    def step(self) -> int:
-        """The steps that their parameters have made, this one included."""
-        return self.members[0][0].step
-
-    @property
-    def sides(self) -> list[int]:
-        """The sides that have factors."""
-        return [side for side, factor in enumerate(self.members[0][2].factors) if factor is not None]
-
-    @property
-    def counts(self) -> list[int]:
-        """How many of the batch belong to each member."""
-        return [slot.count for _, slot, _ in self.members]
+    def __post_init__(self) -> None:
+        run, _, block = self.members[0]
+        self.shape, self.sides = block.shape, block.sides
+        self.options, self.step = run.options, run.step
+        self.counts = [slot.count for _, slot, _ in self.members]  # the number of blocks of each member
 
     def views(self, stack: Tensor) -> list[Tensor]:
-        """Of each member, its ``(count, *shape)`` view of the stack ``(b, m, n)``."""
+        """The ``(count, *shape)`` view of the stack ``(b, m, n)`` for each member."""
         return [block.read(stack[slot.where]) for _, slot, block in self.members]
 
     def gather(self, stack: Tensor) -> Tensor:
@@ -78,7 +53,7 @@ class Blocks:
         foreach.copy_(self.views(stack), list(values.split(self.counts)))
 
     def state(self, side: int, kind: str) -> list[Tensor]:
-        """Of each member, its ``(count, d, d)`` view of the state: factors, or what lies beside them."""
+        """The ``(count, d, d)`` view of the state for each member: of the factors, or of their roots or bases."""
         found = []
         for run, slot, block in self.members:
             factor = block.factors[side]
@@ -89,28 +64,18 @@ class Blocks:
 
 @dataclass(frozen=True, eq=False)
 class Factor:
-    """The factors of one side of one block of each matrix of a slot, and what was last made of them.
-
-    Attributes:
-        run: where the slot is.
-        slot: whose they are.
-        block: which block.
-        side: of the block.
-        values: ``(count, d, d)``.
-        last: ``(count, d, d)``, their last roots or bases; to be overwritten.
-        weight: what the weights of the average add up to, by which the factors are divided.
-    """
+    """The factors of one side of one block of each matrix of a slot."""
 
     run: Run
     slot: Slot
     block: Block
     side: int
-    values: Tensor
-    last: Tensor
-    weight: float
+    values: Tensor  # the factors, (count, d, d)
+    last: Tensor  # their last roots or bases, (count, d, d), to be overwritten
+    weight: float  # the sum of the weights of the average, by which factors are divided
 
     def describe(self, i: int) -> str:
-        """The factor of the i-th matrix, for messages."""
+        """Name of the i-th factor, for messages."""
         return f"{self.slot.describe(i)}, block {self.block}, side {self.side}"
 
     def momentum(self) -> Tensor:
@@ -120,7 +85,7 @@ class Factor:
 
 
 def portions(factors: Iterable[Factor], limit: int) -> Iterator[list[Factor]]:
-    """The same in order, in lists of at most so many entries, or of one factor."""
+    """The factors in order, in lists of at most `limit` entries, or of one factor."""
     some: list[Factor] = []
     entries = 0
     for one in factors:
@@ -134,29 +99,18 @@ def portions(factors: Iterable[Factor], limit: int) -> Iterator[list[Factor]]:
 
 
 def gram(blocks: Tensor, side: int) -> Tensor:
-    """G_j G_j^T of the unfolding along a side; zero for a block that is not finite or too large to be squared.
+    """G_j G_j^T, ``(k, d, d)``, of blocks ``(k, *shape)`` unfolded along side j; 0 if not finite or too large.
 
-    Args:
-        blocks: ``(k, *shape)``.
-        side: j, from 0.
-
-    Returns:
-        ``(k, d, d)``.
+    Otherwise one such gradient would stay in the average for ever.
     """
     unfolded = blocks.movedim(side + 1, 1).flatten(2) if blocks.ndim > 2 else blocks.unsqueeze(2)
     product = unfolded @ unfolded.mT
     finite = product.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
-    return torch.where(finite, product, 0.0)  # one such gradient would stay in the average for ever
+    return torch.where(finite, product, 0.0)
 
 
 def along(blocks: Tensor, matrices: Tensor, side: int) -> Tensor:
-    """Each block multiplied by its matrix along one side: for a matrix Q G (side 0) or G Q^T (side 1).
-
-    Args:
-        blocks: ``(k, *shape)``.
-        matrices: ``(k, d, d)`` with d the length of the side.
-        side: from 0.
-    """
+    """Blocks ``(k, *shape)``, each multiplied by its matrix ``(k, d, d)`` along one side: Q G (side 0), G Q^T (1)."""
     moved = blocks.movedim(side + 1, 1)
     return (matrices @ moved.reshape(*moved.shape[:2], -1)).reshape(moved.shape).movedim(1, side + 1)
 
@@ -172,42 +126,41 @@ def gradients_of(runs: Sequence[Run]) -> Tensor:
 
 
 def keep(runs: Sequence[Run], key: str, stack: Tensor) -> None:
-    """Write a copy that `gathered` made back to the state."""
+    """Write a copy from `gathered` back to the state."""
     for run in runs:
         run[key] = stack[run.where]
 
 
 class Kronecker(Rule):
-    """Factors, and the order of a step. A subclass names in `second` what it keeps beside each factor, of equal size.
+    """Factors, and one tensor of equal size (root or basis) beside each; `second` is its name.
 
     Options: momentum and nesterov for the bias correction, beta2, and whole numbers of steps in `counts`. Roots and
     bases are computed from factors of at most `portion` entries in one batch.
 
     Args:
-        cutting: how the matrices are cut into blocks.
+        cutting: How the matrices are cut into blocks.
     """
 
     second: str
     counts: tuple[str, ...] = ()
-    portion = 2**22  # 16 MB in float32: an iteration needs half a dozen times as much, and more leaves the caches
+    portion = 2**22  # 16 MB in float32. An iteration needs six times as much, and larger batches leave the caches.
 
     def __init__(self, cutting: Cutting) -> None:
         self.cutting = cutting
 
     def check(self, options: Mapping[str, Any], where: str, shapes: Iterable[tuple[int, ...]] = ()) -> None:
-        """See `Rule`; counts of steps are whole numbers of at least 1."""
+        """See `Rule`. Counts of steps must be whole numbers of at least 1."""
         for key in self.counts:
-            check_steps(options[key], f"{where}: {key}")
+            check_count(options[key], f"{where}: {key}")
 
     def state(self, shape: tuple[int, ...], options: Mapping[str, Any]) -> dict[str, Kind]:
-        """The counter, and all factors of one size as one tensor, with what lies beside them."""
-        found: dict[str, Kind] = {"step": "counter"}
-        for key, kind in sizes(shape, self.cutting).items():
-            found |= {f"{FACTORS}_{key}": kind, f"{self.second}_{key}": kind}
-        return found
+        """The counter, and for each size one tensor of all factors and one of all roots or bases."""
+        kinds = sizes(shape, self.cutting)
+        names = (FACTORS, self.second)
+        return {"step": "counter", **{f"{name}_{key}": kinds[key] for key in kinds for name in names}}
 
     def batches(self, runs: Sequence[Run]) -> list[Blocks]:
-        """The blocks of a stack, in batches of at most 64 MB of factors each, or of the blocks of one slot."""
+        """The blocks of a stack, in batches of at most 64 MB of factors each, or of one slot."""
         open_: dict[tuple[tuple[int, ...], int, int], list[tuple[Run, Slot, Block]]] = {}
         filled: list[list[tuple[Run, Slot, Block]]] = []
         for run, slot in [(each, slot) for each in runs for slot in each.slots]:
@@ -222,24 +175,14 @@ class Kronecker(Rule):
         return [Blocks(tuple(members)) for members in filled]
 
     def factors(self, blocks: Blocks, weight: float = 1.0) -> Iterator[Factor]:
-        """The factors of every side of a batch that has some, with what lies beside them.
-
-        Args:
-            blocks: the batch.
-            weight: what the weights of the averages add up to.
-        """
+        """The factors of every side of a batch. `weight` is the sum of the weights of their averages."""
         for side in blocks.sides:
             views = zip(blocks.state(side, FACTORS), blocks.state(side, self.second), strict=True)
             for (run, slot, block), (values, last) in zip(blocks.members, views, strict=True):
                 yield Factor(run, slot, block, side, values, last, weight)
 
     def take_in(self, blocks: Blocks, gradients: Tensor) -> None:
-        """Average the products of a batch's gradients into its factors.
-
-        Args:
-            blocks: the batch.
-            gradients: of the stack, ``(b, m, n)``.
-        """
+        """Average the products of the gradients, a stack ``(b, m, n)``, into the factors of a batch."""
         beta2, own = float(blocks.options["beta2"]), blocks.gather(gradients)
         for side in blocks.sides:
             fresh = gram(own, side).split(blocks.counts)
@@ -247,7 +190,7 @@ class Kronecker(Rule):
 
     @staticmethod
     def correct(stack: Tensor, runs: Sequence[Run]) -> None:
-        """Divide the momentum by what its weights add up to, in place."""
+        """Divide the momentum by the sum of its weights, in place."""
         for run in runs:
             momentum = float(run.options["momentum"])
             if momentum:

@@ -17,17 +17,16 @@ __all__ = ["VARIANTS", "Nuclear"]
 
 VARIANTS = ("momentum-first", "polar-first", "heavy-ball", "vanilla")
 NUCLEAR = "nuclear_norm"
-_MEMORY = 0.9  # of the average that `growth` is measured against: about ten steps
+_MEMORY = 0.9  # the running average of nu is over about ten steps
 
 
 class Nuclear(Rule):
-    """nu^power U, U the polar factor of A and nu = <A, U>; see `PolarGrad`.
+    """nu^power U for the polar factor U of A and nu = <A, U>; see `PolarGrad`.
 
-    It holds the rule for U, because nu needs A and U at once. Options: variant, momentum (for "polar-first"), power,
-    growth, and the scale "rank", which divides by ||U||_F^2.
+    Options: variant, momentum (for "polar-first"), power, growth, and the scale "rank", which divides by ||U||_F^2.
 
     Args:
-        polar: the rule that computes U.
+        polar: The rule that computes U. It is held here because nu needs both A and U.
     """
 
     def __init__(self, polar: Polar) -> None:
@@ -43,18 +42,18 @@ class Nuclear(Rule):
             raise ValueError(f"{where}: growth must be > 1, or None for no safeguard; got {options['growth']}.")
 
     def state(self, shape: tuple[int, ...], options: Mapping[str, Any]) -> dict[str, Kind]:
-        """Under `growth` the average of nu, one for each matrix. "polar-first" uses the momentum of `VariantEma`."""
+        """The average of nu for each matrix, if there is `growth`. "polar-first" uses the momentum of `VariantEma`."""
         return {} if options["growth"] is None else {NUCLEAR: "matrix"}
 
     def update(self, stack: Tensor, runs: Sequence[Run]) -> Tensor:
-        """nu^power U for each matrix A of the stack, over the rank where the scale says so."""
+        """nu^power U for each matrix A of the stack, divided by the rank if the scale is "rank"."""
         U = self.polar.factor(stack)
         nu = (stack * U).sum((-2, -1))
         square = None
         for run in runs:
             options, where = run.options, run.where
             size = nu[where] if options["growth"] is None else _guarded(nu[where], run, float(options["growth"]))
-            if options["power"] != 1:  # negative by rounding, or where an oracle points away: against it is descent
+            if options["power"] != 1:  # a negative nu (rounding, a poor U) keeps its sign, which makes -D descend
                 size = size.sign() * size.abs() ** float(options["power"])
             if options["scale"] == "rank":
                 square = (U * U).sum((-2, -1)) if square is None else square
@@ -67,10 +66,10 @@ class Nuclear(Rule):
 
 
 def _guarded(nu: Tensor, run: Run, growth: float) -> Tensor:
-    """The nu of a run, cut to `growth` times their averages; the averages then take in the cut values."""
+    """The nu of a run, cut to `growth` times their averages, which are updated by the cut values."""
     averages = run.views(NUCLEAR)
     known = torch.cat(averages)
-    # Zero is a matrix without a past: nothing to compare with. A NaN is no past either.
+    # An average of zero or NaN holds no past value, so nothing is cut.
     cut = torch.where(known > 0, torch.minimum(nu, growth * known), nu)
     learned = torch.where(known > 0, torch.lerp(known, cut, 1 - _MEMORY), cut)
     foreach.copy_(averages, list(learned.split([slot.count for slot in run.slots])))

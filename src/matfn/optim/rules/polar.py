@@ -35,10 +35,11 @@ class Polar(Rule):
         products: The matrix products; None is a choice by machine, dtype and size.
         purpose: `Purpose.STEP` iterates float32 momenta in bfloat16 where the machine has the arithmetic for it;
             `Purpose.FACTOR` iterates in the dtype of the stack.
+        owner: The name for error messages, usually the optimizer's.
 
     Raises:
         ValueError: If `precision`, `engine` or `products` was given with a method that does not iterate.
-        TypeError: If `method` is no method object, or an option is of another type.
+        TypeError: If `method` is no method object, or an option has a wrong type.
     """
 
     def __init__(
@@ -49,24 +50,27 @@ class Polar(Rule):
         products: Products | None = None,
         *,
         purpose: Purpose = Purpose.STEP,
+        owner: str = "Polar",
     ) -> None:
-        if method is not None:
-            check_method(method, POLAR)
-        check_options(engine, precision, products)
-        for name, given in (("precision", precision), ("engine", engine), ("products", products)):
-            if isinstance(method, Evaluation) and given is not None:
-                raise ValueError(f"{method!r} does not iterate, so {name}={given} has no use; leave it out.")
+        try:
+            if method is not None:
+                check_method(method, POLAR)
+            check_options(engine, precision, products)
+        except TypeError as error:
+            raise TypeError(f"{owner}: {error}") from None
         self.method, self.purpose = method, purpose
         self.options = {"precision": precision, "engine": engine, "products": products}
+        for name, given in self.options.items():
+            if isinstance(method, Evaluation) and given is not None:
+                raise ValueError(f"{owner}: {method!r} does not iterate, so {name}={given} has no use; leave it out.")
         self._plans: dict[tuple[Any, ...], RunPlan] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy resolves its own plans: it may run on another machine.
-        return {**self.__dict__, "_plans": {}}
+        return {**self.__dict__, "_plans": {}}  # a copy may run on another machine, so it makes its own plans
 
     @property
     def padded_below(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """A fixed schedule of polynomials bears zeros; a method that is fitted to the spectrum would see them."""
+        """Zeros are harmless for fixed polynomials. A method that fits the spectrum would see them."""
         if self.method is None:
             return machine(_CPU).deflated_rows.value or sys.maxsize
         fixed = isinstance(self.method, NewtonSchulz | Tuned)
@@ -74,7 +78,7 @@ class Polar(Rule):
         return sys.maxsize if fixed else 0
 
     def plan(self, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> RunPlan:
-        """The run plan for matrices of a shape, resolved once."""
+        """The run plan for matrices of a shape, made once."""
         key = (shape, dtype, device)
         if key in self._plans and not torch.compiler.is_compiling():
             return self._plans[key]
@@ -88,11 +92,11 @@ class Polar(Rule):
         return self.factor(stack, out=stack)
 
     def factor(self, stack: Tensor, out: Tensor | None = None) -> Tensor:
-        """The polar factor of each matrix of the stack (b, m, n), contiguous, in its dtype.
+        """The polar factor of each matrix, contiguous, in the dtype of the stack.
 
         Args:
-            stack: Left alone, unless it is `out`.
-            out: Where to write, of the stack's shape and dtype, perhaps the stack itself; None is new memory.
+            stack: ``(b, m, n)``. It does not change unless it is `out`.
+            out: Memory for the result, of the same shape and dtype, or the stack itself. None is new memory.
         """
         plan = self.plan((stack.shape[-2], stack.shape[-1]), stack.dtype, stack.device)
         with without_autocast(stack):

@@ -1,13 +1,13 @@
 """Rule: one link of an optimizer's chain, written for stacks of matrices, without parameters, groups or processes.
 
-An optimizer is a chain: one elementwise rule, then matrix rules, each of which takes what the last one returned:
+An optimizer is a chain: one elementwise rule, then matrix rules, each of which takes the result of the one before:
 
     Muon     Ema, Polar                  NorMuon   Ema, Polar, RowNorm       AdaMuon   Ema, Sign, Polar, ElementNorm
     Shampoo  Ema, InverseRoots           SOAP      Ema, Eigenbasis           PolarGrad VariantEma, Nuclear
 
-The elementwise rule works on the parameters' own entries, so it needs no whole matrix. The matrix rules see whole
-matrices, stacked. `MatrixOptimizer` does the rest: it makes, finds, checks and saves the state that a rule describes,
-multiplies the result by scale and learning rate, decays and moves the weights.
+The elementwise rule works on the entries of the parameters, so it needs no whole matrix. Matrix rules see stacks of
+whole matrices. `MatrixOptimizer` makes, checks and saves the state that rules describe, and moves the weights by the
+result times scale and learning rate.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,77 +20,71 @@ from ..matrices.buckets import Kind, Run
 __all__ = ["Elementwise", "Rule"]
 
 
-class Elementwise(Protocol):
-    """The first link: from gradients to what the matrix rules are given, entry by entry."""
-
-    def check(self, options: Mapping[str, Any], where: str, shapes: Iterable[tuple[int, ...]] = ()) -> None:
-        """Refuse option values that are out of range; see `Rule.check`."""
-
-    def state(self, shape: tuple[int, ...], options: Mapping[str, Any]) -> dict[str, Kind]:
-        """What is kept between steps; see `Rule.state`."""
-        return {}
-
-    def update(self, gradients: list[Tensor], into: list[Tensor], run: Run) -> None:
-        """Write what the gradients become.
-
-        Args:
-            gradients: read only; one view of each parameter's gradient.
-            into: views of the same shapes in float32 (float64 for float64 weights), written to.
-            run: options and state of these parameters; ``run.views(key)`` are views of the same shapes.
-        """
-        raise NotImplementedError(f"{type(self).__name__} must define update(gradients, into, run).")
-
-
-class Rule(Protocol):
-    """A link that sees whole matrices. Subclass it and define `update`; the other methods do nothing by default.
-
-    Attributes:
-        padded_below: matrices whose short side is below it may be padded with rows and columns of zeros and then share
-            a stack: the rule has no state, looks at no option, and zeros change nothing. 0 for never.
-    """
-
-    padded_below: int = 0
+class Link(Protocol):
+    """Checks of options, and state between steps. By default there is nothing to check or to keep."""
 
     def check(self, options: Mapping[str, Any], where: str, shapes: Iterable[tuple[int, ...]] = ()) -> None:
         """Refuse option values that are out of range.
 
         Args:
-            options: the options of a group.
-            where: what they belong to, for the message.
-            shapes: of the group's matrices, as in `state`.
+            options: The options of a group.
+            where: The owner of the options, for the message.
+            shapes: The shapes of the group's matrices, as in `state`.
 
         Raises:
-            ValueError: naming the option, its value and its range.
-            TypeError: naming the option, its value and the type wanted.
+            ValueError: If a value is out of range. The message names option, value and range.
+            TypeError: If a value has a wrong type. The message names option, value and wanted type.
         """
 
     def state(self, shape: tuple[int, ...], options: Mapping[str, Any]) -> dict[str, Kind]:
-        """What is kept between steps for each matrix, by the key under which it is saved.
+        """The state between steps, as {key in checkpoints: kind}.
 
         Args:
-            shape: rows of one matrix, then the axes of its columns: ``(m, n)``, or ``(out, in, kernel...)``.
-            options: of the group.
+            shape: Rows of one matrix, then the axes of its columns: ``(m, n)``, or ``(out, in, kernel...)``.
+            options: The options of the group.
 
         Returns:
-            For each key "element" (a number for each entry), "row" (for each row), "matrix" (for each matrix),
-            or ``(r, d, d)``, r square tensors for each matrix; and "counter" for the key "step", see `Run.step`.
-            All are zero at first, and float32 at least.
+            For each key "element" (a number for each entry), "row" (for each row), "matrix" (for each matrix), or
+            ``(r, d, d)``, r square tensors for each matrix. The key "step" has the kind "counter", see `Run.step`.
+            State is zero at first, and float32 at least.
         """
         return {}
 
-    def prepare(self, stacks: Sequence[Sequence[Run]]) -> None:
-        """Work that wants all stacks of a step at once, done before any weight moves.
+
+class Elementwise(Link, Protocol):
+    """The first link: from gradients to the input of the matrix rules, entry by entry."""
+
+    def update(self, gradients: list[Tensor], into: list[Tensor], run: Run) -> None:
+        """Write the input of the matrix rules.
 
         Args:
-            stacks: the runs of each stack.
+            gradients: One view of each parameter's gradient, read only.
+            into: Views of the same shapes in float32 (float64 for float64 weights), to be written.
+            run: Options and state of these parameters. ``run.views(key)`` are views of the same shapes.
         """
+        raise NotImplementedError(f"{type(self).__name__} must define update(gradients, into, run).")
+
+
+class Rule(Link, Protocol):
+    """A link that sees whole matrices. Subclass it and define `update`; the other methods do nothing by default.
+
+    Attributes:
+        padded_below: Matrices whose short side is below this may be padded with rows and columns of zeros to share a
+            stack. It must be 0 (never) if the rule has state, reads options, or gives other results with zeros.
+    """
+
+    padded_below: int = 0
+
+    def prepare(self, stacks: Sequence[Sequence[Run]]) -> None:
+        """Work on all stacks of a step at once, given as their runs, before any weight moves."""
 
     def update(self, stack: Tensor, runs: Sequence[Run]) -> Tensor:
         """The direction of each matrix; weights move against it.
 
         Args:
-            stack: ``(b, m, n)``, what the link before returned; may be overwritten.
-            runs: the parts of the stack with equal options, in order; they cover it. Empty if the stack is padded.
+            stack: ``(b, m, n)``, the result of the link before, which may be overwritten.
+            runs: The parts of the stack with equal options, in order. They cover the stack, or are empty if it is
+                padded.
 
         Returns:
             ``(b, m, n)`` on the device of `stack`, in its dtype or a narrower one.

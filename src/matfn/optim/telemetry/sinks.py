@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .figures import FIGURES
+
 __all__ = ["JsonLines", "Record", "TensorBoard", "lines"]
 
 
@@ -43,8 +45,7 @@ def _known(values: Mapping[str, float]) -> dict[str, float | None]:
 class JsonLines:
     """Appends lines of JSON to a file: at each measured step one for each parameter and one for the cost.
 
-    Args:
-        path: The file. It is created if it does not exist, with its folder.
+    The file and its folder are created if they do not exist.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -63,10 +64,7 @@ class JsonLines:
 
 
 class TensorBoard:
-    """Writes scalars ``<figure>/<parameter>`` for TensorBoard, and the cost as ``telemetry/...``.
-
-    Args:
-        folder: The folder of the event files.
+    """Writes scalars ``<figure>/<parameter>`` for TensorBoard into a folder, and the cost as ``telemetry/...``.
 
     Raises:
         ImportError: If the package tensorboard is not installed.
@@ -85,17 +83,13 @@ class TensorBoard:
     def __call__(self, record: Record) -> None:
         """Write a record without the values that are not finite."""
         *figures, cost = lines(record)
-        for line in figures:
-            for figure in line.keys() - {"step", "parameter"}:
-                self._add(f"{figure}/{line['parameter']}", line[figure], record.step)
-        for name in cost.keys() - {"step"}:
-            self._add(name.replace("_", "/", 1), cost[name], record.step)
+        scalars = {f"{name}/{line['parameter']}": line[name] for line in figures for name in line if name in FIGURES}
+        scalars |= {name.replace("_", "/", 1): cost[name] for name in cost if name != "step"}
+        for tag, value in scalars.items():
+            if value is not None:
+                self._writer.add_scalar(tag, value, record.step)
         self._writer.flush()
 
     def close(self) -> None:
         """Close the event file."""
         self._writer.close()
-
-    def _add(self, tag: str, value: float | None, step: int) -> None:
-        if value is not None:
-            self._writer.add_scalar(tag, value, step)

@@ -1,7 +1,7 @@
 """Telemetry: measures every few steps what an optimizer does to each matrix, and keeps its own cost under a budget.
 
-It uses the step hooks of torch. In a `MatrixOptimizer` it is also one of the `observers`, which see each bucket and its
-direction before the weights move. So optimizers need no code for telemetry; a step without measurement costs two calls.
+It uses the step hooks of torch, and `before_move` of a `MatrixOptimizer`. So optimizers need no code for telemetry, and
+a step without measurement costs two calls.
 """
 
 import time
@@ -50,23 +50,20 @@ class Telemetry:
     | `ratio`         | ||lr scale D||_F / ||W||_F              | the greatest              |
 
     `direction` is 1 for steepest descent under the spectral norm, and less with momentum, which holds older gradients.
-    Where another rule moves a matrix (AdamW, or any optimizer of torch), D is the weight before minus the weight after
-    the step, decay included, and there is no `nu`. These weights are copied during a measured step. `.grad`, weights,
-    state and random numbers are the same as without telemetry.
+    If AdamW or an optimizer of torch moves a matrix, D is the weight before minus the weight after the step, decay
+    included, and there is no `nu`. `.grad`, weights, state and random numbers are the same as without telemetry.
 
-    **Cost.** By default the figures come from the Gram matrix of the short side, in float64. If the short side has more
-    than 512 rows they come from a sketch: subspace iteration for the greatest singular values, Lanczos quadrature for
-    the others. The sketch is good to a few per cent, and its `condition` is a lower bound. Singular values count as
-    zero below 4 eps of the gradient's dtype (at least float32) and, unless exact, 1e-7, relative to the greatest.
-    A measurement is skipped if, taking as long as the last one, it would bring telemetry above `budget` of the time
-    since the beginning. The records count the skipped ones. The first measurement is never skipped.
+    Singular values count as zero below 4 eps of the gradient's dtype (at least float32) and, unless exact, 1e-7,
+    relative to the greatest. docs/telemetry.md has the use of each figure, accuracy and cost.
 
     Args:
         optimizer: Any optimizer of torch. Use one Telemetry for each.
         *sinks: Functions that take a `Record`, such as `JsonLines` and `TensorBoard`.
         every: Steps from one measurement to the next. The first step is measured.
-        exact: Whether to compute singular values in float64 at every size.
-        budget: The greatest share of the time, in (0, 1]; 1 skips nothing. 0.05 leaves 95 % to training.
+        exact: Whether to compute singular values in float64 at every size. Else they come from the Gram matrix in
+            float64, or, if the short side has more than 512 rows, from a sketch that is good to a few per cent.
+        budget: The greatest share of the time, in (0, 1]; 1 skips nothing. Measurements that would exceed it are
+            skipped and counted, except the first.
         only: Glob patterns of names. A parameter that matches none is not measured.
         names: {parameter: name}, for an optimizer without names.
 
@@ -96,7 +93,7 @@ class Telemetry:
         self._since = time.perf_counter()
         self._hooks = [optimizer.register_step_pre_hook(self._begin), optimizer.register_step_post_hook(self._end)]
         if isinstance(optimizer, MatrixOptimizer):
-            optimizer.observers.append(self._observe)
+            optimizer.before_move.append(self._observe)
 
     @property
     def share(self) -> float:
@@ -107,8 +104,8 @@ class Telemetry:
         """Remove all hooks from the optimizer, and close the sinks that have `close`."""
         for hook in self._hooks:
             hook.remove()
-        if isinstance(self.optimizer, MatrixOptimizer) and self._observe in self.optimizer.observers:
-            self.optimizer.observers.remove(self._observe)
+        if isinstance(self.optimizer, MatrixOptimizer) and self._observe in self.optimizer.before_move:
+            self.optimizer.before_move.remove(self._observe)
         for sink in self.sinks:
             getattr(sink, "close", lambda: None)()
 
@@ -140,8 +137,8 @@ class Telemetry:
         if slots:
             assert isinstance(self.optimizer, MatrixOptimizer)
             groups, (_, m, n) = self.optimizer.param_groups, bucket.shape
-            kinds = {index: (groups[index]["rule"], groups[index]["scale"]) for index in bucket.by_group()}
-            scales = {index: self.optimizer.scale_of(*kind)(m, n) for index, kind in kinds.items()}
+            owners = {slot.group: groups[slot.group] for slot in bucket.slots}
+            scales = {i: self.optimizer.scale_of(group["rule"], group["scale"])(m, n) for i, group in owners.items()}
             rows = torch.cat([torch.arange(s.start, s.start + s.count, device=bucket.device) for s in slots])
             size = [float(groups[s.group]["lr"]) * scales[s.group] for s in slots for _ in range(s.count)]
             stacks = (bucket.gather(Slot.gradient), direction, bucket.gather(lambda slot: slot.read(slot.param)))
