@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from benchmarks.dtypes import SHORT
-from matfn.train.errors import TrainError
+from matfn.train import TrainError
 from matfn.train.terminal import grid, safe, screen, user_errors
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
+from benchmarks.drawing import foot, legend
 from benchmarks.rows import Report, Row
 from matfn.train import checkpoint, drawing
 from matfn.train.drawing import COLOURS, MARKERS, STYLE
@@ -23,8 +24,6 @@ _PANELS = 12  # of a figure
 
 def write(report: Report, directory: Path) -> list[Path]:
     """Write bench-PART.json, .md and its figures; the paths are returned."""
-    from matfn.train import drawing
-
     paths = [write_json(report, directory), directory / f"bench-{report.part}.md"]
     drawn = {directory / name: figure(part) for name, part in _pages(report).items()}
     checkpoint.replace_text(paths[1], markdown(report))
@@ -133,7 +132,7 @@ def figure(report: Report) -> Figure:
     """The figure of a part; its caption says where and with what it was measured."""
     with matplotlib.rc_context(STYLE):
         drawn = _growth(report) if report.part == "scaling" else _panels(report)
-        drawing.foot(drawn, report.conditions, "medians, bars: quartile range")
+        foot(drawn, report.conditions, "medians, bars: quartile range")
         return drawn
 
 
@@ -163,7 +162,7 @@ def _panels(report: Report) -> Figure:
         axes.set_title(case)
     for axes in list(grid.flat)[len(cases) :]:
         axes.set_visible(False)
-    drawing.legend(drawn, grid.flat, size=7)
+    legend(drawn, grid.flat, size=7)
     return drawn
 
 
@@ -221,5 +220,5 @@ def _growth(report: Report) -> Figure:
         axes.set_ylim(bottom=0)
     for axes in list(grid.flat)[len(split) :]:
         axes.set_visible(False)
-    drawing.legend(drawn, grid.flat, size=7)
+    legend(drawn, grid.flat, size=7)
     return drawn

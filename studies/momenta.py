@@ -10,16 +10,15 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from matfn.train.task import Task
 from torch import Tensor
 
 from matfn.optim import Entry, plan
-from matfn.train import checkpoint
+from matfn.train import TrainError, checkpoint
 from matfn.train import recipe as recipes
-from matfn.train.errors import TrainError
 from matfn.train.loop import Trainer, Watcher
 from matfn.train.progress import Progressing
 from matfn.train.recipe import Recipe
-from matfn.train.task import Task
 from matfn.train.terminal import screen, user_errors
 
 __all__ = ["FILE", "Momentum", "app", "capture", "load", "save"]

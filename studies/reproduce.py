@@ -12,9 +12,8 @@ from typing import Annotated
 import torch
 import typer
 
-from matfn.train import drawing
+from matfn.train import TrainError, drawing
 from matfn.train.checkpoint import folder, replace_text
-from matfn.train.errors import TrainError
 from matfn.train.provenance import conditions
 from matfn.train.terminal import grid, safe, screen, user_errors
 from studies.page import Report

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import matfn
-from matfn.train.errors import TrainError
+from matfn.train import TrainError
 from matfn.train.provenance import conditions
 from studies.accuracy.problems import FUNCTIONS, Problem, problem, spectrum_names
 from studies.accuracy.solvers import Solver, peers, solvers, verb

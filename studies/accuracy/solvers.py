@@ -15,7 +15,7 @@ from torch import Tensor
 import matfn
 from matfn.iteration.protocols import Evaluation, Scheduled
 from matfn.iteration.target import Domain, Target
-from matfn.train.errors import TrainError
+from matfn.train import TrainError
 from studies.accuracy.problems import FUNCTIONS, Problem
 
 __all__ = ["Solver", "converged", "peers", "solvers", "verb"]

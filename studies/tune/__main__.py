@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from benchmarks.dtypes import full_name
-from matfn.train.errors import TrainError
+from matfn.train import TrainError
 from matfn.train.terminal import grid, safe, screen, user_errors
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.drawing import foot, legend
 from benchmarks.polar import BASELINE
 from benchmarks.report import front
 from matfn.train import drawing
@@ -46,8 +47,8 @@ def figure(tuning: Tuning) -> Figure:
         left.set_ylabel("time of a call, ms")
         right.set(xscale="log", yscale="log", xlabel="predicted time, ms", title="Cost model")
         right.set_ylabel("measured time, ms (least of the rounds)")
-        drawing.legend(drawn, [left], size=8)
-        drawing.foot(drawn, tuning.conditions, f"medians. {_DEFLATED}")
+        legend(drawn, [left], size=8)
+        foot(drawn, tuning.conditions, f"medians. {_DEFLATED}")
         return drawn
 
 

@@ -17,6 +17,8 @@ from matplotlib.figure import Figure
 import matfn
 from benchmarks import peers
 from benchmarks.budget import Budget
+from benchmarks.drawing import foot, legend
+from benchmarks.drawing import write as write_figure
 from benchmarks.rows import Watch, facts
 from benchmarks.timing import Pace, interleaved
 from matfn.kernels import Products
@@ -161,7 +163,7 @@ def _call(plan: Plan, kernel: Products, request: Request, X: torch.Tensor) -> Ca
 def write(found: Agreement, directory: Path) -> list[Path]:
     """Write tune-model.json and tune-model.png; the paths are returned."""
     plain = {"caption": found.caption(), "conditions": found.conditions, "points": [asdict(p) for p in found.points]}
-    return drawing.write(directory / "tune-model", plain, figure(found))
+    return write_figure(directory / "tune-model", plain, figure(found))
 
 
 def figure(found: Agreement) -> Figure:
@@ -185,6 +187,6 @@ def figure(found: Agreement) -> Figure:
         axes.set(xscale="log", yscale="log", xlabel="predicted time of a call, ms", ylabel="measured time, ms")
         low, middle, high = found.ratios()
         axes.set_title(f"Cost model: measured / predicted {middle:.2f}, quartiles {low:.2f} to {high:.2f}")
-        drawing.legend(drawn, [axes], size=7)
-        drawing.foot(drawn, found.conditions, "quickest of the rounds")
+        legend(drawn, [axes], size=7)
+        foot(drawn, found.conditions, "quickest of the rounds")
         return drawn

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks import drawing
 from benchmarks.polar import BASELINE, SPECTRA
 from benchmarks.timing import Timing
-from matfn.train import drawing
 from studies.tune.figure import figure, quickest
 from studies.tune.plan import fraction
 from studies.tune.tune import Candidate, Tuning

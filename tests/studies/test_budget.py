@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 import matfn
 from matfn.iteration.target import POLAR
 from matfn.optim.rules.polar import Polar
+from matfn.train import TrainError
 from matfn.train import recipe as recipes
-from matfn.train.errors import TrainError
 from studies import momenta
 from studies.accuracy.work import steps_of
 from studies.budget import verdicts

@@ -13,10 +13,9 @@ from typer.testing import CliRunner
 
 import matfn
 from matfn.cli import app
-from matfn.train import checkpoint
+from matfn.train import TrainError, checkpoint
 from matfn.train import loop as train
 from matfn.train import recipe as recipes
-from matfn.train.errors import TrainError
 from matfn.train.settings import to_toml
 
 

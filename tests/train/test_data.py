@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from matfn.train import TrainError
 from matfn.train.data import (
     SEPARATOR,
     Batches,
@@ -18,7 +19,6 @@ from matfn.train.data import (
     validation_windows,
     write_shard,
 )
-from matfn.train.errors import TrainError
 from matfn.train.recipe import DataTable
 
 

@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from matfn.optim import minimax
-from matfn.train import optimizers
+from matfn.train import TrainError, optimizers
 from matfn.train import recipe as recipes
-from matfn.train.errors import TrainError
 from matfn.train.loop import Trainer
 from matfn.train.model import make_model
 from matfn.train.optimizers import MAKERS

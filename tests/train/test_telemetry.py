@@ -5,9 +5,8 @@ import sys
 
 import pytest
 
-from matfn.train import checkpoint
+from matfn.train import TrainError, checkpoint
 from matfn.train import recipe as recipes
-from matfn.train.errors import TrainError
 from matfn.train.loop import METRICS, Trainer
 from matfn.train.settings import override
 from matfn.train.task import Task

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from matfn.train import checkpoint
+from matfn.train import TrainError, checkpoint
 from matfn.train import recipe as recipes
-from matfn.train.errors import TrainError
 from matfn.train.loop import CHECKPOINT, METRICS, Diverged, Trainer, pick_device
 from matfn.train.model import GPT, make_model
 from matfn.train.optimizers import wsd

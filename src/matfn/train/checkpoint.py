@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from matfn.train.errors import TrainError
+from matfn.train import TrainError
 
 
 def dated(name: str) -> Path:

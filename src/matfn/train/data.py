@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from matfn.train import TrainError
 from matfn.train.checkpoint import whole
-from matfn.train.errors import TrainError
 from matfn.train.recipe import DataTable
 
 SEPARATOR = 0  # a NUL byte between documents: it occurs in no text, so the vocabulary stays 256

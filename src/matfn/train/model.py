@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from matfn.train.errors import TrainError
+from matfn.train import TrainError
 from matfn.train.recipe import ModelTable
 
 

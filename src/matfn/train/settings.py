@@ -12,7 +12,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from matfn.train.errors import TrainError
+from matfn.train import TrainError
 
 T = TypeVar("T")
 MISSING = dataclasses.MISSING
