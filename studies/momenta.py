@@ -10,12 +10,12 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from matfn.train.task import Task
 from torch import Tensor
 
 from matfn.optim import Entry, plan
 from matfn.train import TrainError, checkpoint
 from matfn.train import recipe as recipes
+from matfn.train.data import load_corpus
 from matfn.train.loop import Trainer, Watcher
 from matfn.train.progress import Progressing
 from matfn.train.recipe import Recipe
@@ -92,7 +92,7 @@ def capture(
     if not at or min(at) < 1 or max(at) > recipe.train.steps:
         raise TrainError(f"--at must name steps from 1 to train.steps = {recipe.train.steps}, got {list(at)}")
     table = recipe.arm(arm)
-    trainer = Trainer(recipe, table, Task(recipe), seed=recipe.train.seed, directory=directory)
+    trainer = Trainer(recipe, table, load_corpus(recipe.data), seed=recipe.train.seed, directory=directory)
     entries = _chosen(plan(trainer.model).entries, only)
     averages = _Averages(entries, table.momentum, bool(table.nesterov), at)
     # Of several optimizers the first steps first: then every gradient is there, and none has been dropped.

@@ -53,12 +53,12 @@ def test_momenta_are_what_muon_orthogonalizes(recipe, tmp_path, watcher, monkeyp
 
 
 def test_capturing_does_not_change_the_run(recipe, tmp_path, watcher):
+    from matfn.train.data import load_corpus
     from matfn.train.loop import Trainer
-    from matfn.train.task import Task
 
     momenta.capture(recipe, "torch Muon", at=[4], only=["*.q.*"], directory=tmp_path / "a", watcher=watcher)
     losses = [line["loss"] for line in watcher.lines if "loss" in line]
-    plain = Trainer(recipe, recipe.arm("torch Muon"), Task(recipe), seed=0, directory=tmp_path / "b")
+    plain = Trainer(recipe, recipe.arm("torch Muon"), load_corpus(recipe.data), seed=0, directory=tmp_path / "b")
     plain.advance(4, watcher)
     assert [line["loss"] for line in plain.history if "loss" in line] == losses[:4]
 

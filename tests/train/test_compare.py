@@ -11,11 +11,11 @@ from scipy import stats as reference
 
 from matfn.train import TrainError, compare, drawing, report
 from matfn.train import recipe as recipes
+from matfn.train.optimizers import unlike
 from matfn.train.outcome import differences, interval, leaders, outcome, resolution, rows, student
 from matfn.train.recipe import CompareTable
 from matfn.train.schedules import ScheduleTable, StepLine
 from matfn.train.settings import override
-from matfn.train.task import unlike
 
 
 @pytest.fixture

@@ -19,7 +19,6 @@ from matfn.train.recipe import MATFN, EmbeddingsTable, OptimizerTable, Recipe, R
 
 CLASSES: dict[str, Any] = {"muon": Muon, "normuon": NorMuon, "polargrad": PolarGrad, "shampoo": Shampoo, "soap": SOAP}
 _TABLES = ("embedding", "position", "tied head", "head")  # the roles that an embeddings table takes
-_PASSED = ("scale", "variant", "power", "growth", "beta2", "graft", "ridge", "root", "root_every", "start", "basis_every")
 
 
 class Optimizers:
@@ -167,17 +166,17 @@ def _torch_muon(table: OptimizerTable, matrices: Sequence[torch.Tensor]) -> torc
 
 def _matfn(table: OptimizerTable, params: Any) -> torch.optim.Optimizer:
     """An optimizer of matfn with the options that the recipe gives, and AdamW for the rest."""
-    options: dict[str, Any] = {"momentum": table.momentum, "nesterov": table.nesterov, **table.given(*_PASSED)}
+    options = {"momentum": table.momentum, "nesterov": table.nesterov, **table.own}
     if table.kind == "polargrad":
         del options["nesterov"]
         if table.variant == "vanilla":
             del options["momentum"]
-    if table.method is not None:
-        options["method"] = minimax if (table.kind, table.method) == ("shampoo", "minimax") else _method(table.method)
-    if table.precision is not None:
-        options["precision"] = getattr(torch, table.precision)
-    if table.block is not None:
-        options["cutting"] = Cutting(block=table.block)
+    if method := options.get("method"):
+        options["method"] = minimax if (table.kind, method) == ("shampoo", "minimax") else _method(method)
+    if "precision" in options:
+        options["precision"] = getattr(torch, options["precision"])
+    if "block" in options:
+        options["cutting"] = Cutting(block=options.pop("block"))
     rest = _adamw_options(table.rest)
     return CLASSES[table.kind](params, lr=table.lr, weight_decay=table.weight_decay, rest=rest, **options)
 

@@ -110,9 +110,10 @@ class OptimizerTable:
         """The name shown in tables and plots."""
         return self.name or self.kind
 
-    def given(self, *keys: str) -> dict[str, Any]:
-        """Those of the keys that the recipe sets, with their values."""
-        return {key: value for key in keys if (value := getattr(self, key)) is not None}
+    @property
+    def own(self) -> dict[str, Any]:
+        """The keys of some kinds only that the recipe sets, with their values."""
+        return {key: value for key in _BELONGS if (value := getattr(self, key)) is not None}
 
 
 @dataclass(frozen=True, kw_only=True)

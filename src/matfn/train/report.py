@@ -63,9 +63,9 @@ def page(comparison: Comparison, figure: str) -> str:
     seeds = ", ".join(map(str, recipe.compare.seeds))
     caption = (
         f"Validation loss in nats per {unit} (markers) and the training loss, smoothed over 10 steps (faint), for "
-        f"seed{'s' if ',' in seeds else ''} {seeds}. Left: against optimizer steps. Right: against steps times the time "
-        "of a step here, the median of forward and backward and the mean of the optimizer. More than six arms are "
-        "drawn as the mean of their seeds."
+        f"seed{'s' if ',' in seeds else ''} {seeds}. Left: against optimizer steps. Right: against steps times the "
+        "time of a step here, the median of forward and backward and the mean of the optimizer. More than six arms "
+        "are drawn as the mean of their seeds."
     )
     body = [
         f"<h1>{escape(recipe.title)}</h1>",
@@ -132,9 +132,9 @@ FEW = 4  # with more arms only the best is compared with each, and a table has a
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, marked: Collection[int] = ()) -> str:
     """An HTML table of plain text; the rows of the numbers `marked` stand out."""
-    head = "".join(f"<th>{escape(text)}</th>" for text in heads)
+    head, best = "".join(f"<th>{escape(text)}</th>" for text in heads), ' class="best"'
     body = ("".join(f"<td>{escape(text)}</td>" for text in row) for row in rows)
-    lines = "".join(f"<tr{' class=best' * (index in marked)}>{row}</tr>" for index, row in enumerate(body))
+    lines = "".join(f"<tr{best if index in marked else ''}>{row}</tr>" for index, row in enumerate(body))
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
 
 

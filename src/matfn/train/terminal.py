@@ -30,8 +30,9 @@ def user_errors(command: F) -> F:
         except BrokenPipeError:  # `matfn ... | head` is no mistake; typer ends quietly
             raise
         except (TrainError, OSError) as error:
-            named = isinstance(error, OSError) and error.filename is not None
-            text = f"{error.filename}: {error.strerror}" if named else str(error)
+            text = str(error)
+            if isinstance(error, OSError) and error.filename is not None:
+                text = f"{error.filename}: {error.strerror}"
             Console(stderr=True).print(f"[bold red]error:[/] {safe(text)}", highlight=False, soft_wrap=True)
             raise typer.Exit(2) from None
 
