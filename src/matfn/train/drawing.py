@@ -67,7 +67,7 @@ def svg(figure: Figure) -> str:
 def loss_curves(comparison: Comparison) -> Figure:
     """Validation loss against steps and against training time, the training loss faint behind it."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(10, 4.4), layout="constrained")
+        figure = Figure(figsize=(10, 4.8), layout="constrained")
         by_step, by_time = figure.subplots(1, 2, sharey=True, width_ratios=(1.15, 1))
         looks = _looks(comparison)
         for arm, look in looks.items():
@@ -80,10 +80,7 @@ def loss_curves(comparison: Comparison) -> Figure:
         by_time.set_xlim(left=0)
         low, high = _range(comparison.runs)
         by_step.set_ylim(low, high)
-        if len(looks) <= MANY:
-            by_step.legend(loc="upper right")
-        else:
-            by_time.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
+        figure.legend(*by_step.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(looks), 4))
         return figure
 
 

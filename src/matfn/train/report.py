@@ -35,7 +35,8 @@ pre { background: var(--wash); padding: 1rem; border-radius: 6px; overflow-x: au
       line-height: 1.45 }
 details summary { cursor: pointer; font-weight: 600; margin: 2rem 0 .6rem; font-size: 1.1rem }
 .columns { display: grid; grid-template-columns: 1fr 1fr; gap: 0 2.5rem }
-@media (max-width: 48rem) { .columns { grid-template-columns: 1fr } .wide { overflow-x: auto } }
+@media (max-width: 48rem) { .columns { grid-template-columns: 1fr } .wide, figure { overflow-x: auto }
+                             figure svg { min-width: 42rem } }
 @media print { body { margin: 0; max-width: none } details > * { display: block } }
 """
 
