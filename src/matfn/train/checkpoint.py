@@ -27,18 +27,6 @@ def folder(path: Path) -> Iterator[Path]:
     Raises:
         TrainError: The folder cannot be made or written to.
     """
-    made: list[Path] = []
-    try:
-        made = _make(path)
-        yield path
-    finally:
-        with contextlib.suppress(OSError):  # the first folder with content ends the loop
-            for place in made:
-                place.rmdir()
-
-
-def _make(path: Path) -> list[Path]:
-    """Make a folder and its parents; returns the new ones, innermost first."""
     try:
         made = [place for place in (path, *path.parents) if not place.exists()]
         path.mkdir(parents=True, exist_ok=True)
@@ -47,7 +35,12 @@ def _make(path: Path) -> list[Path]:
         raise TrainError(f"cannot make the folder {str(path)!r}: {reason}; choose another with --out") from None
     if not os.access(path, os.W_OK | os.X_OK):
         raise TrainError(f"cannot write to the folder {str(path)!r}: permission denied; choose another with --out")
-    return made
+    try:
+        yield path
+    finally:
+        with contextlib.suppress(OSError):  # the first folder with content ends the loop
+            for place in made:
+                place.rmdir()
 
 
 @contextlib.contextmanager

@@ -32,10 +32,10 @@ class Watcher(Protocol):
     """Shows the progress of runs: a progress bar, plain lines, or nothing."""
 
     def stepped(self, trainer: Trainer, line: dict[str, float]) -> None:
-        """Called after each step with its line of the metrics."""
+        """Take the metrics of a step."""
 
     def evaluated(self, trainer: Trainer, line: dict[str, float]) -> None:
-        """Called after each evaluation with its line of the metrics."""
+        """Take the metrics of an evaluation."""
 
 
 class Trainer:

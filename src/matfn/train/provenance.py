@@ -8,19 +8,19 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 import matfn
+from matfn.optim import MatrixOptimizer, Shampoo
+from matfn.optim.matrices.buckets import working_dtype
+from matfn.optim.rules.nuclear import Nuclear
+from matfn.optim.rules.polar import Polar
 from matfn.run.machine import machine
-
-if TYPE_CHECKING:
-    from matfn.optim import MatrixOptimizer
-    from matfn.run.plan import RunPlan
-    from matfn.train.recipe import OptimizerTable
+from matfn.run.plan import RunPlan
+from matfn.train.recipe import OptimizerTable
 
 __all__ = ["Choice", "choice_of", "conditions", "found"]
 
@@ -29,10 +29,10 @@ def conditions(device: torch.device) -> dict[str, str]:
     """Facts to record beside every number. Nothing is read from the network or the environment's variables."""
     facts = {
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "matfn": _version("matfn") + _revision(),
+        "matfn": matfn.__version__ + _revision(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "numpy": _version("numpy"),
+        "numpy": np.__version__,
         "system": f"{platform.system()} {platform.machine()}",
         "processor": f"{_processor()}, {os.cpu_count()} cores seen",
         "threads": str(torch.get_num_threads()),
@@ -49,13 +49,6 @@ def found(device: torch.device) -> str:
     """Name and description of the machine's profile."""
     profile = machine(device)
     return f"{profile.name} ({profile.kind})"
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def _revision() -> str:
@@ -110,15 +103,7 @@ class Choice:
 
 
 def choice_of(table: OptimizerTable, members: Sequence[torch.optim.Optimizer], device: torch.device) -> Choice | None:
-    """The precision of an arm and the reason; None for an optimizer without a matrix function, such as AdamW.
-
-    Args:
-        table: The arm.
-        members: The optimizers of the arm, from `make_optimizers`.
-        device: Where they run.
-    """
-    from matfn.optim import MatrixOptimizer
-
+    """The precision of an arm whose optimizers are `members`; None without a matrix function, as for AdamW."""
     if table.kind == "torch-muon":
         profile = machine(device)
         if profile.narrow == torch.bfloat16:
@@ -133,11 +118,6 @@ def choice_of(table: OptimizerTable, members: Sequence[torch.optim.Optimizer], d
 
 def _plans(optimizer: MatrixOptimizer) -> Iterator[RunPlan]:
     """The run plans of the polar factors and roots that an optimizer computes."""
-    from matfn.optim import Shampoo
-    from matfn.optim.matrices.buckets import working_dtype
-    from matfn.optim.rules.nuclear import Nuclear
-    from matfn.optim.rules.polar import Polar
-
     if isinstance(optimizer, Shampoo):
         yield from optimizer.root_choices().values()
     for rule in optimizer.chain:

@@ -34,9 +34,10 @@ figcaption, p.note { color: var(--soft); font-size: .9rem }
 pre { background: var(--wash); padding: 1rem; border-radius: 6px; overflow-x: auto; font-size: .82rem;
       line-height: 1.45 }
 details summary { cursor: pointer; font-weight: 600; margin: 2rem 0 .6rem; font-size: 1.1rem }
+.wide, figure { overflow-x: auto }
 .columns { display: grid; grid-template-columns: 1fr 1fr; gap: 0 2.5rem }
-@media (max-width: 48rem) { .columns { grid-template-columns: 1fr } .wide, figure { overflow-x: auto }
-                             figure svg { min-width: 42rem } }
+@media (max-width: 48rem) { .columns { grid-template-columns: 1fr } figure svg { min-width: 42rem } }
+details th, details td { font-size: .72rem; padding: .3rem; white-space: normal }
 @media print { body { margin: 0; max-width: none } details > * { display: block } }
 """
 
@@ -252,5 +253,5 @@ def _matrix(pairs: Sequence[Difference], arms: list[str], unit: str) -> str:
 def _cell(gap: Interval | None) -> str:
     if gap is None:
         return ""
-    width = "" if gap.half_width is None else f" ± {gap.half_width:.3f}"
+    width = "" if gap.half_width is None else f" ±\N{NO-BREAK SPACE}{gap.half_width:.3f}"
     return f"{gap.mean:+.3f}{width}{'*' if gap.resolved else ''}"

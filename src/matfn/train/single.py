@@ -71,13 +71,10 @@ def run(recipe: Recipe, folder: Path, console: Console, *, arm: str | None = Non
 def _summary(trainer: Trainer, console: Console) -> dict[str, Any]:
     table, unit = trainer.table, trainer.corpus.unit
     result = outcome(trainer.history, arm=table.label, seed=trainer.seed, lr=table.lr)
-    rate = trainer.recipe.tokens_per_step / result.step_seconds
-    console.print(
-        f"{table.label}: validation loss {result.final:.4f} nats/{unit} after {trainer.step} steps, "
-        f"{result.step_seconds * 1e3:.1f} ms a step ({result.optimizer_share:.0%} optimizer), "
-        f"{rate / 1e3:,.1f}k {unit}s/s",
-        highlight=False,
-    )
+    loss = f"validation loss {result.final:.4f} nats/{unit} after {trainer.step} steps"
+    time = f"{result.step_seconds * 1e3:.1f} ms a step ({result.optimizer_share:.0%} optimizer)"
+    rate = f"{trainer.recipe.tokens_per_step / result.step_seconds / 1e3:,.1f}k {unit}s/s"
+    console.print(f"{table.label}: {loss}, {time}, {rate}", highlight=False)
     choice = choice_of(table, trainer.optimizers.members, trainer.device)
     if choice is not None:
         console.print(str(choice), highlight=False, soft_wrap=True)
