@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from matfn.train.recipe import Recipe
 
 app = typer.Typer(
-    help="Matrix functions by matrix products, and the optimizers built on them.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -31,6 +30,7 @@ app = typer.Typer(
 RecipePath = Annotated[
     Path | None, typer.Argument(help="TOML recipe; see the project's recipes/ folder.", show_default=False)
 ]
+Arm = Annotated[str | None, typer.Option(help="Which of the recipe's \\[\\[arms]] to train.", show_default=False)]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. optimizer.lr=0.02.")
 ]
@@ -60,9 +60,7 @@ def options(
 @user_errors
 def train(
     recipe: RecipePath = None,
-    arm: Annotated[
-        str | None, typer.Option(help="Which of the recipe's \\[\\[arms]] to train.", show_default=False)
-    ] = None,
+    arm: Arm = None,
     set_: Set = None,
     out: Out = None,
     resume: Resume = None,

@@ -108,11 +108,8 @@ def _rounds(recipe: Recipe, arms: Sequence[OptimizerTable], directory: Path) -> 
 
 def _summarize(recipe: Recipe, corpus: Corpus, runs: list[Outcome], searches: Sequence[Search]) -> Comparison:
     table = rows(runs)
-    told = (
-        resolution(runs, recipe.train.steps),
-        optimizers.unlike(recipe, corpus.vocabulary),
-        edge_warnings(searches),
-    )
+    unlike = optimizers.unlike(recipe, corpus.vocabulary)
+    told = (resolution(runs, recipe.train.steps), unlike, edge_warnings(searches))
     device = pick_device(recipe.train.device)
     return Comparison(
         recipe=recipe,

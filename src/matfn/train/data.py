@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from matfn.train import TrainError
-from matfn.train.checkpoint import whole
 from matfn.train.recipe import DataTable
 
 SEPARATOR = 0  # between documents; no text holds a NUL byte, so the vocabulary stays 256
@@ -70,7 +69,9 @@ def load_corpus(table: DataTable) -> Corpus:
         "sha256": hashlib.sha256("".join(sorted(digests)).encode()).hexdigest(),
         "python": platform.python_version(),
     }
-    halves = [_join(half, separator) for half in (train, val)]
+    halves = [
+        np.concatenate([np.append(piece, piece.dtype.type(separator)) for piece in half]) for half in (train, val)
+    ]
     for name, half in zip(("training", "validation"), halves, strict=True):
         if half.size <= table.context:
             raise TrainError(
@@ -110,11 +111,6 @@ def _unique(found: Iterable[np.ndarray]) -> tuple[list[np.ndarray], list[str]]:
         if piece.size:
             seen.setdefault(hashlib.sha256(piece.tobytes()).hexdigest(), piece)
     return list(seen.values()), list(seen)
-
-
-def _join(pieces: list[np.ndarray], separator: int) -> np.ndarray:
-    mark = np.array([separator], dtype=pieces[0].dtype)
-    return np.concatenate([part for piece in pieces for part in (piece, mark)])
 
 
 def _stdlib_files() -> tuple[list[Path], str]:
@@ -181,21 +177,6 @@ def validation_windows(corpus: Corpus, context: int, count: int) -> tuple[Tensor
 
 
 MAGIC, VERSION, HEADER = 20240520, 1, 256
-
-
-def write_shard(path: Path, tokens: np.ndarray) -> None:
-    """Write `(count,)` tokens in [0, 65535] as one shard, whole or not at all.
-
-    Raises:
-        TrainError: A token does not fit into 16 bits, or `tokens` is not one-dimensional.
-    """
-    if tokens.ndim != 1 or (tokens.size and (tokens.min() < 0 or tokens.max() > 0xFFFF)):
-        raise TrainError(f"a shard holds a row of tokens in [0, 65535]; got shape {tokens.shape}")
-    header = np.zeros(HEADER, dtype="<i4")
-    header[:3] = MAGIC, VERSION, tokens.size
-    with whole(path) as partial, partial.open("wb") as file:
-        file.write(header.tobytes())
-        file.write(tokens.astype("<u2").tobytes())
 
 
 def read_shard(path: Path) -> np.ndarray:

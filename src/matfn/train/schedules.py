@@ -8,7 +8,6 @@ import numpy as np
 
 import matfn
 from matfn import PartialFraction, Polynomial
-from matfn.iteration.step import Step
 from matfn.train import TrainError
 
 
@@ -70,21 +69,18 @@ def schedule_table(spec: str, p: int = 2) -> ScheduleTable:
     # Taylor and tuned schedules have no intervals: show the images of [lower, 1].
     intervals = schedule.intervals or ((schedule.lower, 1.0), *schedule.images()[:-1])
     steps = zip(intervals, schedule.rows, schedule.errors(), strict=True)
-    lines = tuple(
-        StepLine(number, (float(low), float(high)), *_numbers(row, error))
-        for number, ((low, high), row, error) in enumerate(steps, start=1)
-    )
-    return ScheduleTable(matfn.spec(method), schedule.p, float(schedule.lower), schedule.source, lines)
-
-
-def _numbers(row: Step, error: float) -> tuple[tuple[float, ...], float, tuple[tuple[float, float], ...]]:
-    match row:
-        case Polynomial():
-            return tuple(map(float, row.coefficients)), float(error), ()
-        case PartialFraction():
-            terms = zip(map(float, row.weights), map(float, row.shifts), strict=True)
-            return (float(row.constant),), float(error), tuple(terms)
-    raise TrainError(f"there is no table for steps like {row!r}")
+    lines = []
+    for number, ((low, high), row, error) in enumerate(steps, start=1):
+        match row:
+            case Polynomial():
+                coefficients, terms = tuple(map(float, row.coefficients)), ()
+            case PartialFraction():
+                coefficients = (float(row.constant),)
+                terms = tuple(zip(map(float, row.weights), map(float, row.shifts), strict=True))
+            case _:
+                raise TrainError(f"there is no table for steps like {row!r}")
+        lines.append(StepLine(number, (float(low), float(high)), coefficients, float(error), terms))
+    return ScheduleTable(matfn.spec(method), schedule.p, float(schedule.lower), schedule.source, tuple(lines))
 
 
 def method_lines() -> list[tuple[str, str, str]]:
