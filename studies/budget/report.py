@@ -10,8 +10,7 @@ import torch
 
 from studies.budget import plots, verdicts
 from studies.budget.errors import ALL, Errors, drawn_cases, measured, momentum_cases, spectrum_cases
-from studies.budget.perfect import perfect
-from studies.budget.rivals import BUDGETS
+from studies.budget.rivals import BUDGETS, perfect
 from studies.budget.steps import ROOTS, SPECTRA, Count, polar_counts, root_counts
 from studies.budget.tables import measurements, tables
 from studies.budget.time import SHAPES, Clock, Overhead, clocks, ladder, overhead

@@ -128,7 +128,7 @@ def _request(shape: str, dtype: str, batch: int, device: str, lower: float | Non
 
 def _print(result: Tuning) -> None:
     from studies.tune import report as tune_report
-    from studies.tune.figure import title
+    from studies.tune.report import title
 
     console = screen()
     console = console if console.is_terminal else Console(width=170)  # twelve columns beside the name of a plan

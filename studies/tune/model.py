@@ -61,7 +61,7 @@ class Point:
 
     @property
     def ratio(self) -> float:
-        """Measured by predicted: above 1 the model is too hopeful."""
+        """Measured over predicted time: above 1 the model is too optimistic."""
         return self.measured / self.predicted
 
 
@@ -73,7 +73,7 @@ class Agreement:
     conditions: dict[str, str]
 
     def ratios(self, text: str = "") -> tuple[float, float, float]:
-        """Lower quartile, median and upper quartile of measured by predicted, of the cases that contain the text."""
+        """Quartiles of measured over predicted time, of the cases whose names contain the text."""
         values = [point.ratio for point in self.points if text in point.case]
         low, middle, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
         return low, middle, high
@@ -83,7 +83,7 @@ class Agreement:
         return list(dict.fromkeys(point.case for point in self.points))
 
     def caption(self) -> str:
-        """How far the model is off."""
+        """The error of the model in words."""
         parts = []
         for case in ("", *self.cases()):
             low, middle, high = self.ratios(case)
@@ -144,7 +144,7 @@ def _points(request: Request, pace: Pace, budget: Budget) -> Iterator[Point]:
 
 
 def _plans(request: Request) -> Iterator[Plan]:
-    """Mixes of degrees, good ones or not, direct and by Gram: with a restart, or without where deflation spares it."""
+    """Mixes of degrees, good or bad, on both engines; Gram has a restart unless deflation makes it needless."""
     laws = laws_of(request.shape, ())
     for method in (*(matfn.PolarExpress(degrees) for degrees in _DEGREES), LIFTED, DEFLATED):
         try:

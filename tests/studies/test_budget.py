@@ -19,8 +19,7 @@ from studies.accuracy.work import steps_of
 from studies.budget import verdicts
 from studies.budget.__main__ import app
 from studies.budget.errors import ALL, dense, drawn_cases, of_case, spectrum_cases
-from studies.budget.perfect import perfect
-from studies.budget.rivals import BUDGETS, OTHERS, OURS, RIVALS, rival
+from studies.budget.rivals import BUDGETS, OTHERS, OURS, RIVALS, perfect, rival
 from studies.budget.steps import Count
 from studies.budget.time import overhead
 from studies.spectra import drawn
