@@ -26,7 +26,7 @@ __all__ = ["FILE", "Momentum", "app", "capture", "load", "save"]
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 FILE = "momenta.pt"
-_ROLES = ("embedding", "head", "tied head")  # shown beside the matrices, though AdamW moves them: what others capture
+_ROLES = ("embedding", "head", "tied head")  # captured too, though AdamW moves them
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def capture(
     trainer = Trainer(recipe, table, load_corpus(recipe.data), seed=recipe.train.seed, directory=directory)
     entries = _chosen(plan(trainer.model).entries, only)
     averages = _Averages(entries, table.momentum, bool(table.nesterov), at)
-    # Of several optimizers the first steps first: then every gradient is there, and none has been dropped.
+    # A hook on the first optimizer runs when every gradient exists and none has been dropped.
     trainer.optimizers.members[0].register_step_pre_hook(averages)
     trainer.advance(max(at), watcher)
     return averages.found

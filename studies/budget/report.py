@@ -83,7 +83,7 @@ class Result:
 
 
 def run(options: Options, notice: Callable[[str], None]) -> Result:
-    """Measure everything; `notice` is told what is under way."""
+    """Measure everything; `notice` gets the name of each part at its start."""
     loaded = [load(path) for path in options.momenta]
     cases = [*spectrum_cases(options.size, options.seed), *drawn_cases(options.drawn, options.size)]
     for source, momenta in loaded:

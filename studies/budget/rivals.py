@@ -16,7 +16,7 @@ __all__ = ["BUDGETS", "OTHERS", "OURS", "RIVALS", "TOLD", "perfect", "rival"]
 
 BUDGETS = (2, 3, 4, 5, 6)
 OURS, TOLD = "RitzMinimax", "Polar Express, told"
-OTHERS = ("Polar Express", "PRISM-5", "Jordan")  # what the targets are set against
+OTHERS = ("Polar Express", "PRISM-5", "Jordan")  # the targets compare with these
 _PUBLISHED = {5: "you", 6: "you6"}  # sets of a fixed length
 
 Rival = Callable[[int, float], Any]
