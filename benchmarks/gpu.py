@@ -2,7 +2,7 @@
 
     PYTHONPATH=src python benchmarks/gpu.py --out gpu.json
 
-Needs torch, numpy and mpmath only, and under 8 minutes. Every part has a number of seconds and leaves unused ones to the
+Needs torch, numpy and mpmath only, and under 8 minutes. Every part has some seconds and leaves the unused ones to
 later parts. A part without seconds left is stopped or left out, and says so. The file is rewritten after each part and
 every few rows, so an interrupted run keeps its rows. Without a GPU the script stops and says so;
 `--device cpu --quick` runs the same code small, to test the script itself: its times mean nothing.

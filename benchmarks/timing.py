@@ -13,9 +13,7 @@ from typing import Any, TypeVar
 import torch
 
 Clock = Callable[[], float]
-_SAMPLE = (
-    2e-3  # seconds; shorter works are called several times in a sample, so that clock and context switches do not count
-)
+_SAMPLE = 2e-3  # seconds; a shorter work is called several times in a sample, for the clock is coarse
 
 
 @dataclass(frozen=True)

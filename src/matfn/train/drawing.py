@@ -164,7 +164,8 @@ def schedule_map(table: ScheduleTable) -> Figure:
         top = _map_curves(values, table)
         values.axhline(1.0, color="#333333", linewidth=0.8, linestyle=(0, (4, 3)))
         values.axvline(table.lower, color="#333333", linewidth=0.8, linestyle=(0, (1, 2)))
-        values.annotate("lower", (table.lower, 1.0), (3, -4), **_BESIDE, va="top", color="#333333", fontsize=9)
+        beside: Any = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+        values.annotate("lower", (table.lower, 1.0), (3, -4), **beside, va="top", color="#333333", fontsize=9)
         values.set(xscale="log", xlim=(1e-6, 1), xlabel="s before the first step", ylabel="s after each step")
         values.set_ylim(0, 1.05 * top)
         values.set_title(f"{table.spec}, p = {table.p}")
@@ -174,9 +175,6 @@ def schedule_map(table: ScheduleTable) -> Figure:
         errors.set(yscale="log", xlabel="steps done", ylabel="worst |1 − s| on [lower, 1]", title="Error")
         errors.set_xticks(numbers[:: 1 + len(numbers) // 12])
         return figure
-
-
-_BESIDE: Any = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
 
 
 def _map_curves(axes: Axes, table: ScheduleTable, *, bins: int = 900, inside: int = 50) -> float:

@@ -44,7 +44,9 @@ class Float32Muon(torch.optim.Muon):
         held.lerp_(gradient, 1 - momentum)
         mixed = gradient.lerp(held, momentum) if group["nesterov"] else held
         weight.mul_(1 - lr * group["weight_decay"])
-        weight.add_(_factor(mixed, group), alpha=-lr * _scale(weight, group["adjust_lr_fn"]))
+        m, n = weight.shape
+        scale = 0.2 * max(m, n) ** 0.5 if group["adjust_lr_fn"] == "match_rms_adamw" else max(1.0, m / n) ** 0.5
+        weight.add_(_factor(mixed, group), alpha=-lr * scale)
 
 
 def _factor(X: Tensor, group: dict[str, Any]) -> Tensor:
@@ -57,9 +59,3 @@ def _factor(X: Tensor, group: dict[str, Any]) -> Tensor:
         M = X @ X.T
         X = torch.addmm(X, torch.addmm(M, M, M, beta=b, alpha=c), X, beta=a)
     return X.T if tall else X
-
-
-def _scale(weight: Tensor, name: str | None) -> float:
-    """The factor of torch on the learning rate of a matrix; None means "original"."""
-    m, n = weight.shape
-    return 0.2 * max(m, n) ** 0.5 if name == "match_rms_adamw" else max(1.0, m / n) ** 0.5

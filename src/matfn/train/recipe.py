@@ -1,4 +1,4 @@
-"""What a recipe may say: one frozen dataclass for each TOML table, with types, ranges and defaults."""
+"""Recipes: one frozen dataclass for each TOML table, with types, ranges and defaults."""
 
 from __future__ import annotations
 
@@ -194,9 +194,8 @@ class TelemetryTable:
 
     def __post_init__(self) -> None:
         if not self.only:
-            raise TrainError(
-                'only must name something: leave it out for all parameters, or list patterns such as "*.qkv*"'
-            )
+            wanted = 'leave it out for all parameters, or list patterns such as "*.qkv*"'
+            raise TrainError(f"only must name something: {wanted}")
 
 
 @dataclass(frozen=True, kw_only=True)

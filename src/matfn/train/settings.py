@@ -18,13 +18,7 @@ T = TypeVar("T")
 MISSING = dataclasses.MISSING
 
 
-def setting(
-    default: Any = MISSING,
-    *,
-    low: float = -math.inf,
-    high: float = math.inf,
-    choices: tuple = (),
-) -> Any:
+def setting(default: Any = MISSING, *, low: float = -math.inf, high: float = math.inf, choices: tuple = ()) -> Any:
     """A dataclass field with its range [low, high] or its choices; without a default the key is required."""
     return dataclasses.field(default=default, metadata={"low": low, "high": high, "choices": choices})
 
