@@ -1,4 +1,4 @@
-"""Budget: the seconds of a whole benchmark shared out over its cases, and what is left out to keep to them."""
+"""Budget: divides the seconds of a benchmark among its cases, and leaves contenders out to keep to them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.timing import Pace
 __all__ = ["LEAST_ROUNDS", "Budget"]
 
 LEAST_ROUNDS = 3  # below that a median says no more than one call
-_AROUND = 2  # calls beside the rounds: the one that warms up, and the one by which `interleaved` counts
+_AROUND = 2  # calls beside the rounds: one to warm up, one by which `interleaved` sets the number of calls
 
 
 class Budget:

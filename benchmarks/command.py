@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from benchmarks.dtypes import SHORT
-from matfn.train.errors import TrainError
+from matfn.train import TrainError
 from matfn.train.terminal import grid, safe, screen, user_errors
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def _run(
     out: Path | None,
     json_: bool,
 ) -> None:
-    """Do the work and write its report; parts that hand over what they have after each case lose nothing if cut."""
+    """Do the work and write its report. A part that hands over each finished case loses nothing if interrupted."""
     import torch
 
     from benchmarks import report as speed_report
@@ -162,11 +162,11 @@ def _run(
 
 def _console() -> Console:
     console = screen()
-    return console if console.is_terminal else Console(width=150)  # names of a schedule beside nine columns
+    return console if console.is_terminal else Console(width=150)  # room for names of schedules and nine columns
 
 
 def _print_new(report: Report, printed: list[str]) -> None:
-    """Tables of the cases that are not yet among `printed`, which they join."""
+    """Tables of the cases not yet in `printed`; adds these cases to it."""
     from benchmarks import report as speed_report
 
     console = _console()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from matfn.train.errors import TrainError
+from matfn.train import TrainError
 
 __all__ = ["SHORT", "full_name", "full_names"]
 

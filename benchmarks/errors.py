@@ -1,4 +1,4 @@
-"""Errors of a polar factor beside its time: how far the singular values are from 1, and whether it points right."""
+"""Errors of a polar factor: the distance of its singular values from 1, and its direction."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _orthonormal(n: int, columns: int, generator: torch.Generator) -> Tensor:
     if n <= _FACTORED:
         return torch.linalg.qr(torch.randn(n, columns, generator=generator)).Q
     rows = torch.randperm(n, generator=generator)[:, None]
-    turns = torch.arange(columns) * (2 * rows + 1) % (4 * n)  # in integers: float32 would lose what is above a turn
+    turns = torch.arange(columns) * (2 * rows + 1) % (4 * n)  # in integers: float32 would lose digits of many turns
     Q = torch.cos(turns * (torch.pi / (2 * n))).mul_((2 / n) ** 0.5)
     Q[:, 0] *= 0.5**0.5
     signs = torch.randint(0, 2, (n, 1), generator=generator) * 2 - 1

@@ -1,10 +1,10 @@
-"""One script for one GPU: are the kernels and engines right there, how quick is what, and does a GPT train as well.
+"""One script for one GPU: tests kernels and engines there, times them, and trains a GPT.
 
     PYTHONPATH=src python benchmarks/gpu.py --out gpu.json
 
-Needs torch, numpy and mpmath only, and under 8 minutes. Every part has its seconds, which what comes later inherits if
-they are not used; a part is stopped, or not begun, when they are gone, and says so. The file is written anew after
-each part and every few rows, so a run that is cut keeps what it measured. Without a GPU the script stops and says so;
+Needs torch, numpy and mpmath only, and under 8 minutes. Every part has some seconds and leaves the unused ones to
+later parts. A part without seconds left is stopped or left out, and says so. The file is rewritten after each part and
+every few rows, so an interrupted run keeps its rows. Without a GPU the script stops and says so;
 `--device cpu --quick` runs the same code small, to test the script itself: its times mean nothing.
 """
 
@@ -93,7 +93,7 @@ def run(part: Part, place: Place, until: float, save: Callable[[Row], None]) -> 
 
 
 def line(row: Row) -> str:
-    """A row for people: numbers short, what is long left to the file."""
+    """A row to read: short numbers, without the long values, which are in the file."""
     shown = []
     for key, value in row.items():
         if isinstance(value, float):
@@ -104,7 +104,7 @@ def line(row: Row) -> str:
 
 
 def conditions(place: Place, seconds: float) -> Row:
-    """What ran where."""
+    """The conditions of the run."""
     try:
         import triton
 

@@ -63,7 +63,7 @@ def _ours(cut: int = 1, **options: Any) -> Maker:
 
 
 def families(compiled: bool) -> tuple[tuple[Family, ...], dict[str, str]]:
-    """Everyone, and who could not come; `compiled`: also those whose first step compiles."""
+    """All contenders, and the absent ones with the reason; `compiled` adds those whose first step compiles."""
     found, absent = peers.installed(peers.STEP)
     absent |= {p.name: "compiles first: measured by the full preset" for p in found if p.compiles and not compiled}
     theirs = {p.name: Maker(make, p.scale, compiles=p.compiles) for p, make in found.items()}

@@ -1,4 +1,4 @@
-"""The memory that a piece of work takes beyond what was there: every allocation on the CPU, those inside torch too."""
+"""The memory that a piece of work adds: every allocation on the CPU, including torch's own."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def peak_bytes(work: Callable[[], object]) -> int:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Standard error to nowhere: some builds of torch write two lines there for every profile."""
+    """Discard standard error: some builds of torch write two lines there for every profile."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)

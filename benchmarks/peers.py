@@ -1,4 +1,4 @@
-"""Peers: other packages' ways to the same results, each behind one small function; the only file that imports them."""
+"""Peers: other packages for the same results, one small function each. No other file imports these packages."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _reason(peer: Peer, error: Exception) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of every package that a peer is from, "not installed" where it is not."""
+    """The version of each peer's package, or "not installed"."""
     found = {}
     for package in dict.fromkeys(peer.package for peer in (*POLAR, *STEP, *ROOTS)):
         try:
@@ -70,7 +70,7 @@ def versions() -> dict[str, str]:
 
 
 def one_by_one(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """For what takes a single matrix: the loop that its users write."""
+    """A loop over the matrices of a stack, for functions of a single matrix."""
     return lambda X: torch.stack([function(x) for x in X])
 
 
@@ -93,7 +93,7 @@ def _pytorch_optimizer(**options: Any) -> Callable[[Any], Callable[[Tensor], Ten
 
 
 def _heavyball(module: Any) -> Callable[[Tensor], Tensor]:
-    module.compile_mode = None  # it would compile anew for every shape
+    module.compile_mode = None  # it would recompile for every shape
     return one_by_one(lambda x: module.inplace_orthogonal_(x.float(), scale_mode="none").to(x.dtype))
 
 

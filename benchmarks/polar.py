@@ -42,7 +42,7 @@ DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch
 SPECTRA = ("gaussian", "log-uniform 1e-3")
 BASELINE = "torch.optim.Muon"
 MUON = "matfn.optim.Muon's"
-LARGE = 2048  # beyond, one matrix of known spectrum is both what is timed and what is examined
+LARGE = 2048  # beyond, the same matrix of known spectrum is timed and examined
 # Beside every method at its defaults: the steps that people choose between.
 _MORE = (
     "polar-express:steps=3",
@@ -72,9 +72,9 @@ class Case:
 
 
 def _cases(squares: tuple[int, ...], wide: tuple[tuple[int, int], ...], batches: tuple[int, ...]) -> tuple[Case, ...]:
-    """All of them by size, so that what is not needed for the small ones is there for the large."""
+    """All cases by size: time that the small ones leave over goes to the large ones."""
     shapes = [*((n, n) for n in squares), *wide]
-    # 2^25 entries are 128 MB in float32: a larger stack tells nothing that its matrices alone do not.
+    # 2^25 entries are 128 MB in float32: a larger stack shows no more than its matrices one by one.
     found = [
         Case(shape, batch, dtype)
         for dtype in ("bfloat16", "float32")
@@ -195,7 +195,7 @@ _CAPTION = (
 
 
 def _in_turn(solvers: list[Solver]) -> list[Solver]:
-    """The baseline and the library's choices first: they are the last that a budget leaves out."""
+    """The baseline and the library's choices first, since a budget leaves out the last contenders."""
     return sorted(solvers, key=lambda s: 0 if s.name == BASELINE else 1 if s.choice else 2 if s.name == MUON else 3)
 
 
@@ -219,7 +219,7 @@ def _measured(
             rows.append(Row(str(case), solver.name, known.get(key, {}), note=why))
             continue
         try:
-            if extra:  # a stack gives what its matrices give alone: the errors are those of any batch
+            if extra:  # errors do not depend on the batch
                 known[key] = errors_of(samples, solver.run(torch.stack(samples)))
             start = time.perf_counter()
             U = solver.run(X)

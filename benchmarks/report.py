@@ -1,4 +1,4 @@
-"""What a benchmark leaves: rows as JSON, a page with its tables, and figures of time against error."""
+"""The files of a benchmark: rows as JSON, a page with tables, and figures of time against error."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
+from benchmarks.drawing import foot, legend
 from benchmarks.rows import Report, Row
 from matfn.train import checkpoint, drawing
 from matfn.train.drawing import COLOURS, MARKERS, STYLE
@@ -23,8 +24,6 @@ _PANELS = 12  # of a figure
 
 def write(report: Report, directory: Path) -> list[Path]:
     """Write bench-PART.json, .md and its figures; the paths are returned."""
-    from matfn.train import drawing
-
     paths = [write_json(report, directory), directory / f"bench-{report.part}.md"]
     drawn = {directory / name: figure(part) for name, part in _pages(report).items()}
     checkpoint.replace_text(paths[1], markdown(report))
@@ -34,7 +33,7 @@ def write(report: Report, directory: Path) -> list[Path]:
 
 
 def write_json(report: Report, directory: Path) -> Path:
-    """Write bench-PART.json alone, whole or not at all: what a run that goes on has so far."""
+    """Write bench-PART.json alone, whole or not at all, with the rows so far."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"bench-{report.part}.json"
     checkpoint.replace_text(path, as_json(report))
@@ -42,7 +41,7 @@ def write_json(report: Report, directory: Path) -> Path:
 
 
 def _pages(report: Report) -> dict[str, Report]:
-    """The report by figures: one, or where that has too many panels one for each batch and dtype."""
+    """The report divided by figures: one, or one for each batch and dtype if the panels are too many."""
     name = f"bench-{report.part}"
     if len(report.cases()) <= _PANELS or report.part == "scaling":
         return {f"{name}.png": report}
@@ -53,7 +52,7 @@ def _pages(report: Report) -> dict[str, Report]:
 
 
 def as_json(report: Report) -> str:
-    """Everything, with a line for each row; figures that there are not are null."""
+    """All results, one line for each row; missing figures are null."""
     plain = report.plain()
     rows = ",\n".join(json.dumps(_finite(row), ensure_ascii=False) for row in plain.pop("rows"))
     return json.dumps(plain, indent=1, ensure_ascii=False)[:-2] + f',\n "rows": [\n{rows}\n]\n}}\n'
@@ -76,7 +75,7 @@ def _figures(rows: Sequence[Row]) -> list[str]:
 
 
 def cells(row: Row, rows: Sequence[Row]) -> list[str]:
-    """The row for a table that has `heads(rows)`; what the library does when asked for nothing is marked."""
+    """The row for a table that has `heads(rows)`; the library's default is marked."""
     errors = [_error(name, row.errors.get(name)) for name in _figures(rows)]
     name = f"{row.name} *" if row.choice else row.name
     if row.median is None or row.spread is None or row.ratio is None:
@@ -106,7 +105,7 @@ def _error(name: str, value: float | None) -> str:
 
 
 def markdown(report: Report) -> str:
-    """A table for each case, and under what conditions."""
+    """A table for each case, and the conditions."""
     parts = [f"## {report.title}", "", report.caption, ""]
     for case in report.cases():
         rows = [row for row in report.rows if row.case == case]
@@ -121,7 +120,7 @@ def markdown(report: Report) -> str:
 
 
 def absence(report: Report) -> str:
-    """The peers that are not there, and why."""
+    """The missing peers, and why."""
     return "; ".join(f"{name} ({why})" for name, why in report.absent.items())
 
 
@@ -130,10 +129,10 @@ def _line(values: Sequence[str]) -> str:
 
 
 def figure(report: Report) -> Figure:
-    """The figure of a part; its caption says where and with what it was measured."""
+    """The figure of a part; its caption states the conditions."""
     with matplotlib.rc_context(STYLE):
         drawn = _growth(report) if report.part == "scaling" else _panels(report)
-        drawing.foot(drawn, report.conditions, "medians, bars: quartile range")
+        foot(drawn, report.conditions, "medians, bars: quartile range")
         return drawn
 
 
@@ -163,7 +162,7 @@ def _panels(report: Report) -> Figure:
         axes.set_title(case)
     for axes in list(grid.flat)[len(cases) :]:
         axes.set_visible(False)
-    drawing.legend(drawn, grid.flat, size=7)
+    legend(drawn, grid.flat, size=7)
     return drawn
 
 
@@ -221,5 +220,5 @@ def _growth(report: Report) -> Figure:
         axes.set_ylim(bottom=0)
     for axes in list(grid.flat)[len(split) :]:
         axes.set_visible(False)
-    drawing.legend(drawn, grid.flat, size=7)
+    legend(drawn, grid.flat, size=7)
     return drawn

@@ -23,7 +23,7 @@ from matfn.run.plan import Purpose, lower_bound, resolve
 
 __all__ = ["BASELINE", "CHOICE", "PRESETS", "RIDGE", "Blocks", "factors", "run"]
 
-BASELINE = "torch.linalg.eigh, one by one"  # what the optimizers of the field do in a loop
+BASELINE = "torch.linalg.eigh, one by one"  # the usual loop of published optimizers
 CHOICE = "matfn as Shampoo does it, certified"
 RIDGE = 1e-6
 _TOLERANCE = 0.2  # Shampoo's: a certified root with a larger residual is computed again by `Exact`
@@ -48,7 +48,7 @@ class Blocks:
         return f"{self.count} of {self.size} x {self.size}, p = {self.p}"
 
 
-# By size, so that what is not needed for the small ones is there for the large.
+# By size: time that the small ones leave over goes to the large ones.
 PRESETS: dict[str, tuple[tuple[Blocks, ...], Pace]] = {
     "quick": (
         (Blocks(16, 64, 4), Blocks(4, 256, 2), Blocks(4, 256, 4)),

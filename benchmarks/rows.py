@@ -1,4 +1,4 @@
-"""Rows of the speed benchmark: a time with its spread, the errors beside it, what was counted; and all of one run."""
+"""Rows of the speed benchmark: time with its spread, errors and counts; and the report of a run."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Row:
-    """One contender on one case. Figures that there are not are None, and `note` says why.
+    """One contender on one case. Missing figures are None, and `note` gives the reason.
 
     Attributes:
         case: Shapes, batch and dtype.

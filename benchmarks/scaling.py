@@ -28,7 +28,7 @@ from matfn.run.plan import resolve
 __all__ = ["BASELINE", "PRESETS", "Load", "fractions", "run"]
 
 BASELINE = "torch matmul"
-_PLAIN = {BASELINE, "onednn matmul"}  # of which the quickest anywhere in a run is the rate of the machine
+_PLAIN = {BASELINE, "onednn matmul"}  # the quickest of these in a run sets the rate of the machine
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Load:
 
 
 def _loads(sizes: Sequence[int], ratios: Sequence[int], batches: Sequence[int]) -> tuple[Load, ...]:
-    """All of them by size, so that what is not needed for the small ones is there for the large."""
+    """All cases by size: time that the small ones leave over goes to the large ones."""
     found = [
         Load(n, ratio, batch, dtype)
         for dtype in ("bfloat16", "float32")

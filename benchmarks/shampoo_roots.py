@@ -66,7 +66,7 @@ Build = Callable[[list[nn.Parameter]], Shampoo]
 
 
 def competitors(root_every: int) -> dict[str, Build]:
-    """The first is what the others are compared with."""
+    """The ways to compute roots; the first is the baseline."""
     methods = {
         "eigh float32": Eigh(),
         "eigh float64 (Exact)": matfn.Exact(),

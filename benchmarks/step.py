@@ -1,4 +1,4 @@
-"""Part two of the speed benchmark: a step of Muon on the matrices of a model, the error of its update beside it."""
+"""Part two of the speed benchmark: a step of Muon on the matrices of a model, and the error of its update."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CAPTION = (
 
 
 def _gpt(layers: int, width: int) -> dict[str, tuple[int, int, int]]:
-    """Name, rows, columns and number of the matrices of a GPT-2; embeddings and head are no business of Muon."""
+    """Name, rows, columns and number of the matrices of a GPT-2, without embeddings and head."""
     sides = {"qkv": (3 * width, width), "proj": (width, width), "up": (4 * width, width), "down": (width, 4 * width)}
     return {name: (*shape, layers) for name, shape in sides.items()}
 
@@ -49,7 +49,7 @@ PRESETS: dict[str, tuple[tuple[str, ...], Pace]] = {
     "quick": (("2 layers of width 128", "100 of 64 x 64"), Pace(rounds=5, repeats=1)),
     "full": (("gpt2-small", "gpt2-medium, 6 of 24 layers", "100 of 64 x 64"), Pace(rounds=7, limit=30.0)),
 }
-SECONDS = 300.0  # that a model is given; what does not fit gets fewer rounds, and a note where it gets none
+SECONDS = 300.0  # for each model; contenders that do not fit get fewer rounds, or none and a note
 
 
 def gradient(shape: tuple[int, int], seed: int) -> Tensor:
@@ -116,7 +116,7 @@ class Case:
         return f"{self.model}, {self.family.name}"
 
     def measured(self, pace: Pace, seconds: float) -> list[Row]:
-        """Everyone's first step, examined; then rounds, as many as fit into the time."""
+        """Examine every contender's first step; then run as many rounds as fit into the time."""
         budget, begun = Budget(seconds, 1), perf_counter()
         budget.open()
         sides, dtype = MODELS[self.model], self.family.dtype
@@ -142,7 +142,7 @@ class Case:
             return rows
         fitting = budget.pace(pace, once)
         self.watch(f"{self.name}: {fitting.rounds} rounds of {sum(once):.3g} s")
-        # Some optimizers overwrite gradients, some drop them: everyone gets fresh ones, outside the time.
+        # Some optimizers overwrite or drop gradients: set new ones, outside the timed part.
         fresh = measured(self.name, contenders, contenders[0].name, fitting, lambda who: give(weights[who], given))
         return [*fresh, *rows]
 

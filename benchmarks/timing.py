@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 
 Clock = Callable[[], float]
-_SAMPLE = 2e-3  # what is shorter is called several times a sample: the clock and a context switch would show
+_SAMPLE = 2e-3  # seconds; a shorter work is called several times in a sample, for the clock is coarse
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Pace:
     seconds: float = math.inf
 
     def __post_init__(self) -> None:
-        """Refuse what measures nothing."""
+        """Refuse settings that measure nothing."""
         if self.rounds < 1 or self.repeats < 0 or not min(self.bound, self.limit, self.seconds) > 0:
             raise ValueError(f"rounds and bound must be positive, repeats not negative, got {self}: Pace(rounds=5)")
 
@@ -61,12 +61,12 @@ class Timing:
 
     @property
     def least(self) -> float:
-        """Seconds of the quickest sample: what others on the machine move least."""
+        """Seconds of the quickest sample, which other work on the machine disturbs least."""
         return min(self.seconds)
 
     @property
     def spread(self) -> float:
-        """Quartile range by median; 0 for a single sample, which says nothing about it."""
+        """Quartile range over median; 0 for a single sample."""
         if len(self.seconds) < 2:
             return 0.0
         low, _, high = statistics.quantiles(self.seconds, n=4, method="inclusive")
@@ -148,7 +148,7 @@ def _rounds(
 def _calmed(
     measure: Callable[[list[str]], dict[str, Timing]], names: list[str], baseline: str, pace: Pace
 ) -> dict[str, Timing]:
-    """All of them once, and those that scatter again, each beside the baseline."""
+    """Time all works once, and works that scatter again, each beside the baseline."""
     timings = measure(names)
     for name in names:
         for attempt in range(2, 2 + pace.repeats):
@@ -171,7 +171,7 @@ Work = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Place:
-    """Where, and how large: `quick` is for trying the script, its times say nothing."""
+    """The device and the sizes; `quick` only tries the script, its times mean nothing."""
 
     device: str
     quick: bool
@@ -182,7 +182,7 @@ class Place:
 
     @property
     def cuda(self) -> bool:
-        """Whether there are events and graphs."""
+        """Whether the device has events and graphs."""
         return self.device.startswith("cuda")
 
 
@@ -204,7 +204,7 @@ def timed(work: Work, place: Place, *, graph: bool = True) -> dict[str, Any]:
         return row
     try:
         replay = captured(work)
-    except Exception as error:  # what cannot be captured says why, and the eager time stands
+    except Exception as error:  # without a graph: keep the eager time and the reason
         torch.cuda.synchronize()
         return row | {"graph_seconds": None, "graph_note": " ".join(str(error).split())[:200]}
     return row | _spread(_calls(replay, place), "graph_seconds")

@@ -13,13 +13,12 @@ import typer
 from torch import Tensor
 
 from matfn.optim import Entry, plan
-from matfn.train import checkpoint
+from matfn.train import TrainError, checkpoint
 from matfn.train import recipe as recipes
-from matfn.train.errors import TrainError
+from matfn.train.data import load_corpus
 from matfn.train.loop import Trainer, Watcher
 from matfn.train.progress import Progressing
 from matfn.train.recipe import Recipe
-from matfn.train.task import Task
 from matfn.train.terminal import screen, user_errors
 
 __all__ = ["FILE", "Momentum", "app", "capture", "load", "save"]
@@ -27,7 +26,7 @@ __all__ = ["FILE", "Momentum", "app", "capture", "load", "save"]
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 FILE = "momenta.pt"
-_ROLES = ("embedding", "head", "tied head")  # shown beside the matrices, though AdamW moves them: what others capture
+_ROLES = ("embedding", "head", "tied head")  # captured too, though AdamW moves them
 
 
 @dataclass(frozen=True)
@@ -93,10 +92,10 @@ def capture(
     if not at or min(at) < 1 or max(at) > recipe.train.steps:
         raise TrainError(f"--at must name steps from 1 to train.steps = {recipe.train.steps}, got {list(at)}")
     table = recipe.arm(arm)
-    trainer = Trainer(recipe, table, Task(recipe), seed=recipe.train.seed, directory=directory)
+    trainer = Trainer(recipe, table, load_corpus(recipe.data), seed=recipe.train.seed, directory=directory)
     entries = _chosen(plan(trainer.model).entries, only)
     averages = _Averages(entries, table.momentum, bool(table.nesterov), at)
-    # Of several optimizers the first steps first: then every gradient is there, and none has been dropped.
+    # A hook on the first optimizer runs when every gradient exists and none has been dropped.
     trainer.optimizers.members[0].register_step_pre_hook(averages)
     trainer.advance(max(at), watcher)
     return averages.found

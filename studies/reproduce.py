@@ -12,9 +12,8 @@ from typing import Annotated
 import torch
 import typer
 
-from matfn.train import drawing
+from matfn.train import TrainError, drawing
 from matfn.train.checkpoint import folder, replace_text
-from matfn.train.errors import TrainError
 from matfn.train.provenance import conditions
 from matfn.train.terminal import grid, safe, screen, user_errors
 from studies.page import Report
@@ -40,7 +39,7 @@ def reproduction(presets: Mapping[str, Making]) -> typer.Typer:
         preset: Annotated[str, typer.Option("--preset", help="full, or quick where the study has it.")] = default,
         json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     ) -> None:
-        """Make the tables anew and print them beside the published numbers."""
+        """Reproduce the tables and print them beside the published numbers."""
         if preset not in presets:
             raise TrainError(f"--preset is one of {', '.join(presets)}, got {preset!r}")
         with folder(out) if out else nullcontext(), screen(stderr=True).status("") as status:

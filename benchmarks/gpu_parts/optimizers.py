@@ -20,7 +20,7 @@ JORDAN: Any = matfn.Tuned("jordan")
 
 
 def _rate(weights: list[nn.Parameter]) -> Tensor:
-    """On the device: a number would be part of a captured graph, and no scheduler could change it there."""
+    """The rate as a tensor: a captured graph would fix a number, and no scheduler could change it."""
     return torch.tensor(0.02, device=weights[0].device)
 
 
@@ -67,7 +67,7 @@ def _replayed(build: Build, place: Place) -> Row:
         eager.grad, graph.grad = torch.zeros_like(eager), torch.zeros_like(eager)
     one, two = (build(weights) for weights in both)
     try:
-        replay = captured(two.step)  # of zero gradients until now: nothing has moved
+        replay = captured(two.step)  # gradients are still zero: nothing has moved
     except Exception as error:  # says why in the report, and the times stand
         torch.cuda.synchronize()
         return {"graph_error": None, "graph_note": " ".join(str(error).split())[:200]}

@@ -1,4 +1,4 @@
-"""Polar: methods, engines and kernels against their own schedule, time against error, and what measuring costs."""
+"""Polar: methods, engines and kernels on their own schedule, time against error, and the cost of measurement."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -37,7 +37,7 @@ SHAPES = {
 
 
 def tolerance(method: Any, engine: matfn.Direct | matfn.Gram, dtype: torch.dtype) -> float:
-    """100 units of roundoff, times what the Gram engine's model says it amplifies them by."""
+    """100 units of roundoff, times the amplification predicted for the Gram engine."""
     roundoff = torch.finfo(dtype).eps / 2
     if isinstance(engine, matfn.Direct):
         return 100 * roundoff
@@ -102,7 +102,7 @@ def errors(U: Tensor, X: Tensor, sigma: Tensor) -> Row:
 
 
 def orthogonalization(place: Place) -> Iterator[Row]:
-    """Time and error by shape, method, dtype, engine and kernel; what peers there are, first."""
+    """Time and error by shape, method, dtype, engine and kernel; the installed peers first."""
     triton, why = triton_products(place) if place.cuda else (None, "not on a CPU: interpreted, it would take minutes")
     yield from [{"skipped": f"triton: {why}"}] * (triton is None)
     measure = {dtype: matmul_rate(place, dtype) for dtype in (torch.bfloat16, torch.float16)}
@@ -114,7 +114,7 @@ def orthogonalization(place: Place) -> Iterator[Row]:
                 continue
             try:
                 yield {"shape": shape, "what": name, "method": peer, **errors(work(), X, sigma), **timed(work, place)}
-            except Exception as error:  # a peer that does not run here is named, and ends nothing else
+            except Exception as error:  # record that a peer does not run here, and continue
                 yield {"skipped": f"{peer}: {' '.join(str(error).split())[:200]}"}
         for (label, method), dtype in ((m, d) for m in TIMED.items() for d in measure):
             for engine in engines(dtype):
@@ -139,7 +139,7 @@ def _work(X: Tensor, method: Any, engine: Any, dtype: torch.dtype, products: Pro
 
 
 def plain(X: Tensor) -> Tensor:
-    """Five steps of Jordan's triple in bfloat16, as everybody writes them: what torch.compile is given."""
+    """Five steps of Jordan's triple in bfloat16, as usually written, for torch.compile."""
     Y = X.bfloat16()
     Y = Y if Y.shape[-2] <= Y.shape[-1] else Y.mT
     Y = Y / (torch.linalg.matrix_norm(Y, keepdim=True) + 1e-7)

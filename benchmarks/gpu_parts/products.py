@@ -1,4 +1,4 @@
-"""Products: are Triton's right, how quick are they beside torch's and blocked ones, and the device's own rate."""
+"""Products: correctness and speed of Triton's, torch's and blocked products, and the device's own rate."""
 
 from collections.abc import Iterator
 from typing import Any

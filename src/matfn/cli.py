@@ -1,8 +1,9 @@
-"""The command line: `matfn train | compare | coeffs | methods | explain`. It parses, calls, prints."""
+"""The command line: `matfn train | compare | coeffs | methods | explain`."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,7 @@ try:
 except ImportError as missing:
     raise SystemExit(f'the command line needs {missing.name}: pip install "matfn[train]"') from None
 
-from matfn.train.errors import TrainError
+from matfn.train import TrainError
 from matfn.train.terminal import grid, safe, screen, user_errors
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from matfn.train.recipe import Recipe
 
 app = typer.Typer(
-    help="Matrix functions by matrix products, and the optimizers built on them.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -30,6 +30,7 @@ app = typer.Typer(
 RecipePath = Annotated[
     Path | None, typer.Argument(help="TOML recipe; see the project's recipes/ folder.", show_default=False)
 ]
+Arm = Annotated[str | None, typer.Option(help="Which of the recipe's \\[\\[arms]] to train.", show_default=False)]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. optimizer.lr=0.02.")
 ]
@@ -59,9 +60,7 @@ def options(
 @user_errors
 def train(
     recipe: RecipePath = None,
-    arm: Annotated[
-        str | None, typer.Option(help="Which of the recipe's \\[\\[arms]] to train.", show_default=False)
-    ] = None,
+    arm: Arm = None,
     set_: Set = None,
     out: Out = None,
     resume: Resume = None,
@@ -92,9 +91,9 @@ def compare(
     from matfn.train import checkpoint, report
     from matfn.train import compare as comparing
     from matfn.train import recipe as recipes
-    from matfn.train.chosen import found
     from matfn.train.loop import pick_device
-    from matfn.train.progress import Interrupt, Progressing
+    from matfn.train.progress import Progressing, interrupt
+    from matfn.train.provenance import found
 
     if (recipe is None) == (resume is None) or (resume and (set_ or out)):
         raise TrainError("give a recipe (with --set, --out), or --resume with the folder of an interrupted comparison")
@@ -103,9 +102,9 @@ def compare(
     with checkpoint.folder(resume or out or checkpoint.dated(recipe.stem if recipe else "")) as folder:
         runs, steps = comparing.remaining(checked, folder)
         console.print(f"machine  {safe(found(pick_device(checked.train.device)))}", highlight=False, soft_wrap=True)
-        with Progressing(console, steps, runs=runs) as watcher, Interrupt() as ctrl_c:
+        with Progressing(console, steps, runs=runs) as watcher, interrupt() as ctrl_c:
             try:
-                result = comparing.run(checked, folder, watcher, stop=lambda: ctrl_c.wanted)
+                result = comparing.run(checked, folder, watcher, stop=ctrl_c.is_set)
             except comparing.Stopped:
                 raise TrainError(f"stopped; go on with: matfn compare --resume {folder}") from None
         path = report.write(result, folder)
@@ -133,11 +132,11 @@ def coeffs(
         raise TrainError(f"--plot: there is no folder {str(plot.parent)!r}")
     table = schedule_table(spec, p)
     if plot:
-        from matfn.train import drawing, plots
+        from matfn.train import drawing
 
-        drawing.png(plots.schedule_map(table), plot)
+        drawing.png(drawing.schedule_map(table), plot)
     if json_:
-        typer.echo(json.dumps(table.plain()))
+        typer.echo(json.dumps(asdict(table)))
         return
     shown = grid("step", "interval of s", "coefficients of q(m), ascending", "worst |1 − s| after")
     for step in table.steps:
@@ -196,7 +195,6 @@ def explain(
 
 
 def _print_comparison(console: Console, result: Comparison) -> None:
-    """The lead, the table and the notes."""
     from matfn.train import report
     from matfn.train.outcome import leaders
 
@@ -214,7 +212,7 @@ def _print_comparison(console: Console, result: Comparison) -> None:
 
 
 def _console(recipe: Recipe, quiet: bool) -> Console:
-    """Where progress goes: stderr where stdout is for JSON. Also sets the threads the recipe asks for."""
+    """The console for progress (stderr if stdout is for JSON). Also sets the threads that the recipe asks for."""
     if recipe.train.threads:
         import torch
 

@@ -18,7 +18,7 @@ from studies.accuracy.tables import FIGURES, Block, blocks, caption, shown
 
 __all__ = ["heat_map"]
 
-_FLOOR = {"float64": -16.0, "float32": -8.0, "bfloat16": -3.0}  # where a dtype's colours begin: below its unit roundoff
+_FLOOR = {"float64": -16.0, "float32": -8.0, "bfloat16": -3.0}  # the least error in colour, below unit roundoff
 
 
 def heat_map(result: Result, function: str, figures: tuple[str, ...] = ("forward", "residual")) -> Figure:

@@ -25,7 +25,7 @@ FUNCTIONS: dict[str, Target] = {
 }
 SHAPES = {"gaussian": 1, "gaussian tall": 4}  # rows over columns; every other spectrum is square
 _TALL = "gaussian tall"
-_LOST = 0.1  # condition times unit roundoff above which a first-order step from the known answer is not trusted
+_LOST = 0.1  # condition times unit roundoff above which a first-order step from the known answer is too inaccurate
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Problem:
 
 
 def spectrum_names(function: str) -> list[str]:
-    """The spectra that a function is measured on, the tall one where it takes rectangular matrices."""
+    """The spectra to measure a function on; the tall one only if it takes rectangular matrices."""
     names = list(SPECTRA)
     return [*names[:1], _TALL, *names[1:]] if function == "polar" else names
 

@@ -30,7 +30,7 @@ def write(result: Result, directory: Path) -> Path:
 
 
 def as_json(result: Result) -> str:
-    """Everything, with a line for each cell; figures that there are not are null."""
+    """All results, one line for each cell; missing figures are null."""
     plain = result.plain()
     cells = ",\n".join(json.dumps(cell, ensure_ascii=False) for cell in plain.pop("cells"))
     return json.dumps(plain, indent=1, ensure_ascii=False)[:-2] + f',\n "cells": [\n{cells}\n]\n}}\n'

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import matfn
-from matfn.train.errors import TrainError
+from matfn.train import TrainError
 from matfn.train.provenance import conditions
 from studies.accuracy.problems import FUNCTIONS, Problem, problem, spectrum_names
 from studies.accuracy.solvers import Solver, peers, solvers, verb
@@ -62,7 +62,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Cell:
-    """One solver on one problem. A figure that does not apply, or that there is no result for, is None.
+    """One solver on one problem. A figure that does not apply, or has no result, is None.
 
     Attributes:
         forward: ||B - f(A)||_F / ||f(A)||_F, against the exact function of the rounded A.
@@ -93,7 +93,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Result:
-    """All cells, and what they were measured with."""
+    """All cells, and the conditions of the measurement."""
 
     options: Options
     cells: tuple[Cell, ...]
@@ -151,7 +151,7 @@ def _cells(case: Problem, dtype: str, everyone: list[Solver], rounds: int) -> li
 
 
 def _attempt(solver: Solver, case: Problem) -> dict[str, Any]:
-    """Errors and work of one call, or the note that says why there are none."""
+    """Errors and work of one call, or the reason why there are none."""
     try:
         if solver.method is not None:
             solver.method(case.target)  # its schedule is not part of the work
@@ -183,7 +183,7 @@ def _errors(case: Problem, B: Tensor) -> dict[str, float | None]:
 
 
 def _number(value: Tensor) -> float | None:
-    """Four digits, which is more than another machine repeats; 1e99 for more, since JSON knows no infinity; or None."""
+    """Four digits, more than another machine reproduces; 1e99 for infinity, which JSON lacks; or None."""
     return None if math.isnan(value.item()) else float(f"{min(value.item(), 1e99):.3e}")
 
 

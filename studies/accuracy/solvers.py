@@ -15,7 +15,7 @@ from torch import Tensor
 import matfn
 from matfn.iteration.protocols import Evaluation, Scheduled
 from matfn.iteration.target import Domain, Target
-from matfn.train.errors import TrainError
+from matfn.train import TrainError
 from studies.accuracy.problems import FUNCTIONS, Problem
 
 __all__ = ["Solver", "converged", "peers", "solvers", "verb"]
@@ -41,7 +41,7 @@ class Solver:
 
 
 def solvers(specs: list[str] | None = None) -> list[Solver]:
-    """Every method at its defaults and, where it has steps to add, converged; `specs` names methods instead."""
+    """Every method with its defaults and, if it has steps, with enough to converge; or only the methods of `specs`."""
     if specs:
         return [_at(spec, method_of(spec)) for spec in specs]
     found = []
@@ -101,7 +101,7 @@ def _verb(target: Target, A: Tensor, method: Any) -> Tensor:
 
 @lru_cache(maxsize=256)
 def converged(method: Any, target: Target) -> Any:
-    """The method with steps enough to converge from `_LEAST`, or None where it has none to add or never does.
+    """The method with enough steps to converge from `_LEAST`; None if no number of steps does.
 
     A method with a schedule gets the fewest steps that bring the scalar map to rounding, and that lower bound where it
     takes one; a method that looks at the matrix gets the fewest that solve a diagonal matrix of that condition.
@@ -112,7 +112,7 @@ def converged(method: Any, target: Target) -> Any:
     if not isinstance(method, Scheduled):
         count = _steps_on_a_diagonal(method, target)
         return None if count is None or count <= _longer(method).steps else _longer(method, steps=count)
-    share = 1.0 if target.domain is Domain.SPD else 2.0  # by which power of the spectrum M_0 has its eigenvalues
+    share = 1.0 if target.domain is Domain.SPD else 2.0  # the eigenvalues of M_0 are this power of the spectrum
     least = _LEAST ** (share / target.p)
     bound = {"lower": least} if "lower" in options else {}
     try:
@@ -163,7 +163,7 @@ def peers() -> list[Solver]:
             "inv": lambda: linalg.inv(A),
         }
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # singular and inaccurate results are what is measured
+            warnings.simplefilter("ignore")  # singular and inaccurate results are measured, not warned of
             B: np.ndarray = np.asarray(functions[problem.function]())
         if np.iscomplexobj(B) and np.abs(np.imag(B)).max() > 1e-3 * np.abs(np.real(B)).max():
             raise ValueError("scipy gives a complex matrix")
@@ -173,7 +173,7 @@ def peers() -> list[Solver]:
 
 
 def _with_torch(problem: Problem) -> Tensor:
-    """What one writes by hand; nothing is checked or cut off."""
+    """The decomposition as written by hand, without checks or cutoffs."""
     A, target = problem.A, problem.target
     if target.name == "inv":
         return torch.linalg.inv(A)

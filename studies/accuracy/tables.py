@@ -101,7 +101,7 @@ def _span(values: Iterable[float | None]) -> str:
 
 
 def caption(result: Result) -> str:
-    """What the numbers are and what they were measured with, in two sentences."""
+    """The meaning of the numbers and the conditions of the measurement, in two sentences."""
     options, facts = result.options, result.conditions
     return (
         f"log10 of the error, short side {options.size}, seed {options.seed}; – where the figure does not apply or the "

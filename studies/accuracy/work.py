@@ -1,4 +1,4 @@
-"""Work: how many steps, matrix products and decompositions a call takes, counted where torch dispatches them."""
+"""Work: steps, matrix products and decompositions of a call, counted in torch's dispatcher."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from matfn.iteration.target import Target
 
 __all__ = ["Work", "counted", "steps_of"]
 
-_PRODUCTS = {"mm": 0, "bmm": 0, "addmm": 1, "baddbmm": 1}  # where the two factors stand among the arguments
+_PRODUCTS = {"mm": 0, "bmm": 0, "addmm": 1, "baddbmm": 1}  # position of the first factor among the arguments
 _DECOMPOSITIONS = {"svd", "eigh", "eig", "qr", "cholesky_ex", "lu_factor_ex", "ldl_factor_ex", "solve_ex", "inv_ex"}
 
 
@@ -79,7 +79,7 @@ class _Stepping:
 
 
 class _Fitting:
-    """A method with a schedule that it may fit to the matrix first, and what it was fitted to."""
+    """A method whose schedule may be fitted to the matrix; `last` is the method after that."""
 
     def __init__(self, method: Scheduled) -> None:
         self.last = method
@@ -94,7 +94,7 @@ class _Fitting:
 
 
 def steps_of(method: Method, target: Target, run: Callable[[Any], object]) -> int | None:
-    """The steps that the method takes: those of its schedule, or those that are asked of it; None without any.
+    """The steps of the method: of its schedule, or its `steps` argument; None without either.
 
     Args:
         method: Of any kind.

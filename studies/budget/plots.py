@@ -28,7 +28,7 @@ _LOOKS: dict[str, dict[str, Any]] = {
     "PRISM-5": {"color": "#009E73", "marker": "D", "linewidth": 1.2},
     OURS: {"color": "#D55E00", "marker": "X", "linewidth": 2.4, "zorder": 5},
 }
-_LOW, _HIGH = 1e-4, 3.0  # rounding in bfloat16 is 3e-3; what lies below 1e-4 is converged
+_LOW, _HIGH = 1e-4, 3.0  # rounding in bfloat16 is 3e-3; an error below 1e-4 means converged
 
 
 def against_steps(title: str, errors: Mapping[str, Errors], columns: int = 4) -> Figure:

@@ -10,8 +10,7 @@ import torch
 
 from studies.budget import plots, verdicts
 from studies.budget.errors import ALL, Errors, drawn_cases, measured, momentum_cases, spectrum_cases
-from studies.budget.perfect import perfect
-from studies.budget.rivals import BUDGETS
+from studies.budget.rivals import BUDGETS, perfect
 from studies.budget.steps import ROOTS, SPECTRA, Count, polar_counts, root_counts
 from studies.budget.tables import measurements, tables
 from studies.budget.time import SHAPES, Clock, Overhead, clocks, ladder, overhead
@@ -84,7 +83,7 @@ class Result:
 
 
 def run(options: Options, notice: Callable[[str], None]) -> Result:
-    """Measure everything; `notice` is told what is under way."""
+    """Measure everything; `notice` gets the name of each part at its start."""
     loaded = [load(path) for path in options.momenta]
     cases = [*spectrum_cases(options.size, options.seed), *drawn_cases(options.drawn, options.size)]
     for source, momenta in loaded:

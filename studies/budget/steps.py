@@ -1,4 +1,4 @@
-"""Steps to an accuracy in float64: RitzMinimax, told nothing, beside methods that are told the exact interval."""
+"""Steps to an accuracy in float64: RitzMinimax without information, other methods with the exact interval."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROOTS = tuple(published.ROOTS)
 
 @dataclass(frozen=True)
 class Count:
-    """Steps to rms(I - M) <= 1e-6; None where 120 do not do.
+    """Steps to rms(I - M) <= 1e-6; None if 120 do not suffice.
 
     Attributes:
         name: Of the spectrum.
@@ -82,7 +82,7 @@ def root_counts(names: Sequence[str], notice: Callable[[str], None], p: int = 4)
 
 
 def _count(name: str, s: np.ndarray, p: int, others: dict[str, Any], run: Callable[..., object]) -> Count:
-    """All counts of one spectrum; told without cushion and safety, which exact arithmetic has no use for."""
+    """All counts of one spectrum. Exact arithmetic needs no cushion and no safety, so the informed method has none."""
     told = PolarExpress(steps=60, lower=max(float(s.min()), 1e-15), safety=1, cushion=0).schedule(p)
     target = POLAR if p == 2 else INV_ROOT.with_exponent(p)
     method: Any = RitzMinimax(tol=TOLERANCE)

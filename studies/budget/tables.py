@@ -31,7 +31,7 @@ def measurements(
 def tables(
     polar: Sequence[Count], roots: Sequence[Count], overheads: Sequence[Overhead], clocks: Sequence[Clock]
 ) -> Iterator[Shown]:
-    """Steps to an accuracy, and what the measurement costs."""
+    """Steps to an accuracy, and the cost of the measurement."""
     yield counts("Polar factor: steps to rms(I - M) <= 1e-6, float64", polar, "Polar Express, told")
     yield counts("Inverse fourth root: steps to rms(I - M) <= 1e-6, float64", roots, "minimax, told")
     yield arithmetic(overheads)
@@ -39,7 +39,7 @@ def tables(
 
 
 def beside(errors: Mapping[str, Errors], perfect: Mapping[str, Sequence[float]], title: str) -> Shown:
-    """Our error and, in brackets, the best of three others and that of a perfect choice, at every budget."""
+    """The error of RitzMinimax and, in brackets, of the best of three others and of a perfect choice, by budget."""
     rows = [
         (
             name.partition(": ")[2].removesuffix(ALL),

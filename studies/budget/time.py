@@ -1,4 +1,4 @@
-"""What the measurement of RitzMinimax costs: arithmetic beside a step's products, and time, all rivals taking turns."""
+"""The cost of RitzMinimax's measurement: arithmetic relative to a step, and time, with all rivals in turns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Targets of the budget benchmark: what was claimed for RitzMinimax, the number measured, and whether it is met."""
+"""Targets of the budget benchmark: the claim for RitzMinimax, the number measured, and the verdict."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Verdict:
 
 
 def at(errors: Errors, name: str, steps: int) -> float:
-    """The error of a rival at a budget; infinite where it has no such form."""
+    """The error of a rival at a budget; infinite if it has no form of that length."""
     value = errors[name][BUDGETS.index(steps)]
     return math.inf if value is None else value
 
@@ -127,7 +127,7 @@ def roots(counts: Sequence[Count], prism: str, share: float = 0.7) -> list[Verdi
 
 
 def small(overheads: Sequence[Overhead], limit: float = 0.03) -> Verdict:
-    """The arithmetic of the measurement beside that of a step."""
+    """The arithmetic of the measurement relative to a step."""
     n, most = overheads[0].n, max(overheads, key=lambda o: o.share)
     target = f"measurement at most {limit:.0%} of the multiply-adds of a step at n = {n}"
     shown = (

@@ -1,1 +1,1 @@
-"""PolarGrad's matrix problems and claims made anew."""
+"""PolarGrad's matrix problems and claims, reproduced."""

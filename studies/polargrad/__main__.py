@@ -1,4 +1,4 @@
-"""`python -m studies.polargrad`: the tables of the paper on PolarGrad, made anew."""
+"""`python -m studies.polargrad`: reproduces the tables of the paper on PolarGrad."""
 
 from studies.polargrad.report import full, quick
 from studies.reproduce import reproduction

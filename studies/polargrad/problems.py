@@ -19,7 +19,7 @@ SEED = 42
 
 
 class Problem(Protocol):
-    """What a run needs: where the parameters stand, their gradient, and how far there is to go."""
+    """The interface of a problem: parameters, their gradient, and the objective."""
 
     parameters: list[nn.Parameter]
 
@@ -53,7 +53,7 @@ class Quadratic:
     """
 
     def __init__(self, dtype: torch.dtype = torch.float32) -> None:
-        """Draw the data; `dtype` is that of X and of the products that make its gradient."""
+        """Draw the data; `dtype` is the dtype of X and of the products for its gradient."""
         source = generator()
         A, B, C = normal(source, 1000, 500), normal(source, 100, 250), normal(source, 1000, 250)
         self.data = A.to(dtype), B.to(dtype), C.to(dtype)
@@ -94,14 +94,14 @@ class Quadratic:
 
 
 class Logistic:
-    """f(X) = sum log(1 + exp(-C o (A X B))) over 1000 of the 10000 rows, drawn anew for each gradient.
+    """f(X) = sum log(1 + exp(-C o (A X B))) over 1000 of the 10000 rows, with new rows for each gradient.
 
     A 10000 x 1000, B 100 x 400, X 1000 x 100, C = +1 where a standard normal exceeds 1/2 (31 % of the entries), else
     -1. The objective is the sum over all rows, divided by 10: what a batch has on average.
     """
 
     def __init__(self, dtype: torch.dtype = torch.float32) -> None:
-        """Draw the data; `dtype` is that of everything."""
+        """Draw all data in `dtype`."""
         source = generator()
         A, B, C = normal(source, 10000, 1000), normal(source, 100, 400), normal(source, 10000, 400)
         self.A, self.B, self.C = A.to(dtype), B.to(dtype), ((C > 0.5).to(dtype) * 2 - 1)
@@ -130,7 +130,7 @@ class Completion:
     """
 
     def __init__(self, dtype: torch.dtype = torch.float32) -> None:
-        """Draw the data; `dtype` is that of everything."""
+        """Draw all data in `dtype`."""
         source = generator()
         U, V = normal(source, 500, 5), normal(source, 250, 5)
         self.mask = (torch.rand(500, 250, generator=source) < 0.3).to(dtype)
@@ -149,7 +149,7 @@ class Completion:
         return float(self._defect().square().sum(dtype=torch.float64)) / self.seen
 
     def error(self) -> float:
-        """||X Y^T - M||_F / ||M||_F, over what was not seen too."""
+        """||X Y^T - M||_F / ||M||_F, over all entries, unseen ones included."""
         X, Y = (p.detach() for p in self.parameters)
         return float(torch.linalg.matrix_norm(X @ Y.T - self.matrix) / torch.linalg.matrix_norm(self.matrix))
 

@@ -1,4 +1,4 @@
-"""The runs that `reproduce polargrad` is held against: the algorithms, their rates, and what was measured of each.
+"""The published runs that `studies.polargrad` compares with: algorithms, learning rates and results.
 
 The numbers are those of section 4 of the specification: the authors' classes at the authors' rates, on these data, in
 float32 (the exact oracle in float64). Each row is an arm and the objective after so many steps; `inf` diverged.
@@ -18,7 +18,7 @@ Values = dict[int, float]
 
 @dataclass(frozen=True)
 class Row:
-    """An arm and its published objectives; `condition` is that of the gradient at the end, where it was printed."""
+    """An arm and its published objectives; `condition` is the gradient's at the end, if it was printed."""
 
     arm: Arm
     values: Values

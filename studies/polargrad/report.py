@@ -1,4 +1,4 @@
-"""The page of PolarGrad: the paper's matrix problems, its claims one by one, and where the rates stop working."""
+"""The page of PolarGrad: the paper's matrix problems, its claims one by one, and the rates at which runs diverge."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def paired(ours: float, theirs: float | None) -> str:
 
 
 def differs(ours: float, theirs: float, section: Section) -> bool:
-    """Whether a number is beyond the section's tolerance; what was not run, and rounding floors, never are."""
+    """Whether a number is beyond the section's tolerance; false for rounding floors and for runs not made."""
     if ours != ours or max(ours, theirs) <= section.floor:
         return False
     if math.isinf(ours) or math.isinf(theirs):

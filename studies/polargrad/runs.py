@@ -20,7 +20,7 @@ __all__ = ["ORACLES", "Arm", "Trace", "follow", "optimizer"]
 
 ORACLES: dict[str, Method] = {"exact": Exact(), "QDWH@2": TruncatedQDWH(2), "NS@5": Tuned("jordan")}
 EVERY = 25  # steps between two falls of a decayed rate, in all problems
-LOST = 1e3  # times the objective at the start: nothing comes back from there
+LOST = 1e3  # times the objective at the start: no run recovers from there
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ _NAMES = {
 
 @dataclass
 class Trace:
-    """What was seen: after `steps[i]` steps the objective, kappa_2 and nuclear norm of the gradient there.
+    """The measurements after `steps[i]` steps: the objective, and kappa_2 and nuclear norm of the gradient.
 
     Attributes:
         lost: The step at which the gradient was not finite, or the objective seen to be a thousand times that of the
@@ -94,7 +94,7 @@ class Trace:
     seconds: float = 0.0
 
     def at(self, k: int) -> float:
-        """The objective after k steps; infinite where the run was lost before, NaN where it was not looked at."""
+        """The objective after k steps; infinite if the run diverged before, NaN if it was not measured."""
         if self.lost is not None and k >= self.lost:
             return math.inf
         return self.objective[self.steps.index(k)] if k in self.steps else math.nan

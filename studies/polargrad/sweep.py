@@ -14,7 +14,7 @@ __all__ = ["SWEEPS", "Sweep", "Sweeping", "sweep"]
 
 @dataclass(frozen=True)
 class Sweeping:
-    """A grid: an arm, whose own rate does not count, and the rates to run it at."""
+    """A grid: an arm, and the rates that replace its own."""
 
     problem: str
     arm: Arm
@@ -23,7 +23,7 @@ class Sweeping:
 
 @dataclass(frozen=True)
 class Sweep:
-    """The objective after 100, 200 and 300 steps for each rate; infinite where the run was lost.
+    """The objective after 100, 200 and 300 steps for each rate; infinite if the run diverged.
 
     Attributes:
         edge: The greatest rate that was not lost and the least that was, above all that were not; None if none was.

@@ -1,4 +1,4 @@
-"""Whether a step with telemetry leaves gradients as they were, and does what a step without it does."""
+"""Whether telemetry changes gradients or the step."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MAKERS: dict[str, Making] = {
 
 
 def untouched(steps: int = 3) -> list[str]:
-    """The optimizers whose gradients or weights differ by a bit from those without telemetry; none should."""
+    """The optimizers whose gradients or weights change by a bit with telemetry; there should be none."""
     changed = []
     for name, make in MAKERS.items():
         source = torch.Generator().manual_seed(0)

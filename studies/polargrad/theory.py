@@ -43,7 +43,7 @@ class Bowl:
 
 
 def descend(H: Tensor, X: nn.Parameter, optimizer: torch.optim.Optimizer, steps: int) -> list[float]:
-    """F before each step and after the last one; stops early where it exceeds 1e6 times that of the start."""
+    """F before each step and after the last one; stops early if F exceeds 1e6 times its first value."""
     values = []
     for _ in range(steps):
         X.grad = H @ X.detach()

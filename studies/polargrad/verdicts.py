@@ -23,7 +23,7 @@ CONFIRMED, REFUTED, NOT_RUN = "confirmed", "not confirmed", "not run"
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim, what was wanted, what was measured, and what follows."""
+    """A claim, the number it asks for, the number measured, and the verdict."""
 
     claim: str
     says: str
@@ -130,7 +130,7 @@ def from_runs(quadratic: Runs, logistic: Runs, completion: Runs) -> Iterator[Ver
 
 
 def _values(runs: Runs, *wanted: tuple[str, int]) -> list[float]:
-    """The objective of each run after so many steps; NaN where there is none."""
+    """The objective of each run after so many steps; NaN if not measured."""
     return [runs[label].at(k) if label in runs else math.nan for label, k in wanted]
 
 

@@ -1,1 +1,1 @@
-"""PRISM's step counts made anew."""
+"""PRISM's step counts, reproduced."""

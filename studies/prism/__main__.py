@@ -1,4 +1,4 @@
-"""`python -m studies.prism`: the tables of the paper on PRISM, made anew."""
+"""`python -m studies.prism`: reproduces the tables of the paper on PRISM."""
 
 from studies.prism.report import report
 from studies.reproduce import reproduction

@@ -1,4 +1,4 @@
-"""The step counts of PRISM beside Newton-Schulz and Polar Express: tables 6.1, 6.3 and 6.5, made anew."""
+"""The step counts of PRISM, Newton-Schulz and Polar Express: tables 6.1, 6.3 and 6.5, reproduced."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SKETCH3, SKETCH5 = Prism(degree=3), Prism(degree=5)
 
 @dataclass(frozen=True)
 class Table:
-    """Ours and the specification's numbers, cell by cell; None where it did not converge.
+    """The measured and the published numbers, cell by cell; None if a method did not converge.
 
     Attributes:
         growth: By how much a step of each count lifts the least value.
@@ -60,7 +60,7 @@ class Table:
 
 
 def tables(notice: Callable[[str], None]) -> Iterator[Table]:
-    """All three; `notice` is told before each row."""
+    """All three tables; `notice` is called before each row."""
     yield polar_table(notice)
     yield dense_table(notice)
     yield roots_table(notice)

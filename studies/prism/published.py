@@ -1,4 +1,4 @@
-"""The step counts that `reproduce prism` is held against: tables 6.1, 6.3 and 6.5 of the specification of PRISM.
+"""The published step counts that `studies.prism` compares with: tables 6.1, 6.3 and 6.5 of the specification of PRISM.
 
 A number is a count, or the mean over sketches; None means that it did not converge within the limit. The first column
 of POLAR and ROOTS is the least value over the Frobenius norm.

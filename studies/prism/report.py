@@ -1,4 +1,4 @@
-"""The page of `reproduce prism`: its three tables, the deviations there may be, and the figure."""
+"""The page of `studies.prism`: three tables, the expected deviations, and the figure."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ the published ones: the polynomial is summed in powers of M, which stays close t
 
 
 def report(notice: Callable[[str], None]) -> Report:
-    """All tables, made anew."""
+    """All tables, reproduced."""
     return made(list(tables(notice)))
 
 

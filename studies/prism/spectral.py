@@ -57,7 +57,7 @@ def follow(m: np.ndarray, *schedules: Schedule) -> Trace:
 
 
 def count(trace: Trace, tolerance: float, limit: int) -> list[int | None]:
-    """Steps until rms(1 - m) <= tolerance, for each run; None where `limit` steps do not do."""
+    """Steps until rms(1 - m) <= tolerance, for each run; None if `limit` steps do not suffice."""
     found: list[int | None] = []
     for k, (m, _) in enumerate(itertools.islice(trace, limit + 1)):
         found = found or [None] * len(m)

@@ -1,1 +1,1 @@
-"""Ways to measure a spectrum, compared: what RitzMinimax rests on."""
+"""The safety of RitzMinimax, tested on many spectra and matrices."""

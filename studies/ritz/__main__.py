@@ -74,7 +74,7 @@ def vectors(count: int, draw: Generator) -> dict[str, object]:
 
 
 def polar_matrices(count: int, draw: Generator) -> dict[str, object]:
-    """Every family in every basis, dtype and engine; and projections, whose rounding errors are no accident."""
+    """Every family in every basis, dtype and engine; and projections, whose rounding errors are correlated."""
     found: dict[str, list[float]] = defaultdict(lambda: [0, 0, 0.0])
     run, b = 0, 4
     while run < count:
@@ -133,7 +133,7 @@ def root_matrices(count: int, draw: Generator) -> dict[str, object]:
 
 
 def main() -> None:
-    """Run, print what diverged, write the table."""
+    """Run, print the cases that diverged, write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vectors", type=int, default=100_000)
     parser.add_argument("--matrices", type=int, default=2_000, help="half of them for the polar factor, half for roots")

@@ -1,1 +1,1 @@
-"""Tuning: what a shape costs here by kernel, engine and schedule, and the choice."""
+"""Tuning: the cost of a shape on this machine by kernel, engine and schedule, and the best choice."""

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from benchmarks.dtypes import full_name
-from matfn.train.errors import TrainError
+from matfn.train import TrainError
 from matfn.train.terminal import grid, safe, screen, user_errors
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def _request(shape: str, dtype: str, batch: int, device: str, lower: float | Non
 
 def _print(result: Tuning) -> None:
     from studies.tune import report as tune_report
-    from studies.tune.figure import title
+    from studies.tune.report import title
 
     console = screen()
     console = console if console.is_terminal else Console(width=170)  # twelve columns beside the name of a plan

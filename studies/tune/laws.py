@@ -1,4 +1,4 @@
-"""Laws: the singular values of the matrices that plans are weighed by, as they are and as deflation leaves them."""
+"""Laws: the singular values of the matrices that plans are judged on, before and after deflation."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from matfn.run.preparation import deflated
 
 __all__ = ["COUNT", "Laws"]
 
-COUNT = 64  # singular values that stand for all, evenly by rank
+COUNT = 64  # singular values kept of each matrix, evenly by rank
 
 
 @dataclass(frozen=True, eq=False)
 class Laws:
-    """What an iteration meets of some matrices, found when it is first asked for.
+    """The singular values of some matrices at the start of an iteration, computed on first use.
 
     What `deflated` leaves is measured on the matrices and not computed from their singular values: were the k largest
     found exactly, each would become sigma / (1 + sigma^2 / c^2)^(1/2), and rms(1 - sigma) of three steps would come out

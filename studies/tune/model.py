@@ -17,6 +17,8 @@ from matplotlib.figure import Figure
 import matfn
 from benchmarks import peers
 from benchmarks.budget import Budget
+from benchmarks.drawing import foot, legend
+from benchmarks.drawing import write as write_figure
 from benchmarks.rows import Watch, facts
 from benchmarks.timing import Pace, interleaved
 from matfn.kernels import Products
@@ -59,7 +61,7 @@ class Point:
 
     @property
     def ratio(self) -> float:
-        """Measured by predicted: above 1 the model is too hopeful."""
+        """Measured over predicted time: above 1 the model is too optimistic."""
         return self.measured / self.predicted
 
 
@@ -71,7 +73,7 @@ class Agreement:
     conditions: dict[str, str]
 
     def ratios(self, text: str = "") -> tuple[float, float, float]:
-        """Lower quartile, median and upper quartile of measured by predicted, of the cases that contain the text."""
+        """Quartiles of measured over predicted time, of the cases whose names contain the text."""
         values = [point.ratio for point in self.points if text in point.case]
         low, middle, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
         return low, middle, high
@@ -81,7 +83,7 @@ class Agreement:
         return list(dict.fromkeys(point.case for point in self.points))
 
     def caption(self) -> str:
-        """How far the model is off."""
+        """The error of the model in words."""
         parts = []
         for case in ("", *self.cases()):
             low, middle, high = self.ratios(case)
@@ -142,7 +144,7 @@ def _points(request: Request, pace: Pace, budget: Budget) -> Iterator[Point]:
 
 
 def _plans(request: Request) -> Iterator[Plan]:
-    """Mixes of degrees, good ones or not, direct and by Gram: with a restart, or without where deflation spares it."""
+    """Mixes of degrees, good or bad, on both engines; Gram has a restart unless deflation makes it needless."""
     laws = laws_of(request.shape, ())
     for method in (*(matfn.PolarExpress(degrees) for degrees in _DEGREES), LIFTED, DEFLATED):
         try:
@@ -161,7 +163,7 @@ def _call(plan: Plan, kernel: Products, request: Request, X: torch.Tensor) -> Ca
 def write(found: Agreement, directory: Path) -> list[Path]:
     """Write tune-model.json and tune-model.png; the paths are returned."""
     plain = {"caption": found.caption(), "conditions": found.conditions, "points": [asdict(p) for p in found.points]}
-    return drawing.write(directory / "tune-model", plain, figure(found))
+    return write_figure(directory / "tune-model", plain, figure(found))
 
 
 def figure(found: Agreement) -> Figure:
@@ -185,6 +187,6 @@ def figure(found: Agreement) -> Figure:
         axes.set(xscale="log", yscale="log", xlabel="predicted time of a call, ms", ylabel="measured time, ms")
         low, middle, high = found.ratios()
         axes.set_title(f"Cost model: measured / predicted {middle:.2f}, quartiles {low:.2f} to {high:.2f}")
-        drawing.legend(drawn, [axes], size=7)
-        drawing.foot(drawn, found.conditions, "quickest of the rounds")
+        legend(drawn, [axes], size=7)
+        foot(drawn, found.conditions, "quickest of the rounds")
         return drawn

@@ -1,4 +1,4 @@
-"""A plan: a schedule on an engine, with the products, the rounding, the error and the time that it is foretold."""
+"""A plan: a schedule on an engine, with its predicted products, rounding, error and time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Aside", "Plan", "fraction", "plan_of", "predicted"]
 
 @dataclass(frozen=True)
 class Plan:
-    """A schedule and how it is run.
+    """A schedule and the way to run it.
 
     Attributes:
         method: The schedule's degrees, interval, cushion, norm and deflation.
@@ -45,7 +45,7 @@ class Plan:
 
     @property
     def degrees(self) -> tuple[int, ...]:
-        """Of the steps."""
+        """The degrees of the steps."""
         return self.schedule.degrees
 
     @property
@@ -55,7 +55,7 @@ class Plan:
 
     @property
     def name(self) -> str:
-        """Degrees, lower end, what is not the default of the rest, and the engine."""
+        """Degrees, lower end, options other than the defaults, and the engine."""
         usual = matfn.PolarExpress()
         parts = ["-".join(map(str, self.degrees)), f"{self.method.lower:g}"]
         parts += [] if self.method.cushion is None else [f"cushion {self.method.cushion:g}"]
@@ -66,16 +66,16 @@ class Plan:
 
     @property
     def total(self) -> float:
-        """What is expected of the spectra and what rounding may add, together."""
+        """The expected error on the spectra plus the most that rounding may add."""
         return math.hypot(self.expected, self.rounding)
 
     def multiply_adds(self, kernel: object = EAGER) -> float:
-        """Of one matrix, as the kernel computes them."""
+        """The operations for one matrix, as the kernel computes them."""
         return sum(computed(product, kernel) for product in self.products)
 
 
 def fraction(share: float) -> str:
-    """As people write it: 1/16."""
+    """A share as a fraction, such as 1/16."""
     return str(Fraction(share).limit_denominator(999))
 
 
@@ -86,7 +86,7 @@ def plan_of(
     dtype: torch.dtype,
     laws: Laws,
 ) -> Plan:
-    """The plan, foretold, whether the dtype bears it or not.
+    """The plan with its predictions, even if the dtype cannot bear it.
 
     Deflation changes nothing of the model of rounding: before the first step a norm of 1 is all that it knows.
     """
@@ -100,7 +100,7 @@ def plan_of(
 
 @dataclass(frozen=True)
 class Aside:
-    """Seconds of what is not a product of the kernel.
+    """Seconds outside the products of the kernel.
 
     Attributes:
         once: By the share that is deflated: scaling, deflating and rounding the argument.
@@ -112,7 +112,7 @@ class Aside:
 
 
 def predicted(plan: Plan, seconds: Mapping[Product, float], aside: Aside, shape: tuple[int, int]) -> float:
-    """Seconds of a call: its products one by one as they were measured, and what is not a product.
+    """Seconds of a call: the measured times of its products, and the time outside products.
 
     Args:
         plan: What is run.

@@ -27,11 +27,11 @@ LOWERS: Lowers = (1e-3, 2e-3, 4e-3), (1e-2, 1.4e-2, 2e-2, 3e-2)  # without defla
 SHARES = (0.0, 1 / 32, 1 / 16, 1 / 8)  # of the singular values
 CUSHIONS = (None, 0.06, 0.1)
 _SPENT = {3: 2, 5: 3, 7: 4, 9: 4}  # products of a step, run directly on a square matrix
-_SLACK = 0.93  # a mix is out of the race if another one has no more error and cost, and one of them less by that
+_SLACK = 0.93  # a mix is dropped if another has no more error and cost, and one of the two below this share
 
 
 def mixes(most: int, lengths: Sequence[int] = STEPS) -> Iterator[tuple[int, ...]]:
-    """Degrees that fall from step to step, the last as it likes: q of degree 1 to 4.
+    """Degrees that fall from step to step, except at the last step: q of degree 1 to 4.
 
     High degrees come first: they lift small values most where the interval is long, and at the end of a schedule a
     step of degree 3 or 5 is as good. But what they lose by rounding they lose where the interval is long too, so in
@@ -51,7 +51,7 @@ def mixes(most: int, lengths: Sequence[int] = STEPS) -> Iterator[tuple[int, ...]
 
 @dataclass(frozen=True)
 class Family:
-    """Schedules that are made for what is left of a spectrum in one way.
+    """Schedules for one way of deflation.
 
     Attributes:
         steps: How many.
@@ -68,7 +68,7 @@ class Family:
 
 
 def families(shape: tuple[int, int], lowers: Lowers, most: int = 18) -> tuple[Family, Family]:
-    """Those without deflation, and those that it may serve: fewer steps, for larger values.
+    """Schedules without deflation, and schedules for it: fewer steps, for larger values.
 
     Args:
         shape: (rows, columns).
@@ -83,7 +83,7 @@ def families(shape: tuple[int, int], lowers: Lowers, most: int = 18) -> tuple[Fa
 def plans(
     shape: tuple[int, int], dtype: torch.dtype, found: Sequence[Family], laws: Laws
 ) -> tuple[tuple[Plan, ...], tuple[str, ...]]:
-    """The plans that the dtype bears, and the mixes of degrees that it does not.
+    """The plans that are stable in the dtype, and the mixes of degrees that are not.
 
     A plan is borne if by the model of `rounded` no singular value in [lower, 1] ends at 0 or at 2 and beyond. Each mix
     is tried with the middle of `lowers` first; those that are beaten clearly in cost and error go no further, the
@@ -121,7 +121,7 @@ def _borne(
     dtype: torch.dtype,
     laws: Laws,
 ) -> list[Plan]:
-    """Of each method the plans by engine, norm and deflation that the dtype bears."""
+    """The plans of each method, by engine, norm and deflation, that are stable in the dtype."""
     found = []
     for method in methods:
         try:
@@ -140,7 +140,7 @@ def _borne(
 
 
 def _engines(steps: int, shape: tuple[int, int]) -> Iterator[Engine]:
-    """Direct, and for what is not square Gram with at most two restarts that are not neighbours."""
+    """The direct engine and, unless square, Gram with at most two restarts that are not neighbours."""
     yield matfn.Direct()
     if shape[0] != shape[1]:
         for count in range(3):
@@ -150,7 +150,7 @@ def _engines(steps: int, shape: tuple[int, int]) -> Iterator[Engine]:
 
 
 def _in_the_race(found: Mapping[tuple[int, ...], Plan], shape: tuple[int, int]) -> list[tuple[int, ...]]:
-    """The mixes that none beats clearly: in error and in the cost of either engine, Gram's with one restart."""
+    """The mixes that no other beats clearly in error and in cost, on either engine (Gram with one restart)."""
     kept: dict[tuple[int, ...], None] = {}
     for engine in (matfn.Direct(), matfn.Gram((2,))):
         costs = {
@@ -167,7 +167,7 @@ def _in_the_race(found: Mapping[tuple[int, ...], Plan], shape: tuple[int, int]) 
 
 
 def _least(borne: Sequence[Plan]) -> list[Plan]:
-    """Of each mix, engine and deflation, which cost the same, the plan with the least error."""
+    """The plan of least error for each mix, engine and deflation: these cost the same."""
     found: dict[tuple[Any, ...], Plan] = {}
     for plan in borne:
         key = (plan.degrees, plan.engine, plan.deflation)

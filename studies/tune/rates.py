@@ -1,4 +1,4 @@
-"""Rates: how long each kernel takes for each product that a plan of this shape could ask for."""
+"""Rates: the time of each kernel for each product that a plan of this shape may need."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Request:
-    """What is tuned.
+    """The work to tune for.
 
     Attributes:
         shape: (rows, columns) of each matrix.
@@ -77,12 +77,12 @@ Rates = tuple[tuple[Rate, ...], Aside]
 
 
 def plan_for(request: Request) -> RunPlan:
-    """What `orthogonalize` does with a matrix of the shape, in the dtype of the request."""
+    """The run plan of `orthogonalize` for the shape and dtype of the request."""
     return resolve(POLAR, None, request.shape, request.dtype, torch.device(request.device), precision=request.dtype)
 
 
 def candidates(request: Request) -> tuple[dict[str, Products], Products, dict[str, str]]:
-    """The kernels that run here, the one that would be chosen, and those that do not run, with the reason."""
+    """The kernels that run here, the default one, and those that do not run, with the reason."""
     chosen, absent = plan_for(request).products, dict[str, str]()
     found: dict[str, Products] = kernels(request.shape, request.dtype) if request.device == "cpu" else {"eager": EAGER}
     if request.device == "cpu":
@@ -93,7 +93,7 @@ def candidates(request: Request) -> tuple[dict[str, Products], Products, dict[st
 
 
 def synchronised(work: Callable[[], object], device: str) -> Callable[[], object]:
-    """The work, and on a GPU the wait for its end."""
+    """Do the work and, on a GPU, wait for its end."""
     if device == "cpu":
         return work
 
@@ -107,7 +107,7 @@ def synchronised(work: Callable[[], object], device: str) -> Callable[[], object
 def measured_rates(
     request: Request, found: dict[str, Products], products: Sequence[Product], shares: Sequence[float]
 ) -> Rates:
-    """Every product on every kernel that has an own way to it, and deflation by every share.
+    """Every product on every kernel with its own form of it, and deflation by every share.
 
     A kernel without an own way leaves a product to full ones. Deflation has products of its own, in float32, which are
     the library's choice whatever the kernel: it is timed as a whole, with the scaling and rounding around it.
@@ -119,7 +119,7 @@ def measured_rates(
 def product_works(
     request: Request, found: dict[str, Products], products: Sequence[Product], shares: Sequence[float]
 ) -> tuple[dict[str, Callable[[], object]], Callable[[Mapping[str, Timing]], Rates]]:
-    """What has to be timed, each called once already, and how the rates are read off the times."""
+    """The works to time, each called once already, and the function from times to rates."""
     _settle()
     works: dict[str, Callable[[], object]] = {}
     keys: dict[str, tuple[str, Product]] = {}
@@ -154,7 +154,7 @@ def product_works(
 
 
 def seconds_of(rates: Sequence[Rate], kernel: Products, name: str) -> dict[Product, float]:
-    """Of each product by a kernel: its own, and where it has none that of the full products that it is made of."""
+    """The rate of each product by a kernel; without a form of its own, the rate of its full products."""
     plain = "onednn" if kernel == ONEDNN or getattr(kernel, "plain", None) == ONEDNN else "eager"
     below = {rate.product: rate.seconds for rate in rates if rate.kernel == plain}
     return below | {rate.product: rate.seconds for rate in rates if rate.kernel == name}
@@ -168,17 +168,17 @@ def stack(request: Request, rows: int, columns: int, dtype: torch.dtype) -> Tens
 
 
 def _settle() -> None:
-    """Let the process keep what it frees, as one does that has run for a while.
+    """Let the process keep freed memory, as after a longer run.
 
     The C library of Linux hands freed memory back to the system, and every page of it faults when it is asked for
     again, beyond a bound that grows with the largest block that was ever freed, up to 32 MB. Before that the same call
     takes one time or several, by what was called before it: scaling 768 x 3072 1.4 ms or 9.6.
     """
-    torch.empty(31 * 2**20, dtype=torch.uint8)  # freed as soon as it is there
+    torch.empty(31 * 2**20, dtype=torch.uint8)  # freed at once
 
 
 def _around(X: Tensor, share: float, dtype: torch.dtype, wide: Products) -> Tensor:
-    """What `matfn.run.execute` does before the engine."""
+    """The work of `matfn.run.execute` before the engine."""
     scaled = prescale(X)[0]
     return deflated(scaled, share, dtype, wide) if share else scaled.to(dtype)
 

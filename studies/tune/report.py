@@ -1,4 +1,4 @@
-"""What `python -m studies.tune` found, written down: tables and JSON."""
+"""The results of `python -m studies.tune`: tables, JSON and the figure of time against error."""
 
 from __future__ import annotations
 
@@ -6,14 +6,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.drawing import foot, legend
+from benchmarks.drawing import write as write_figure
 from benchmarks.polar import BASELINE, SPECTRA
+from benchmarks.report import front
 from benchmarks.timing import Timing
 from matfn.train import drawing
-from studies.tune.figure import figure, quickest
 from studies.tune.plan import fraction
 from studies.tune.tune import Candidate, Tuning
 
-__all__ = ["CAPTION", "aside_table", "candidate_table", "kernel_table", "lines", "plain", "write"]
+__all__ = ["CAPTION", "aside_table", "candidate_table", "figure", "kernel_table", "lines", "plain", "title", "write"]
 
 CAPTION = (
     "* what `orthogonalize` does unasked, M the default of optim.Muon; torch.optim.Muon iterates in bfloat16 in "
@@ -31,7 +38,7 @@ Table = tuple[list[str], list[list[str]]]
 
 
 def kernel_table(tuning: Tuning) -> Table:
-    """Kernels by products: milliseconds and the rate of what is really done."""
+    """Kernels by products: milliseconds and the rate of the operations done."""
     names = list(dict.fromkeys(rate.kernel for rate in tuning.rates))
     products = list(dict.fromkeys(rate.product for rate in tuning.rates))
     known = {(rate.kernel, rate.product): rate for rate in tuning.rates}
@@ -47,14 +54,14 @@ def kernel_table(tuning: Tuning) -> Table:
 
 
 def aside_table(tuning: Tuning) -> Table:
-    """What is around the products, by the share of the singular values that is deflated: milliseconds."""
+    """Milliseconds outside the products, by the share of singular values that is deflated."""
     once = tuning.aside.once
     heads = ["around the products:", *(f"deflated {fraction(share)}" if share else "not deflated" for share in once)]
     return heads, [["scaling, deflation, rounding, ms", *(f"{1e3 * seconds:.3g}" for seconds in once.values())]]
 
 
 def candidate_table(tuning: Tuning) -> Table:
-    """What was measured, by time, and torch's Muon beside it."""
+    """The measured plans and torch's Muon, by time."""
     bound, figures = tuning.request.pace.bound, [n for n in _HEADS if n in (tuning.measured[0].errors or {})]
     heads = ["plan, kernel", "", "ms", "spread", "predicted", "worst", "rounding", "foretold"]
     rows = [_cells(candidate, figures, bound) for candidate in tuning.measured]
@@ -100,7 +107,7 @@ def _figure(name: str, errors: Mapping[str, float]) -> str:
 
 
 def lines(tuning: Tuning) -> list[str]:
-    """The choice, and everything that was left out."""
+    """The choice, and everything left out."""
     name, reason = tuning.kernel
     refused = f"{len(tuning.refused)} mixes of degrees that this dtype does not bear (rounding) are left out"
     usual = [f"{who} takes {plan.name} ({', '.join(tuning.reasons[who])})" for who, plan in tuning.usual.items()]
@@ -113,7 +120,7 @@ def lines(tuning: Tuning) -> list[str]:
 
 
 def _disturbed(tuning: Tuning) -> list[str]:
-    """That times which scatter do not settle the front, if there are any."""
+    """A warning if some times scatter too much to decide the front."""
     bound, rows = tuning.request.pace.bound, tuning.measured
     loud = [c.best for c in rows if c.timing is not None and c.timing.spread > bound]
     text = f"~ {len(loud)} of {len(rows)} rows, {sum(loud)} of them marked +, scatter by more than {bound:.0%}"
@@ -185,4 +192,91 @@ def _plain(c: Candidate) -> dict[str, Any]:
 
 def write(tuning: Tuning, directory: Path) -> list[Path]:
     """Write tune.json and tune.png; the paths are returned."""
-    return drawing.write(directory / "tune", plain(tuning), figure(tuning))
+    return write_figure(directory / "tune", plain(tuning), figure(tuning))
+
+
+def title(tuning: Tuning) -> str:
+    """The request in words."""
+    request = tuning.request
+    m, n = request.shape
+    return f"{m} x {n}, batch {request.batch}, {str(request.dtype).removeprefix('torch.')}, {request.device}"
+
+
+def quickest(tuning: Tuning) -> list[Candidate]:
+    """Each plan on its quickest kernel by prediction; all kernels would be too many points for a file."""
+    found: dict[int, Candidate] = {}
+    for candidate in tuning.foretold:
+        key = id(candidate.plan)
+        if key not in found or candidate.predicted < found[key].predicted:
+            found[key] = candidate
+    return list(found.values())
+
+
+def figure(tuning: Tuning) -> Figure:
+    """Left: time against error, predicted (dots) and measured (marks), with the fronts. Right: the cost model."""
+    with matplotlib.rc_context(drawing.STYLE):
+        drawn = Figure(figsize=(13, 5.2), layout="constrained")
+        left, right = drawn.subplots(1, 2, width_ratios=(1.5, 1))
+        _foretold(left, tuning)
+        _marks(left, right, tuning)
+        left.set(yscale="log", xlabel=f"error: {tuning.figure} (dots: expected)", title=title(tuning))
+        left.set_xscale("linear" if tuning.measured[0].plan.error > _VISIBLE else "log")
+        left.set_ylabel("time of a call, ms")
+        right.set(xscale="log", yscale="log", xlabel="predicted time, ms", title="Cost model")
+        right.set_ylabel("measured time, ms (least of the rounds)")
+        legend(drawn, [left], size=8)
+        foot(drawn, tuning.conditions, f"medians. {_DEFLATED}")
+        return drawn
+
+
+def _foretold(axes: Axes, tuning: Tuning) -> None:
+    drawn = quickest(tuning)
+    cloud = [(c.plan.total, 1e3 * c.predicted) for c in drawn]
+    for colour, label, deflated in (("#cccccc", "", False), ("#b5d3ea", _OPEN, True)):
+        part = [point for c, point in zip(drawn, cloud, strict=True) if bool(c.plan.deflation) == deflated]
+        axes.plot(*np.array(part).reshape(-1, 2).T, ".", color=colour, markersize=3, label=f"foretold{label}")
+    line = [cloud[i] for i in front(cloud)]
+    axes.plot(*zip(*line, strict=True), color="#bbbbbb", linewidth=1, label="foretold front")
+
+
+def _marks(left: Axes, right: Axes, tuning: Tuning) -> None:
+    kernels = list(dict.fromkeys(c.kernel for c in tuning.measured))
+    best, times = [], []
+    for c in tuning.measured:
+        assert c.timing is not None
+        assert c.errors is not None
+        i = kernels.index(c.kernel)
+        look: dict[str, Any] = {"color": drawing.COLOURS[i % len(drawing.COLOURS)], "marker": drawing.MARKERS[i % 7]}
+        point = (c.errors[tuning.figure], 1e3 * c.timing.median)
+        best += [point] if c.best else []
+        least = 1e3 * c.timing.least
+        times += [least, 1e3 * c.predicted]
+        look |= {"markerfacecolor": "none"} if c.plan.deflation else {}
+        left.plot(*point, linestyle="none", markersize=6, label=f"{c.kernel}{_OPEN * bool(c.plan.deflation)}", **look)
+        right.plot(1e3 * c.predicted, least, linestyle="none", markersize=5, **look)
+        if c.choice:
+            _ringed(
+                left,
+                point,
+                f"{c.choice}: {'-'.join(map(str, c.plan.degrees))}{_OPEN * bool(c.plan.deflation)}",
+                _RINGS[c.choice],
+            )
+    if tuning.beside is not None:
+        timing, errors = tuning.beside
+        point = (errors[tuning.figure], 1e3 * timing.median)
+        left.plot(*point, "x", color="black", markersize=9, markeredgewidth=2, label=BASELINE)
+    left.plot(*zip(*sorted(best), strict=True), color="#333333", linewidth=1, label="measured front")
+    right.plot([min(times), max(times)], [min(times), max(times)], color="#999999", linewidth=1)
+
+
+_OPEN = ", deflated"
+_DEFLATED = (
+    "deflated (open marks): the largest singular values are shrunk to the size of the next before the first step"
+)
+_VISIBLE = 0.05  # larger errors are shown on a linear axis
+_RINGS = {"orthogonalize": "#000000", "Muon": "#c03030"}
+
+
+def _ringed(axes: Axes, point: tuple[float, float], label: str, colour: str) -> None:
+    ring: dict[str, Any] = {"markersize": 14, "markerfacecolor": "none", "markeredgewidth": 1.6, "linestyle": "none"}
+    axes.plot(*point, marker="o", markeredgecolor=colour, label=label, **ring)

@@ -1,4 +1,4 @@
-"""Rounding foretold: where singular values end up when every step errs, and what a spectrum has left to be wrong in."""
+"""Predicted rounding: the final interval of singular values if every step errs, and the error left on a spectrum."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _DIVERGED = 10.0
 
 
 def rounded(schedule: Schedule, engine: Engine, dtype: torch.dtype, n: int) -> tuple[float, float]:
-    """The interval in which the singular values in [lower, upper] end up when rounding helps the one it hurts most.
+    """The final interval of the singular values in [lower, upper], with the worst rounding error at every step.
 
     Every coefficient's term of a step errs by the typical relative error e = `KAPPA` x roundoff, all to the same side,
     as they do on a singular direction that lies in few coordinates (a matrix with one large row, say): s q(s^2) is
@@ -69,7 +69,7 @@ def rounded(schedule: Schedule, engine: Engine, dtype: torch.dtype, n: int) -> t
 
 
 def expected(schedule: Schedule, engine: Engine, laws: Laws, dtype: torch.dtype) -> float:
-    """rms(1 - sigma) that is to be expected of the matrices, in the mean over them.
+    """The expected rms(1 - sigma), as the mean over the matrices.
 
     The scalar map; and with `Gram` the part by which each singular direction is turned aside, since Q has errors of
     e rms|Q| in every direction, which is much beside the Q of a large singular value.
@@ -92,7 +92,7 @@ def expected(schedule: Schedule, engine: Engine, laws: Laws, dtype: torch.dtype)
 
 
 def _stretches(schedule: Schedule, engine: Engine, dtype: torch.dtype) -> list[tuple[int, int, float]]:
-    """The steps between two times that M is built, [start, end), and by what X is divided then."""
+    """The steps [start, end) between two computations of M, and the divisor of X at the start."""
     if isinstance(engine, matfn.Direct):
         return [(step, step + 1, 1.0) for step in range(schedule.steps)]
     restarts = engine.restarts or ()

@@ -1,4 +1,4 @@
-"""Tune: what a shape costs here by kernel, engine and schedule, foretold by a cost model and then measured."""
+"""Tune: the cost of a shape by kernel, engine and schedule, predicted by a cost model and then measured."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from studies.tune.rates import Rate, Request, candidates, measured_rates, plan_f
 
 __all__ = ["FIGURES", "Candidate", "Tuning", "foretold", "laws_of", "tune", "usual_plans"]
 
-FIGURES = ("rms, momenta", f"rms, {SPECTRA[1]}")  # the error of the measured front: the first that there is
+FIGURES = ("rms, momenta", f"rms, {SPECTRA[1]}")  # the error of the measured front: the first of these that is measured
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A plan on a kernel. What has not been measured is None or empty; `choice` says whose default it is."""
+    """A plan on a kernel. Values not measured are None or empty; `choice` names the function whose default it is."""
 
     plan: Plan
     kernel: str
@@ -51,7 +51,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Tuning:
-    """Everything that was found.
+    """The results.
 
     Attributes:
         request: What was asked.
@@ -83,12 +83,12 @@ class Tuning:
 
     @property
     def figure(self) -> str:
-        """Which error the front is of."""
+        """The error of the front."""
         return next(name for name in FIGURES if name in (self.measured[0].errors or {}))
 
 
 def tune(request: Request, watch: Watch = lambda text: None, momenta: Sequence[Tensor] = ()) -> Tuning:
-    """Measure the kernels, foretell every plan, measure the promising ones.
+    """Measure the kernels, predict every plan, measure the promising ones.
 
     Args:
         request: What.
@@ -119,12 +119,12 @@ def tune(request: Request, watch: Watch = lambda text: None, momenta: Sequence[T
 
 
 def laws_of(shape: tuple[int, int], momenta: Sequence[Tensor]) -> Laws:
-    """Of the momenta; without any of a matrix of the shape with a log-uniform spectrum."""
+    """The singular values of the momenta; without momenta, of a matrix with a log-uniform spectrum."""
     return Laws([x.float() for x in momenta] or [matrix(SPECTRA[1], shape, torch.float32)])
 
 
 def usual_runs(request: Request) -> dict[str, RunPlan]:
-    """What `orthogonalize` does when it is asked for nothing, and what `optim.Muon` does, in the request's dtype."""
+    """The default plans of `orthogonalize` and `optim.Muon` in the dtype of the request."""
     device, dtype = torch.device(request.device), request.dtype
     step = resolve(POLAR, None, request.shape, torch.float32, device, purpose=Purpose.STEP, precision=dtype)
     return {"orthogonalize": plan_for(request), "Muon": step}
@@ -158,7 +158,7 @@ def foretold(
 
 
 def _promising(cloud: Sequence[Candidate], count: int) -> list[Candidate]:
-    """The predicted front, thinned evenly to `count` where it has more."""
+    """The predicted front, thinned evenly to at most `count`."""
     best = [cloud[i] for i in front([(c.plan.total, c.predicted) for c in cloud])]
     if len(best) <= count:
         return best
@@ -200,7 +200,7 @@ def _measured(
 
 
 def _errors(request: Request, run: Callable[[Tensor], Tensor], momenta: Sequence[Tensor]) -> dict[str, float]:
-    """Of a known spectrum at the shape that is asked for; and of the momenta the mean rms and the least direction."""
+    """Errors on known spectra at the shape of the request; on the momenta, the mean rms and the least direction."""
     samples = [matrix(spectrum, request.shape, request.dtype).to(request.device) for spectrum in SPECTRA]
     found = errors_of([x.cpu() for x in samples], run(torch.stack(samples)).cpu())
     if momenta:

@@ -8,7 +8,7 @@ from benchmarks import command as speed_command
 from benchmarks import dtypes
 from benchmarks import polar as speed_polar
 from matfn.run.arguments import DTYPES
-from matfn.train.errors import TrainError
+from matfn.train import TrainError
 from studies.accuracy import __main__ as accuracy_command
 from studies.accuracy import run as bench_accuracy
 from studies.budget import __main__ as budget_command

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 import matfn
 from matfn.iteration.target import INV, INV_ROOT, INV_SQRT, POLAR, SIGN
-from matfn.train.errors import TrainError
+from matfn.train import TrainError
 from studies.accuracy.__main__ import app
 from studies.accuracy.problems import FUNCTIONS, problem
 from studies.accuracy.run import Options, run

@@ -12,15 +12,14 @@ from typer.testing import CliRunner
 import matfn
 from matfn.iteration.target import POLAR
 from matfn.optim.rules.polar import Polar
+from matfn.train import TrainError
 from matfn.train import recipe as recipes
-from matfn.train.errors import TrainError
 from studies import momenta
 from studies.accuracy.work import steps_of
 from studies.budget import verdicts
 from studies.budget.__main__ import app
 from studies.budget.errors import ALL, dense, drawn_cases, of_case, spectrum_cases
-from studies.budget.perfect import perfect
-from studies.budget.rivals import BUDGETS, OTHERS, OURS, RIVALS, rival
+from studies.budget.rivals import BUDGETS, OTHERS, OURS, RIVALS, perfect, rival
 from studies.budget.steps import Count
 from studies.budget.time import overhead
 from studies.spectra import drawn
@@ -53,12 +52,12 @@ def test_momenta_are_what_muon_orthogonalizes(recipe, tmp_path, watcher, monkeyp
 
 
 def test_capturing_does_not_change_the_run(recipe, tmp_path, watcher):
+    from matfn.train.data import load_corpus
     from matfn.train.loop import Trainer
-    from matfn.train.task import Task
 
     momenta.capture(recipe, "torch Muon", at=[4], only=["*.q.*"], directory=tmp_path / "a", watcher=watcher)
     losses = [line["loss"] for line in watcher.lines if "loss" in line]
-    plain = Trainer(recipe, recipe.arm("torch Muon"), Task(recipe), seed=0, directory=tmp_path / "b")
+    plain = Trainer(recipe, recipe.arm("torch Muon"), load_corpus(recipe.data), seed=0, directory=tmp_path / "b")
     plain.advance(4, watcher)
     assert [line["loss"] for line in plain.history if "loss" in line] == losses[:4]
 

@@ -16,7 +16,6 @@ from matfn.engines.cost import sweeps
 from matfn.kernels import EAGER, Blocked
 from matfn.run.plan import DEFLATED, LIFTED
 from matfn.run.preparation import deflated
-from studies.tune import figure as tune_figure
 from studies.tune import laws as tune_laws
 from studies.tune import model as tune_model
 from studies.tune import plan as tune_plan
@@ -322,7 +321,7 @@ def test_it_is_written_down(tuning, tmp_path):
     assert {row["deflation"] for row in read["foretold"]} == {0.0, 1 / 16, 1 / 8}
     assert set(read["aside"]["seconds around the products by share deflated"]) == {"0", "0.0625", "0.125"}
     assert tune_report.aside_table(tuning)[0][1:] == ["not deflated", "deflated 1/16", "deflated 1/8"]
-    shown = [text.get_text() for text in tune_figure.figure(tuning).legends[0].get_texts()]
+    shown = [text.get_text() for text in tune_report.figure(tuning).legends[0].get_texts()]
     assert {"foretold", "foretold, deflated", "Muon: 5-5-5-5-3"} <= set(shown)
     heads, rows = tune_report.candidate_table(tuning)
     assert all(len(row) == len(heads) for row in rows)

@@ -10,12 +10,12 @@ from typer.testing import CliRunner
 
 from matfn import cli
 from matfn.run.machine import machine
-from matfn.train import chosen, compare, optimizers, report
+from matfn.train import compare, optimizers, provenance, report
 from matfn.train import recipe as recipes
+from matfn.train.data import load_corpus
 from matfn.train.float32_muon import Float32Muon
 from matfn.train.loop import Trainer
 from matfn.train.model import make_model
-from matfn.train.task import Task
 
 CPU = torch.device("cpu")
 SLOW, QUICK = "x86-avx2", "amd-avx512-bf16"
@@ -42,14 +42,14 @@ def profile(request, monkeypatch):
 
 @pytest.mark.parametrize("arm", ["torch Muon", "matfn Muon"])
 def test_an_arm_iterates_where_its_choice_says(recipe, tmp_path, profile, arm):
-    trainer = Trainer(recipe, recipe.arm(arm), Task(recipe), seed=0, directory=tmp_path)
+    trainer = Trainer(recipe, recipe.arm(arm), load_corpus(recipe.data), seed=0, directory=tmp_path)
     for parameter in trainer.model.parameters():
         parameter.grad = torch.randn_like(parameter)
     with Products() as seen:
         trainer.optimizers.step()
     wanted = torch.float32 if profile == SLOW else torch.bfloat16
     assert seen.dtypes == {wanted}
-    choice = chosen.choice_of(recipe.arm(arm), trainer.optimizers.members, CPU)
+    choice = provenance.choice_of(recipe.arm(arm), trainer.optimizers.members, CPU)
     assert f"torch.{choice.precision}" == str(wanted)
     assert isinstance(trainer.optimizers.members[0], Float32Muon) == (profile == SLOW and arm == "torch Muon")
 
@@ -58,7 +58,7 @@ def test_arms_without_an_iteration_have_no_choice(recipe, profile):
     model = make_model(recipe.model, 11, context=16, seed=0)
     table = recipe.arm("AdamW")
     members = optimizers.make_optimizers(table, model, recipe.train).members
-    assert chosen.choice_of(table, members, CPU) is None
+    assert provenance.choice_of(table, members, CPU) is None
 
 
 @pytest.mark.parametrize("kind", ["normuon", "adamuon", "polargrad", "shampoo"])
@@ -67,7 +67,7 @@ def test_others_are_asked_for_their_plans(table, profile, kind):
     recipe = recipes.from_table({**table, "arms": [{"name": "it", "kind": kind, "lr": 0.02}]})
     model = make_model(recipe.model, 11, context=16, seed=0)
     members = optimizers.make_optimizers(recipe.arms[0], model, recipe.train).members
-    choice = chosen.choice_of(recipe.arms[0], members, CPU)
+    choice = provenance.choice_of(recipe.arms[0], members, CPU)
     found = None if choice is None else choice.precision
     narrow = "float32" if profile == SLOW else "bfloat16"
     assert found == {"normuon": narrow, "adamuon": narrow, "polargrad": "float32", "shampoo": None}[kind]

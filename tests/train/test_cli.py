@@ -13,10 +13,9 @@ from typer.testing import CliRunner
 
 import matfn
 from matfn.cli import app
-from matfn.train import checkpoint
+from matfn.train import TrainError, checkpoint
 from matfn.train import loop as train
 from matfn.train import recipe as recipes
-from matfn.train.errors import TrainError
 from matfn.train.settings import to_toml
 
 
@@ -155,7 +154,7 @@ def test_bad_output_folders_are_refused_before_the_work(cli, path, tmp_path, mon
         raise AssertionError("work was done first")
 
     for module in ("single", "compare"):
-        monkeypatch.setattr(f"matfn.train.{module}.Task", worked)
+        monkeypatch.setattr(f"matfn.train.{module}.load_corpus", worked)
     (tmp_path / "afile").write_text("mine")
     words = {"train": ("train", path, "--arm", "AdamW"), "compare": ("compare", path)}
     _mistake(cli(*words[command], "--out", out), f"cannot make the folder '{out}'")

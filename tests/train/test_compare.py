@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 from scipy import stats as reference
 
-from matfn.train import compare, drawing, plots, report
+from matfn.train import TrainError, compare, drawing, report
 from matfn.train import recipe as recipes
-from matfn.train.errors import TrainError
+from matfn.train.optimizers import unlike
 from matfn.train.outcome import differences, interval, leaders, outcome, resolution, rows, student
 from matfn.train.recipe import CompareTable
 from matfn.train.schedules import ScheduleTable, StepLine
 from matfn.train.settings import override
-from matfn.train.task import unlike
 
 
 @pytest.fixture
@@ -179,7 +178,7 @@ def test_schedule_plot_follows_the_coefficients(tmp_path):
     once = 0.5 * (3 - 0.25) / 2
     assert table.after(s, 1) == pytest.approx(once, rel=1e-15)
     assert table.after(s, 2) == pytest.approx(once * (3 - once**2) / 2, rel=1e-15)
-    drawing.png(plots.schedule_map(table), tmp_path / "map.png")
+    drawing.png(drawing.schedule_map(table), tmp_path / "map.png")
     assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from matfn.train import TrainError
 from matfn.train.data import (
     SEPARATOR,
     Batches,
@@ -16,10 +17,15 @@ from matfn.train.data import (
     read_shard,
     split,
     validation_windows,
-    write_shard,
 )
-from matfn.train.errors import TrainError
 from matfn.train.recipe import DataTable
+
+
+def write_shard(path: Path, tokens: np.ndarray) -> None:
+    """The format of FineWeb's shards: 256 words of 4 bytes (magic number, version, count), then tokens of 2 bytes."""
+    header = np.zeros(256, dtype="<i4")
+    header[:3] = 20240520, 1, tokens.size
+    path.write_bytes(header.tobytes() + tokens.astype("<u2").tobytes())
 
 
 def _documents(tokens: np.ndarray) -> list[bytes]:
@@ -104,15 +110,10 @@ def test_too_little_text_is_an_error(tmp_path):
         load_corpus(_text(tmp_path))
 
 
-def test_shard_round_trip_and_layout(tmp_path):
+def test_shards_are_read(tmp_path):
     tokens = np.array([0, 1, 50256, 65535], dtype=np.uint16)
     write_shard(tmp_path / "a.bin", tokens)
     assert np.array_equal(read_shard(tmp_path / "a.bin"), tokens)
-    raw = (tmp_path / "a.bin").read_bytes()
-    assert len(raw) == 1024 + 8
-    assert raw[:12] == (20240520).to_bytes(4, "little") + (1).to_bytes(4, "little") + (4).to_bytes(4, "little")
-    assert raw[1024:] == bytes([0, 0, 1, 0, 80, 196, 255, 255])
-    assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
 
 
 def test_damaged_shards_are_refused(tmp_path):
@@ -127,9 +128,6 @@ def test_damaged_shards_are_refused(tmp_path):
         (tmp_path / "b.bin").write_bytes(damaged)
         with pytest.raises(TrainError, match=message):
             read_shard(tmp_path / "b.bin")
-    for bad in (np.array([70000]), np.array([-1]), np.zeros((2, 2), dtype=np.int64)):
-        with pytest.raises(TrainError, match="a row of tokens"):
-            write_shard(tmp_path / "c.bin", bad)
 
 
 def _shards(tmp_path, marker=50256):

@@ -4,14 +4,13 @@ import pytest
 import torch
 
 from matfn.optim import minimax
-from matfn.train import optimizers
+from matfn.train import TrainError, optimizers
 from matfn.train import recipe as recipes
-from matfn.train.errors import TrainError
+from matfn.train.data import load_corpus
 from matfn.train.loop import Trainer
 from matfn.train.model import make_model
-from matfn.train.optimizers import MAKERS
+from matfn.train.optimizers import CLASSES
 from matfn.train.recipe import MATFN
-from matfn.train.task import Task
 
 PAPER = {"lr": 1.0, "momentum": 0.5}
 ARMS = {
@@ -37,8 +36,8 @@ def made(recipe):
     return model, optimizers.make_optimizers(recipe.arms[0], model, recipe.train).members
 
 
-def test_every_kind_of_the_recipe_has_its_maker():
-    assert tuple(MAKERS) == MATFN
+def test_every_kind_of_the_recipe_has_its_class():
+    assert tuple(CLASSES) == MATFN
 
 
 @pytest.mark.parametrize("arm", ARMS.values(), ids=ARMS.keys())
@@ -47,7 +46,7 @@ def test_each_trains_and_resumes_with_the_same_bits(table, tmp_path, watcher, ar
     optimizers.check(recipe.arms[0], "arms.0", torch.device("cpu"))
 
     def trainer(place):
-        return Trainer(recipe, recipe.arms[0], Task(recipe), seed=0, directory=tmp_path / place)
+        return Trainer(recipe, recipe.arms[0], load_corpus(recipe.data), seed=0, directory=tmp_path / place)
 
     whole, first = trainer("whole"), trainer("parts")
     start = {name: p.detach().clone() for name, p in whole.model.named_parameters()}

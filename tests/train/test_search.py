@@ -5,9 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from matfn.train import compare, report
+from matfn.train import TrainError, compare, report
 from matfn.train import recipe as recipes
-from matfn.train.errors import TrainError
 from matfn.train.outcome import Outcome, loss_at, outcome, rows, time_views
 from matfn.train.recipe import TrainTable
 from matfn.train.settings import override

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from matfn.train import TrainError
 from matfn.train import recipe as recipes
-from matfn.train.errors import TrainError
 from matfn.train.settings import override, to_toml
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))

@@ -5,13 +5,11 @@ import sys
 
 import pytest
 
-from matfn.train import checkpoint
+from matfn.train import TrainError, checkpoint
 from matfn.train import recipe as recipes
-from matfn.train.errors import TrainError
-from matfn.train.loop import METRICS, Trainer
+from matfn.train.data import load_corpus
+from matfn.train.loop import METRICS, TELEMETRY, Trainer
 from matfn.train.settings import override
-from matfn.train.task import Task
-from matfn.train.telemetry import TELEMETRY
 
 
 def _recipe(table, *assignments):
@@ -21,7 +19,7 @@ def _recipe(table, *assignments):
 
 
 def _trainer(recipe, directory, arm="matfn Muon"):
-    return Trainer(recipe, recipe.arm(arm), Task(recipe), seed=0, directory=directory)
+    return Trainer(recipe, recipe.arm(arm), load_corpus(recipe.data), seed=0, directory=directory)
 
 
 def _lines(directory):
@@ -50,7 +48,7 @@ def test_its_time_is_kept_apart(table, tmp_path, watcher):
     steps = [line for line in trainer.history if "loss" in line]
     told = [line["telemetry_seconds"] for line in steps if "telemetry_seconds" in line]
     assert len(told) == 3
-    assert sum(told) == pytest.approx(trainer.telemetry.seconds)
+    assert sum(told) == pytest.approx(trainer.telemetry_seconds)
     assert all(line["optimizer_seconds"] <= line["seconds"] for line in steps)
 
 

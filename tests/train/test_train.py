@@ -10,22 +10,21 @@ import numpy as np
 import pytest
 import torch
 
-from matfn.train import checkpoint
+from matfn.train import TrainError, checkpoint
 from matfn.train import recipe as recipes
-from matfn.train.errors import TrainError
+from matfn.train.data import load_corpus
 from matfn.train.loop import CHECKPOINT, METRICS, Diverged, Trainer, pick_device
 from matfn.train.model import GPT, make_model
 from matfn.train.optimizers import wsd
-from matfn.train.progress import Interrupt
+from matfn.train.progress import interrupt
 from matfn.train.recipe import ModelTable, TrainTable
 from matfn.train.settings import override
-from matfn.train.task import Task
 
 ARMS = ("AdamW", "torch Muon", "matfn Muon")
 
 
 def _trainer(recipe, directory, arm="AdamW", seed=0):
-    return Trainer(recipe, recipe.arm(arm), Task(recipe), seed=seed, directory=directory)
+    return Trainer(recipe, recipe.arm(arm), load_corpus(recipe.data), seed=seed, directory=directory)
 
 
 def _curve(directory):
@@ -96,7 +95,7 @@ def test_every_optimizer_learns(table, tmp_path, watcher, arm):
     recipe = recipes.from_table(override(table, 'arms."matfn Muon".rest.lr=0.02'))
     trainer = _trainer(recipe, tmp_path, arm)
     trainer.advance(100, watcher)
-    share = np.bincount(trainer.task.corpus.train) / trainer.task.corpus.train.size
+    share = np.bincount(trainer.corpus.train) / trainer.corpus.train.size
     by_frequency = -sum(q * math.log(q) for q in share if q)
     assert trainer.history[-1]["val_loss"] < 0.9 * by_frequency
 
@@ -110,7 +109,7 @@ def test_accumulation_is_the_mean_of_its_batches(table, tmp_path, watcher):
     fresh = _trainer(double, tmp_path / "fresh")
     fresh.batches.generator.set_state(state)
     with torch.no_grad():
-        losses = [float(fresh._apply(fresh.task.loss, *fresh.batches.draw())) for _ in range(2)]
+        losses = [float(fresh._loss(*fresh.batches.draw())) for _ in range(2)]
     assert trainer.history[0]["loss"] == pytest.approx(sum(losses) / 2, rel=4 * 2**-24)
 
 
@@ -167,10 +166,10 @@ def test_a_checkpoint_of_another_run_is_refused(recipe, table, tmp_path, watcher
         _trainer(recipe, tmp_path, "matfn Muon")
     with pytest.raises(TrainError, match="another recipe"):
         _trainer(recipes.from_table(override(table, "train.clip=1")), tmp_path)
-    corpus = Task(recipe).corpus
+    corpus = load_corpus(recipe.data)
     changed = replace(corpus, facts={**corpus.facts, "sha256": "0"})
     with pytest.raises(TrainError, match="another data"):
-        Trainer(recipe, recipe.arm("AdamW"), Task(recipe, changed), seed=0, directory=tmp_path)
+        Trainer(recipe, recipe.arm("AdamW"), changed, seed=0, directory=tmp_path)
 
 
 def test_a_kill_before_the_move_keeps_the_old_checkpoint(tmp_path, monkeypatch):
@@ -214,10 +213,10 @@ def test_metrics_drop_what_came_after_the_checkpoint(tmp_path):
 
 def test_first_interrupt_asks_second_stops():
     before = signal.getsignal(signal.SIGINT)
-    with Interrupt() as ctrl_c:
-        assert not ctrl_c.wanted
+    with interrupt() as ctrl_c:
+        assert not ctrl_c.is_set()
         os.kill(os.getpid(), signal.SIGINT)
-        assert ctrl_c.wanted
+        assert ctrl_c.is_set()
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) == before

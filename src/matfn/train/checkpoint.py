@@ -1,4 +1,4 @@
-"""Files that are whole or absent, written beside and moved into place: checkpoints, text, logs; and their folders."""
+"""Files that are whole or absent: checkpoints, text and logs, and their folders."""
 
 from __future__ import annotations
 
@@ -12,33 +12,21 @@ from typing import Any
 
 import torch
 
-from matfn.train.errors import TrainError
+from matfn.train import TrainError
 
 
 def dated(name: str) -> Path:
-    """`runs/NAME/` and the present time: where results go when the user names no folder."""
+    """The default folder of results: `runs/NAME/` and the present time."""
     return Path("runs") / name / datetime.now().strftime("%Y-%m-%d_%H%M%S")
 
 
 @contextlib.contextmanager
 def folder(path: Path) -> Iterator[Path]:
-    """A folder for results, made before the work, so that a bad path costs no time; taken away if nothing was put in.
+    """Make a folder for results before the work, so that a bad path costs no time; remove it again if it stays empty.
 
     Raises:
-        TrainError: It cannot be made, or nothing can be written to it.
+        TrainError: The folder cannot be made or written to.
     """
-    made: list[Path] = []
-    try:
-        made = _make(path)
-        yield path
-    finally:
-        with contextlib.suppress(OSError):  # the first that is not empty ends it
-            for place in made:
-                place.rmdir()
-
-
-def _make(path: Path) -> list[Path]:
-    """Make a folder and its parents; returns those that were made, innermost first."""
     try:
         made = [place for place in (path, *path.parents) if not place.exists()]
         path.mkdir(parents=True, exist_ok=True)
@@ -47,12 +35,17 @@ def _make(path: Path) -> list[Path]:
         raise TrainError(f"cannot make the folder {str(path)!r}: {reason}; choose another with --out") from None
     if not os.access(path, os.W_OK | os.X_OK):
         raise TrainError(f"cannot write to the folder {str(path)!r}: permission denied; choose another with --out")
-    return made
+    try:
+        yield path
+    finally:
+        with contextlib.suppress(OSError):  # the first folder with content ends the loop
+            for place in made:
+                place.rmdir()
 
 
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A path to write to, moved to `path` at the end; if something goes wrong, `path` stays as it was, alone."""
+    """A path to write to, moved to `path` at the end. After an error `path` is unchanged and nothing else remains."""
     partial = path.with_name(path.name + ".partial")
     try:
         yield partial
@@ -62,29 +55,26 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a text file so that a reader, or a crash, never sees half of it."""
+    """Write a text file, whole even after a crash."""
     with whole(path) as partial, partial.open("w", encoding="utf-8") as file:
         file.write(text)
-        _to_disk(file.fileno())
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint of tensors and plain values; an older one stays until the new one is complete on disk."""
+    """Write a checkpoint of tensors and plain values; the older one stays until the new one is on disk."""
     with whole(path) as partial, partial.open("wb") as file:
         torch.save(state, file)
         file.flush()
-        _to_disk(file.fileno())
-
-
-def _to_disk(descriptor: int) -> None:
-    os.fsync(descriptor)
+        os.fsync(file.fileno())
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint to the CPU; it holds no code (torch's `weights_only`).
+    """Read a checkpoint to the CPU.
 
     Raises:
-        TrainError: There is none, or it is damaged.
+        TrainError: The file is missing or damaged.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -92,7 +82,7 @@ def load(path: Path) -> dict[str, Any]:
         raise TrainError(f"no checkpoint at {path}: give the folder of a run that wrote one") from None
     except OSError:
         raise
-    except Exception as error:  # torch raises half a dozen types for a damaged file, with advice that does not apply
+    except Exception as error:  # torch raises many types for a damaged file
         raise damaged(path) from error
     if not isinstance(state, dict):
         raise damaged(path)
@@ -100,7 +90,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def damaged(path: Path) -> TrainError:
-    """What to say, and to do, about a file that this project wrote and that no longer reads as such."""
+    """The error for a file of a run that cannot be read any more."""
     return TrainError(
         f"{path} is damaged, or another version wrote it: restore a copy, or remove {path.parent} and start anew"
     )
@@ -110,31 +100,26 @@ class Metrics:
     """One JSON object a line: `{"step": 3, "loss": ...}` and `{"step": 50, "val_loss": ...}`."""
 
     def __init__(self, path: Path, keep_to: int = 0) -> None:
-        """Open the log; lines past step `keep_to` (from a run that went on after its checkpoint) are dropped.
-
-        Args:
-            path: The file; made where it does not exist.
-            keep_to: The step to resume from; 0 starts a new log.
-        """
+        """Open the log, or start one, without the lines after step `keep_to`, the step of the checkpoint."""
         kept = [json.dumps(line) for line in read_metrics(path) if line["step"] <= keep_to] if keep_to else []
         replace_text(path, "".join(line + "\n" for line in kept))
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, **values: float) -> None:
-        """Append one line, whole, at once."""
+        """Append one line and flush it."""
         self._file.write(json.dumps(values) + "\n")
         self._file.flush()
 
     def close(self) -> None:
-        """Close the file; further writes are errors."""
+        """Close the file."""
         self._file.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """All whole lines of a log; a last line cut short by a crash is left out.
+    """The lines of a log, without a last line that a crash cut short.
 
     Raises:
-        TrainError: A line is none that `Metrics` writes.
+        TrainError: The log is damaged.
     """
     raw = path.read_bytes() if path.exists() else b""
     try:

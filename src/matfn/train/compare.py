@@ -1,4 +1,4 @@
-"""Several optimizers on the same data, weights and batches: search rates, train in turns, sum up, write down."""
+"""Several optimizers on the same data, weights and batches: search rates, train in turns, sum up."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from typing import Any
 
 import torch
 
-from matfn.train import checkpoint, optimizers
+from matfn.train import TrainError, checkpoint, optimizers
 from matfn.train import recipe as recipes
-from matfn.train.chosen import Choice, choice_of
-from matfn.train.errors import TrainError
+from matfn.train.data import Corpus, load_corpus
 from matfn.train.loop import CHECKPOINT, METRICS, Diverged, Trainer, Watcher, pick_device
+from matfn.train.model import make_model
 from matfn.train.outcome import Difference, Outcome, Row, TimeView, differences, outcome, resolution, rows, time_views
-from matfn.train.provenance import conditions
+from matfn.train.provenance import Choice, choice_of, conditions
 from matfn.train.recipe import OptimizerTable, Recipe
-from matfn.train.task import Task
+from matfn.train.settings import plain
 
 RECIPE = "recipe.toml"
 GRID_FOLDER = "grid"
-TURN = 10  # steps an arm makes before the next has its turn: short enough that a busy spell hits all of them
+TURN = 10  # steps in a turn: so few that a busy spell of the machine slows every arm
 
 
 class Stopped(Exception):
-    """Ctrl-C: every run under way has been checkpointed."""
+    """Ctrl-C. Every unfinished run has a checkpoint."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything a report says: the recipe, the data, each run, the table's rows, the differences, the precisions."""
+    """The content of a report."""
 
     recipe: Recipe
     data: dict[str, Any]
@@ -47,62 +47,58 @@ class Comparison:
     choices: tuple[Choice, ...]
 
     def name(self, arm: str) -> str:
-        """The name of an arm in the table: its label, with the precision where that is not the optimizer's own."""
+        """The name of an arm in the table: its label, with the precision if it is not the optimizer's own."""
         return next((choice.name for choice in self.choices if choice.arm == arm), arm)
 
     def table(self) -> dict[str, Any]:
         """As plain values, for JSON."""
-        return {**asdict(self), "recipe": recipes.to_table(self.recipe)}
+        return {**asdict(self), "recipe": plain(self.recipe)}
 
 
 def run(recipe: Recipe, directory: Path, watcher: Watcher, *, stop: Callable[[], bool] = lambda: False) -> Comparison:
-    """Train every arm with every seed in `directory`, going on where an interrupted comparison left off.
+    """Train every arm with every seed in `directory`, or continue an interrupted comparison there.
 
     Args:
         recipe: At least two arms.
-        directory: Holds a folder per run and, afterwards, `result.json`.
+        directory: Holds a folder for each run and, at the end, `result.json`.
         watcher: Sees every step.
-        stop: Asked between steps; where it says yes, the runs under way are checkpointed.
+        stop: Asked between steps; if it returns true, the unfinished runs write checkpoints.
 
     Raises:
-        TrainError: Fewer than two arms, an arm that cannot be made, or the folder belongs to another recipe.
-        Stopped: `stop` said so.
+        TrainError: There are fewer than two arms, an arm is wrong, or the folder belongs to another recipe.
+        Stopped: `stop` returned true.
     """
     if len(recipe.arms) < 2:
         raise TrainError(f"there is nothing to compare: the recipe has {len(recipe.arms)} [[arms]], add at least two")
-    _refuse_other_recipes(directory / RECIPE, recipe)
+    if (directory / RECIPE).exists() and (directory / RECIPE).read_text(encoding="utf-8") != recipes.text(recipe):
+        raise TrainError(f"{directory} holds a comparison by another recipe: choose another folder with --out")
     for arm in recipe.arms:
         optimizers.check(arm, recipe.place(arm), pick_device(recipe.train.device))
-    trials, task = trials_of(recipe, directory), Task(recipe)
+    trials, corpus = trials_of(recipe, directory), load_corpus(recipe.data)
     directory.mkdir(parents=True, exist_ok=True)
     checkpoint.replace_text(directory / RECIPE, recipes.text(recipe))
     arms, searches, runs = [], [], []
     for arm, tried in zip(recipe.arms, trials, strict=True):
         steps = recipe.compare.grid.steps or recipe.train.steps
-        best, found = best_rate(arm, steps, train_in_turns(tried, task, watcher, stop))
+        best, found = best_rate(arm, steps, train_in_turns(tried, corpus, watcher, stop))
         arms.append(best)
         searches += [found] if found else []
     for together in _rounds(recipe, arms, directory):
-        runs += train_in_turns(together, task, watcher, stop)
-    comparison = summarize(recipe, task, runs, searches)
+        runs += train_in_turns(together, corpus, watcher, stop)
+    comparison = _summarize(recipe, corpus, runs, searches)
     checkpoint.replace_text(directory / "result.json", json.dumps(comparison.table(), indent=1, ensure_ascii=False))
     return comparison
 
 
-def _refuse_other_recipes(path: Path, recipe: Recipe) -> None:
-    if path.exists() and path.read_text(encoding="utf-8") != recipes.text(recipe):
-        raise TrainError(f"{path.parent} holds a comparison by another recipe: choose another folder with --out")
-
-
 def remaining(recipe: Recipe, directory: Path) -> tuple[int, int]:
-    """How many runs of the comparison in `directory`, and steps of them, are still to be made or to be finished."""
+    """The number of unfinished runs of the comparison in `directory`, and the number of their steps."""
     planned = [*trials_of(recipe, directory), *_rounds(recipe, recipe.arms, directory)]
-    left = [job for together in planned for job in unfinished(together)]
+    left = [job for together in planned for job in together if not job.over]
     return len(left), sum(job.recipe.train.steps for job in left)
 
 
 def _rounds(recipe: Recipe, arms: Sequence[OptimizerTable], directory: Path) -> list[list[Job]]:
-    """The runs of the seeds, those together that take turns."""
+    """The runs of all seeds; those of one list take turns."""
     found = []
     for seed in recipe.compare.seeds:
         ones = [Job(recipe, arm, seed, directory / folder_name(arm.label, seed)) for arm in arms]
@@ -110,15 +106,15 @@ def _rounds(recipe: Recipe, arms: Sequence[OptimizerTable], directory: Path) -> 
     return found
 
 
-def summarize(recipe: Recipe, task: Task, runs: list[Outcome], searches: Sequence[Search] = ()) -> Comparison:
-    """Table, differences and notes of finished runs, and the grids their rates come from."""
+def _summarize(recipe: Recipe, corpus: Corpus, runs: list[Outcome], searches: Sequence[Search]) -> Comparison:
     table = rows(runs)
-    told = (resolution(runs, recipe.train.steps), task.unlike(), edge_warnings(searches))
+    unlike = optimizers.unlike(recipe, corpus.vocabulary)
+    told = (resolution(runs, recipe.train.steps), unlike, edge_warnings(searches))
     device = pick_device(recipe.train.device)
     return Comparison(
         recipe=recipe,
-        data=task.facts,
-        unit=task.unit,
+        data=corpus.facts,
+        unit=corpus.unit,
         runs=tuple(runs),
         rows=tuple(table),
         differences=tuple(differences(runs)),
@@ -126,13 +122,14 @@ def summarize(recipe: Recipe, task: Task, runs: list[Outcome], searches: Sequenc
         equal_time=tuple(time_views(runs, table, recipe.train)),
         note=" ".join(filter(None, told)),
         conditions=conditions(device),
-        choices=tuple(_choices(recipe, task, device)),
+        choices=tuple(_choices(recipe, corpus, device)),
     )
 
 
-def _choices(recipe: Recipe, task: Task, device: torch.device) -> Iterator[Choice]:
-    """What each arm chooses for the matrices of the model on this machine."""
-    model = task.model(recipe.compare.seeds[0]).to(device)
+def _choices(recipe: Recipe, corpus: Corpus, device: torch.device) -> Iterator[Choice]:
+    """The precision of each arm for the model's matrices on this machine."""
+    context, seed = recipe.data.context, recipe.compare.seeds[0]
+    model = make_model(recipe.model, corpus.vocabulary, context=context, seed=seed).to(device)
     for arm in recipe.arms:
         choice = choice_of(arm, optimizers.make_optimizers(arm, model, recipe.train).members, device)
         if choice is not None:
@@ -141,7 +138,7 @@ def _choices(recipe: Recipe, task: Task, device: torch.device) -> Iterator[Choic
 
 @dataclass(frozen=True)
 class Job:
-    """One run: model, data and loop, the optimizer, the seed, and the folder that holds its log."""
+    """One run and the folder of its log."""
 
     recipe: Recipe
     arm: OptimizerTable
@@ -150,7 +147,7 @@ class Job:
 
     @property
     def over(self) -> bool:
-        """Whether the log ends with its last evaluation, or with a loss that is not finite."""
+        """Whether the log ends with the last evaluation or with a divergence."""
         lines = checkpoint.read_metrics(self.folder / METRICS)
         if not lines:
             return False
@@ -163,31 +160,26 @@ class Job:
 
 
 def folder_name(label: str, seed: int) -> str:
-    """The name of a run's folder: letters, digits and dashes of its label, and the seed."""
+    """The name of a run's folder: its label in letters, digits and dashes, and the seed."""
     safe = "".join(c if c.isalnum() else "-" for c in label.lower())
     return f"{safe}-seed{seed}"
 
 
-def train_in_turns(jobs: Sequence[Job], task: Task, watcher: Watcher, stop: Callable[[], bool]) -> list[Outcome]:
-    """Train the jobs in turns; one that diverges is recorded and the others go on. Jobs that are over are left alone.
-
-    Args:
-        jobs: With models small enough to live at the same time.
-        task: What all of them learn.
-        watcher: Sees every step.
-        stop: Asked between steps.
+def train_in_turns(jobs: Sequence[Job], corpus: Corpus, watcher: Watcher, stop: Callable[[], bool]) -> list[Outcome]:
+    """Train the unfinished jobs in turns, with all their models in memory; when one diverges the others continue.
 
     Raises:
-        Stopped: `stop` said so; all jobs under way have been checkpointed.
+        Stopped: `stop` returned true; every unfinished job has a checkpoint.
     """
-    live = [(job, Trainer(job.recipe, job.arm, task, seed=job.seed, directory=job.folder)) for job in unfinished(jobs)]
-    active = live
+    active = live = [
+        (job, Trainer(job.recipe, job.arm, corpus, seed=job.seed, directory=job.folder)) for job in jobs if not job.over
+    ]
     while active:
         for _, trainer in active:
             try:
                 trainer.advance(trainer.step + TURN, watcher, stop=stop)
             except Diverged:
-                continue  # its log says so, and so will the table
+                continue  # the log records it, and the table will show it
         if stop():
             for _, trainer in active:
                 trainer.save()
@@ -195,25 +187,15 @@ def train_in_turns(jobs: Sequence[Job], task: Task, watcher: Watcher, stop: Call
         active = [(job, trainer) for job, trainer in active if not job.over]
     for job, trainer in live:
         trainer.metrics.close()
-        (job.folder / CHECKPOINT).unlink(missing_ok=True)  # only an interrupted run needs one
+        (job.folder / CHECKPOINT).unlink(missing_ok=True)  # only an interrupted run needs it
     return [job.outcome() for job in jobs]
-
-
-def unfinished(jobs: Sequence[Job]) -> list[Job]:
-    """The jobs that have not finished."""
-    return [job for job in jobs if not job.over]
 
 
 @dataclass(frozen=True)
 class Search:
-    """One arm's grid.
+    """The learning rates of one arm, ascending, and the final validation loss of each trial: None if it diverged.
 
-    Attributes:
-        arm: Name of the optimizer.
-        steps: Length of each trial.
-        rates: What was tried, ascending.
-        losses: Final validation loss of each; None for one that diverged.
-        best: The rate of the lowest loss; the lowest rate, where all diverged.
+    `best` is the rate of the lowest loss, or the lowest rate if every trial diverged.
     """
 
     arm: str
@@ -224,7 +206,7 @@ class Search:
 
     @property
     def warning(self) -> str:
-        """Why a better rate may lie outside the grid; empty if both neighbours of the best were tried."""
+        """The reason why a better rate may lie outside the grid; empty if the best is inside."""
         if all(loss is None for loss in self.losses):
             return f"{self.arm} (all of them diverged)"
         if self.best not in (self.rates[0], self.rates[-1]):
@@ -234,7 +216,7 @@ class Search:
 
 
 def trials_of(recipe: Recipe, directory: Path) -> list[list[Job]]:
-    """The trials of each arm that has a grid: shorter runs, if the recipe says so, with a seed of their own."""
+    """The trials of each arm: one run for each of its `rates`, with the steps and the seed of `[compare.grid]`."""
     table = recipe.compare.grid
     shorter = replace(recipe, train=replace(recipe.train, steps=table.steps or recipe.train.steps))
     found = []
@@ -246,7 +228,7 @@ def trials_of(recipe: Recipe, directory: Path) -> list[list[Job]]:
 
 
 def best_rate(arm: OptimizerTable, steps: int, trials: Sequence[Outcome]) -> tuple[OptimizerTable, Search | None]:
-    """The arm with the best of its rates, and the grid it comes from; the arm as it is where it has none."""
+    """The arm with the best of its rates, and its grid; without trials the arm as it is, and None."""
     if not trials:
         return arm, None
     losses = tuple(trial.final for trial in trials)
@@ -256,6 +238,6 @@ def best_rate(arm: OptimizerTable, steps: int, trials: Sequence[Outcome]) -> tup
 
 
 def edge_warnings(searches: Sequence[Search]) -> str:
-    """The warnings of all grids in one sentence, to print beside the table; empty if there are none."""
+    """The warnings of all grids in one sentence; empty if there are none."""
     found = [search.warning for search in searches if search.warning]
     return f"At the edge of the grid, so that a better rate may lie outside: {', '.join(found)}." if found else ""

@@ -1,4 +1,4 @@
-"""Text as tokens: three sources, a train/validation split by document, and batches from a generator with a state."""
+"""Text as tokens: three sources, a train/validation split by document, and batches that can be resumed."""
 
 from __future__ import annotations
 
@@ -15,23 +15,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from matfn.train.checkpoint import whole
-from matfn.train.errors import TrainError
+from matfn.train import TrainError
 from matfn.train.recipe import DataTable
 
-SEPARATOR = 0  # a NUL byte between documents: it occurs in no text, so the vocabulary stays 256
+SEPARATOR = 0  # between documents; no text holds a NUL byte, so the vocabulary stays 256
 _SKIPPED = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Tokens of both halves and what is needed to name them again.
+    """The tokens of both halves, and the facts that identify the text.
 
     Attributes:
-        train: `(n,)` uint8 or uint16 tokens, documents one after the other, a separator behind each.
+        train: `(n,)` uint8 or uint16 tokens, with a separator after each document.
         val: The same for validation; no document is in both halves.
-        vocabulary: Number of different tokens a model must know.
-        unit: What a token is: "byte" or "token".
+        vocabulary: Number of different tokens.
+        unit: "byte" or "token".
         facts: Source, counts, sha256, split, Python version: recorded with every result.
     """
 
@@ -43,10 +42,10 @@ class Corpus:
 
 
 def load_corpus(table: DataTable) -> Corpus:
-    """Read, de-duplicate and split the text a recipe names.
+    """Read, de-duplicate and split the text that a recipe names.
 
     Raises:
-        TrainError: Nothing was found, a shard is damaged, or a half is shorter than one window.
+        TrainError: There is no text, a shard is damaged, or a half is shorter than one window.
     """
     if table.source == "shards":
         found, source = _shard_documents(table)
@@ -70,7 +69,9 @@ def load_corpus(table: DataTable) -> Corpus:
         "sha256": hashlib.sha256("".join(sorted(digests)).encode()).hexdigest(),
         "python": platform.python_version(),
     }
-    halves = [_join(half, separator) for half in (train, val)]
+    halves = [
+        np.concatenate([np.append(piece, piece.dtype.type(separator)) for piece in half]) for half in (train, val)
+    ]
     for name, half in zip(("training", "validation"), halves, strict=True):
         if half.size <= table.context:
             raise TrainError(
@@ -82,10 +83,10 @@ def load_corpus(table: DataTable) -> Corpus:
 
 
 def split(pieces: list[np.ndarray], digests: list[str], fraction: float) -> tuple[list, list, str]:
-    """Divide documents by their content's hash, so that neither order nor neighbours move one across.
+    """Divide documents by their hashes, so that no document changes sides when others are added or renamed.
 
-    A document is for validation where its hash, read as a number in [0, 1), is below `fraction`. Where that leaves a
-    half empty, the smallest hash alone is for validation; a single document is cut in two, and the rule says so.
+    A document is for validation if its hash, as a number in [0, 1), is below `fraction`. If that leaves a half empty,
+    the document of the smallest hash is for validation. A single document is cut in two.
 
     Returns:
         Training documents, validation documents, and the rule in words.
@@ -112,19 +113,13 @@ def _unique(found: Iterable[np.ndarray]) -> tuple[list[np.ndarray], list[str]]:
     return list(seen.values()), list(seen)
 
 
-def _join(pieces: list[np.ndarray], separator: int) -> np.ndarray:
-    mark = np.array([separator], dtype=pieces[0].dtype)
-    return np.concatenate([part for piece in pieces for part in (piece, mark)])
-
-
 def _stdlib_files() -> tuple[list[Path], str]:
     root = Path(sysconfig.get_paths()["stdlib"])
-    # _sysconfigdata records how this one interpreter was built: not text, and different on every machine.
     files = [
         path
         for path in sorted(root.rglob("*.py"))
         if not any(part in _SKIPPED or part.startswith("config-") for part in path.relative_to(root).parts[:-1])
-        and not path.name.startswith("_sysconfigdata")
+        and not path.name.startswith("_sysconfigdata")  # the build of this interpreter: other on every machine
     ]
     return files, f"CPython {platform.python_version()}'s standard library"
 
@@ -154,28 +149,28 @@ def _shard_documents(table: DataTable) -> tuple[list[np.ndarray], str]:
 
 
 class Batches:
-    """Random windows of the training half; the generator's state is all there is to checkpoint."""
+    """Random windows of the training half; a checkpoint needs the generator's state only."""
 
     def __init__(self, tokens: np.ndarray, context: int, *, batch: int, seed: int) -> None:
-        """Args: `tokens` `(n,)`, the window length `context`, windows per batch, and the seed of the order."""
+        """Args: tokens `(n,)`, the length of a window, windows in a batch, and the seed of their order."""
         self._tokens, self._context, self._batch = torch.from_numpy(tokens), context, batch
         self.generator = torch.Generator().manual_seed(seed)
 
     def draw(self) -> tuple[Tensor, Tensor]:
-        """Inputs and targets, both `(batch, context)` int64, targets one token ahead."""
+        """Inputs, and targets one token ahead: `(batch, context)` int64."""
         high = self._tokens.numel() - self._context
         starts = torch.randint(0, high, (self._batch,), generator=self.generator)
         return windows(self._tokens, starts, self._context)
 
 
 def windows(tokens: Tensor, starts: Tensor, context: int) -> tuple[Tensor, Tensor]:
-    """Cut windows at `starts` `(b,)`: inputs and targets, `(b, context)` int64."""
+    """Inputs and targets `(b, context)` int64 of the windows at `starts` `(b,)`."""
     rows = tokens[starts[:, None] + torch.arange(context + 1)].long()
     return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
 
 
 def validation_windows(corpus: Corpus, context: int, count: int) -> tuple[Tensor, Tensor]:
-    """The fixed windows every evaluation uses: evenly spaced, not overlapping while the half is long enough."""
+    """The windows of every evaluation, evenly spaced; they overlap only if the half is too short."""
     tokens = torch.from_numpy(corpus.val)
     last = tokens.numel() - context - 1
     return windows(tokens, torch.linspace(0, last, min(count, last + 1), dtype=torch.float64).long(), context)
@@ -184,30 +179,11 @@ def validation_windows(corpus: Corpus, context: int, count: int) -> tuple[Tensor
 MAGIC, VERSION, HEADER = 20240520, 1, 256
 
 
-def write_shard(path: Path, tokens: np.ndarray) -> None:
-    """Write one shard, whole or not at all.
-
-    Args:
-        path: The file to write; its folder must exist.
-        tokens: `(count,)` integers in [0, 65535].
-
-    Raises:
-        TrainError: A token does not fit into 16 bits, or `tokens` is not one-dimensional.
-    """
-    if tokens.ndim != 1 or (tokens.size and (tokens.min() < 0 or tokens.max() > 0xFFFF)):
-        raise TrainError(f"a shard holds a row of tokens in [0, 65535]; got shape {tokens.shape}")
-    header = np.zeros(HEADER, dtype="<i4")
-    header[:3] = MAGIC, VERSION, tokens.size
-    with whole(path) as partial, partial.open("wb") as file:
-        file.write(header.tobytes())
-        file.write(tokens.astype("<u2").tobytes())
-
-
 def read_shard(path: Path) -> np.ndarray:
     """The `(count,)` uint16 tokens of one shard.
 
     Raises:
-        TrainError: No shard, another version, or a file cut short.
+        TrainError: The file is no shard, has another version, or was cut short.
     """
     raw = path.read_bytes()
     header = np.frombuffer(raw[: 4 * HEADER], dtype="<i4") if len(raw) >= 4 * HEADER else np.zeros(3, dtype="<i4")
@@ -222,7 +198,7 @@ def read_shard(path: Path) -> np.ndarray:
 
 
 def documents(tokens: np.ndarray, end_of_text: int) -> list[np.ndarray]:
-    """Cut a stream at every `end_of_text`; the marker itself and empty documents are left out."""
+    """Cut a stream at every `end_of_text`, without these markers and without empty documents."""
     pieces = np.split(tokens, np.flatnonzero(tokens == end_of_text))
     pieces = [piece[1:] if piece.size and piece[0] == end_of_text else piece for piece in pieces]
     return [piece for piece in pieces if piece.size]

@@ -1,26 +1,32 @@
-"""What all figures share: colours and style, one legend for all panels, the foot, writing files."""
+"""Figures: colours and style, files, the loss curves of a comparison, and the scalar map of a schedule."""
 
 from __future__ import annotations
 
 import io
-import json
-from collections.abc import Iterable, Mapping
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from textwrap import wrap
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from matfn.train import checkpoint
 from matfn.train.checkpoint import whole
 
-__all__ = ["COLOURS", "MARKERS", "STYLE", "foot", "legend", "png", "svg", "write"]
+if TYPE_CHECKING:
+    from matfn.train.compare import Comparison
+    from matfn.train.outcome import Outcome
+    from matfn.train.schedules import ScheduleTable
 
-# Okabe and Ito's colours: told apart with any colour vision, and, by the markers, in print.
+__all__ = ["COLOURS", "MARKERS", "STYLE", "loss_curves", "png", "rate_curves", "schedule_map", "svg"]
+
+# Okabe and Ito's colours can be told apart with any colour vision; the markers can in print.
 COLOURS = ("#555555", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 MARKERS = ("s", "^", "o", "D", "v", "P", "X")
+MANY = 6  # with more arms a figure shows the mean of the seeds and no training loss
 STYLE: Any = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -58,26 +64,132 @@ def svg(figure: Figure) -> str:
     return text[text.index("<svg") :]
 
 
-def legend(figure: Figure, panels: Iterable[Axes], size: float) -> None:
-    """One legend to the right of the panels, each label once, in letters of `size` points."""
-    known: dict[str, Any] = {}
-    for axes in panels:
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            known.setdefault(label, handle)
-    figure.legend(list(known.values()), list(known), loc="outside right upper", fontsize=size)
+def loss_curves(comparison: Comparison) -> Figure:
+    """Validation loss against steps and against training time, the training loss faint behind it."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10, 4.8), layout="constrained")
+        by_step, by_time = figure.subplots(1, 2, sharey=True, width_ratios=(1.15, 1))
+        looks = _looks(comparison)
+        for arm, look in looks.items():
+            runs = [run for run in comparison.runs if run.arm == arm]
+            _arm(by_step, by_time, runs if len(looks) <= MANY else _mean(runs), look=look)
+        unit = comparison.unit
+        by_step.set(xlabel="optimizer step", ylabel=f"loss (nats per {unit})", title="Equal steps")
+        by_time.set(xlabel="training time (s): steps × time of a step", title="Equal time on this machine")
+        by_step.set_xlim(0, comparison.recipe.train.steps * 1.02)
+        by_time.set_xlim(left=0)
+        low, high = _range(comparison.runs)
+        by_step.set_ylim(low, high)
+        figure.legend(*by_step.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(looks), 4))
+        return figure
 
 
-def foot(figure: Figure, facts: Mapping[str, str], text: str) -> None:
-    """Below the panels: where and with what it was measured, and what the marks are."""
-    where = f"{facts['processor']}, {facts['threads']} thread(s), torch {facts['torch']}, matfn {facts['matfn']}"
-    lines = wrap(f"{where}; {text}", int(13 * figure.get_figwidth()))
-    figure.supxlabel("\n".join(lines), fontsize=8, color="#555555")
+def rate_curves(comparison: Comparison) -> Figure:
+    """Loss against learning rate of every arm with a grid; a ring marks the rate that was taken."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10, 4.4), layout="constrained")
+        axes, looks = figure.subplots(), _looks(comparison)
+        for found in comparison.searches:
+            points = [(r, loss) for r, loss in zip(found.rates, found.losses, strict=True) if loss is not None]
+            rates, losses = zip(*points, strict=True) if points else ((), ())
+            axes.plot(rates, losses, **looks[found.arm], label=found.arm, linewidth=1.5)
+            ring = [(r, loss) for r, loss in points if r == found.best]
+            axes.plot(*zip(*ring, strict=True), "o", markersize=13, color=looks[found.arm]["color"], fillstyle="none")
+        axes.set(xscale="log", xlabel="learning rate", ylabel=f"validation loss (nats per {comparison.unit})")
+        axes.set_title(f"Learning rates, {comparison.searches[0].steps} steps each")
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        return figure
 
 
-def write(stem: Path, plain: Mapping[str, Any], figure: Figure) -> list[Path]:
-    """Write STEM.json and STEM.png into a folder, made if need be; the paths are returned."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    paths = [stem.with_suffix(".json"), stem.with_suffix(".png")]
-    checkpoint.replace_text(paths[0], json.dumps(plain, indent=1) + "\n")
-    png(figure, paths[1], dpi=120)
-    return paths
+def _looks(comparison: Comparison) -> dict[str, dict[str, Any]]:
+    """Colour and marker of each arm; the second round of colours is dashed."""
+    arms = dict.fromkeys(run.arm for run in comparison.runs)
+    looks = {}
+    for index, arm in enumerate(arms):
+        turn, place = divmod(index, len(COLOURS))
+        looks[arm] = {"color": COLOURS[place], "marker": MARKERS[place], "linestyle": ("-", "--", ":")[turn % 3]}
+    return looks
+
+
+def _mean(runs: list[Outcome]) -> list[Outcome]:
+    """The mean of the finished runs as one run, without training losses; empty if no run finished."""
+    whole = [run for run in runs if run.final is not None]
+    if not whole:
+        return []
+    points = zip(*(run.val for run in whole), strict=True)
+    val = tuple((p[0][0], statistics.fmean(loss for _, loss, _ in p), p[0][2]) for p in points)
+    return [replace(whole[0], train=(), val=val, step_seconds=statistics.median(run.step_seconds for run in whole))]
+
+
+def _arm(by_step: Axes, by_time: Axes, runs: list[Outcome], *, look: dict[str, Any]) -> None:
+    for index, run in enumerate(runs):
+        thin = 1.0 if len(runs) == 1 else 0.6
+        label = run.arm if index == 0 else None
+        if run.train:
+            steps, losses = zip(*run.train, strict=True)
+            by_step.plot(steps, _smooth(losses), color=look["color"], alpha=0.3, linewidth=1.0)
+        if run.val:
+            steps, losses, _ = zip(*run.val, strict=True)
+            # Steps times their usual time: with the clock, one busy spell would shift the rest of a curve.
+            seconds = [step * run.step_seconds for step in steps]
+            for axes, x in ((by_step, steps), (by_time, seconds)):
+                axes.plot(
+                    x, losses, **look, label=label, alpha=thin, linewidth=2, markersize=5, markeredgecolor="white"
+                )
+
+
+def _smooth(values: Sequence[float], horizon: int = 10) -> list[float]:
+    """An exponential mean over about `horizon` steps, corrected for its start."""
+    keep, mean, weight, smooth = 1 - 1 / horizon, 0.0, 0.0, []
+    for value in values:
+        mean, weight = keep * mean + (1 - keep) * value, keep * weight + (1 - keep)
+        smooth.append(mean / weight)
+    return smooth
+
+
+def _range(runs: Sequence[Outcome]) -> tuple[float, float]:
+    """Limits around the validation losses: the training loss of the first steps is left out."""
+    values = [loss for run in runs for _, loss, _ in run.val]
+    if not values:
+        return 0.0, 6.0
+    low, high = min(values), max(values)
+    return low - 0.08 * (high - low) - 0.01, high + 0.15 * (high - low) + 0.01
+
+
+def schedule_map(table: ScheduleTable) -> Figure:
+    """What each step does to s in [1e-6, 1], and the worst error on [lower, 1] after it."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10, 4.4), layout="constrained")
+        values, errors = figure.subplots(1, 2, width_ratios=(1.7, 1))
+        top = _map_curves(values, table)
+        values.axhline(1.0, color="#333333", linewidth=0.8, linestyle=(0, (4, 3)))
+        values.axvline(table.lower, color="#333333", linewidth=0.8, linestyle=(0, (1, 2)))
+        beside: Any = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+        values.annotate("lower", (table.lower, 1.0), (3, -4), **beside, va="top", color="#333333", fontsize=9)
+        values.set(xscale="log", xlim=(1e-6, 1), xlabel="s before the first step", ylabel="s after each step")
+        values.set_ylim(0, 1.05 * top)
+        values.set_title(f"{table.spec}, p = {table.p}")
+        values.legend(title="steps", ncols=1 + (len(table.steps) > 8), loc="upper left")
+        numbers = [step.number for step in table.steps]
+        errors.plot(numbers, [max(step.error, 1e-16) for step in table.steps], color="#0072B2", marker="o", linewidth=2)
+        errors.set(yscale="log", xlabel="steps done", ylabel="worst |1 − s| on [lower, 1]", title="Error")
+        errors.set_xticks(numbers[:: 1 + len(numbers) // 12])
+        return figure
+
+
+def _map_curves(axes: Axes, table: ScheduleTable, *, bins: int = 900, inside: int = 50) -> float:
+    """Draw s after each step, and the band of its extremes within a pixel. Returns the greatest value."""
+    s = np.logspace(-6, 0, bins * inside)
+    middle, top = s.reshape(bins, inside).mean(axis=1), 1.2
+    shades = matplotlib.colormaps["viridis_r"](np.linspace(0.15, 0.95, len(table.steps)))
+    for step, shade in zip(table.steps, shades, strict=True):
+        after = table.after(s, step.number).reshape(bins, inside)
+        low, high = after.min(axis=1), after.max(axis=1)
+        last = step is table.steps[-1]
+        axes.fill_between(middle, low, high, color=shade, alpha=0.55 if last else 0.15, linewidth=0)
+        # A line along the curve as far as it is smooth; only the band beyond.
+        smooth = np.minimum.accumulate(high - low < 0.15)
+        width = 2.2 if last else 1.4
+        axes.plot(middle[smooth], after.mean(axis=1)[smooth], color=shade, linewidth=width, label=f"{step.number}")
+        top = max(top, float(high.max()))
+    return top

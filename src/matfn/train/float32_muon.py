@@ -1,4 +1,4 @@
-"""torch's Muon with its iteration in float32: torch.optim.Muon always iterates in bfloat16, which some CPUs emulate."""
+"""torch.optim.Muon with its iteration in float32, for CPUs that emulate bfloat16."""
 
 from __future__ import annotations
 
@@ -27,18 +27,9 @@ class Float32Muon(torch.optim.Muon):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """One step; weights without a gradient are left alone.
-
-        Args:
-            closure: Evaluates the model anew and returns the loss.
-
-        Returns:
-            What the closure returned, None without one.
-        """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        """One step of every weight that has a gradient; returns the loss of the closure, if there is one."""
+        with torch.enable_grad():
+            loss = closure() if closure is not None else None
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
@@ -53,7 +44,9 @@ class Float32Muon(torch.optim.Muon):
         held.lerp_(gradient, 1 - momentum)
         mixed = gradient.lerp(held, momentum) if group["nesterov"] else held
         weight.mul_(1 - lr * group["weight_decay"])
-        weight.add_(_factor(mixed, group), alpha=-lr * _scale(weight, group["adjust_lr_fn"]))
+        m, n = weight.shape
+        scale = 0.2 * max(m, n) ** 0.5 if group["adjust_lr_fn"] == "match_rms_adamw" else max(1.0, m / n) ** 0.5
+        weight.add_(_factor(mixed, group), alpha=-lr * scale)
 
 
 def _factor(X: Tensor, group: dict[str, Any]) -> Tensor:
@@ -66,9 +59,3 @@ def _factor(X: Tensor, group: dict[str, Any]) -> Tensor:
         M = X @ X.T
         X = torch.addmm(X, torch.addmm(M, M, M, beta=b, alpha=c), X, beta=a)
     return X.T if tall else X
-
-
-def _scale(weight: Tensor, name: str | None) -> float:
-    """By what torch multiplies the learning rate of a matrix; "original" where no scale is named."""
-    m, n = weight.shape
-    return 0.2 * max(m, n) ** 0.5 if name == "match_rms_adamw" else max(1.0, m / n) ** 0.5

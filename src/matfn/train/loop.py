@@ -6,60 +6,62 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from matfn.train import checkpoint
-from matfn.train.errors import TrainError
+from matfn.optim import JsonLines, Telemetry, TensorBoard, plan
+from matfn.train import TrainError, checkpoint
+from matfn.train.data import Batches, Corpus, validation_windows
+from matfn.train.model import loss, make_model
 from matfn.train.optimizers import make_optimizers
-from matfn.train.recipe import OptimizerTable, Recipe, to_table
+from matfn.train.recipe import OptimizerTable, Recipe
 from matfn.train.settings import plain
-from matfn.train.task import Task, tokens_per_step
-from matfn.train.telemetry import Telemetries
 
-METRICS, CHECKPOINT = "metrics.jsonl", "checkpoint.pt"
+METRICS, CHECKPOINT, TELEMETRY = "metrics.jsonl", "checkpoint.pt", "telemetry.jsonl"
 
 
 class Diverged(TrainError):
-    """The loss is not finite. The optimizer has not been stepped with it."""
+    """The loss is infinite or NaN. The optimizer made no step with it."""
 
 
 class Watcher(Protocol):
-    """Who wants to see the progress of runs: a progress bar, plain lines, or nobody."""
+    """Shows the progress of runs: a progress bar, plain lines, or nothing."""
 
     def stepped(self, trainer: Trainer, line: dict[str, float]) -> None:
-        """Called after each step with its line of the metrics."""
+        """Take the metrics of a step."""
 
     def evaluated(self, trainer: Trainer, line: dict[str, float]) -> None:
-        """Called after each evaluation with its line of the metrics."""
+        """Take the metrics of an evaluation."""
 
 
 class Trainer:
-    """A run in its folder: `metrics.jsonl`, `checkpoint.pt`. Runs in one process have each their own random state."""
+    """One run and its folder of `metrics.jsonl` and `checkpoint.pt`. Each run in a process has its own random state."""
 
-    def __init__(self, recipe: Recipe, table: OptimizerTable, task: Task, *, seed: int, directory: Path) -> None:
-        """Build everything at step 0, or at the folder's checkpoint where it holds one.
+    def __init__(self, recipe: Recipe, table: OptimizerTable, corpus: Corpus, *, seed: int, directory: Path) -> None:
+        """Start at step 0, or at the checkpoint in the folder.
 
         Args:
             recipe: Model, data and loop.
-            table: The optimizer of this run.
-            task: What is learned, from data already split.
-            seed: Decides the weights and the order of the batches.
-            directory: The run's folder, made here. A checkpoint in it is resumed.
+            table: The optimizer.
+            corpus: The text, already split.
+            seed: Determines the weights and the order of the batches.
+            directory: The folder of the run, created if missing.
 
         Raises:
-            TrainError: The device is missing, or the checkpoint is damaged or belongs to another recipe, seed or data.
+            TrainError: The device is missing, or the checkpoint is damaged or belongs to another recipe, seed or text.
         """
-        self.recipe, self.table, self.task, self.seed, self.directory = recipe, table, task, seed, directory
-        train = recipe.train
+        self.recipe, self.table, self.corpus, self.seed, self.directory = recipe, table, corpus, seed, directory
+        train, context = recipe.train, recipe.data.context
         self.device = pick_device(train.device)
-        self.model = task.model(seed).to(self.device)
+        self.model = make_model(recipe.model, corpus.vocabulary, context=context, seed=seed).to(self.device)
         self.optimizers = make_optimizers(table, self.model, train)
-        self.batches = task.batches(seed)
-        self.step, self.history = 0, []
+        self.batches = Batches(corpus.train, context, batch=train.batch, seed=seed)
+        self._validation = validation_windows(corpus, context, train.eval_windows)
+        self.step = 0
         self._rng = [
             torch.Generator(kind).manual_seed(seed).get_state() for kind in dict.fromkeys(("cpu", self.device.type))
         ]
@@ -70,19 +72,18 @@ class Trainer:
             self._restore(checkpoint.load(directory / CHECKPOINT))
         self.metrics = checkpoint.Metrics(directory / METRICS, keep_to=self.step)
         self.history = checkpoint.read_metrics(directory / METRICS)
-        members = self.optimizers.members
-        self.telemetry = Telemetries(recipe.telemetry, members, self.model, directory, step=self.step)
+        self._telemetry = self._attach_telemetry() if recipe.telemetry.every else []
 
     @property
-    def tokens_per_step(self) -> int:
-        """Tokens between two optimizer steps."""
-        return tokens_per_step(self.recipe)
+    def telemetry_seconds(self) -> float:
+        """Time that telemetry has taken so far."""
+        return sum(member.seconds for member in self._telemetry)
 
     def advance(self, until: int, watcher: Watcher, *, stop: Callable[[], bool] = lambda: False) -> None:
-        """Train to step `until`, evaluating and checkpointing on the way; return early where `stop()` says so.
+        """Train to step `until`, with evaluations and checkpoints; return early if `stop()` is true.
 
         Raises:
-            Diverged: The loss became infinite or NaN; the metrics say at which step.
+            Diverged: The loss is infinite or NaN; the metrics record the step.
         """
         train = self.recipe.train
         with self._own_randomness():
@@ -96,23 +97,21 @@ class Trainer:
                     self.save()
 
     def evaluate(self) -> dict[str, float]:
-        """The mean loss over all validation windows, as "val_loss", in nats."""
-        inputs, targets = self.task.validation
+        """The mean loss over all validation windows in nats, as "val_loss"."""
+        inputs, targets = self._validation
         size, total = self.recipe.train.batch, 0.0
         self.model.eval()
         with torch.no_grad():
             for i in range(0, len(inputs), size):
-                part = self._apply(self.task.loss, inputs[i : i + size], targets[i : i + size])
-                total += float(part) * len(inputs[i : i + size])
+                total += float(self._loss(inputs[i : i + size], targets[i : i + size])) * len(inputs[i : i + size])
         self.model.train()
         return {"val_loss": self._finite(total / len(inputs), "validation loss")}
 
     def save(self) -> None:
-        """Write the checkpoint; the older one stays until this one is complete."""
+        """Write the checkpoint; the older one stays until the new one is complete."""
         state = {
             **self._identity(),
             "step": self.step,
-            "recipe": to_table(self.recipe),
             "model": self.model.state_dict(),
             "optimizers": self.optimizers.state_dict(),
             "batches": self.batches.generator.get_state(),
@@ -121,12 +120,13 @@ class Trainer:
         checkpoint.save(self.directory / CHECKPOINT, state)
 
     def _identity(self) -> dict[str, Any]:
-        return {"optimizer": plain(self.table), "seed": self.seed, "data": self.task.facts["sha256"]}
+        """The values that a checkpoint and the run that resumes it must share."""
+        own = {"optimizer": plain(self.table), "seed": self.seed, "data": self.corpus.facts["sha256"]}
+        return {**own, "recipe": plain(self.recipe)}
 
     def _restore(self, state: dict[str, Any]) -> None:
-        wanted = {**self._identity(), "recipe": to_table(self.recipe)}
         path = self.directory / CHECKPOINT
-        for key, value in wanted.items():
+        for key, value in self._identity().items():
             if key not in state:
                 raise checkpoint.damaged(path)
             if state[key] != value:
@@ -145,25 +145,48 @@ class Trainer:
     def _one_step(self) -> dict[str, float]:
         train, start, total = self.recipe.train, self._clock(), torch.zeros((), device=self.device)
         for _ in range(train.accumulate):
-            value = self._apply(self.task.loss, *self.batches.draw()) / train.accumulate
+            value = self._loss(*self.batches.draw()) / train.accumulate
             value.backward()
             total += value.detach()
         if train.clip:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip)
         number = self._finite(float(total), "loss")
-        middle, lr, measured = self._clock(), self.optimizers.lr(), self.telemetry.seconds
+        middle, lr, before = self._clock(), self.optimizers.lr(), self.telemetry_seconds
         self.optimizers.step()
-        measured = self.telemetry.seconds - measured  # diagnostics are not the optimizer's time; they have a line of it
+        measured = self.telemetry_seconds - before  # recorded apart: it is no part of the optimizer
         end = self._clock() - measured
         self.optimizers.finish()
         self.step += 1
         line = {"step": self.step, "loss": number, "lr": lr, "seconds": end - start, "optimizer_seconds": end - middle}
         return {**line, "telemetry_seconds": measured} if measured else line
 
-    def _apply(self, rule: Callable[..., Any], inputs: Tensor, targets: Tensor) -> Any:
+    def _loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         enabled = self.recipe.train.autocast == "bfloat16"
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled):
-            return rule(self._forward, inputs.to(self.device), targets.to(self.device))
+            return loss(self._forward, inputs.to(self.device), targets.to(self.device))
+
+    def _attach_telemetry(self) -> list[Telemetry]:
+        """Telemetry of each optimizer that moves a named parameter, written from the present step on."""
+        table, path = self.recipe.telemetry, self.directory / TELEMETRY
+        checkpoint.Metrics(path, keep_to=self.step).close()
+        sinks: list[Any] = [JsonLines(path)]
+        if table.tensorboard:
+            try:
+                sinks.append(TensorBoard(self.directory / "tensorboard"))
+            except ImportError as missing:
+                raise TrainError(f"telemetry.tensorboard: {missing}") from missing
+        names, attached = {entry.parameter: entry.name for entry in plan(self.model)}, []
+        options = {"every": table.every, "exact": table.exact, "budget": table.budget, "names": names}
+        for optimizer in self.optimizers.members:
+            own = [names[p] for group in optimizer.param_groups for p in group["params"] if p in names]
+            only = [pattern for pattern in table.only if any(fnmatchcase(name, pattern) for name in own)]
+            if only:
+                attached.append(Telemetry(optimizer, *sinks, only=only, **options))
+                attached[-1].step = self.step
+        if not attached:
+            known = ", ".join(names.values())
+            raise TrainError(f"telemetry.only = {list(table.only)} matches no parameter; known: {known}")
+        return attached
 
     def _finite(self, value: float, what: str) -> float:
         if math.isfinite(value):
@@ -200,10 +223,10 @@ class Trainer:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device a recipe names; "auto" is CUDA where there is one.
+    """The device that a recipe names; "auto" is CUDA if torch finds it, else the CPU.
 
     Raises:
-        TrainError: CUDA is asked for and absent.
+        TrainError: The recipe asks for CUDA and there is none.
     """
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")

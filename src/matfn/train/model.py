@@ -1,4 +1,4 @@
-"""A compact GPT (pre-norm, separate q, k, v, plain GELU MLP), and transformers' GPT-2 with random weights beside it."""
+"""A compact GPT (pre-norm, separate q, k, v, plain GELU MLP), and transformers' GPT-2 with random weights."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from matfn.train.errors import TrainError
+from matfn.train import TrainError
 from matfn.train.recipe import ModelTable
 
 
 class GPT(nn.Module):
-    """Token ids `(b, t)` to logits `(b, t, vocabulary)`, t up to `context`.
+    """Token ids `(b, t)` to logits `(b, t, vocabulary)` of the next token, t up to `context`.
 
     q, k and v are separate matrices, so that every optimizer orthogonalizes the same ones.
     """
 
     def __init__(self, table: ModelTable, vocabulary: int, context: int) -> None:
-        """Args: sizes and options from the recipe, the number of tokens known, the longest window."""
+        """Args: sizes and options, the number of different tokens, the longest window."""
         super().__init__()
         self.embed = nn.Embedding(vocabulary, table.width)
         self.positions = nn.Embedding(context, table.width) if table.positions == "learned" else None
@@ -31,7 +31,7 @@ class GPT(nn.Module):
             self.head.weight = self.embed.weight
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits of the next token at every place."""
+        """Ids to logits."""
         x = self.embed(tokens)
         if self.positions is not None:
             x = x + self.positions.weight[: tokens.shape[1]]
@@ -41,9 +41,9 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def reset(self, generator: torch.Generator) -> None:
-        """Draw all weights anew, as GPT-2: N(0, 0.02^2), gains left at 1.
+        """Draw the weights as GPT-2 does: N(0, 0.02^2), gains 1.
 
-        Matrices that write to the residual stream are smaller by sqrt(2 layers): its variance must not grow with depth.
+        Matrices that write to the residual stream are divided by sqrt(2 layers), so that its variance does not grow.
         """
         for name, parameter in self.named_parameters():
             if parameter.ndim >= 2:
@@ -52,10 +52,10 @@ class GPT(nn.Module):
 
 
 class Block(nn.Module):
-    """Causal self-attention, then an MLP four times as wide, each behind a norm and added to the stream."""
+    """Causal self-attention, then an MLP four times as wide; each follows a norm and adds to the stream."""
 
     def __init__(self, table: ModelTable, context: int) -> None:
-        """Args: sizes and options from the recipe, the longest window."""
+        """Args: sizes and options, the longest window."""
         super().__init__()
         width, self.heads = table.width, table.heads
         self.norm1, self.norm2 = nn.RMSNorm(width), nn.RMSNorm(width)
@@ -74,7 +74,7 @@ class Block(nn.Module):
 
 
 class Rotary(nn.Module):
-    """Rotary positions: pairs of coordinates of `(b, heads, t, d)` turned by angles that grow with t.
+    """Rotary positions: turn pairs of coordinates of `(b, heads, t, d)` by angles that grow with t.
 
     References:
         Su et al., RoFormer: Enhanced Transformer with Rotary Position Embedding, arXiv 2104.09864.
@@ -96,57 +96,43 @@ class Rotary(nn.Module):
 
 
 class GPT2(nn.Module):
-    """transformers' GPT2LMHeadModel behind the same face: ids to logits. Dropout is off: one epoch needs none."""
+    """GPT2LMHeadModel of transformers, from ids to logits, without dropout."""
 
     def __init__(self, table: ModelTable, vocabulary: int, context: int) -> None:
-        """Args: sizes from the recipe, the number of tokens known, the longest window.
-
-        Raises:
-            TrainError: transformers is not installed.
-        """
+        """Args: as for GPT. Raises TrainError if transformers is not installed."""
         super().__init__()
         try:
-            from transformers import GPT2Config, GPT2LMHeadModel  # takes seconds to import: only when asked for
+            from transformers import GPT2Config, GPT2LMHeadModel  # the import takes seconds
         except ImportError:
             raise TrainError('model.name = "gpt2" needs transformers: pip install "matfn[train]"') from None
-        config = GPT2Config(
-            vocab_size=vocabulary,
-            n_positions=context,
-            n_layer=table.layers,
-            n_embd=table.width,
-            n_head=table.heads,
-            resid_pdrop=0.0,
-            embd_pdrop=0.0,
-            attn_pdrop=0.0,
-        )
-        self.gpt2 = GPT2LMHeadModel(config)
+        sizes = {"n_positions": context, "n_layer": table.layers, "n_embd": table.width, "n_head": table.heads}
+        dropout = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+        self.gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=vocabulary, **sizes, **dropout))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits of the next token at every place."""
+        """Ids to logits."""
         return self.gpt2(tokens, use_cache=False).logits
 
 
-def make_model(table: ModelTable, vocabulary: int, *, context: int, seed: int) -> nn.Module:
-    """The model a recipe names, on the CPU, in float32, with weights that depend on `seed` alone.
+NETWORKS = {"gpt": GPT, "gpt2": GPT2}
 
-    The global random state is left as it was.
-    """
-    with torch.random.fork_rng(devices=[]):  # layers draw their first weights from the global generator
+
+def make_model(table: ModelTable, vocabulary: int, *, context: int, seed: int) -> nn.Module:
+    """The model that a recipe names, on the CPU in float32. Its weights depend on `seed` alone."""
+    with torch.random.fork_rng(devices=[]):  # layers draw from the global generator
         torch.manual_seed(seed)
-        if table.name == "gpt2":
-            return GPT2(table, vocabulary, context)
-        model = GPT(table, vocabulary, context)
-    model.reset(torch.Generator().manual_seed(seed))
+        model = NETWORKS[table.name](table, vocabulary, context)
+    if isinstance(model, GPT):
+        model.reset(torch.Generator().manual_seed(seed))
     return model
 
 
 def skeleton(table: ModelTable, vocabulary: int, *, context: int) -> nn.Module:
-    """The same model without numbers: names and shapes only, in no memory."""
+    """The same model without storage: names and shapes."""
     with torch.device("meta"):
-        return GPT2(table, vocabulary, context) if table.name == "gpt2" else GPT(table, vocabulary, context)
+        return NETWORKS[table.name](table, vocabulary, context)
 
 
 def loss(model: Callable[[Tensor], Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy in nats per token, computed in float32; inputs and targets are `(b, t)` ids."""
-    logits = model(inputs)
-    return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+    """Mean cross-entropy in nats per token, in float32; inputs and targets are `(b, t)` ids."""
+    return F.cross_entropy(model(inputs).float().flatten(0, 1), targets.flatten())

@@ -1,30 +1,38 @@
-"""Optimizers from recipe tables. One plan decides for all of them which parameters are matrices: a fair split."""
+"""Optimizers from recipe tables. One plan splits the parameters for all optimizers, so that the comparison is fair."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from matfn.train.chosen import torch_muon_dtype
-from matfn.train.errors import TrainError
-from matfn.train.recipe import EmbeddingsTable, OptimizerTable, RestTable, TrainTable
+import matfn
+from matfn.optim import SOAP, AdaMuon, Cutting, Entry, Muon, NorMuon, Plan, PolarGrad, Shampoo, minimax, plan
+from matfn.run.machine import machine
+from matfn.train import TrainError
+from matfn.train.model import skeleton
+from matfn.train.recipe import MATFN, EmbeddingsTable, OptimizerTable, Recipe, RestTable, TrainTable
 
-if TYPE_CHECKING:
-    from matfn.optim import Entry
-
-
-_TABLES = ("embedding", "position", "tied head", "head")  # the roles that an embeddings table is about
+CLASSES: dict[str, Any] = {
+    "muon": Muon,
+    "normuon": NorMuon,
+    "adamuon": AdaMuon,
+    "polargrad": PolarGrad,
+    "shampoo": Shampoo,
+    "soap": SOAP,
+}
+_TABLES = ("embedding", "position", "tied head", "head")  # the roles that an embeddings table takes
 
 
 class Optimizers:
-    """One or two torch optimizers that step, rest and are checkpointed together, each under the same schedule."""
+    """One or two torch optimizers that step and are checkpointed together, under one schedule."""
 
     def __init__(self, members: Iterable[torch.optim.Optimizer], train: TrainTable) -> None:
-        """Args: the optimizers (two for torch's Muon, which refuses what is no matrix) and the schedule's table."""
+        """Args: the optimizers (two for torch's Muon, which takes matrices only) and the schedule's table."""
         self.members = tuple(members)
         self.schedules = tuple(LambdaLR(member, lambda step: wsd(step, train)) for member in self.members)
 
@@ -34,18 +42,18 @@ class Optimizers:
             member.step()
 
     def finish(self) -> None:
-        """Drop the gradients and move the schedules on."""
+        """Drop the gradients and advance the schedules."""
         for member, schedule in zip(self.members, self.schedules, strict=True):
             member.zero_grad(set_to_none=True)
             schedule.step()
 
     def lr(self) -> float:
-        """The present learning rate of the first group: the matrices', or AdamW's."""
+        """The present learning rate of the first group: of the matrices, or of AdamW."""
         return float(self.schedules[0].get_last_lr()[0])
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values of all members and schedules."""
-        # LambdaLR also lists its functions (as None, since they are no objects); the recipe already holds them.
+        # LambdaLR also saves its functions, as None; the recipe already determines them.
         schedules = [{k: v for k, v in s.state_dict().items() if k != "lr_lambdas"} for s in self.schedules]
         return {"members": [member.state_dict() for member in self.members], "schedules": schedules}
 
@@ -72,27 +80,29 @@ def wsd(step: int, train: TrainTable) -> float:
 
 
 def check(table: OptimizerTable, where: str, device: torch.device) -> None:
-    """Make the optimizer and step it once on a small matrix: what matfn refuses is known before anything is written.
+    """Make the optimizer and step it once on a small matrix, so that a mistake shows before any file is written.
+
+    Torch's own optimizers need no check: they take everything that the recipe's ranges allow.
 
     Args:
-        table: The optimizer. Torch's own take everything the recipe's ranges allow.
-        where: Where it stands in the recipe, for the message.
-        device: Where it will run: not every device has products in every precision.
+        table: The optimizer.
+        where: Its place in the recipe, for the message.
+        device: Where it will run: some devices lack products in some precisions.
 
     Raises:
         TrainError: The method is unknown, or does not go with the other options.
     """
-    if table.kind not in MAKERS and table.embeddings is None:
+    if table.kind not in CLASSES and table.embeddings is None:
         return
     weight, bias = nn.Parameter(torch.eye(4, device=device)), nn.Parameter(torch.ones(4, device=device))
     weight.grad, bias.grad = weight.detach().clone(), bias.detach().clone()
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            if table.kind in MAKERS:
-                MAKERS[table.kind](table, [{"params": [weight]}, {"params": [bias], "rule": "adamw"}]).step()
+            if table.kind in CLASSES:
+                _matfn(table, [{"params": [weight]}, {"params": [bias], "rule": "adamw"}]).step()
             if table.embeddings is not None:
                 where = f"{where}.embeddings"
-                embeddings(table.embeddings, [weight]).step()
+                _embeddings(table.embeddings, [weight]).step()
     except TrainError as error:
         raise TrainError(f"{where}.{error}") from None
     except (ValueError, TypeError, RuntimeError) as error:
@@ -103,20 +113,18 @@ def make_optimizers(table: OptimizerTable, model: nn.Module, train: TrainTable) 
     """Build what the table describes for the parameters of `model`.
 
     Raises:
-        TrainError: The method is unknown, torch's Muon is asked for a matrix stored in more than two dimensions, or
-            there is nothing for an embeddings table.
+        TrainError: The method is unknown, a weight has more than two axes and torch's Muon is asked for, or the model
+            has no embedding for an embeddings table.
     """
-    from matfn.optim import Plan, plan
-
     entries = [entry for entry in plan(model) if entry.rule != "frozen"]
     tables = [e for e in entries if table.embeddings is not None and e.role in _TABLES and e.parameter.ndim == 2]
     taken = {entry.name for entry in tables}
     entries = [entry for entry in entries if entry.name not in taken]
-    members = [MAKERS[table.kind](table, Plan(tuple(entries)))] if table.kind in MAKERS else _torchs(table, entries)
+    members = [_matfn(table, Plan(tuple(entries)))] if table.kind in CLASSES else _torchs(table, entries)
     if table.embeddings is not None:
         if not tables:
             raise TrainError("this model has no embedding and no head for the embeddings table: drop it")
-        members.append(embeddings(table.embeddings, [(entry.name, entry.parameter) for entry in tables]))
+        members.append(_embeddings(table.embeddings, [(entry.name, entry.parameter) for entry in tables]))
     return Optimizers(members, train)
 
 
@@ -131,22 +139,20 @@ def _torchs(table: OptimizerTable, entries: Sequence[Entry]) -> list[torch.optim
                 f"torch.optim.Muon takes weights with two axes only; {deep[0]} has more: use kind = 'muon'"
             )
         return [_torch_muon(table, [e.parameter for e in matrices]), _adamw(others, table.rest)]
-    rule = RestTable(lr=table.lr, weight_decay=table.weight_decay, **_moments(table.rest))
-    return [_adamw([entry.parameter for entry in entries], rule)]
-
-
-def _moments(rest: RestTable) -> dict[str, float]:
-    return {"beta1": rest.beta1, "beta2": rest.beta2, "eps": rest.eps}
+    rest = replace(table.rest, lr=table.lr, weight_decay=table.weight_decay)
+    return [_adamw([entry.parameter for entry in entries], rest)]
 
 
 def _adamw(parameters: Sequence[torch.Tensor], rest: RestTable) -> torch.optim.Optimizer:
-    # Norms and biases are not decayed: a gain pulled to 0 is no simpler a network. Muon's `rest` does the same.
-    decayed = [parameter for parameter in parameters if parameter.ndim >= 2]
-    kept = [parameter for parameter in parameters if parameter.ndim < 2]
-    groups = [{"params": decayed}, {"params": kept, "weight_decay": 0.0}]
-    groups = [group for group in groups if group["params"]]
+    # Gains of norms and biases are not decayed, as in the `rest` of matfn's optimizers.
+    decayed = {"params": [parameter for parameter in parameters if parameter.ndim >= 2]}
+    kept = {"params": [parameter for parameter in parameters if parameter.ndim < 2], "weight_decay": 0.0}
+    return torch.optim.AdamW([group for group in (decayed, kept) if group["params"]], **_adamw_options(rest))
+
+
+def _adamw_options(rest: RestTable) -> dict[str, Any]:
     betas = (rest.beta1, rest.beta2)
-    return torch.optim.AdamW(groups, lr=rest.lr, weight_decay=rest.weight_decay, betas=betas, eps=rest.eps)
+    return {"lr": rest.lr, "weight_decay": rest.weight_decay, "betas": betas, "eps": rest.eps}
 
 
 def _torch_muon(table: OptimizerTable, matrices: Sequence[torch.Tensor]) -> torch.optim.Optimizer:
@@ -154,7 +160,7 @@ def _torch_muon(table: OptimizerTable, matrices: Sequence[torch.Tensor]) -> torc
     from matfn.train.float32_muon import Float32Muon  # torch 2.8 has no Muon to derive from
 
     device = matrices[0].device if matrices else torch.device("cpu")
-    kind = torch.optim.Muon if torch_muon_dtype(device) == torch.bfloat16 else Float32Muon
+    kind = torch.optim.Muon if machine(device).narrow == torch.bfloat16 else Float32Muon
     return kind(
         matrices,
         lr=table.lr,
@@ -165,122 +171,60 @@ def _torch_muon(table: OptimizerTable, matrices: Sequence[torch.Tensor]) -> torc
     )
 
 
-Maker = Callable[[OptimizerTable, Any], torch.optim.Optimizer]
+def _matfn(table: OptimizerTable, params: Any) -> torch.optim.Optimizer:
+    """An optimizer of matfn with the options that the recipe gives, and AdamW for the rest."""
+    options = {"momentum": table.momentum, "nesterov": table.nesterov, **table.own}
+    if table.kind == "polargrad":
+        del options["nesterov"]
+        if table.variant == "vanilla":
+            del options["momentum"]
+    if method := options.get("method"):
+        options["method"] = minimax if (table.kind, method) == ("shampoo", "minimax") else _method(method)
+    if "precision" in options:
+        options["precision"] = getattr(torch, options["precision"])
+    if "block" in options:
+        options["cutting"] = Cutting(block=options.pop("block"))
+    rest = _adamw_options(table.rest)
+    return CLASSES[table.kind](params, lr=table.lr, weight_decay=table.weight_decay, rest=rest, **options)
 
 
-def muon(table: OptimizerTable, params: Any) -> torch.optim.Optimizer:
-    """Muon, with its options and AdamW for the rest."""
-    from matfn.optim import Muon
-
-    return Muon(params, **_common(table), momentum=table.momentum, **table.given("nesterov"))
-
-
-def normuon(table: OptimizerTable, params: Any) -> torch.optim.Optimizer:
-    """NorMuon, with its options and AdamW for the rest."""
-    from matfn.optim import NorMuon
-
-    options = {"momentum": table.momentum, "nesterov": table.nesterov, **table.given("beta2")}
-    return NorMuon(params, **_common(table), **options)
-
-
-def adamuon(table: OptimizerTable, params: Any) -> torch.optim.Optimizer:
-    """AdaMuon, with its options and AdamW for the rest."""
-    from matfn.optim import AdaMuon
-
-    options = {"momentum": table.momentum, "nesterov": table.nesterov, **table.given("beta2")}
-    return AdaMuon(params, **_common(table), **options)
-
-
-def polargrad(table: OptimizerTable, params: Any) -> torch.optim.Optimizer:
-    """PolarGrad, with its options and AdamW for the rest."""
-    from matfn.optim import PolarGrad
-
-    # The recipe's momentum always has a value, which "vanilla" has no use for.
-    momentum = None if table.variant == "vanilla" else table.momentum
-    options = {"momentum": momentum, **table.given("variant", "power", "growth")}
-    return PolarGrad(params, **_common(table), **options)
-
-
-def shampoo(table: OptimizerTable, params: Any) -> torch.optim.Optimizer:
-    """Shampoo, with its options and AdamW for the rest."""
-    from matfn.optim import Shampoo, minimax
-
-    method = minimax if table.method == "minimax" else method_of(table.method)
-    options = table.given("beta2", "graft", "ridge", "root", "root_every", "start")
-    return Shampoo(params, **_factored(table), method=method, **options)
-
-
-def soap(table: OptimizerTable, params: Any) -> torch.optim.Optimizer:
-    """SOAP, with its options and AdamW for the rest."""
-    from matfn.optim import SOAP
-
-    return SOAP(params, **_factored(table), **table.given("beta2", "basis_every"))
-
-
-MAKERS: dict[str, Maker] = {
-    "muon": muon,
-    "normuon": normuon,
-    "adamuon": adamuon,
-    "polargrad": polargrad,
-    "shampoo": shampoo,
-    "soap": soap,
-}
-
-
-def embeddings(table: EmbeddingsTable, params: Any) -> torch.optim.Optimizer:
+def _embeddings(table: EmbeddingsTable, params: Any) -> torch.optim.Optimizer:
     """PolarGrad for embeddings and head alone."""
-    from matfn.optim import PolarGrad
-
-    return PolarGrad(
-        params,
-        table.lr,
-        variant=table.variant,
-        momentum=None if table.variant == "vanilla" else table.momentum,
-        scale=table.scale,
-        growth=table.growth,
-        weight_decay=table.weight_decay,
-        method=method_of(table.method),
-    )
+    method = _method(table.method) if table.method else None
+    decay = table.weight_decay
+    return PolarGrad(params, table.lr, momentum=table.momentum, scale=table.scale, weight_decay=decay, method=method)
 
 
-def method_of(text: str | None) -> Any:
-    """The method that a recipe names; None for None.
-
-    Raises:
-        TrainError: There is no such method, or an option of it is wrong.
-    """
-    import matfn
-
+def _method(text: str) -> Any:
     try:
-        return matfn.method(text) if text else None
+        return matfn.method(text)
     except (ValueError, TypeError) as error:
         raise TrainError(f"method = {text!r}: {error}") from None
 
 
-def _common(table: OptimizerTable) -> dict[str, Any]:
-    """The options that Muon, NorMuon, AdaMuon and PolarGrad share."""
-    return {
-        **_shared(table),
-        "method": method_of(table.method),
-        "precision": getattr(torch, table.precision) if table.precision else None,
-        **table.given("scale"),
-    }
+def unlike(recipe: Recipe, vocabulary: int) -> str:
+    """The differences between the arms beside their optimizers, in a sentence; empty if there are none.
+
+    Two depend on how a model stores its weights. A fused matrix (GPT-2's q, k and v) is one matrix to torch's Muon and
+    several to matfn's. For a weight stored (in, out), torch's "jordan" scale swaps the sides.
+    """
+    theirs = [arm for arm in recipe.arms if arm.kind == "torch-muon"]
+    ours = " and ".join(arm.label for arm in recipe.arms if arm.kind in MATFN)
+    if not theirs or not ours:
+        return ""
+    model = skeleton(recipe.model, vocabulary, context=recipe.data.context)
+    layouts = {entry.name: entry.layout for entry in plan(model) if entry.layout is not None}
+    fused = [name for name, layout in layouts.items() if len(layout.cuts) > 1]
+    swapped = [n for n, layout in layouts.items() if layout.rows == 1 and layout.shape[0] != layout.shape[1]]
+    jordan = " and ".join(arm.label for arm in theirs if arm.scale == "jordan")
+    parts = []
+    if fused:
+        whole, matrices = " and ".join(arm.label for arm in theirs), f"{len(layouts[fused[0]].cuts)} matrices"
+        parts.append(f"{whole} orthogonalizes {_first(fused)} whole, {ours} cuts it into {matrices}")
+    if swapped and jordan:
+        parts.append(f"{_first(swapped)} is stored (in, out), and the scale of {jordan} takes in for out")
+    return f"Not like for like: {'; '.join(parts)}." if parts else ""
 
 
-def _factored(table: OptimizerTable) -> dict[str, Any]:
-    """The options that Shampoo and SOAP share."""
-    from matfn.optim import Cutting
-
-    cutting = None if table.block is None else Cutting(block=table.block)
-    return {**_shared(table), "momentum": table.momentum, "nesterov": table.nesterov, "cutting": cutting}
-
-
-def _shared(table: OptimizerTable) -> dict[str, Any]:
-    """The options that all of them share."""
-    rest = table.rest
-    betas = (rest.beta1, rest.beta2)
-    return {
-        "lr": table.lr,
-        "weight_decay": table.weight_decay,
-        "rest": {"lr": rest.lr, "weight_decay": rest.weight_decay, "betas": betas, "eps": rest.eps},
-    }
+def _first(names: list[str]) -> str:
+    return names[0] + (f" (and {len(names) - 1} more)" if len(names) > 1 else "")

@@ -1,4 +1,4 @@
-"""What recorded runs amount to: intervals over seeds, a table, paired differences, losses after equal time."""
+"""The statistics of recorded runs: intervals over seeds, a table, paired differences, losses after equal time."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from matfn.train.recipe import TrainTable
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with the half-width of its 95 % Student interval; None for a single value, which has no interval."""
+    """A mean and the half-width of its 95 % Student interval; None for a single value."""
 
     mean: float
     half_width: float | None
@@ -22,7 +23,7 @@ class Interval:
 
     @property
     def resolved(self) -> bool:
-        """Whether the interval leaves out 0; False for a single value."""
+        """Whether the interval excludes 0; false for a single value."""
         return self.half_width is not None and abs(self.mean) > self.half_width
 
     @property
@@ -35,7 +36,7 @@ class Interval:
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """The mean of independent values and its 95 % interval, t_{n-1} s / sqrt(n)."""
+    """The mean of independent values and its 95 % interval, of half-width t_{n-1} s / sqrt(n)."""
     mean = statistics.fmean(values)
     if len(values) < 2:
         return Interval(mean, None, len(values))
@@ -44,40 +45,34 @@ def interval(values: Sequence[float]) -> Interval:
 
 
 @lru_cache
-def student(freedom: int, level: float = 0.95) -> float:
-    """The quantile t with P(|T| <= t) = level for `freedom` degrees of freedom, by bisection on the beta integral."""
-    from mpmath import betainc
+def student(freedom: int) -> float:
+    """The t with P(|T| <= t) = 0.95 for Student's distribution with `freedom` degrees of freedom."""
+    from mpmath import betainc, findroot
 
-    def outside(t: float) -> float:
-        return float(betainc(freedom / 2, 0.5, 0, freedom / (freedom + t * t), regularized=True))
+    def outside(t: Any) -> Any:
+        return betainc(freedom / 2, 0.5, 0, freedom / (freedom + t * t), regularized=True)
 
-    low, high = 0.0, 1.0
-    while outside(high) > 1 - level:
-        high *= 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if outside(middle) > 1 - level else (low, middle)
-    return (low + high) / 2
+    return float(findroot(lambda t: outside(t) - 0.05, (1, 13), solver="anderson"))
 
 
-UNTOLD = 0.03  # nats: three standard deviations between two single runs of the demo, whose seeds differ by 0.01
-WARM = 5  # the first steps allocate and compile; they are left out of timings where there are more
+UNTOLD = 0.03  # nats; seeds of the demo differ by 0.01, so a lesser gap between two single runs is no difference
+WARM = 5  # the first steps allocate and compile: no timing of a longer run includes them
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One run. Curves are tuples of (step, nats per token); `seconds` is training time without evaluation.
+    """One run; losses in nats per token.
 
     Attributes:
         arm: Name of the optimizer.
         seed: Seed of weights and batches.
-        lr: Learning rate in the recipe.
-        train: Training loss at every step.
-        val: Validation loss at every evaluation, with the training seconds up to it as a third member.
-        step_seconds: Time of a step: the median of forward and backward, which are the same work each time, and the
-            mean of the optimizer, which works harder at some steps (roots, bases) than at others.
-        optimizer_share: The optimizer's part of that.
-        diverged: The step at which the loss was no longer finite, or None.
+        lr: Learning rate.
+        train: (step, training loss) of every step.
+        val: (step, validation loss, seconds of training before it) of every evaluation.
+        step_seconds: The median time of forward and backward, whose work is constant, plus the mean time of the
+            optimizer, whose work varies (roots, bases).
+        optimizer_share: The optimizer's part of `step_seconds`.
+        diverged: The step at which the loss was infinite or NaN; None if it never was.
     """
 
     arm: str
@@ -116,7 +111,7 @@ def outcome(lines: Sequence[dict[str, float]], *, arm: str, seed: int, lr: float
 
 @dataclass(frozen=True)
 class Row:
-    """One arm over all seeds: a line of the table. `val` is None where no seed survived."""
+    """One arm over all seeds: a row of the table. `val` is None if every seed diverged."""
 
     arm: str
     lr: float
@@ -136,7 +131,7 @@ class Difference:
 
 
 def rows(outcomes: Sequence[Outcome]) -> list[Row]:
-    """The table's lines, in the order of the recipe."""
+    """The rows of the table, in the order of the recipe."""
     return [_row(arm, [o for o in outcomes if o.arm == arm]) for arm in dict.fromkeys(o.arm for o in outcomes)]
 
 
@@ -153,12 +148,12 @@ def _row(arm: str, runs: list[Outcome]) -> Row:
 
 
 def differences(outcomes: Sequence[Outcome]) -> list[Difference]:
-    """Every pair of arms, over the seeds that both survived."""
+    """Every pair of arms, over the seeds with which neither diverged."""
     return differences_of({(o.arm, o.seed): o.final for o in outcomes if o.final is not None})
 
 
 def differences_of(losses: Mapping[tuple[str, int], float]) -> list[Difference]:
-    """Every pair of arms, over the seeds that both have a loss for; `losses` has (arm, seed) for keys."""
+    """Every pair of arms, over the seeds of which both have a loss; the keys of `losses` are (arm, seed)."""
     arms, pairs = list(dict.fromkeys(arm for arm, _ in losses)), []
     for first, second in itertools.combinations(arms, 2):
         paired = [losses[second, s] - losses[first, s] for a, s in losses if a == first and (second, s) in losses]
@@ -168,7 +163,7 @@ def differences_of(losses: Mapping[tuple[str, int], float]) -> list[Difference]:
 
 
 def leaders(table: Sequence[Row], pairs: Sequence[Difference]) -> set[str]:
-    """The arm of the lowest mean loss and every arm it cannot be told from: the ones a table may mark as best."""
+    """The best arms, to mark in a table: the lowest mean loss, and each arm without a clear difference from it."""
     alive = {row.arm: row.val.mean for row in table if row.val}
     if not alive:
         return set()
@@ -183,7 +178,7 @@ def leaders(table: Sequence[Row], pairs: Sequence[Difference]) -> set[str]:
 
 
 def resolution(outcomes: Sequence[Outcome], steps: int) -> str:
-    """What these numbers can and cannot tell, in plain words, to print beside them."""
+    """The limits of the numbers in plain words, to print beside them."""
     seeds = len({o.seed for o in outcomes})
     if seeds == 1:
         spread = f"One seed has no error bar: seeds differ by about 0.01 here, so take gaps under {UNTOLD:g} for none."
@@ -194,7 +189,7 @@ def resolution(outcomes: Sequence[Outcome], steps: int) -> str:
 
 @dataclass(frozen=True)
 class TimeRow:
-    """One arm at that moment: the step it has come to (a fraction between two), and its loss there, if known."""
+    """One arm at that moment: its step (a fraction between two), and its loss there, if known."""
 
     arm: str
     step: float
@@ -203,14 +198,7 @@ class TimeRow:
 
 @dataclass(frozen=True)
 class TimeView:
-    """All arms after `seconds` of forward, backward and optimizer; evaluation and data are not counted.
-
-    Attributes:
-        moment: Why this moment, in words.
-        seconds: Since the first step, by each arm's own seconds a step.
-        rows: In the order of the recipe.
-        differences: Paired by seed.
-    """
+    """All arms after the same `seconds` of forward, backward and optimizer; `moment` says why then."""
 
     moment: str
     seconds: float
@@ -219,11 +207,11 @@ class TimeView:
 
 
 def time_views(runs: Sequence[Outcome], table: Sequence[Row], train: TrainTable) -> list[TimeView]:
-    """The two moments at which a comparison by time says something.
+    """The arms after equal time, at two moments.
 
-    The first is the end of the fastest arm's constant phase: no learning rate has begun to fall, so no arm is seen in
-    the middle of its schedule. The second is the end of the fastest arm's run. Slower arms have not cooled down by
-    then, which costs them loss that a run planned for that time would not have lost: it bounds them from above.
+    The first is the end of the fastest arm's constant phase: every arm still has its full learning rate. The second is
+    the end of the fastest arm's run. Slower arms have not cooled down by then, so a run planned for that time would end
+    with a lower loss: theirs is an upper bound.
     """
     alive = [row for row in table if row.val and row.step_seconds]
     if not alive:
@@ -250,9 +238,9 @@ def _view(moment: str, at: dict[str, float], runs: Sequence[Outcome], *, seconds
 
 
 def loss_at(run: Outcome, step: float) -> float | None:
-    """Validation loss at `step`, linear between evaluations; None before the first, and for a run that diverged.
+    """Validation loss at `step`, linear between evaluations; None before the first, or if the run diverged.
 
-    After the last it is the last: `step` is a quotient of times, which may be a rounding error too large.
+    A step beyond the last evaluation, by rounding, gets the last loss.
     """
     points = [(s, loss) for s, loss, _ in run.val if run.diverged is None]
     if not points or step < points[0][0]:

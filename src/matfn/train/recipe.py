@@ -1,4 +1,4 @@
-"""What a recipe may say: one frozen dataclass for each TOML table, with types, ranges and defaults."""
+"""Recipes: one frozen dataclass for each TOML table, with types, ranges and defaults."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from matfn.train.errors import TrainError
+from matfn.train import TrainError
 from matfn.train.settings import build, override, plain, setting, to_toml
 
 _POLAR = ("muon", "normuon", "adamuon", "polargrad")
 _FACTORED = ("shampoo", "soap")
 MATFN = (*_POLAR, *_FACTORED)
-# Keys that only some kinds have; None, their default, is the default of the optimizer.
+# Keys of some kinds only. Their default, None, means the default of the optimizer.
 _BELONGS = {
     "method": (*_POLAR, "shampoo"),
     "precision": _POLAR,
@@ -31,12 +31,11 @@ _BELONGS = {
     "basis_every": ("soap",),
     "block": _FACTORED,
 }
-_VARIANTS = ("momentum-first", "polar-first", "heavy-ball", "vanilla")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RestTable:
-    """AdamW for what is not orthogonalized: embeddings, head, norms, biases (the last two without decay)."""
+    """AdamW for the other parameters: embeddings, head, and norms and biases, which are not decayed."""
 
     lr: float = setting(4e-3, low=0.0, high=1e3)
     weight_decay: float = setting(0.1, low=0.0, high=1e3)
@@ -47,17 +46,15 @@ class RestTable:
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingsTable:
-    """PolarGrad for embeddings and head, beside whatever moves the hidden matrices; the paper's own use of it.
+    """PolarGrad for embeddings and head beside any optimizer of the hidden matrices, as in its paper.
 
-    The momentum is the paper's. There is no default rate, since none suits two losses.
+    The default momentum is the paper's. There is no default learning rate, since no rate suits two losses.
     """
 
     lr: float = setting(low=0.0, high=1e6)
     weight_decay: float = setting(0.0, low=0.0, high=1e3)
-    variant: str = setting("momentum-first", choices=_VARIANTS)
     momentum: float = setting(0.5, low=0.0, high=0.999999)
     scale: str = setting("unit", choices=("unit", "rank"))
-    growth: float | None = setting(None, low=1.0, high=1e6)
     method: str | None = None
 
 
@@ -65,11 +62,9 @@ class EmbeddingsTable:
 class OptimizerTable:
     """One optimizer. For "adamw", lr and weight_decay hold for all parameters and `rest` gives only betas and eps.
 
-    `rates` is a grid, ascending: `matfn compare` tries each and goes on with the best in place of `lr`, the one that
-    `matfn train` uses.
-
-    `nesterov` is on for Muon, NorMuon and torch's Muon and off for AdaMuon, Shampoo and SOAP, unless it is given. The
-    `method` of Shampoo may also be "minimax": the schedule that its ridge asks for.
+    `matfn train` uses `lr`. `matfn compare` tries each of the ascending `rates` and takes the best in place of `lr`.
+    `nesterov` defaults to false for AdaMuon, Shampoo and SOAP, else to true. Shampoo also takes method = "minimax", the schedule
+    made for its ridge.
     """
 
     kind: str = setting("muon", choices=("adamw", "torch-muon", *MATFN))
@@ -82,7 +77,7 @@ class OptimizerTable:
     method: str | None = None
     scale: str | None = setting(None, choices=("jordan", "spectral", "moonlight", "unit", "rank"))
     precision: str | None = setting(None, choices=("float32", "bfloat16", "float16"))
-    variant: str | None = setting(None, choices=_VARIANTS)
+    variant: str | None = setting(None, choices=("momentum-first", "polar-first", "heavy-ball", "vanilla"))
     power: float | None = setting(None, low=0.0, high=1.0)
     growth: float | None = setting(None, low=1.0, high=1e6)
     beta2: float | None = setting(None, low=0.0, high=0.999999)
@@ -103,7 +98,7 @@ class OptimizerTable:
             if getattr(self, key) is not None and self.kind not in kinds:
                 owners = ", ".join(f'"{kind}"' for kind in kinds)
                 raise TrainError(f"{key} belongs to kind = {owners}; {self.kind!r} has none: drop it")
-        if self.nesterov is None:
+        if self.nesterov is None:  # object.__setattr__: the dataclass is frozen
             object.__setattr__(self, "nesterov", self.kind not in ("adamuon", *_FACTORED))
         if self.kind == "torch-muon":
             if self.scale not in (None, "jordan", "moonlight"):
@@ -115,14 +110,15 @@ class OptimizerTable:
         """The name shown in tables and plots."""
         return self.name or self.kind
 
-    def given(self, *keys: str) -> dict[str, Any]:
-        """The keys that the recipe sets, with their values; the optimizer has defaults for the others."""
-        return {key: value for key in keys if (value := getattr(self, key)) is not None}
+    @property
+    def own(self) -> dict[str, Any]:
+        """The keys of some kinds only that the recipe sets, with their values."""
+        return {key: value for key in _BELONGS if (value := getattr(self, key)) is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelTable:
-    """The network: the GPT of `matfn.train.model`, or transformers' GPT-2 from its config."""
+    """The network: the GPT of `matfn.train.model`, or transformers' GPT-2."""
 
     name: str = setting("gpt", choices=("gpt", "gpt2"))
     layers: int = setting(4, low=1, high=1000)
@@ -141,7 +137,7 @@ class ModelTable:
 
 @dataclass(frozen=True, kw_only=True)
 class DataTable:
-    """The text and how it is split. `path` and `extensions` are for "text", `path` (a glob or folder) for "shards"."""
+    """The text and its split. "text" needs `path`, "shards" needs `path` as a folder or a glob."""
 
     source: str = setting("stdlib", choices=("stdlib", "text", "shards"))
     path: str = ""
@@ -161,7 +157,7 @@ class DataTable:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainTable:
-    """The loop: length, batch, schedule (warm-up steps, constant, last `cooldown` share linear to 0), evaluation."""
+    """The loop: length, batch, schedule (`warmup` steps, constant, linear to 0 in the `cooldown` share), evaluation."""
 
     steps: int = setting(300, low=1, high=10**9)
     batch: int = setting(16, low=1, high=10**6)
@@ -188,7 +184,7 @@ class TrainTable:
 
 @dataclass(frozen=True, kw_only=True)
 class TelemetryTable:
-    """What `matfn.optim.Telemetry` measures during a run, every so many steps; 0 is off. `only` has glob patterns."""
+    """`matfn.optim.Telemetry` during a run, every `every` steps; 0 is off. `only` holds glob patterns of names."""
 
     every: int = setting(0, low=0, high=10**9)
     exact: bool = False
@@ -198,16 +194,15 @@ class TelemetryTable:
 
     def __post_init__(self) -> None:
         if not self.only:
-            raise TrainError(
-                'only must name something: leave it out for all parameters, or list patterns such as "*.qkv*"'
-            )
+            wanted = 'leave it out for all parameters, or list patterns such as "*.qkv*"'
+            raise TrainError(f"only must name something: {wanted}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class GridTable:
-    """How the `rates` of the arms are tried: steps of each trial (0: train.steps) and a seed that decides nothing else.
+    """The trials of the arms' `rates`: steps of each (0: train.steps) and their seed.
 
-    A seed of its own, so that the choice of the rate does not flatter the seeds that are compared.
+    The seed differs from the compared seeds, so that the choice of a rate does not flatter them.
     """
 
     steps: int = setting(0, low=0, high=10**9)
@@ -216,7 +211,7 @@ class GridTable:
 
 @dataclass(frozen=True, kw_only=True)
 class CompareTable:
-    """Which seeds, and whether the arms take turns (so that a busy machine hits all of them) or run one by one."""
+    """The seeds, and whether the arms take turns (so that a busy machine slows all of them) or run one by one."""
 
     seeds: tuple[int, ...] = setting((0,), low=0, high=2**31)
     order: str = setting("interleaved", choices=("interleaved", "sequential"))
@@ -246,10 +241,10 @@ class Recipe:
             raise TrainError(f"two arms share a name, give each its own: {', '.join(labels)}")
 
     def arm(self, name: str | None) -> OptimizerTable:
-        """The optimizer to train with: the arm of that name, `[optimizer]`, or the only arm.
+        """The arm of that name; without a name `[optimizer]`, or the only arm.
 
         Raises:
-            TrainError: There is no such arm, or `name` is None and the choice is open.
+            TrainError: There is no such arm, or there are several and no name.
         """
         candidates = {arm.label: arm for arm in self.arms}
         if name is not None:
@@ -264,13 +259,18 @@ class Recipe:
             return OptimizerTable()
         raise TrainError(f"which optimizer? pass --arm with one of: {', '.join(map(repr, candidates))}")
 
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens between two optimizer steps."""
+        return self.train.batch * self.train.accumulate * self.data.context
+
     def place(self, table: OptimizerTable) -> str:
-        """Where one of the optimizers stands in the recipe, for messages: "optimizer" or "arms.2"."""
+        """The place of an optimizer in the recipe, for messages: "optimizer" or "arms.2"."""
         return f"arms.{self.arms.index(table)}" if table in self.arms else "optimizer"
 
 
 def load(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a TOML recipe (or the defaults, for None), apply `key=value` overrides in order, and check everything.
+    """Read a TOML recipe, apply `key=value` overrides in order, and check it. Without a path: the defaults.
 
     Raises:
         TrainError: The file is missing or no TOML, or a key, type or value is wrong.
@@ -289,15 +289,10 @@ def load(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def from_table(table: dict[str, Any]) -> Recipe:
-    """A checked recipe from plain tables, as recorded in a run folder or a checkpoint."""
+    """A checked recipe from plain tables."""
     return build(Recipe, table)
-
-
-def to_table(recipe: Recipe) -> dict[str, Any]:
-    """The recipe with every default filled in, as plain tables for JSON, TOML and checkpoints."""
-    return plain(recipe)
 
 
 def text(recipe: Recipe) -> str:
     """The recipe with every default filled in, as TOML."""
-    return to_toml(to_table(recipe))
+    return to_toml(plain(recipe))

@@ -1,17 +1,16 @@
-"""A comparison as one HTML file that can be mailed: table, figure, recipe, data, machine. No outside resources."""
+"""A comparison as one HTML file without outside resources: table, figure, recipe, data, machine."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from matfn.train import checkpoint, drawing, plots
+from matfn.train import checkpoint, drawing
 from matfn.train import recipe as recipes
 from matfn.train.compare import Comparison, edge_warnings
 from matfn.train.outcome import Difference, Interval, Row, TimeView, leaders
-from matfn.train.task import network, tokens_per_step
 
 CSS = """
 :root { --ink: #1d1f23; --soft: #5b616b; --line: #e3e5e9; --wash: #f6f7f9; --best: #eaf3fa; }
@@ -35,8 +34,10 @@ figcaption, p.note { color: var(--soft); font-size: .9rem }
 pre { background: var(--wash); padding: 1rem; border-radius: 6px; overflow-x: auto; font-size: .82rem;
       line-height: 1.45 }
 details summary { cursor: pointer; font-weight: 600; margin: 2rem 0 .6rem; font-size: 1.1rem }
+.wide, figure { overflow-x: auto }
 .columns { display: grid; grid-template-columns: 1fr 1fr; gap: 0 2.5rem }
-@media (max-width: 48rem) { .columns { grid-template-columns: 1fr } .wide { overflow-x: auto } }
+@media (max-width: 48rem) { .columns { grid-template-columns: 1fr } figure svg { min-width: 42rem } }
+details th, details td { font-size: .72rem; padding: .3rem; white-space: normal }
 @media print { body { margin: 0; max-width: none } details > * { display: block } }
 """
 
@@ -49,34 +50,35 @@ HEAD = """<!doctype html>
 
 
 def write(comparison: Comparison, directory: Path) -> Path:
-    """Write `report.html`, `loss.png` and, where rates were searched, `rates.png`; the report's path is returned."""
-    figure = plots.loss_curves(comparison)
+    """Write `report.html`, `loss.png` and, for a grid, `rates.png`; returns the path of the report."""
+    figure = drawing.loss_curves(comparison)
     drawing.png(figure, directory / "loss.png")
     if comparison.searches:
-        drawing.png(plots.rate_curves(comparison), directory / "rates.png")
+        drawing.png(drawing.rate_curves(comparison), directory / "rates.png")
     checkpoint.replace_text(directory / "report.html", page(comparison, drawing.svg(figure)))
     return directory / "report.html"
 
 
 def page(comparison: Comparison, figure: str) -> str:
-    """The whole page; `figure` is an `<svg>` element."""
+    """The page; `figure` is an `<svg>` element."""
     recipe, unit = comparison.recipe, comparison.unit
+    seeds = ", ".join(map(str, recipe.compare.seeds))
     caption = (
         f"Validation loss in nats per {unit} (markers) and the training loss, smoothed over 10 steps (faint), for "
-        f"{_seeds(recipe.compare.seeds)}. Left: against optimizer steps. Right: against steps times the time of a step "
-        "here, the median of forward and backward and the mean of the optimizer. More than six arms are drawn as the "
-        "mean of their seeds."
+        f"seed{'s' if ',' in seeds else ''} {seeds}. Left: against optimizer steps. Right: against steps times the "
+        "time of a step here, the median of forward and backward and the mean of the optimizer. More than six arms "
+        "are drawn as the mean of their seeds."
     )
     body = [
         f"<h1>{escape(recipe.title)}</h1>",
         f'<p class="lead">{escape(lead(comparison))}</p>',
-        f'<div class="wide">{_results(comparison)}</div>',
+        _results(comparison),
         f'<p class="note">{escape(comparison.note)}</p>',
         f"<figure>{figure}<figcaption>{escape(caption)}</figcaption></figure>",
         *_precisions(comparison),
-        *equal_steps(comparison),
-        *equal_times(comparison),
-        *searches(comparison),
+        *_equal_steps(comparison),
+        *_equal_times(comparison),
+        *_searches(comparison),
         f'<div class="columns"><div><h2>Data</h2>{facts(comparison.data)}</div>',
         f"<div><h2>Conditions</h2>{facts(comparison.conditions)}</div></div>",
         f"<details open><summary>Recipe</summary><pre>{escape(recipes.text(recipe))}</pre></details>",
@@ -86,24 +88,20 @@ def page(comparison: Comparison, figure: str) -> str:
 
 
 def lead(comparison: Comparison) -> str:
-    """What was trained on what, in a sentence."""
-    recipe = comparison.recipe
-    seen = _count(recipe.train.steps * tokens_per_step(recipe))
-    return (
-        f"A {network(recipe)}, trained for {recipe.train.steps} steps, {seen} {comparison.unit}s, on "
-        f"{comparison.data['source']}."
-    )
-
-
-def _count(tokens: int) -> str:
-    return f"{tokens / 1e6:,.2f} million" if tokens >= 10**6 else f"{tokens:,}"
+    """The network, the length of its training and the text, in a sentence."""
+    recipe, model = comparison.recipe, comparison.recipe.model
+    network = f"{model.name.upper()} of {model.layers} layers and width {model.width} (context {recipe.data.context})"
+    tokens = recipe.train.steps * recipe.tokens_per_step
+    seen = f"{tokens / 1e6:,.2f} million" if tokens >= 10**6 else f"{tokens:,}"
+    text = f"{seen} {comparison.unit}s, on {comparison.data['source']}"
+    return f"A {network}, trained for {recipe.train.steps} steps, {text}."
 
 
 def cells(row: Row, comparison: Comparison) -> tuple[str, ...]:
-    """A row of the table as text, for the page and the terminal alike."""
+    """A row of the table as text, for the page and the terminal."""
     value = str(row.val) if row.val else "diverged"
     lost = f" ({row.diverged} diverged)" if row.diverged and row.val else ""
-    rate = tokens_per_step(comparison.recipe) / row.step_seconds if row.step_seconds else 0.0
+    rate = comparison.recipe.tokens_per_step / row.step_seconds if row.step_seconds else 0.0
     name, step = comparison.name(row.arm), f"{row.step_seconds * 1e3:.1f}"
     return name, f"{row.lr:g}", value + lost, step, f"{row.optimizer_share:.0%}", f"{rate / 1e3:,.1f}k"
 
@@ -114,24 +112,16 @@ def headings(unit: str) -> tuple[str, ...]:
 
 
 def _results(comparison: Comparison) -> str:
-    head = "".join(f"<th>{escape(text)}</th>" for text in headings(comparison.unit))
-    lines, best = [], leaders(comparison.rows, comparison.differences)
-    for row in comparison.rows:
-        mark = ' class="best"' if row.arm in best else ""
-        data = "".join(f"<td>{escape(text)}</td>" for text in cells(row, comparison))
-        lines.append(f"<tr{mark}>{data}</tr>")
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    best = leaders(comparison.rows, comparison.differences)
+    marked = {index for index, row in enumerate(comparison.rows) if row.arm in best}
+    return _table(headings(comparison.unit), [cells(row, comparison) for row in comparison.rows], marked=marked)
 
 
 def facts(known: Mapping[str, object]) -> str:
     """A table of names and values."""
-    pairs = ((escape(key.replace("_", " ")), escape(_shown(value))) for key, value in known.items())
-    lines = (f"<tr><td>{key}</td><td>{value}</td></tr>" for key, value in pairs)
+    shown = {key.replace("_", " "): f"{v:,}" if isinstance(v, int) else str(v) for key, v in known.items()}
+    lines = (f"<tr><td>{escape(key)}</td><td>{escape(value)}</td></tr>" for key, value in shown.items())
     return f'<table class="facts"><tbody>{"".join(lines)}</tbody></table>'
-
-
-def _shown(value: object) -> str:
-    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _runs(comparison: Comparison) -> str:
@@ -139,29 +129,25 @@ def _runs(comparison: Comparison) -> str:
     return json.dumps([{key: getattr(run, key) for key in keep} for run in comparison.runs], ensure_ascii=False)
 
 
-def _seeds(seeds: tuple[int, ...]) -> str:
-    return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}"
+FEW = 4  # with more arms only the best is compared with each, and a table has all pairs
 
 
-FEW = 4  # arms, up to which every pair has a line; more are compared with the best, and all pairs are in a table
-
-
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """An HTML table of plain text."""
-    head = "".join(f"<th>{escape(text)}</th>" for text in heads)
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, marked: Collection[int] = ()) -> str:
+    """An HTML table of plain text; the rows of the numbers `marked` stand out."""
+    head, best = "".join(f"<th>{escape(text)}</th>" for text in heads), ' class="best"'
     body = ("".join(f"<td>{escape(text)}</td>" for text in row) for row in rows)
-    lines = "".join(f"<tr>{row}</tr>" for row in body)
+    lines = "".join(f"<tr{best if index in marked else ''}>{row}</tr>" for index, row in enumerate(body))
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
 
 
 def _precisions(comparison: Comparison) -> Iterable[str]:
-    """The precision of each iteration, as a list; nothing where no arm iterates."""
+    """The precision of each iteration; nothing if no arm iterates."""
     if comparison.choices:
         yield f"<h2>Precision on this machine</h2><p>{escape(comparison.conditions['profile of the machine'])}</p>"
         yield f"<ul>{''.join(f'<li>{escape(str(choice))}</li>' for choice in comparison.choices)}</ul>"
 
 
-def equal_steps(comparison: Comparison) -> Iterable[str]:
+def _equal_steps(comparison: Comparison) -> Iterable[str]:
     """Differences after the same number of steps."""
     if comparison.differences:
         means = {row.arm: row.val.mean for row in comparison.rows if row.val}
@@ -169,14 +155,15 @@ def equal_steps(comparison: Comparison) -> Iterable[str]:
         yield _listed(comparison.differences, means, comparison.unit)
 
 
-def equal_times(comparison: Comparison) -> Iterable[str]:
+def _equal_times(comparison: Comparison) -> Iterable[str]:
     """Losses and differences after the same seconds, at each moment."""
     for view in comparison.equal_time:
         yield f"<h2>Equal time: after {view.seconds:.1f} s of training</h2>"
         yield f'<p class="note">{escape(_conditions(comparison, view))}</p>'
         rows = ((r.arm, f"{r.step:.0f}", str(r.val) if r.val else "no evaluation yet") for r in view.rows)
-        yield table(("optimizer", "step by then", f"validation loss (nats/{comparison.unit})"), rows)
-        yield _listed(view.differences, _means(view), comparison.unit)
+        yield _table(("optimizer", "step by then", f"validation loss (nats/{comparison.unit})"), rows)
+        means = {row.arm: row.val.mean for row in view.rows if row.val}
+        yield _listed(view.differences, means, comparison.unit)
 
 
 def _conditions(comparison: Comparison, view: TimeView) -> str:
@@ -189,7 +176,7 @@ def _conditions(comparison: Comparison, view: TimeView) -> str:
     )
 
 
-def searches(comparison: Comparison) -> Iterable[str]:
+def _searches(comparison: Comparison) -> Iterable[str]:
     """The grids: table, plot and warnings."""
     if not comparison.searches:
         return
@@ -199,18 +186,18 @@ def searches(comparison: Comparison) -> Iterable[str]:
         f"{comparison.recipe.compare.grid.seed}, which no other number comes from. Rings: the rate that was taken."
     )
     yield "<h2>Learning rates</h2>"
-    yield f"<figure>{drawing.svg(plots.rate_curves(comparison))}<figcaption>{escape(caption)}</figcaption></figure>"
+    yield f"<figure>{drawing.svg(drawing.rate_curves(comparison))}<figcaption>{escape(caption)}</figcaption></figure>"
     rows = []
     for found in comparison.searches:
         pairs = zip(found.rates, found.losses, strict=True)
         losses = ", ".join(f"{rate:g}: {'diverged' if loss is None else f'{loss:.3f}'}" for rate, loss in pairs)
         rows.append((found.arm, losses, f"{found.best:g}"))
-    yield table(("optimizer", "loss by rate", "taken"), rows)
+    yield _table(("optimizer", "loss by rate", "taken"), rows)
     yield f'<p class="note">{escape(edge_warnings(comparison.searches))}</p>'
 
 
 def difference_lines(pairs: Sequence[Difference], means: dict[str, float], unit: str) -> list[str]:
-    """Pairs in words, all of a few arms, those with the best of many; whether a gap is resolved is said."""
+    """Pairs in words, with whether the gap is resolved: all pairs of few arms, of many only those with the best."""
     best = min(means, key=lambda arm: means[arm]) if len(means) > FEW else None
     lines = []
     for pair in pairs:
@@ -224,7 +211,7 @@ def difference_lines(pairs: Sequence[Difference], means: dict[str, float], unit:
 
 
 def summary(comparison: Comparison) -> list[str]:
-    """For the terminal: precisions, differences at equal steps, each arm at each moment of equal time."""
+    """For the terminal: precisions, differences at equal steps, losses at equal times."""
     means = {row.arm: row.val.mean for row in comparison.rows if row.val}
     lines = list(map(str, comparison.choices))
     lines += difference_lines(comparison.differences, means, comparison.unit)
@@ -235,20 +222,13 @@ def summary(comparison: Comparison) -> list[str]:
     return lines
 
 
-def _means(view: TimeView) -> dict[str, float]:
-    return {row.arm: row.val.mean for row in view.rows if row.val}
-
-
 def _line(second: str, first: str, gap: Interval, unit: str) -> str:
-    text = f"{second} minus {first}: {_signed(gap.mean)}"
+    sign = "+" if gap.mean > 0 else "\N{MINUS SIGN}"
+    text = f"{second} minus {first}: {sign}{abs(gap.mean):.4f}"
     if gap.half_width is None:
         return f"{text} nats/{unit} (one seed: no interval)"
     verdict = "" if gap.resolved else "; no difference seen"
     return f"{text} ± {gap.half_width:.4f} nats/{unit} over {gap.count} seeds{verdict}"
-
-
-def _signed(value: float) -> str:
-    return f"{'+' if value > 0 else chr(0x2212)}{abs(value):.4f}"
 
 
 def _listed(pairs: Sequence[Difference], means: dict[str, float], unit: str) -> str:
@@ -267,11 +247,11 @@ def _matrix(pairs: Sequence[Difference], arms: list[str], unit: str) -> str:
         f"All {count} pairs, row minus column, in nats/{unit}; a star where the 95 % interval leaves out 0. Of {count} "
         f"such intervals about {0.05 * count:.0f} would do so by chance alone."
     )
-    return f'<details><summary>Every pair</summary>{table(("", *arms), rows)}<p class="note">{note}</p></details>'
+    return f'<details><summary>Every pair</summary>{_table(("", *arms), rows)}<p class="note">{note}</p></details>'
 
 
 def _cell(gap: Interval | None) -> str:
     if gap is None:
         return ""
-    width = "" if gap.half_width is None else f" ± {gap.half_width:.3f}"
+    width = "" if gap.half_width is None else f" ±\N{NO-BREAK SPACE}{gap.half_width:.3f}"
     return f"{gap.mean:+.3f}{width}{'*' if gap.resolved else ''}"

@@ -1,16 +1,14 @@
-"""A schedule laid out for reading: per step its interval, its coefficients and the error after it."""
+"""A schedule for reading: interval, coefficients and error of each step; and the list of methods."""
 
 from __future__ import annotations
 
-from dataclasses import MISSING, asdict, dataclass, fields
-from typing import Any
+from dataclasses import MISSING, dataclass, fields
 
 import numpy as np
 
 import matfn
 from matfn import PartialFraction, Polynomial
-from matfn.iteration.step import Step
-from matfn.train.errors import TrainError
+from matfn.train import TrainError
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class StepLine:
 
     @property
     def text(self) -> str:
-        """Q in full precision, one number or partial fraction a line."""
+        """The numbers and partial fractions of q(m) in full precision, one a line."""
         fractions = [f"{w:+.17g} / (m {t:+.17g})" for w, t in self.terms]
         return "\n".join([*(f"{c:+.17g}" for c in self.coefficients), *fractions])
 
@@ -51,10 +49,6 @@ class ScheduleTable:
             s = s * sum((w / (m + t) for w, t in step.terms), q)
         return s
 
-    def plain(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
-
 
 def schedule_table(spec: str, p: int = 2) -> ScheduleTable:
     """Parse `spec`, such as "polar-express:steps=6,lower=1e-4", and compute its schedule for p-th roots.
@@ -72,36 +66,28 @@ def schedule_table(spec: str, p: int = 2) -> ScheduleTable:
         schedule = plan(p)
     except (ValueError, TypeError) as error:
         raise TrainError(str(error)) from None
-    # A schedule made for no interval (Taylor, tuned) is shown with the intervals that [lower, 1] becomes.
+    # Taylor and tuned schedules have no intervals: show the images of [lower, 1].
     intervals = schedule.intervals or ((schedule.lower, 1.0), *schedule.images()[:-1])
     steps = zip(intervals, schedule.rows, schedule.errors(), strict=True)
-    lines = tuple(
-        StepLine(number, (float(low), float(high)), *_numbers(row, error))
-        for number, ((low, high), row, error) in enumerate(steps, start=1)
-    )
-    return ScheduleTable(matfn.spec(method), schedule.p, float(schedule.lower), schedule.source, lines)
-
-
-def _numbers(row: Step, error: float) -> tuple[tuple[float, ...], float, tuple[tuple[float, float], ...]]:
-    match row:
-        case Polynomial():
-            return tuple(map(float, row.coefficients)), float(error), ()
-        case PartialFraction():
-            terms = zip(map(float, row.weights), map(float, row.shifts), strict=True)
-            return (float(row.constant),), float(error), tuple(terms)
-    raise TrainError(f"there is no table for steps like {row!r}")
+    lines = []
+    for number, ((low, high), row, error) in enumerate(steps, start=1):
+        match row:
+            case Polynomial():
+                coefficients, terms = tuple(map(float, row.coefficients)), ()
+            case PartialFraction():
+                coefficients = (float(row.constant),)
+                terms = tuple(zip(map(float, row.weights), map(float, row.shifts), strict=True))
+            case _:
+                raise TrainError(f"there is no table for steps like {row!r}")
+        lines.append(StepLine(number, (float(low), float(high)), coefficients, float(error), terms))
+    return ScheduleTable(matfn.spec(method), schedule.p, float(schedule.lower), schedule.source, tuple(lines))
 
 
 def method_lines() -> list[tuple[str, str, str]]:
     """Name, arguments with their defaults, and summary of every method."""
     lines = []
     for name, cls in matfn.METHODS.items():
-        summary = (cls.__doc__ or "").strip().splitlines()
-        lines.append((name, _defaults(cls), summary[0] if summary else ""))
+        shown = ((field.name, field.default) for field in fields(cls) if field.init)
+        arguments = ",".join(name if value is MISSING else f"{name}={value}" for name, value in shown)
+        lines.append((name, arguments, (cls.__doc__ or "").strip().partition("\n")[0]))
     return lines
-
-
-def _defaults(cls: type) -> str:
-    """As in a spec, except that an argument without a default stands alone."""
-    shown = ((field.name, field.default) for field in fields(cls) if field.init)
-    return ",".join(name if value is MISSING else f"{name}={value}" for name, value in shown)

@@ -12,27 +12,14 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from matfn.train.errors import TrainError
+from matfn.train import TrainError
 
 T = TypeVar("T")
 MISSING = dataclasses.MISSING
 
 
-def setting(
-    default: Any = MISSING,
-    *,
-    low: float = -math.inf,
-    high: float = math.inf,
-    choices: tuple = (),
-) -> Any:
-    """A dataclass field with the range or the choices its value is checked against.
-
-    Args:
-        default: The value where the recipe says nothing; left out, the key is required.
-        low: Smallest value allowed (numbers only).
-        high: Largest value allowed (numbers only).
-        choices: The values allowed; empty for any.
-    """
+def setting(default: Any = MISSING, *, low: float = -math.inf, high: float = math.inf, choices: tuple = ()) -> Any:
+    """A dataclass field with its range [low, high] or its choices; without a default the key is required."""
     return dataclasses.field(default=default, metadata={"low": low, "high": high, "choices": choices})
 
 
@@ -41,18 +28,20 @@ def build(cls: type[T], table: Mapping[str, Any], where: str = "") -> T:
 
     Args:
         cls: A dataclass whose fields are numbers, strings, booleans, dataclasses, tuples of these, or `| None`.
-        table: The table as `tomllib` gives it.
+        table: The table as read by `tomllib`.
         where: Dotted path of the table, for messages.
 
     Raises:
-        TrainError: A key that `cls` does not have (the nearest one is named), a missing key, a wrong type or range.
+        TrainError: A key is unknown or missing, or a value has the wrong type or range.
     """
     if not isinstance(table, Mapping):
         raise TrainError(f"[{where}] must be a table, got {table!r}")
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in table:
         if key not in fields:
-            raise TrainError(unknown(_join(where, key), key, fields))
+            near = difflib.get_close_matches(key, sorted(fields), n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(fields))}"
+            raise TrainError(f"unknown key {_join(where, key)!r}; {hint}")
     kinds, values = typing.get_type_hints(cls), {}
     for name, field in fields.items():
         if name in table:
@@ -61,15 +50,8 @@ def build(cls: type[T], table: Mapping[str, Any], where: str = "") -> T:
             raise TrainError(f"the recipe lacks {_join(where, name)!r}; add it, or pass --set {_join(where, name)}=...")
     try:
         return cls(**values)
-    except TrainError as error:  # the dataclass's own checks start with a key, but do not know which table they are in
+    except TrainError as error:  # a check in __post_init__ starts its message with a key and does not know the table
         raise TrainError(_join(where, str(error))) from None
-
-
-def unknown(shown: str, key: str, known: typing.Iterable[str]) -> str:
-    """The message for a name that does not exist: it offers the nearest one, or all of them."""
-    known = sorted(known)
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return f"unknown key {shown!r}; " + (f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}")
 
 
 def _join(where: str, key: str) -> str:
@@ -106,13 +88,13 @@ _KINDS = {int: "a whole number", float: "a number", str: "a string", bool: "true
 
 
 def override(table: dict[str, Any], assignment: str) -> dict[str, Any]:
-    """A copy of `table` with one `key.path=value` applied; the key and the value are read as TOML.
+    """A copy of `table` with one `key.path=value` applied; key and value are TOML.
 
-    Members of a list of tables are addressed by number or `name`: `arms.0.lr=0.01`, `arms."torch Muon".lr=0.01`.
-    A value that is no TOML, such as `cpu`, is taken as a string.
+    A number or a `name` addresses a member of a list of tables: `arms.0.lr=0.01`, `arms."torch Muon".lr=0.01`.
+    A value that is no TOML, such as `cpu`, is a string.
 
     Raises:
-        TrainError: `assignment` is not `key=value`, or its path leads nowhere.
+        TrainError: `assignment` is not `key=value`, or a member of its path does not exist.
     """
     key, equals, value = assignment.partition("=")
     if not equals or not key.strip():
@@ -150,7 +132,7 @@ def _index(members: list, key: str, where: str) -> int:
 
 
 def plain(value: Any) -> Any:
-    """Dataclasses to plain tables and lists, without the keys that are None (TOML has no null)."""
+    """Dataclasses to plain tables and lists, without the keys of value None (TOML has no null)."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         items = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
         return {name: plain(item) for name, item in items if item is not None}
@@ -158,7 +140,7 @@ def plain(value: Any) -> Any:
 
 
 def to_toml(table: Mapping[str, Any], where: str = "") -> str:
-    """Write a table of scalars, lists, tables and lists of tables as TOML; `tomllib` reads back an equal table."""
+    """Write a table as TOML that `tomllib` reads back."""
     lines = [f"{key} = {_literal(value)}" for key, value in table.items() if not _is_section(value)]
     for key, value in table.items():
         if isinstance(value, Mapping):
@@ -176,5 +158,5 @@ def _is_section(value: Any) -> bool:
 def _literal(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(_literal, value))}]"
-    # JSON's strings, integers and booleans are TOML's; its floats too, once 1e-05 keeps its form.
+    # Strings, numbers and booleans are the same in JSON and TOML.
     return json.dumps(value, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""The terminal: tables, a width for pipes, and a user's mistake as one line with status 2."""
+"""The terminal: tables, a width for pipes, and a user's mistake in one line with status 2."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from matfn.train.errors import TrainError
+from matfn.train import TrainError
 
 __all__ = ["grid", "safe", "screen", "user_errors"]
 
@@ -18,9 +18,9 @@ F = TypeVar("F", bound=Callable[..., None])
 
 
 def user_errors(command: F) -> F:
-    """Show a user's mistake in a line and exit with status 2; anything else keeps its traceback.
+    """Show a user's mistake, or an error of the system such as a full disk, in one line and exit with status 2.
 
-    What the system refuses (a full disk, a file that may not be read) is shown so too: no traceback would help.
+    Any other exception keeps its traceback.
     """
 
     @functools.wraps(command)
@@ -30,25 +30,22 @@ def user_errors(command: F) -> F:
         except BrokenPipeError:  # `matfn ... | head` is no mistake; typer ends quietly
             raise
         except (TrainError, OSError) as error:
-            Console(stderr=True).print(f"[bold red]error:[/] {safe(_line(error))}", highlight=False, soft_wrap=True)
+            text = str(error)
+            if isinstance(error, OSError) and error.filename is not None:
+                text = f"{error.filename}: {error.strerror}"
+            Console(stderr=True).print(f"[bold red]error:[/] {safe(text)}", highlight=False, soft_wrap=True)
             raise typer.Exit(2) from None
 
     return wrapped  # type: ignore[return-value]
 
 
-def _line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return str(error)
-
-
 def safe(text: str) -> str:
-    """Square brackets in messages are text, not rich's markup."""
+    """Escape square brackets, which rich takes for markup."""
     return text.replace("[", r"\[")
 
 
 def screen(*, stderr: bool = False) -> Console:
-    """The terminal as it is; a file or a pipe gets 110 columns, so that tables are not folded to rich's 80."""
+    """The terminal in its own width; a file or a pipe gets 110 columns in place of rich's 80."""
     console = Console(stderr=stderr)
     return console if console.is_terminal else Console(stderr=stderr, width=110)
 

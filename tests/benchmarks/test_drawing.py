@@ -8,7 +8,7 @@ pytest.importorskip("matplotlib")
 
 from matplotlib.figure import Figure
 
-from matfn.train import drawing
+from benchmarks import drawing
 
 FACTS = {"processor": "a processor of a rather long name", "threads": "2", "torch": "2.13", "matfn": "0.1"}
 
