@@ -177,7 +177,7 @@ def test_float16_holds_a_first_step_that_is_far_from_its_range(degree):
 def test_a_magnified_polynomial_is_the_polynomial():
     upper = torch.tensor([3e-4, 0.7], dtype=torch.float64)[:, None, None]
     inner = Polynomial(tuple(c / upper ** (j + 0.5) for j, c in enumerate((8.5, -25.3, 18.8))))
-    step = Magnified(inner, upper)
+    step = Magnified(inner.coefficients, upper=upper)
     m = torch.linspace(0, 1, 9, dtype=torch.float64) * upper
     assert torch.equal(step(m), inner(m))
     M = torch.diag_embed(m[:, 0])

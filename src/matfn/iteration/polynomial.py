@@ -1,4 +1,4 @@
-"""Polynomial: a step with coefficients, evaluated at a symmetric matrix with few products."""
+"""Polynomial: a step given by coefficients, evaluated at a symmetric matrix with few products."""
 
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -18,10 +18,10 @@ __all__ = ["Magnified", "Polynomial", "paterson_stockmeyer"]
 
 @lru_cache(maxsize=64)
 def paterson_stockmeyer(k: int) -> tuple[int, int]:
-    """The products for q(M) of degree k: so many for the powers M^2, M^3, ..., so many for Horner's rule over blocks.
+    """Count the products for q(M) of degree k: first the powers M^2, M^3, ..., then Horner's rule over blocks.
 
-    The block length (one more than the first count) is the one with the fewest products; among equals the shortest,
-    which keeps the fewest matrices alive.
+    The block length is one more than the first count. It is the length with the fewest products; among equals the
+    shortest, which keeps the fewest matrices alive.
     """
     stride = min(range(1, k + 1), key=lambda s: ((s - 1) + (ceil(k / s) - 1), s))
     return stride - 1, ceil(k / stride) - 1
@@ -32,16 +32,14 @@ class Polynomial:
     """q(m) = c_0 + c_1 m + ... + c_k m^k; for p = 2 the odd polynomial x q(x^2) of degree 2k + 1.
 
     Attributes:
-        coefficients: c_0 .. c_k, floats, or tensors of shape (b, 1, 1) that give every matrix of a batch its own; in
-            float32 at least, whatever the dtype of the iteration.
-        powers: M^2, M^3, ... of the very matrix this step is for, as far as they are there already; no part of q.
+        coefficients: c_0 .. c_k, floats, or tensors (b, 1, 1) with one number per matrix, in float32 at least.
+        powers: M^2, M^3, ... of the matrix to which this step applies, as far as they are known; not a part of q.
     """
 
     coefficients: tuple[float | Tensor, ...]
     powers: tuple[Tensor, ...] = field(default=(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Refuse what is no polynomial in m."""
         if len(self.coefficients) < 2:
             raise ValueError(f"q needs at least the coefficients c_0 and c_1, got {self.coefficients}")
 
@@ -54,13 +52,13 @@ class Polynomial:
 
     @property
     def products(self) -> int:
-        """Symmetric products that `split` spends: 0, 1, 2, 2, 3, 3, 4 for k = 1 .. 7 (degree 3, 5, ..., 15)."""
+        """Number of symmetric products in `split`: 0, 1, 2, 2, 3, 3, 4 for k = 1 .. 7 (degree 3, 5, ..., 15)."""
         return sum(paterson_stockmeyer(len(self.coefficients) - 1))
 
     def split(self, M: Tensor, products: Products) -> tuple[float | Tensor, Tensor]:
-        """q(M) - c_0 I by the Paterson-Stockmeyer scheme: blocks of powers, Horner's rule over the blocks.
+        """Return c_0 and q(M) - c_0 I by the Paterson-Stockmeyer scheme: powers of M, then Horner's rule over blocks.
 
-        Degree 9 so costs the same two products (M^2, then M^2 times a quadratic) as degree 7.
+        Degree 9 costs two products (M^2, then M^2 times a quadratic), as degree 7 does.
         """
         c0, *rest = self.coefficients
         k = len(rest)
@@ -86,7 +84,7 @@ class Polynomial:
         return multiplied(*self.split(residual.M, products), X, products)
 
     def precision(self, dtype: torch.dtype) -> torch.dtype:
-        """Any: products are all it takes."""
+        """Return `dtype`: products exist in every dtype."""
         return dtype
 
     def critical(self, p: int, low: float, high: float) -> np.ndarray:
@@ -98,52 +96,29 @@ class Polynomial:
 
 
 @dataclass(frozen=True)
-class Magnified:
-    """A polynomial of an M far below I in float16, taken of a multiple of M near I.
+class Magnified(Polynomial):
+    """A polynomial that multiplies M by a power of two first, so that M is near I.
 
-    Powers of a small M underflow in float16, and their coefficients overflow it: a flat spectrum puts the first M at
-    I/n, and in a step made for it M^2 stands with n^(5/2).
+    float16 needs it for an M far below I, where powers of M underflow and their coefficients overflow: a flat spectrum
+    puts the first M at I/n, and the coefficient of M^2 is then about n^(5/2).
 
     Attributes:
-        polynomial: q, with coefficients of shape (b, 1, 1), of which c_0 is not zero.
         upper: (b, 1, 1), about the greatest eigenvalue of M.
     """
 
-    polynomial: Polynomial
-    upper: Tensor
-
-    @property
-    def coefficients(self) -> tuple[float | Tensor, ...]:
-        """c_0 .. c_k of q."""
-        return self.polynomial.coefficients
-
-    def __call__(self, m: Scalar) -> Scalar:
-        """Evaluate q at scalars, by Horner's rule."""
-        return self.polynomial(m)
+    upper: Tensor = field(kw_only=True)
 
     def split(self, M: Tensor, products: Products) -> tuple[float | Tensor, Tensor]:
-        """See `Step.split`: q(M) = c_0 r(zoom M), with a power of two for the zoom, which adds no rounding."""
+        """See `Step.split`: q(M) = c_0 r(zoom M), c_0 not zero; a power of two as zoom adds no rounding."""
         zoom = torch.exp2(-self.upper.log2().round()).to(torch.promote_types(M.dtype, torch.float32))
         c0 = self.coefficients[0]
         r = Polynomial(tuple(c / c0 / zoom**j for j, c in enumerate(self.coefficients)))
         _, B = r.split((M * zoom).to(M.dtype), products)
         return c0, (c0 * B).to(M.dtype)
 
-    def apply(self, X: Tensor, residual: Residual, products: Products) -> Tensor:
-        """See `Step.apply`."""
-        return multiplied(*self.split(residual.M, products), X, products)
-
-    def precision(self, dtype: torch.dtype) -> torch.dtype:
-        """Any: products are all it takes."""
-        return dtype
-
-    def critical(self, p: int, low: float, high: float) -> np.ndarray:
-        """See `Step.critical`."""
-        return self.polynomial.critical(p, low, high)
-
 
 def _scaled(coefficients: list[float | Tensor], powers: list[Tensor]) -> tuple[float, Tensor]:
-    """A weighted sum of powers as a number times one, which saves a pass: a product takes the number for nothing."""
+    """Write a weighted sum of powers as a number times a matrix; a product takes the number for free."""
     first, *others = coefficients
     if not isinstance(first, float) or first == 0 or not all(isinstance(c, float) for c in others):
         return 1.0, _combination(coefficients, powers)

@@ -17,7 +17,7 @@ Scalar = TypeVar("Scalar", float, np.ndarray, Tensor)
 class Step(Protocol):
     """A scalar map q that multiplies the iterate: M <- M q(M)^p.
 
-    A step knows how to evaluate itself, so that no engine has to ask which kind it is.
+    A step evaluates itself, so no engine asks for its kind.
     """
 
     def __call__(self, m: Scalar) -> Scalar:
@@ -25,31 +25,31 @@ class Step(Protocol):
         ...
 
     def split(self, M: Tensor, products: Products) -> tuple[float | Tensor, Tensor]:
-        """q(M) = c I + B as the pair (c, B): the engine adds c I where that costs nothing.
+        """Return q(M) = c I + B as the pair (c, B); the engine adds c I where this costs nothing.
 
         Args:
             M: Symmetric (or a product of commuting matrices), (b, n, n).
             products: The matrix products to use.
 
         Returns:
-            c, a float or a tensor that broadcasts against (b, n, n), and B of shape (b, n, n).
+            c, a float or (b, 1, 1), and B, (b, n, n).
         """
         ...
 
     def apply(self, X: Tensor, residual: Residual, products: Products) -> Tensor:
-        """q(M) X for an X with no more rows than columns, X q(M) for a tall one; M need not be formed for it.
+        """Return q(M) X if X has no more rows than columns, else X q(M); M need not be formed for it.
 
         Args:
             X: The iterate, (b, m, n).
-            residual: Of X: has M, which commutes with a square X, and says what it is made of.
+            residual: The residual of X; it has M, which commutes with a square X, and the form of M.
             products: The matrix products to use.
         """
         ...
 
     def precision(self, dtype: torch.dtype) -> torch.dtype:
-        """The dtype to iterate in for an argument of `dtype`, if the caller names none."""
+        """Return the default dtype of the iteration for an argument of `dtype`."""
         ...
 
     def critical(self, p: int, low: float, high: float) -> np.ndarray:
-        """Where in (low, high) the map s -> s q(s^p) of a step with float coefficients turns round."""
+        """Return the points in (low, high) where s -> s q(s^p) has a zero derivative; q has float coefficients."""
         ...

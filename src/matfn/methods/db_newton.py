@@ -64,9 +64,6 @@ class DBNewton:
         steps: At least 1; 8 steps reach rounding for condition numbers up to 1e6.
         sketch: Columns of the sketch, at least 1, or "exact".
 
-    Raises:
-        ValueError: A field is out of range.
-
     References:
         Yang et al., "PRISM", arXiv 2601.22137, Table 1.
     """
@@ -75,7 +72,6 @@ class DBNewton:
     sketch: int | str = 8
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         check_steps(self.steps)
         if self.sketch != "exact" and (type(self.sketch) is not int or self.sketch < 1):
             raise ValueError(f'sketch must be a number of columns, at least 1, or "exact", got {self.sketch!r}')

@@ -21,16 +21,12 @@ class NewtonSchulz:
     Attributes:
         degree: Odd, at least 3; q has degree (degree - 1)/2. Muon uses 5.
         steps: At least 1. Muon uses 5; an accurate result needs ln(1/s_min) / ln q(0) + 4 steps.
-
-    Raises:
-        ValueError: A field is out of range.
     """
 
     degree: int = 5
     steps: int = 5
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         check_degree(self.degree)
         check_steps(self.steps)
 

@@ -5,8 +5,7 @@ from functools import lru_cache
 from numbers import Real
 
 from ..iteration.polynomial import Polynomial
-from ..iteration.preparation import Preparation
-from ..iteration.schedule import Schedule
+from ..iteration.schedule import Preparation, Schedule
 from ..minimax import Request, cached_rows
 from .checks import check_degrees, check_exponent, check_number, check_steps
 
@@ -55,7 +54,6 @@ class PolarExpress:
     deflation: float = 0.0
 
     def __post_init__(self) -> None:
-        """Check the fields and set the number of steps."""
         degrees = check_degrees(self.degree)
         settled = (len(degrees) if isinstance(self.degree, tuple) else 5) if self.steps is None else self.steps
         check_steps(settled)

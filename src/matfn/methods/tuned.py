@@ -71,7 +71,6 @@ class Tuned:
     steps: int | None = None
 
     def __post_init__(self) -> None:
-        """Check the fields and set the number of steps."""
         if self.name not in TUNINGS:
             raise ValueError(f"unknown tuning {self.name!r}: known are {', '.join(TUNINGS)}")
         tuning = TUNINGS[self.name]

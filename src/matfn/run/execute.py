@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from ..errors import SpectrumError
-from ..iteration.preparation import PLAIN
 from ..iteration.protocols import Evaluation, Fitted, Method
+from ..iteration.schedule import PLAIN
 from ..iteration.target import POLAR, Domain, Target
 from ..linalg.definite import check_definite
 from ..linalg.norms import Scale, prescale, prescale_

@@ -11,8 +11,7 @@ from torch import Tensor
 from ..engines import Coupled, Direct, Gram
 from ..engines.cost import computed, products_of
 from ..iteration.polynomial import Polynomial
-from ..iteration.preparation import PLAIN
-from ..iteration.schedule import Schedule
+from ..iteration.schedule import PLAIN, Schedule
 from ..iteration.target import INV, INV_ROOT, INV_SQRT, ORTHOGONALIZE, POLAR, ROOT, SIGN, SQRT, Target
 from ..kernels import Products
 from ..methods import QDWH

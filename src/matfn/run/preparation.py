@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from ..iteration.preparation import Preparation
 from ..iteration.residual import Form
+from ..iteration.schedule import Preparation
 from ..iteration.target import Domain, Target
 from ..kernels import Products
 from ..linalg.norms import frobenius

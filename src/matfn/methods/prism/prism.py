@@ -36,9 +36,6 @@ class Prism:
         warm: Number of first steps that take a = u without a fit; for most spectra the fit gives u there.
         draw: "fresh" for a new sketch at each step, "fixed" for the same sketch at all steps.
 
-    Raises:
-        ValueError: A field is out of range.
-
     References:
         Yang, Wang, Balabanov, Erichson, Mahoney, "PRISM", arXiv 2601.22137: Sections 3 and 4.2, Table 1.
     """
@@ -51,7 +48,6 @@ class Prism:
     draw: str = "fresh"
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         if self.degree is not None:
             check_degree(self.degree)
         check_steps(self.steps)

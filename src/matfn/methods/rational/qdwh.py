@@ -32,9 +32,6 @@ class QDWH:
         tolerance: Stop after the first step whose image of [lower, 1] is within this distance of 1. The image is known
             without the matrix, so the test is free. With lower=None the accurate verbs use at least eps/8 of the dtype.
 
-    Raises:
-        ValueError: A field is out of range.
-
     References:
         Nakatsukasa, Bai, Gygi, "Optimizing Halley's iteration for computing the matrix polar decomposition", SIAM J.
         Matrix Anal. Appl. 31 (2010). Nakatsukasa, Higham, SIAM J. Numer. Anal. 50 (2012), for its stability.
@@ -44,7 +41,6 @@ class QDWH:
     tolerance: float = 1e-15
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         check_bounds(self)
 
     def schedule(self, p: int = 2) -> Schedule:

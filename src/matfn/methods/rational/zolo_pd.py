@@ -26,9 +26,6 @@ class ZoloPD:
         lower: See `QDWH`.
         tolerance: See `QDWH`.
 
-    Raises:
-        ValueError: A field is out of range.
-
     References:
         Nakatsukasa, Freund, "Computing fundamental matrix decompositions accurately via the matrix sign function in two
         iterations: the power of Zolotarev's functions", SIAM Review 58 (2016).
@@ -39,7 +36,6 @@ class ZoloPD:
     tolerance: float = 1e-15
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         if self.r is not None and (isinstance(self.r, bool) or not isinstance(self.r, int) or not 1 <= self.r <= 8):
             raise ValueError(f"r must be None or an integer from 1 to 8, got {self.r!r}: it counts the terms of a step")
         check_bounds(self)

@@ -53,7 +53,6 @@ class Resolvents:
     products: Products | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Check the fields by computing the terms."""
         self.terms()
 
     def terms(self) -> PoleSum:
