@@ -14,7 +14,7 @@ from matfn.iteration.residual import Residual
 from matfn.kernels import EAGER
 from matfn.methods.ritz_minimax.choice import best_step, chain
 from matfn.methods.ritz_minimax.table import SPACING, START, lower_ends, table
-from matfn.minimax import best_odd
+from matfn.minimax.remez import best_odd
 from matrices import of_singular_values
 
 ROUNDOFFS = {"bfloat16": 2.0**-8, "float16": 2.0**-11, "float32": 2.0**-24, "float64": 2.0**-53}

@@ -91,11 +91,8 @@ def _parts(T: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _pivots(a: Tensor, b2: Tensor, x: Tensor, tiny: Tensor) -> Tensor:
     """Compute the pivots of T - x = L D L^T, (n, ...); the number of negative pivots counts the eigenvalues below x.
 
-    Args:
-        a: Diagonal, (..., n).
-        b2: Squared off-diagonal, (..., n - 1).
-        x: (..., points); there may be several axes of points.
-        tiny: (..., 1), replaces a pivot that is exactly zero.
+    a is the diagonal (..., n), b2 the squared off-diagonal (..., n - 1); x (..., points) may have several axes of
+    points; `tiny` (..., 1) replaces a pivot that is exactly zero.
     """
     points = (1,) * (x.ndim - a.ndim + 1)
     entries = [entry.reshape(*entry.shape, *points) for entry in a.unbind(-1)]

@@ -3,7 +3,8 @@
 from numbers import Real
 from typing import cast
 
-__all__ = ["check_count", "check_degree", "check_degrees", "check_exponent", "check_number", "check_steps"]
+__all__ = ["check_count", "check_degree", "check_degrees", "check_exponent", "check_number"]
+__all__ += ["check_sketch", "check_steps"]
 
 
 def check_degree(degree: object) -> None:
@@ -46,3 +47,9 @@ def check_number(name: str, value: object, low: float, high: float, why: str) ->
     """Refuse anything but a real number with low <= value < high."""
     if isinstance(value, bool) or not isinstance(value, Real) or not low <= float(value) < high:
         raise ValueError(f"{name} must be a number in [{low:g}, {high:g}), got {value!r}: {why}")
+
+
+def check_sketch(sketch: object) -> None:
+    """Refuse anything but a number of columns, or "exact"."""
+    if sketch != "exact" and (type(sketch) is not int or sketch < 1):
+        raise ValueError(f'sketch must be a number of columns, at least 1, or "exact", got {sketch!r}')

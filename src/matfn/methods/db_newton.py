@@ -2,22 +2,20 @@
 
 from dataclasses import dataclass
 from math import comb
-from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..iteration.residual import Residual
+from ..iteration.step import Scalar
 from ..kernels import Products
 from ..kernels.products import multiplied
 from ..linalg.lu import inv_ex
-from .checks import check_steps
-from .prism.fit import least_of_any_size, moments
+from .checks import check_sketch, check_steps
+from .prism.fit import least_of_any_size, moments, sketched
 
 __all__ = ["DBNewton", "Inverting"]
-
-Scalar = TypeVar("Scalar", float, np.ndarray, Tensor)
 
 
 @dataclass(frozen=True)
@@ -73,8 +71,7 @@ class DBNewton:
 
     def __post_init__(self) -> None:
         check_steps(self.steps)
-        if self.sketch != "exact" and (type(self.sketch) is not int or self.sketch < 1):
-            raise ValueError(f'sketch must be a number of columns, at least 1, or "exact", got {self.sketch!r}')
+        check_sketch(self.sketch)
 
     def precision(self, dtype: torch.dtype) -> torch.dtype:
         """Return at least float32: entries of the inverse overflow float16."""
@@ -86,7 +83,7 @@ class DBNewton:
         # Add eps, no more than the rounding of M, so that a matrix with a zero row has an inverse.
         M = M + torch.finfo(residual.M.dtype).eps * torch.eye(M.shape[-1], dtype=M.dtype, device=M.device)
         inverse, _ = inv_ex(M)
-        W = residual.identity() if isinstance(self.sketch, str) else residual.sketch(self.sketch, k)
+        W = sketched(residual, self.sketch, k)
         D = W.to(M.dtype) - M @ W.to(M.dtype)
         C = [D, -residual.p * D]
         for j in range(2, residual.p + 1):

@@ -38,7 +38,7 @@ class NewtonSchulz:
 
 @lru_cache(maxsize=256)
 def _schedule(method: NewtonSchulz, p: int) -> Schedule:
-    from ..minimax import taylor  # late: it imports mpmath, a fifth of the time of `import matfn`
+    from ..minimax.remez import taylor  # late: imports mpmath, a fifth of the time of `import matfn`
 
     row = Polynomial(tuple(float(c) for c in taylor(p, (method.degree - 1) // 2)))
     # The method has no lower bound; reports use 1e-3, the default of Polar Express.

@@ -39,7 +39,7 @@ class PolarExpress:
             optimizers, not for roots.
 
     Raises:
-        ValueError: A field is out of range, or `steps` differs from the length of `degree`.
+        ValueError: If `steps` differs from the length of `degree`, or a field is out of range.
 
     References:
         Amsel, Persson, Musco, Gower, "The Polar Express", arXiv 2505.16932: Theorem 3.1, Algorithms 1 and 2.

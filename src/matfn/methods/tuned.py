@@ -11,13 +11,7 @@ __all__ = ["TUNINGS", "Tuned"]
 
 @dataclass(frozen=True)
 class Tuning:
-    """One published set of coefficients.
-
-    Attributes:
-        rows: (a, b, c) of a x + b x^3 + c x^5 for each step.
-        source: Author and place.
-        repeats: Whether the set is one row, to be repeated any number of times.
-    """
+    """One published set: (a, b, c) of a x + b x^3 + c x^5 for each step; one row that `repeats`, or all steps."""
 
     rows: tuple[tuple[float, float, float], ...]
     source: str

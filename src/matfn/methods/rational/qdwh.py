@@ -1,19 +1,14 @@
 """QDWH: the Halley iteration with the best weights for an interval that holds the singular values."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 
-from torch import Tensor
-
-from ...iteration.schedule import Schedule
-from ...iteration.target import Target
-from .schedules import check_bounds, check_p2, measured, rational
+from .schedules import Rational
 
 __all__ = ["QDWH"]
 
 
 @dataclass(frozen=True)
-class QDWH:
+class QDWH(Rational):
     """s q(s^2) = s (a + b s^2) / (1 + c s^2), at every step the best function of type (3, 2) on the current interval.
 
     Converges cubically and is backward stable: six steps in float64 and float32 for any condition number, fewer if it
@@ -41,18 +36,4 @@ class QDWH:
     tolerance: float = 1e-15
 
     def __post_init__(self) -> None:
-        check_bounds(self)
-
-    def schedule(self, p: int = 2) -> Schedule:
-        """Return all steps; p must be 2."""
-        check_p2(self, p)
-        return _schedule(self)
-
-    def fitted(self, target: Target, A: Tensor) -> "QDWH":
-        """Return the method for A: if `lower` is None, measure it and adapt `tolerance` to the dtype."""
-        return measured(self, target, A)
-
-
-@lru_cache(maxsize=256)
-def _schedule(method: QDWH) -> Schedule:
-    return rational(1, method.lower, method.tolerance, repr(method))
+        self._check_bounds()

@@ -91,7 +91,6 @@ def _completed(first: Factor, Z: Tensor, D: Tensor, products: _Sizes) -> Factor:
 
 
 def _shifted(A: Tensor, shifts: Tensor) -> Tensor:
-    """Return A + t_j I, (g r, n, n), with the shifts of one matrix next to each other."""
     found = A.repeat_interleave(len(shifts), 0)
     found.diagonal(dim1=-2, dim2=-1).add_(shifts.repeat(len(A))[:, None])
     return found

@@ -12,11 +12,9 @@ _DENSE = 256  # rows up to which a triangle is dense: products of smaller blocks
 
 
 class Multiply(Protocol):
-    """Batched products."""
+    """Batched products in new tensors."""
 
-    def mm(self, A: Tensor, B: Tensor) -> Tensor:
-        """Compute A B in a new tensor."""
-        ...
+    def mm(self, A: Tensor, B: Tensor) -> Tensor: ...  # noqa: D102
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,13 +71,9 @@ def from_left(K: Factor, V: Tensor, products: Multiply) -> Tensor:
 
 
 def squared(K: Factor, weights: Tensor, out: Tensor, products: Multiply) -> None:
-    """Add the weighted sum of K_j^T K_j to `out`, upper blocks included. Overwrites K.
+    """Add the weighted sum of K_j^T K_j to `out` (g, n, n), symmetric, upper blocks included; overwrites K.
 
-    Args:
-        K: (g r, n, n), r factors for each of g matrices.
-        weights: (g r,), positive.
-        out: (g, n, n), symmetric.
-        products: The products to use.
+    K (g r, n, n) has r factors for each of g matrices; `weights` (g r,) are positive.
     """
     _scale(K, weights.sqrt()[:, None, None])
     _add_squared(K, out, products)
@@ -110,7 +104,6 @@ def _add_squared(K: Factor, out: Tensor, products: Multiply) -> None:
 
 
 def _transposed_times(K: Factor, V: Tensor, g: int, products: Multiply) -> Tensor:
-    """Return the sum of K_j^T V_j for each of g matrices."""
     if isinstance(K, Tensor):
         return products.mm(_tall(K, g).mT, _tall(V, g))
     h = K.below.shape[-1]

@@ -70,14 +70,7 @@ def best_first_step(p: int, steps: tuple[Tensor, ...], nodes: Tensor, weights: T
 
 
 def best_step(p: int, k: int, roundoff: float, ratio: Tensor) -> Tensor:
-    """Return the row of the table for each ratio lower/upper, (b, k + 1), with the image scaled to the upper end 1.
-
-    Args:
-        p: Exponent.
-        k: Degree of q.
-        roundoff: Unit roundoff of the iteration.
-        ratio: (b,), above 0.
-    """
+    """Return the row of the table for each ratio lower/upper > 0, (b, k + 1), scaled to the upper end 1."""
     rows = _rows(p, k, roundoff, ratio.device)
     inside = ratio.clamp(max=1 - 1e-15)
     place = ((inside.log() - torch.log1p(-inside) - START) / SPACING + 1e-9).floor().long()
@@ -94,14 +87,7 @@ def _rows(p: int, k: int, roundoff: float, device: torch.device) -> Tensor:
 def reached(tol: float, k: int, residual: Residual, degrees: tuple[int, ...]) -> bool:
     """Tell whether ||I - M||_F <= tol sqrt(n) for each matrix, or all values that do not count as zero have converged.
 
-    Args:
-        tol: Accuracy, above the unit roundoff of the iteration.
-        k: Number of steps taken.
-        residual: The residual after these steps.
-        degrees: k of each step; the last one is repeated.
-
-    Raises:
-        ValueError: If the dtype of the iteration is too coarse for `tol`.
+    `degrees` has the degree of q for each step, the last one repeated. A `tol` below the unit roundoff is refused.
     """
     if tol <= residual.roundoff:
         raise ValueError(

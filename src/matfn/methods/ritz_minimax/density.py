@@ -36,13 +36,10 @@ def density(residual: Residual, columns: int, depth: int, draw: int) -> Density:
     Gauss-Radau at 0 holds the weight of eigenvalues that are too small for Gauss: small ones and exact zeros.
 
     Args:
-        residual: The residual of the matrices.
+        residual: The residual of the matrices; a nonsymmetric M is refused, because Lanczos steps say nothing about it.
         columns: Number of random vectors.
         depth: Number of Lanczos steps, one product each.
         draw: Number of the sketch; selects the random vectors.
-
-    Raises:
-        ValueError: If M is the square of a nonsymmetric matrix, for which Lanczos steps say nothing.
 
     References:
         Golub, Meurant, "Matrices, Moments and Quadrature with Applications" (2010), Chapter 6. Ubaru, Chen, Saad, "Fast

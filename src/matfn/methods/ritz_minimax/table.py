@@ -88,11 +88,7 @@ def table(p: int, k: int) -> Table:
 def lower_ends(p: int, degrees: tuple[int, ...], lower: float, roundoff: float = 0.0) -> tuple[float, ...]:
     """Return the ratio lower/upper before each step of the composition for [lower, 1], until the ratio is 1.
 
-    Args:
-        p: Exponent.
-        degrees: k of each step; the last one is repeated.
-        lower: Lower end of s.
-        roundoff: Unit roundoff of the iteration.
+    `degrees` has k of each step; the last one is repeated.
     """
     ends = [lower]
     while ends[-1] < 1 - 1e-15 and len(ends) < 1000:
