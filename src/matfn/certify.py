@@ -97,23 +97,20 @@ def certify(
     _check_pair(X, U, target)
     scaled, scale = prescale(_wide(X))
     S = None if exact else _signs(scaled, generator)
-    figures = _figures(target, scaled, scale.undo(_wide(U), -target.homogeneity), S, only)
+    U = scale.undo(_wide(U), -target.homogeneity)
+    if target.name != "polar":
+        figures = _checked(target, scaled, U, S, only)
+    else:
+        figures = _measured(scaled, U) if S is None else _sketched(scaled, U, S)
     return Certificate(*(f.reshape(X.shape[:-2]) for f in figures))
 
 
 @torch.no_grad()
 def balanced_residual(X: Tensor, U: Tensor, p: int) -> Tensor:
-    """Return ``certify(X, U, of="inv_root", p=p, only="balanced").residual`` without its checks and its scaling of X.
+    """Return ``certify(X, U, of="inv_root", p=p, only="balanced").residual``, (b), without checks and scaling of X.
 
-    These take three times as long as the estimate itself; a caller with X of norm about 1 can leave them out.
-
-    Args:
-        X: (b, n, n), symmetric, finite, with a norm between 1e-100 and 1e100.
-        U: (b, n, n), finite.
-        p: At least 1.
-
-    Returns:
-        (b), in float64.
+    These take three times as long as the estimate itself. X (b, n, n) is symmetric and finite, with a norm between
+    1e-100 and 1e100; U (b, n, n) is finite.
     """
     S = _signs(X, None).to(torch.float64)
     target = INV_ROOT.with_exponent(p)
@@ -159,13 +156,6 @@ def _target(of: str, p: int | None) -> Target:
     if p is not None:
         raise ValueError(f"{of} has no exponent to choose, got {p=}: leave it out, or certify of='root' or 'inv_root'")
     return named[of]
-
-
-def _figures(target: Target, X: Tensor, U: Tensor, S: Tensor | None, only: str | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the three figures: from E S for every defect E and the signs S, or from E itself without S."""
-    if target.name != "polar":
-        return _checked(target, X, U, S, only)
-    return _measured(X, U) if S is None else _sketched(X, U, S)
 
 
 def _measured(X: Tensor, U: Tensor) -> tuple[Tensor, Tensor, Tensor]:

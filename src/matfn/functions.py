@@ -2,7 +2,7 @@
 
 from functools import partial
 from numbers import Real
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -72,18 +72,10 @@ def orthogonalize(
         Polar Express, Section 3 of the specification.
     """
     check_matrix(X, ORTHOGONALIZE)
-    key, differentiated = sketch_key(generator), torch.is_grad_enabled() and X.requires_grad
-    plan = resolve(
-        ORTHOGONALIZE,
-        method,
-        (X.shape[-2], X.shape[-1]),
-        X.dtype,
-        X.device,
-        engine=engine,
-        precision=precision,
-        products=products,
-        differentiated=differentiated,
-    )
+    key, shape = sketch_key(generator), (X.shape[-2], X.shape[-1])
+    options: dict[str, Any] = {"engine": engine, "precision": precision, "products": products}
+    differentiated = torch.is_grad_enabled() and X.requires_grad
+    plan = resolve(ORTHOGONALIZE, method, shape, X.dtype, X.device, **options, differentiated=differentiated)
     if isinstance(plan.method, Evaluation):  # a decomposition's own derivative divides by gaps between values
         return attach(X, lambda X: (execute(plan, X, key),), polar_adjoint("right"))[0]
     with without_autocast(X):

@@ -12,8 +12,7 @@ from matfn import RitzMinimax
 from matfn.iteration.polynomial import Magnified, Polynomial
 from matfn.iteration.residual import Residual
 from matfn.kernels import EAGER
-from matfn.methods.ritz_minimax.choice import best_step, chain
-from matfn.methods.ritz_minimax.table import SPACING, START, lower_ends, table
+from matfn.methods.ritz_minimax.table import SPACING, START, best_step, chain, lower_ends, table
 from matfn.minimax.remez import best_odd
 from matrices import of_singular_values
 

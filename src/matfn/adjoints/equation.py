@@ -33,10 +33,7 @@ class RootEquation(torch.autograd.Function):
             p: At least 1; must be 2 without r and V.
             r: Eigenvalues of R, (..., n), or None; exactly 0 if they count as zero. X is 0 for a pair of zeros.
             V: Eigenvectors of R, (..., n, n), or None.
-            order: 1 for a first derivative, else 2.
-
-        Raises:
-            SpectrumError: For order 2 and a zero in r, where second derivatives do not exist.
+            order: 1 for a first derivative, else 2, which refuses a zero in r: second derivatives do not exist there.
         """
         if r is None or V is None:
             return by_newton(R, C)

@@ -30,14 +30,10 @@ class Implicit(torch.autograd.Function):
 
     @staticmethod
     def forward(A: Tensor, compute: Compute, pullback: Pullback, constants: int | None) -> tuple[Tensor, ...]:
-        """Compute the outputs; autograd is off here.
+        """Compute the outputs for A (..., m, n); autograd is off here.
 
-        Args:
-            A: (..., m, n).
-            compute: Maps A to the outputs, for any leading shape.
-            pullback: Maps A, the outputs and their gradients (or None) to the gradient of A.
-            constants: The last `constants` outputs (a spectrum) are constants to autograd. None: the pullback uses no
-                output, so the outputs may be freed or overwritten.
+        The last `constants` outputs (a spectrum) are constants to autograd. None: the pullback uses no output, so the
+        outputs may be freed or overwritten. `compute` takes any leading shape.
         """
         # Detach: torch refuses in-place changes of a view that a custom function returned.
         return tuple(x.detach() for x in compute(A))

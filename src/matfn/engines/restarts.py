@@ -32,10 +32,7 @@ def restarts_for(method: Iteration, dtype: torch.dtype) -> tuple[int, ...]:
 def fewest_restarts(schedule: Schedule, unit_roundoff: float, tolerated: float) -> tuple[int, ...]:
     """Return the fewest restarts, at the best places, with (amplification) x (unit roundoff) <= `tolerated`.
 
-    Args:
-        schedule: A schedule for p = 2.
-        unit_roundoff: Of the dtype of the Gram matrix.
-        tolerated: Largest relative error; if no places keep it, every step restarts.
+    The unit roundoff is that of the dtype of the Gram matrix. If no places reach `tolerated`, every step restarts.
     """
     for restarts, worst in _best_of_each_count(schedule, unit_roundoff):
         if worst * unit_roundoff <= tolerated:
@@ -44,15 +41,10 @@ def fewest_restarts(schedule: Schedule, unit_roundoff: float, tolerated: float) 
 
 
 def best_restarts(schedule: Schedule, count: int, delta: float) -> tuple[tuple[int, ...], float]:
-    """Return the positions of `count` restarts with the least amplification, and this amplification.
+    """Return the positions of `count` restarts, below `steps`, with the least amplification, and this amplification.
 
-    Args:
-        schedule: A schedule for p = 2.
-        count: Number of restarts, from 0 to steps - 1.
-        delta: Rounding error of the eigenvalues of the Gram matrix, relative to the largest (> 0).
-
-    Raises:
-        ValueError: If `count` is out of range.
+    `schedule` is for p = 2; `delta` > 0 is the rounding error of the eigenvalues of the Gram matrix, relative to the
+    largest.
 
     References:
         Polar Express specification 3.3 (the chooser of Gram Newton-Schulz, with delta = 4e-4).

@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from ..kernels import Products
-from ..kernels.products import multiplied
-from .residual import Residual
-from .step import Scalar
+from .step import Scalar, Step
 
 __all__ = ["Magnified", "Polynomial", "paterson_stockmeyer"]
 
@@ -28,7 +26,7 @@ def paterson_stockmeyer(k: int) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class Polynomial:
+class Polynomial(Step):
     """q(m) = c_0 + c_1 m + ... + c_k m^k; for p = 2 the odd polynomial x q(x^2) of degree 2k + 1.
 
     Attributes:
@@ -78,14 +76,6 @@ class Polynomial:
             beta, C = _scaled(block, powers)
             B, alpha = products.sym_addmm(C, powers[-1], B, alpha=alpha, beta=beta), 1.0
         return c0, B
-
-    def apply(self, X: Tensor, residual: Residual, products: Products) -> Tensor:
-        """See `Step.apply`."""
-        return multiplied(*self.split(residual.M, products), X, products)
-
-    def precision(self, dtype: torch.dtype) -> torch.dtype:
-        """Return `dtype`: products exist in every dtype."""
-        return dtype
 
     def critical(self, p: int, low: float, high: float) -> np.ndarray:
         """See `Step.critical`: the derivative, sum_j (1 + jp) c_j m^j, is a polynomial in m = s^p."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..kernels import Products
+from ..kernels.products import multiplied
 from .residual import Residual
 
 __all__ = ["Scalar", "Step"]
@@ -17,7 +18,7 @@ Scalar = TypeVar("Scalar", float, np.ndarray, Tensor)
 class Step(Protocol):
     """A scalar map q that multiplies the iterate: M <- M q(M)^p.
 
-    A step evaluates itself, so no engine asks for its kind.
+    A step evaluates itself, so no engine asks for its kind. A subclass inherits `apply` and `precision`.
     """
 
     def __call__(self, m: Scalar) -> Scalar:
@@ -37,18 +38,18 @@ class Step(Protocol):
         ...
 
     def apply(self, X: Tensor, residual: Residual, products: Products) -> Tensor:
-        """Return q(M) X if X has no more rows than columns, else X q(M); M need not be formed for it.
+        """Return q(M) X if X has no more rows than columns, else X q(M); a step may do so without M.
 
         Args:
             X: The iterate, (b, m, n).
             residual: The residual of X; it has M, which commutes with a square X, and the form of M.
             products: The matrix products to use.
         """
-        ...
+        return multiplied(*self.split(residual.M, products), X, products)
 
     def precision(self, dtype: torch.dtype) -> torch.dtype:
-        """Return the default dtype of the iteration for an argument of `dtype`."""
-        ...
+        """Return the default dtype of the iteration for an argument of `dtype`: any for products alone."""
+        return dtype
 
     def critical(self, p: int, low: float, high: float) -> np.ndarray:
         """Return the points in (low, high) where s -> s q(s^p) has a zero derivative; q has float coefficients."""

@@ -17,9 +17,9 @@ def lanczos(product: Callable[[Tensor], Tensor], S: Tensor, steps: int) -> Tenso
     matrix has the eigenvalue 0 and gives Gauss-Radau quadrature with a node at 0, exact to degree 2 steps.
 
     Args:
-        product: V -> M V for V of shape (b, n, columns), M symmetric positive semidefinite.
+        product: V -> M V for V of shape (b, n, columns), M symmetric positive semidefinite; one call per step.
         S: (b, n, columns), no column zero.
-        steps: Lanczos steps, each one product.
+        steps: Number of Lanczos steps.
 
     Returns:
         (b, columns, steps + 1, steps + 1), in the dtype of S; NaN for a matrix M with NaN.

@@ -10,17 +10,12 @@ _ROUNDS = 6  # the first round finds the exponent, down to 2^-256 of the largest
 
 
 def eigen(T: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the nodes and weights of a Gauss rule: eigenvalues and squared first components of the eigenvectors.
+    """Compute the nodes and weights of a Gauss rule, both (..., n): ascending eigenvalues, squared first components.
 
     On a CPU this is LAPACK's eigh. On other devices eigh waits until the host has read an error flag. There `eigen`
-    uses sectioning and a twisted factorization, a fixed sequence of elementwise operations.
-
-    Args:
-        T: (..., n, n), symmetric, tridiagonal and finite, float64. On other devices than a CPU positive semidefinite:
-            negative eigenvalues come out as about 0, and eigenvalues of weight 0 as arbitrary numbers.
-
-    Returns:
-        Eigenvalues, ascending, and squared first components, both (..., n).
+    uses sectioning and a twisted factorization, a fixed sequence of elementwise operations, for positive semidefinite
+    T: negative eigenvalues come out as about 0, and eigenvalues of weight 0 as arbitrary numbers. T (..., n, n) is
+    symmetric, tridiagonal and finite, float64.
     """
     if T.device.type == "cpu":
         values, vectors = torch.linalg.eigh(T)

@@ -3,8 +3,7 @@
 from numbers import Real
 from typing import cast
 
-__all__ = ["check_count", "check_degree", "check_degrees", "check_exponent", "check_number"]
-__all__ += ["check_sketch", "check_steps"]
+__all__ = ["check_count", "check_degree", "check_degrees", "check_exponent", "check_number", "check_sketch"]
 
 
 def check_degree(degree: object) -> None:
@@ -30,11 +29,6 @@ def check_exponent(p: object) -> None:
     """Refuse anything but an integer of at least 1. Check before caching: a cache takes 2.0 for 2 and True for 1."""
     if isinstance(p, bool) or not isinstance(p, int) or p < 1:
         raise ValueError(f"p must be a positive integer, got {p!r}")
-
-
-def check_steps(steps: object) -> None:
-    """Refuse anything but an integer of at least 1."""
-    check_count("steps", steps, 1)
 
 
 def check_count(name: str, value: object, least: int) -> None:

@@ -8,18 +8,17 @@ import torch
 from torch import Tensor
 
 from ..iteration.residual import Residual
-from ..iteration.step import Scalar
+from ..iteration.step import Scalar, Step
 from ..kernels import Products
-from ..kernels.products import multiplied
 from ..linalg.lu import inv_ex
-from .checks import check_sketch, check_steps
+from .checks import check_count, check_sketch
 from .prism.fit import least_of_any_size, moments, sketched
 
 __all__ = ["DBNewton", "Inverting"]
 
 
 @dataclass(frozen=True)
-class Inverting:
+class Inverting(Step):
     """q(m) = (1 - a) + a / m, with a of shape (b, 1, 1); holds M^-1, (b, n, n), already computed for the fit."""
 
     a: Tensor
@@ -41,10 +40,6 @@ class Inverting:
     def split(self, M: Tensor, products: Products) -> tuple[float | Tensor, Tensor]:
         """Return 1 - a and a M^-1."""
         return 1 - self.a, (self.a * self.inverse).to(M.dtype)
-
-    def apply(self, X: Tensor, residual: Residual, products: Products) -> Tensor:
-        """Return X q(M); see `Step.apply`."""
-        return multiplied(*self.split(residual.M, products), X, products)
 
 
 @dataclass(frozen=True)
@@ -70,7 +65,7 @@ class DBNewton:
     sketch: int | str = 8
 
     def __post_init__(self) -> None:
-        check_steps(self.steps)
+        check_count("steps", self.steps, 1)
         check_sketch(self.sketch)
 
     def precision(self, dtype: torch.dtype) -> torch.dtype:

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 from ..iteration.polynomial import Polynomial
 from ..iteration.schedule import Schedule
-from .checks import check_degree, check_exponent, check_steps
+from .checks import check_count, check_degree, check_exponent
 
 __all__ = ["NewtonSchulz"]
 
@@ -28,7 +28,7 @@ class NewtonSchulz:
 
     def __post_init__(self) -> None:
         check_degree(self.degree)
-        check_steps(self.steps)
+        check_count("steps", self.steps, 1)
 
     def schedule(self, p: int = 2) -> Schedule:
         """Return all steps for exponent p."""

@@ -7,7 +7,7 @@ from numbers import Real
 from ..iteration.polynomial import Polynomial
 from ..iteration.schedule import Preparation, Schedule
 from ..minimax import Request, cached_rows
-from .checks import check_degrees, check_exponent, check_number, check_steps
+from .checks import check_count, check_degrees, check_exponent, check_number
 
 __all__ = ["PolarExpress"]
 
@@ -56,7 +56,7 @@ class PolarExpress:
     def __post_init__(self) -> None:
         degrees = check_degrees(self.degree)
         settled = (len(degrees) if isinstance(self.degree, tuple) else 5) if self.steps is None else self.steps
-        check_steps(settled)
+        check_count("steps", settled, 1)
         if isinstance(self.degree, tuple) and settled != len(degrees):
             raise ValueError(f"degree={self.degree} lists {len(degrees)} steps, but steps={self.steps}: leave out one")
         if isinstance(self.lower, bool) or not isinstance(self.lower, Real) or not 0 < float(self.lower) < 1:

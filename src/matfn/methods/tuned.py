@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ..iteration.polynomial import Polynomial
 from ..iteration.schedule import Schedule
-from .checks import check_exponent, check_steps
+from .checks import check_count, check_exponent
 
 __all__ = ["TUNINGS", "Tuned"]
 
@@ -69,7 +69,7 @@ class Tuned:
             raise ValueError(f"unknown tuning {self.name!r}: known are {', '.join(TUNINGS)}")
         tuning = TUNINGS[self.name]
         settled = (5 if tuning.repeats else len(tuning.rows)) if self.steps is None else self.steps
-        check_steps(settled)
+        check_count("steps", settled, 1)
         if not tuning.repeats and settled != len(tuning.rows):
             raise ValueError(f"tuning {self.name!r} has {len(tuning.rows)} steps, got steps={self.steps}: leave it out")
         object.__setattr__(self, "steps", settled)

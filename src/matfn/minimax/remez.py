@@ -64,17 +64,10 @@ def taylor(p: int, k: int) -> tuple[Any, ...]:
 
 
 def best_odd(p: int, k: int, lower: Any, upper: Any) -> Minimax:
-    """Compute the best approximation f(s) = s q(s^p) of 1 on [lower, upper], with q of degree k.
+    """Compute the best approximation f(s) = s q(s^p) of 1 on [lower, upper], with q of degree k >= 1 and lower > 0.
 
-    Args:
-        p: Exponent of m = s^p, at least 1.
-        k: Degree of q, at least 1; the odd polynomial (p = 2) has degree 2k + 1.
-        lower: Left end, > 0, in s.
-        upper: Right end, at least lower, in s.
-
-    Returns:
-        The minimax polynomial. If its error is below 1e-17, the Taylor polynomial about the middle of the interval,
-        equal to it in double precision.
+    For p = 2 the odd polynomial f has degree 2k + 1. If its error is below 1e-17, the result is the Taylor polynomial
+    about the middle of the interval, equal to it in double precision.
 
     References:
         Amsel et al., "The Polar Express", arXiv 2505.16932, Theorem 3.1 and Algorithm 2 for p = 2 and k = 1, 2.

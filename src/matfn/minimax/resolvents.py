@@ -17,14 +17,11 @@ _STARTS = (0.3, 0.1, 0.5, 0.0, 0.7, -0.2)  # trial starts of the first pole, in 
 
 @dataclass(frozen=True)
 class PoleSum:
-    """r(x) = constant + slope x + sum_j w_j / (x + t_j).
+    """r(x) = constant + slope x + sum_j weights_j / (x + shifts_j), with positive weights, so that it does not cancel.
 
-    Attributes:
-        constant: c, positive.
-        slope: d; negative for p > 1, and smaller than `constant` in size, so that c + d x > 0 on [0, 1].
-        weights: w_j, positive, so that the sum over the poles does not cancel.
-        shifts: t_j, positive, ascending.
-        error: The greatest |1 - x^(1/p) r(x)| on [lower, 1], reached with alternating signs.
+    The slope is negative for p > 1, but constant + slope x > 0 on [0, 1]. The shifts are positive and ascend. `error`
+    is the greatest
+    |1 - x^(1/p) r(x)| on [lower, 1], reached with alternating signs.
     """
 
     constant: float

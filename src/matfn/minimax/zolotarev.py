@@ -29,12 +29,10 @@ _STEPS = 40  # each step raises `lower` to the power 1/(2r + 1) or higher; the l
 class Fraction:
     """q(m) = constant + sum_j weights_j / (m + shifts_j) with s q(s^2) = f(s)/f(1), in double precision.
 
-    All weights and shifts are positive, so the sum does not cancel.
+    The constant is 1/f(1). The shifts, c_(2j-1), ascend. All weights and shifts are positive, so the sum does not
+    cancel.
 
     Attributes:
-        constant: 1/f(1) > 0.
-        weights: r numbers.
-        shifts: r numbers, the c_(2j-1), ascending.
         interval: Design interval [lower, 1].
         image: The least value on the interval, at `lower`; the greatest is 1.
         error: 1 - image, computed before rounding, so that small errors keep their digits.

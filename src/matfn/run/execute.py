@@ -21,15 +21,10 @@ __all__ = ["accurate", "execute", "execute_", "polar_factor"]
 
 
 def execute(plan: RunPlan, A: Tensor, key: int | Tensor = 0) -> Tensor:
-    """Compute the function of each matrix by a plan made for their shape, dtype and device.
+    """Compute the function of each matrix of A (..., m, n) by a plan made for their shape, dtype and device.
 
-    Args:
-        plan: For matrices of this shape, dtype and device.
-        A: (..., m, n).
-        key: Selects the sketches of methods that use any (`sketch_key`).
-
-    Returns:
-        (..., m, n), contiguous, in the dtype of A; new memory.
+    `key` selects the sketches of methods that use any (`sketch_key`). The result is new memory, (..., m, n),
+    contiguous, in the dtype of A.
     """
     if A.numel() == 0:
         return A.clone()

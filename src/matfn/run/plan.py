@@ -73,16 +73,16 @@ class RunPlan:
     dtype: torch.dtype
     device: str
     method: Method
-    iteration: Iteration | None
     preparation: Preparation
-    engine: Engine | None
     precision: torch.dtype
     products: Products
     wide: Products
-    on_range: bool
-    parts: int | None
     machine: Machine
     reasons: tuple[tuple[str, str], ...]
+    iteration: Iteration | None = None
+    engine: Engine | None = None
+    on_range: bool = False
+    parts: int | None = None
 
     def __str__(self) -> str:
         from .explain import describe  # late, because `explain` imports this module
@@ -188,14 +188,10 @@ def _evaluating(profile: Machine, asked: _Asked, method: Evaluation, why: str) -
     return RunPlan(
         **_shared(profile, asked),
         method=method,
-        iteration=None,
         preparation=PLAIN,
-        engine=None,
         precision=wide,
         products=products,
         wide=products,
-        on_range=False,
-        parts=None,
         reasons=tuple(reasons),
     )
 

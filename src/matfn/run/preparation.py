@@ -17,13 +17,8 @@ def prepared(
 ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
     """Return the first iterate of an engine, and its first M if the preparation has formed it (`Engine.run`).
 
-    Args:
-        target: What is computed.
-        X: (b, m, n), of Frobenius norm 1 or zero each, float32 or float64.
-        preparation: What to do.
-        precision: The dtype of the iteration.
-        wide: The products for X in its own dtype.
-        products: The products of the iteration.
+    X (b, m, n), float32 or float64, has Frobenius norm 1 or zero; `precision` and `products` are those of the
+    iteration, `wide` the products for X in its own dtype.
     """
     X = deflated(X, preparation.deflation, precision, wide) if preparation.deflation else X.to(precision)
     if preparation.norm == "frobenius" or target.domain is Domain.SPD:  # a root does not depend on the norm

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ...iteration.polynomial import Polynomial
 from ...iteration.residual import Residual
-from ..checks import check_count, check_degree, check_sketch, check_steps
+from ..checks import check_count, check_degree, check_sketch
 from .family import Family, family
 from .fit import blocks, least, moments, sketched
 
@@ -47,7 +47,7 @@ class Prism:
     def __post_init__(self) -> None:
         if self.degree is not None:
             check_degree(self.degree)
-        check_steps(self.steps)
+        check_count("steps", self.steps, 1)
         check_sketch(self.sketch)
         if self.draw not in ("fresh", "fixed"):
             raise ValueError(f'draw must be "fresh" (one sketch per step) or "fixed" (one for all), got {self.draw!r}')

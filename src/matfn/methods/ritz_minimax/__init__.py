@@ -1,1 +1,1 @@
-"""RitzMinimax: the method, the measured density, the table of polynomials, and the choice among them."""
+"""RitzMinimax: the method, the measured density, and the table of polynomials."""

@@ -8,9 +8,9 @@ from torch import Tensor
 from ...iteration.polynomial import Magnified, Polynomial
 from ...iteration.residual import Residual
 from ...linalg.bounds import greatest_eigenvalue
-from ..checks import check_count, check_degrees, check_number, check_steps
-from .choice import best_first_step, best_step, chain, floor, reached
+from ..checks import check_count, check_degrees, check_number
 from .density import Density, density
+from .table import best_first_step, best_step, chain, floor, reached
 
 __all__ = ["RitzMinimax"]
 
@@ -57,7 +57,7 @@ class RitzMinimax:
         if self.steps is None:
             usual = len(degrees) if isinstance(self.degree, tuple) else 5
             object.__setattr__(self, "steps", usual if self.tol is None else _MOST)
-        check_steps(self.steps)
+        check_count("steps", self.steps, 1)
         check_count("sketch", self.sketch, 1)
         check_count("krylov", self.krylov, 2)
 
