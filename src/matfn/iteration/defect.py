@@ -38,12 +38,7 @@ def power_defect(target: Target, X: Tensor, U: Tensor, W: Tensor, right: int = 0
     | sqrt, root           | U^p - X                    |
     | inv, inverse roots   | U^(p - right) X U^right - I|
 
-    Args:
-        target: Any target except the polar factor.
-        X: The scaled argument, (b, n, n).
-        U: The result for X, (b, n, n).
-        W: (n, k) or (b, n, k); the identity gives E itself.
-        right: Number of factors U to the right of X.
+    X is the scaled argument, (b, n, n), U the result for X, and W is (n, k) or (b, n, k); the identity gives E itself.
     """
     if target.name == "sign":
         return U @ (U @ W) - W, W

@@ -28,22 +28,14 @@ class Step(Protocol):
     def split(self, M: Tensor, products: Products) -> tuple[float | Tensor, Tensor]:
         """Return q(M) = c I + B as the pair (c, B); the engine adds c I where this costs nothing.
 
-        Args:
-            M: Symmetric (or a product of commuting matrices), (b, n, n).
-            products: The matrix products to use.
-
-        Returns:
-            c, a float or (b, 1, 1), and B, (b, n, n).
+        M (b, n, n) is symmetric, or a product of commuting matrices. c is a float or (b, 1, 1), B is (b, n, n).
         """
         ...
 
     def apply(self, X: Tensor, residual: Residual, products: Products) -> Tensor:
-        """Return q(M) X if X has no more rows than columns, else X q(M); a step may do so without M.
+        """Return q(M) X if X (b, m, n) has no more rows than columns, else X q(M); a step may do so without M.
 
-        Args:
-            X: The iterate, (b, m, n).
-            residual: The residual of X; it has M, which commutes with a square X, and the form of M.
-            products: The matrix products to use.
+        The residual of X has M, which commutes with a square X, and the form of M.
         """
         return multiplied(*self.split(residual.M, products), X, products)
 

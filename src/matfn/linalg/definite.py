@@ -9,12 +9,9 @@ __all__ = ["check_definite", "check_spectrum", "symmetric_part"]
 
 
 def symmetric_part(A: Tensor, verb: str, eps: float) -> Tensor:
-    """Return (A + A^T)/2; refuse an A that differs from its transpose by more than 4 n eps of its largest entry.
+    """Return (A + A^T)/2; refuse an A (..., n, n) that differs from A^T by more than 4 n eps of its largest entry.
 
-    Args:
-        A: (..., n, n), in float32 at least, so that the sum overflows no sooner than its entries.
-        verb: The function that was called, for the message.
-        eps: Of the dtype in which A was given.
+    A is in float32 at least, so that the sum overflows no sooner than its entries; eps is of the dtype that was given.
     """
     asymmetry = (A - A.mT).abs().amax((-2, -1))
     allowed = 4 * A.shape[-1] * eps * A.abs().amax((-2, -1))
@@ -54,15 +51,11 @@ def check_spectrum(values: Tensor, what: str, zero: float | None, negative: floa
 
 @torch.no_grad()
 def check_definite(A: Tensor, what: str, inverse: bool) -> None:
-    """Run `check_spectrum` at the price of one Cholesky factorization if every matrix is safely definite.
+    """Run `check_spectrum` on A (..., n, n), by one Cholesky factorization if every matrix is safely definite.
 
     An iteration does not see the spectrum, and returns numbers for an indefinite matrix. It drives every negative
-    eigenvalue to minus infinity, so only values that eigvalsh cannot tell from zero pass.
-
-    Args:
-        A: (..., n, n), symmetric, float32 or float64.
-        what: The function, for the message.
-        inverse: Whether the function needs nonzero eigenvalues.
+    eigenvalue to minus infinity, so only values that eigvalsh cannot tell from zero pass. `inverse` tells whether the
+    function `what` needs nonzero eigenvalues.
     """
     n, eps = A.shape[-1], torch.finfo(A.dtype).eps
     peak = A.abs().amax((-2, -1), keepdim=True)

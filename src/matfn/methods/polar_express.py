@@ -38,9 +38,6 @@ class PolarExpress:
             deflation. Matrices with fewer than 1/deflation rows stay as they are. Only for `orthogonalize` and the
             optimizers, not for roots.
 
-    Raises:
-        ValueError: If `steps` differs from the length of `degree`, or a field is out of range.
-
     References:
         Amsel, Persson, Musco, Gower, "The Polar Express", arXiv 2505.16932: Theorem 3.1, Algorithms 1 and 2.
     """

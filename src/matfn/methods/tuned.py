@@ -56,9 +56,6 @@ class Tuned:
     Attributes:
         name: "jordan" (one row, repeated), "you" (five steps) or "you6" (six steps).
         steps: Any number for "jordan", by default 5; the other sets have a fixed number of steps.
-
-    Raises:
-        ValueError: The name is unknown, or the set has another number of steps.
     """
 
     name: str = "jordan"

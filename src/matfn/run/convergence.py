@@ -35,13 +35,8 @@ def check_converged(target: Target, A: Tensor, U: Tensor, method: Method | None)
     - for inverses 8 eps times the condition number, at most 0.1 in all; for a sign sqrt(eps) ||S||_F^2 / n instead;
     - 2 p times the error of the schedule or the `tol` of the method, if this error is at most 0.01.
 
-    Decompositions are not checked, and nothing is checked under `torch.compile`.
-
-    Args:
-        target: What was computed.
-        A: (..., m, n), the argument, float32 or float64, finite.
-        U: The same shape and dtype, finite.
-        method: None is a decomposition.
+    Decompositions (None is one) are not checked, and nothing is checked under `torch.compile`. The argument A and the
+    result U, (..., m, n), are float32 or float64 and finite.
 
     Raises:
         SpectrumError: For a sign whose residual is larger than too few steps leave for real eigenvalues; for a method

@@ -92,11 +92,7 @@ def _iterated(plan: RunPlan, A: Tensor, key: int | Tensor, scale: Callable[[Tens
 def accurate(target: Target, A: Tensor, method: Method | None, key: int | Tensor = 0) -> Tensor:
     """Compute as `execute`, for verbs that may wait for the device: the method may look at A, the spectrum is checked.
 
-    Args:
-        target: Any.
-        A: (..., m, n), finite, float32 or float64; symmetric for a root.
-        method: None is `Exact()`.
-        key: Selects the sketches.
+    A (..., m, n) is finite, float32 or float64, and symmetric for a root; the default method is `Exact()`.
 
     Raises:
         ValueError: If the method deflates, which costs digits.

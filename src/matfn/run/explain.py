@@ -16,6 +16,7 @@ from ..iteration.target import INV_ROOT, ORTHOGONALIZE, POLAR, TARGETS, Target
 from ..kernels import Products
 from ..methods import QDWH
 from .arguments import DTYPES, check_matrix
+from .machine import short
 from .plan import Purpose, RunPlan, resolve
 
 __all__ = ["describe", "explain"]
@@ -102,7 +103,7 @@ def describe(plan: RunPlan) -> str:
     """Write the plan as a table of 100 columns."""
     reasons = dict(plan.reasons)
     m, n = plan.shape
-    lines = [f"{plan.target} of {m} x {n} matrices in {_short(plan.dtype)} on {plan.device}"]
+    lines = [f"{plan.target} of {m} x {n} matrices in {short(plan.dtype)} on {plan.device}"]
     rows = [("machine", plan.machine.name, plan.machine.kind), ("method", repr(plan.method), reasons["method"])]
     if isinstance(plan.iteration, Schedule):
         schedule = plan.iteration
@@ -112,7 +113,7 @@ def describe(plan: RunPlan) -> str:
         rows.append(("preparation", str(plan.preparation), "part of the method"))
     if plan.engine is not None:
         rows.append(("engine", repr(plan.engine), reasons["engine"]))
-    rows.append(("precision", _short(plan.precision), reasons["precision"]))
+    rows.append(("precision", short(plan.precision), reasons["precision"]))
     if "products" in reasons:
         rows.append(("products", repr(plan.products), reasons["products"]))
     rows += _work(plan)
@@ -160,7 +161,3 @@ def _rate(products: Products, dtype: torch.dtype, rows: int, threads: int) -> fl
         products.mm(A, A)
         seconds.append(time.perf_counter() - begun)
     return 2 * rows**3 / max(min(seconds), 1e-9)
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

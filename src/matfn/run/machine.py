@@ -20,7 +20,7 @@ import torch
 from ..kernels import onednn_runs
 from ..minimax.cache import directory, write_whole
 
-__all__ = ["PROFILES", "Fact", "Machine", "machine", "probe"]
+__all__ = ["PROFILES", "Fact", "Machine", "machine", "probe", "short"]
 
 _HALF = (torch.bfloat16, torch.float16)
 T = TypeVar("T")
@@ -147,7 +147,17 @@ PROFILES: dict[str, Machine] = {
 def machine(device: torch.device) -> Machine:
     """Return the profile for a device: named by MATFN_MACHINE, else recognised; times unknown dtypes."""
     if torch.compiler.is_compiling():
-        return _rebuilt(*_facts(device.type, device.index))
+        name, bfloat16, float16, where, rows, why, thinly = _facts(device.type, device.index)
+        return Machine(  # with every field: torch.compile cannot wrap the objects that are the defaults
+            name,
+            "seen by torch.compile",
+            Half(bfloat16, float16, where),
+            onednn_rows=Fact(None, why),
+            onednn_block=Fact(0, why),
+            deflated_rows=Fact(rows, why),
+            thinly_rows=Fact(thinly, why),
+            resolvent_rows=Fact(None, why),
+        )
     return _machine(device.type, device.index, os.environ.get("MATFN_MACHINE", ""), torch.get_num_threads())
 
 
@@ -163,20 +173,6 @@ def _facts(kind: str, index: int | None) -> tuple[str, bool, bool, str, int | No
 _facts._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 
 
-def _rebuilt(name: str, bfloat16: bool, float16: bool, where: str, rows: int | None, why: str, thinly: int) -> Machine:
-    # Every field is given: torch.compile cannot wrap the objects that are the defaults.
-    return Machine(
-        name,
-        "seen by torch.compile",
-        Half(bfloat16, float16, where),
-        onednn_rows=Fact(None, why),
-        onednn_block=Fact(0, why),
-        deflated_rows=Fact(rows, why),
-        thinly_rows=Fact(thinly, why),
-        resolvent_rows=Fact(None, why),
-    )
-
-
 @lru_cache(maxsize=64)
 def _machine(kind: str, index: int | None, named: str, threads: int) -> Machine:
     if named not in ("", "probe") and named not in PROFILES:
@@ -189,7 +185,7 @@ def _machine(kind: str, index: int | None, named: str, threads: int) -> Machine:
         return found
     times = probe(device)
     ratio = {dtype: times.get(dtype, float("inf")) / times[torch.float32] for dtype in _HALF}
-    told = " and ".join(f"{_short(dtype)} {ratio[dtype]:.2g} times" for dtype in _HALF)
+    told = " and ".join(f"{short(dtype)} {ratio[dtype]:.2g} times" for dtype in _HALF)
     where = f"timed here, {threads} threads, torch {torch.__version__}: the time of float32, {told}"
     return replace(found, half=Half(ratio[torch.bfloat16] <= 1, ratio[torch.float16] <= 1, where))
 
@@ -266,7 +262,7 @@ def _timed(device: torch.device) -> dict[str, float]:
                 seconds.append(_once(A, device))
         except (RuntimeError, NotImplementedError):
             continue
-        times[_short(dtype)] = min(seconds)
+        times[short(dtype)] = min(seconds)
     return times
 
 
@@ -287,5 +283,6 @@ def _stored(path: Path | None, key: str) -> dict[str, float] | None:
         return None
 
 
-def _short(dtype: torch.dtype) -> str:
+def short(dtype: torch.dtype) -> str:
+    """Return "float32" for torch.float32."""
     return str(dtype).removeprefix("torch.")

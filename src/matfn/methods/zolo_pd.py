@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .schedules import Rational
+from .qdwh import Rational
 
 __all__ = ["ZoloPD"]
 

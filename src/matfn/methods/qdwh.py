@@ -1,6 +1,9 @@
-"""Schedules: what QDWH and ZOLO-PD share: Zolotarev schedules, and the measurement of their lower bound."""
+"""QDWH: the Halley iteration with the best weights for an interval that holds the singular values.
 
-from dataclasses import replace
+`Rational` is the part that QDWH and ZOLO-PD share: Zolotarev schedules, and the measurement of their lower bound.
+"""
+
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import floor, log2
 from typing import Self
@@ -8,13 +11,13 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from ...iteration.partial_fraction import PartialFraction
-from ...iteration.schedule import Schedule
-from ...iteration.target import Domain, Target
-from ...linalg.bounds import least_singular_value
-from ..checks import check_exponent, check_number
+from ..iteration.partial_fraction import PartialFraction
+from ..iteration.schedule import Schedule
+from ..iteration.target import Domain, Target
+from ..linalg.bounds import least_singular_value
+from .checks import check_exponent, check_number
 
-__all__ = ["Rational"]
+__all__ = ["QDWH", "Rational"]
 
 # In float64, singular values below max(m, n) eps count as zero; no smaller value needs lifting.
 DEFAULT_LOWER = 1e-16
@@ -58,10 +61,42 @@ class Rational:
         check_number("tolerance", self.tolerance, 1e-30, 1, "it is the worst |1 - s| to stop at")
 
 
+@dataclass(frozen=True)
+class QDWH(Rational):
+    """s q(s^2) = s (a + b s^2) / (1 + c s^2), at every step the best function of type (3, 2) on the current interval.
+
+    Converges cubically and is backward stable: six steps in float64 and float32 for any condition number, fewer if it
+    is known. The partial fraction is q(m) = b/c + (a - b/c)/c / (m + 1/c). It is evaluated by a QR factorization of
+    [X; I/sqrt(c)] while the condition number of I + c X^T X may exceed 100, later by Cholesky (`PartialFraction`). Half
+    precision is computed in float32.
+
+    For p = 2: the polar factor, backward stable for every input; the sign, with an error that grows with the condition
+    numbers of A and of its eigenvectors; square roots by the coupled engine, which forms M, with an error that grows
+    with the condition number of A. `Gram` forms X X^T and loses singular values below sqrt(eps); `Direct` does not.
+
+    Attributes:
+        lower: Lower bound of the singular values divided by the Frobenius norm, in [1e-18, 1); for square roots, of the
+            square roots of the eigenvalues divided by the norm. None: the accurate verbs measure the least of the batch
+            by one QR factorization; `orthogonalize` reads nothing back and takes 1e-16.
+        tolerance: Stop after the first step whose image of [lower, 1] is within this distance of 1. The image is known
+            without the matrix, so the test is free. With lower=None the accurate verbs use at least eps/8 of the dtype.
+
+    References:
+        Nakatsukasa, Bai, Gygi, "Optimizing Halley's iteration for computing the matrix polar decomposition", SIAM J.
+        Matrix Anal. Appl. 31 (2010). Nakatsukasa, Higham, SIAM J. Numer. Anal. 50 (2012), for its stability.
+    """
+
+    lower: float | None = None
+    tolerance: float = 1e-15
+
+    def __post_init__(self) -> None:
+        self._check_bounds()
+
+
 @lru_cache(maxsize=256)
 def _schedule(r: int | None, lower: float | None, tolerance: float, name: str) -> Schedule:
     """Build the schedule with r terms a step (None: the fewest for two steps), from `lower` to `tolerance`."""
-    from ...minimax.zolotarev import compositions, least_terms  # late: imports mpmath, a fifth of `import matfn`
+    from ..minimax.zolotarev import compositions, least_terms  # late: imports mpmath, a fifth of `import matfn`
 
     lower = DEFAULT_LOWER if lower is None else float(lower)
     r = least_terms(lower, tolerance) if r is None else r

@@ -1,1 +1,0 @@
-"""Rational methods: QDWH and ZOLO-PD, schedules of Zolotarev functions."""
