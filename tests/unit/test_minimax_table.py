@@ -9,8 +9,8 @@ import torch
 import matfn
 from loops import looped
 from matfn import RitzMinimax
-from matfn.iteration.polynomial import Magnified, Polynomial
 from matfn.iteration.residual import Residual
+from matfn.iteration.step import Magnified, Polynomial
 from matfn.kernels import EAGER
 from matfn.methods.ritz_minimax.table import SPACING, START, best_step, chain, lower_ends, table
 from matfn.minimax.remez import best_odd

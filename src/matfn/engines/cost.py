@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..iteration.polynomial import paterson_stockmeyer
 from ..iteration.schedule import Schedule
+from ..iteration.step import paterson_stockmeyer
 from ..iteration.target import POLAR, Target
 from .coupled import Coupled
 from .direct import Direct

@@ -7,9 +7,9 @@ from itertools import islice, pairwise
 import numpy as np
 import torch
 
-from ..iteration.polynomial import Polynomial
 from ..iteration.protocols import Iteration
 from ..iteration.schedule import Schedule
+from ..iteration.step import Polynomial
 from ..linalg.constant import constant
 
 __all__ = ["amplification", "best_restarts", "fewest_restarts", "margins", "restarts_for"]

@@ -7,11 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .polynomial import Polynomial
 from .protocols import Evaluation, Fitted, Iteration, Scheduled
 from .residual import Residual, finished
 from .schedule import PLAIN, Schedule
-from .step import Step
+from .step import Polynomial, Step
 from .target import Target
 
 __all__ = ["Recorder"]

@@ -8,9 +8,8 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from .polynomial import Polynomial
 from .residual import Residual
-from .step import Scalar, Step
+from .step import Polynomial, Scalar, Step
 
 __all__ = ["NORMS", "PLAIN", "Preparation", "Schedule"]
 

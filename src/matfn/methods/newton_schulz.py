@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ..iteration.polynomial import Polynomial
 from ..iteration.schedule import Schedule
+from ..iteration.step import Polynomial
 from .checks import check_count, check_degree, check_exponent
 
 __all__ = ["NewtonSchulz"]

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from numbers import Real
 
-from ..iteration.polynomial import Polynomial
 from ..iteration.schedule import Preparation, Schedule
+from ..iteration.step import Polynomial
 from ..minimax import Request, cached_rows
 from .checks import check_count, check_degrees, check_exponent, check_number
 

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from ..iteration.polynomial import Polynomial
 from ..iteration.schedule import Schedule
+from ..iteration.step import Polynomial
 from .checks import check_count, check_exponent
 
 __all__ = ["TUNINGS", "Tuned"]

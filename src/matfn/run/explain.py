@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..engines import Coupled, Direct, Gram
 from ..engines.cost import computed, products_of
-from ..iteration.polynomial import Polynomial
 from ..iteration.schedule import PLAIN, Schedule
+from ..iteration.step import Polynomial
 from ..iteration.target import INV_ROOT, ORTHOGONALIZE, POLAR, TARGETS, Target
 from ..kernels import Products
 from ..methods import QDWH

@@ -15,10 +15,10 @@ import torch
 from ..engines import Coupled, Direct, Engine, Gram, amplification
 from ..engines.cost import engine_cost
 from ..engines.restarts import fewest_restarts
-from ..iteration.polynomial import Polynomial
 from ..iteration.protocols import Evaluation, Fitted, Iteration, Method, Scheduled
 from ..iteration.recorder import Recorder
 from ..iteration.schedule import PLAIN, Preparation, Schedule
+from ..iteration.step import Polynomial
 from ..iteration.target import Domain, Target
 from ..kernels import EAGER, ONEDNN, Blocked, Products
 from ..methods import Exact, PolarExpress

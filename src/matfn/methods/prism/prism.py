@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from ...iteration.polynomial import Polynomial
 from ...iteration.residual import Residual
+from ...iteration.step import Polynomial
 from ..checks import check_count, check_degree, check_sketch
 from .family import Family, family
 from .fit import blocks, least, moments, sketched

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...iteration.polynomial import Magnified, Polynomial
 from ...iteration.residual import Residual
+from ...iteration.step import Magnified, Polynomial
 from ...linalg.bounds import greatest_eigenvalue
 from ..checks import check_count, check_degrees, check_number
 from .density import Density, density
