@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 try:
     import typer
@@ -187,7 +187,7 @@ def explain(
     if dtype not in ("float16", "bfloat16", "float32", "float64"):
         raise TrainError(f"--dtype must be float16, bfloat16, float32 or float64, got {dtype!r}")
     try:
-        options = {} if method is None else {"method": matfn.method(method)}
+        options: dict[str, Any] = {} if method is None else {"method": matfn.method(method)}
         rows, columns = (int(side) for side in sides)
         plan = matfn.explain((rows, columns), verb, p=p, dtype=getattr(torch, dtype), **options)
     except (ValueError, TypeError) as error:

@@ -11,7 +11,7 @@ from matfn import Coupled, Direct, Gram, RitzMinimax
 from matfn.iteration.residual import Residual
 from matfn.iteration.target import INV, INV_ROOT, INV_SQRT, POLAR, ROOT, SIGN, SQRT
 from matfn.kernels import EAGER, Eager
-from matfn.kernels import eager as kernels
+from matfn.kernels import products as kernels
 from matrices import compute, gaussian, of_eigenvalues, of_singular_values, spectrum
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]

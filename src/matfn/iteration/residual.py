@@ -7,7 +7,7 @@ from math import pi
 import torch
 from torch import Tensor
 
-from ..kernels import EAGER, Products
+from ..kernels import EAGER, Eager, Products
 
 __all__ = ["Form", "Key", "Residual", "finished"]
 
@@ -79,8 +79,10 @@ class Residual:
     def product(self, W: Tensor) -> Tensor:
         """Return M W for W (b, n, k) or (n, k), in at least float32; precise if M is small."""
         # As W^T M^T: a product with a few columns on the right takes eight times as long on a CPU.
-        rows = W.to(self.wide.dtype).mT.contiguous().expand(len(self.wide), -1, -1)
-        return self._products.mm(rows, self.wide.mT).mT
+        rows = W.to(self.wide.dtype).mT.contiguous()
+        if type(self._products) is Eager:  # one form for any batch, so that a matrix has the same steps alone
+            return (rows @ self.wide.mT).mT
+        return self._products.mm(rows.expand(len(self.wide), -1, -1), self.wide.mT).mT
 
     def times(self, W: Tensor) -> Tensor:
         """Return R W = W - M W for W (b, n, k) or (n, k), in at least float32; precise if M is not small."""

@@ -77,8 +77,10 @@ def _iterated(plan: RunPlan, A: Tensor, key: int | Tensor, scale: Callable[[Tens
     assert plan.iteration is not None
     target = plan.target
     scaled, divisor = scale(A)
-    X, first = scaled.to(plan.precision), None
-    if plan.preparation != PLAIN:
+    first = None
+    if plan.preparation == PLAIN:
+        X = scaled.to(plan.precision)
+    else:
         X, first = prepared(target, scaled, plan.preparation, plan.precision, plan.wide, plan.products)
     wide = scaled.dtype
     del scaled  # frees memory of the size of the argument

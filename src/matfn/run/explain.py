@@ -92,11 +92,11 @@ def _exponent(target: Target, verb: str, p: int | None) -> Target:
     return target.with_exponent(4 if p is None else p)
 
 
-def _meta(shape: Any) -> Tensor:
-    whole = isinstance(shape, tuple | list | torch.Size) and len(shape) >= 2
-    if not whole or not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in shape):
+def _meta(shape: object) -> Tensor:
+    sides = list(shape) if isinstance(shape, tuple | list | torch.Size) else []
+    if len(sides) < 2 or not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in sides):
         raise ValueError(f"explain takes a tensor or a shape such as (768, 3072), got {shape!r}")
-    return torch.empty(*shape, device="meta")
+    return torch.empty(*sides, device="meta")
 
 
 def describe(plan: RunPlan) -> str:

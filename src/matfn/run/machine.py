@@ -23,6 +23,9 @@ from ..minimax.cache import directory, write_whole
 __all__ = ["PROFILES", "Fact", "Machine", "machine", "probe", "short"]
 
 _HALF = (torch.bfloat16, torch.float16)
+# Seconds of one 256 x 256 product on a CPU, 8 GFLOP/s: slower ones are emulated (10 ms with AVX2), whatever float32
+# takes beside them on a busy machine. A wrong "quick" would cost a factor of 60, a wrong "slow" a factor of 2.
+_EMULATED = 4e-3
 T = TypeVar("T")
 
 
@@ -187,7 +190,9 @@ def _machine(kind: str, index: int | None, named: str, threads: int) -> Machine:
     ratio = {dtype: times.get(dtype, float("inf")) / times[torch.float32] for dtype in _HALF}
     told = " and ".join(f"{short(dtype)} {ratio[dtype]:.2g} times" for dtype in _HALF)
     where = f"timed here, {threads} threads, torch {torch.__version__}: the time of float32, {told}"
-    return replace(found, half=Half(ratio[torch.bfloat16] <= 1, ratio[torch.float16] <= 1, where))
+    slow = _EMULATED if kind == "cpu" else float("inf")
+    quick = {dtype: ratio[dtype] <= 1 and times.get(dtype, slow) < slow for dtype in _HALF}
+    return replace(found, half=Half(quick[torch.bfloat16], quick[torch.float16], where))
 
 
 def _recognised(device: torch.device) -> Machine:
@@ -257,8 +262,9 @@ def _timed(device: torch.device) -> dict[str, float]:
         try:
             A = torch.ones(rows, rows, device=device).to(dtype)
             # The first products pay for threads and kernels that later ones find ready.
-            seconds = [_once(A, device) for _ in range(2)][1:]
-            while len(seconds) < 5 and sum(seconds) < 0.02:
+            _once(A, device)
+            seconds = [_once(A, device)]
+            while len(seconds) < 30 and sum(seconds) < 0.03:
                 seconds.append(_once(A, device))
         except (RuntimeError, NotImplementedError):
             continue
