@@ -5,9 +5,9 @@ from .engines import ENGINES, Coupled, Direct, Gram
 from .errors import ConvergenceWarning, SpectrumError
 from .functions import Polar, inv, inv_rootm, inv_sqrtm, orthogonalize, polar, rootm, signm, sqrtm
 from .iteration.partial_fraction import PartialFraction
-from .iteration.polynomial import Polynomial
 from .iteration.recorder import Recorder
 from .iteration.schedule import Schedule
+from .iteration.step import Polynomial
 from .methods import (
     METHODS,
     QDWH,

@@ -1,4 +1,4 @@
-"""Certify: the error that a result has reached, measured on the very matrices; of the polar factor and of roots."""
+"""Certify: measures the error of a computed function on the very matrices."""
 
 from dataclasses import dataclass, replace
 
@@ -13,12 +13,12 @@ from .run.arguments import check_finite, check_matrix
 
 __all__ = ["Certificate", "balanced_residual", "certify"]
 
-_COLUMNS = 16  # random columns; the relative standard deviation of a squared norm is at most sqrt(2 / 16) = 0.35
+_COLUMNS = 16  # random columns; a squared norm then has a relative standard deviation of at most sqrt(2 / 16) = 0.35
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """What was reached; every field has the batch shape of the input. A figure that a function does not have is NaN.
+    """The measured figures, each with the batch shape of the input; NaN for a figure that the function does not have.
 
     With X the matrix, U the result, n the short side:
 
@@ -33,16 +33,16 @@ class Certificate:
     | inv      | NaN                       | NaN               | ||U X - I||_F / sqrt(n)                      |
 
     Attributes:
-        orthogonality: How far the result is from orthonormal rows or columns (polar), from an involution (sign). For a
-            polar factor on a range of rank r < n it is sqrt(1 - r/n).
-        direction: Which of the many solutions was found. polar: 1 for the exact factor, less where U turns away from
-            it or is too short, more where its singular values exceed 1. Roots: 1 for the principal, positive one, less
-            where an eigenvalue has the wrong sign or U is not symmetric.
-        residual: The defect of the equation. Where X stands alone (polar, sign, sqrt, root) a backward error, which a
-            good method keeps near the unit roundoff. Of an inverse root p times its relative error where that commutes
-            with X, and up to the condition number of X times that where it does not: rounding alone gives about unit
-            roundoff times condition. The "balanced" one, ||U^a X U^b - I||_F / sqrt(n) with a = p // 2 and b = p - a,
-            has the square root of the condition number instead.
+        orthogonality: Distance from orthonormal rows or columns (polar), from an involution (sign). For a polar factor
+            on a range of rank r < n it is sqrt(1 - r/n).
+        direction: Which of the many solutions was found. polar: 1 for the exact factor, less if U turns away from it or
+            is too short, more if its singular values exceed 1. Roots: 1 for the principal, positive root, less if an
+            eigenvalue has the wrong sign or U is not symmetric.
+        residual: The defect of the equation. For polar, sign, sqrt and root a backward error, near the unit roundoff
+            for a good method. For an inverse root p times its relative error if the error commutes with X, otherwise up
+            to the condition number of X times that: rounding alone gives about unit roundoff times condition. The
+            "balanced" residual, ||U^a X U^b - I||_F / sqrt(n) with a = p // 2 and b = p - a, has the square root of the
+            condition number instead.
     """
 
     orthogonality: Tensor
@@ -50,7 +50,7 @@ class Certificate:
     residual: Tensor
 
     def __str__(self) -> str:
-        """One line: the worst of the batch, of the figures that there are."""
+        """One line: the worst of the batch, without NaN."""
         figures = (
             ("orthogonality", self.orthogonality.max().item(), ".2e"),
             ("direction", self.direction.min().item(), ".6f"),
@@ -70,25 +70,24 @@ def certify(
     exact: bool = False,
     generator: torch.Generator | None = None,
 ) -> Certificate:
-    """How good U is as the polar factor of X, or as the function of X that `of` names.
+    """Measure how good U is as the function `of` of X.
 
-    The sketched figures (default) cost skinny products alone, about 1000 m n multiply-adds, and estimate: norms within
-    a factor 1.5 or so; of the direction, the value nearest to 1 that quadrature bounds of ||X||_* allow. That is right
-    for a good U, and for an ill-conditioned X up to 0.07 nearer to 1 than the truth for a bad one. Everything is
-    computed in float64.
+    The default figures are estimates by thin products alone, about 1000 m n multiply-adds, in float64. Norms are within
+    a factor of about 1.5. The direction is the value nearest to 1 within the bounds that quadrature gives for ||X||_*:
+    right for a good U; for a bad U and an ill-conditioned X up to 0.07 too near to 1.
 
     Args:
-        X: (..., m, n), the matrices; square but for the polar factor. With a ridge, pass X + ridge I.
+        X: (..., m, n), the matrices; square except for the polar factor. With a ridge, pass X + ridge I.
         U: The same shape, the results; any dtype.
         of: "polar", "sign", "sqrt", "inv_sqrt", "root", "inv_root" or "inv".
-        p: The exponent of "root" and "inv_root", which need it; the others have none to choose.
-        only: "residual" or, of an inverse root, "balanced": that alone, and NaN for the direction of a root, which
+        p: The exponent of "root" and "inv_root"; the others have none to choose.
+        only: "residual" or, for an inverse root, "balanced": this alone, with NaN for the direction of a root, which
             costs 20 times as much. None is every figure.
-        exact: Measure instead of estimate, by dense products and singular values.
-        generator: Draws the sketch, on the device of X; None is a fixed seed: same input, same figures.
+        exact: Measure by dense products and singular values instead.
+        generator: Draws the sketch, on the device of X; None is a fixed seed.
 
     Returns:
-        A `Certificate`. Of the polar factor of a zero matrix the direction is 1 and the residual 0.
+        A `Certificate`. For the polar factor of a zero matrix the direction is 1 and the residual 0.
 
     Raises:
         ValueError: `of` or `only` is another word, p is missing or of no use, shapes differ, X is empty or not finite.
@@ -98,39 +97,35 @@ def certify(
     _check_pair(X, U, target)
     scaled, scale = prescale(_wide(X))
     S = None if exact else _signs(scaled, generator)
-    figures = _figures(target, scaled, scale.undo(_wide(U), -target.homogeneity), S, only)
+    U = scale.undo(_wide(U), -target.homogeneity)
+    if target.name != "polar":
+        figures = _checked(target, scaled, U, S, only)
+    else:
+        figures = _measured(scaled, U) if S is None else _sketched(scaled, U, S)
     return Certificate(*(f.reshape(X.shape[:-2]) for f in figures))
 
 
 @torch.no_grad()
 def balanced_residual(X: Tensor, U: Tensor, p: int) -> Tensor:
-    """``certify(X, U, of="inv_root", p=p, only="balanced").residual``, and nothing else: its checks and scaling of X.
+    """Return ``certify(X, U, of="inv_root", p=p, only="balanced").residual``, (b), without checks and scaling of X.
 
-    Those take three times as long as the estimate itself; who makes X, of norm about 1, can leave them out.
-
-    Args:
-        X: (b, n, n), symmetric, finite, with a norm between 1e-100 and 1e100.
-        U: (b, n, n), finite.
-        p: At least 1.
-
-    Returns:
-        (b), in float64.
+    These take three times as long as the estimate itself. X (b, n, n) is symmetric and finite, with a norm between
+    1e-100 and 1e100; U (b, n, n) is finite.
     """
     S = _signs(X, None).to(torch.float64)
     target = INV_ROOT.with_exponent(p)
-    # One by one on a CPU: a copy in float64 that stays in the cache is read five times.
+    # One by one on a CPU, because the float64 copy is read five times and then stays in the cache.
     pairs = zip(X.split(1), U.split(1), strict=True) if X.device.type == "cpu" else [(X, U)]
     return torch.cat([_checked(target, x.to(S.dtype), u.to(S.dtype), S, "balanced")[2] for x, u in pairs])
 
 
 def _wide(A: Tensor) -> Tensor:
-    """The matrices with their short side first, (b, n, m), in float64."""
+    """Return the matrices with their short side first, (b, n, m), in float64."""
     A = A if A.shape[-2] <= A.shape[-1] else A.mT
     return A.to(torch.float64).reshape(-1, *A.shape[-2:])
 
 
 def _check_pair(X: Tensor, U: Tensor, target: Target) -> None:
-    """Refuse what cannot be a matrix and its function."""
     for name, argument in (("X", X), ("U", U)):
         check_matrix(argument, replace(target, verb="certify"))
         if argument.numel() == 0:
@@ -141,7 +136,6 @@ def _check_pair(X: Tensor, U: Tensor, target: Target) -> None:
 
 
 def _check_only(only: str | None, target: Target) -> None:
-    """Refuse a figure that the target does not have alone."""
     inverse_root = target.name in ("inv_sqrt", "inv_root")
     known = {"residual": target.name not in ("polar", "sign"), "balanced": inverse_root, None: True}
     if not known.get(only):
@@ -152,7 +146,6 @@ def _check_only(only: str | None, target: Target) -> None:
 
 
 def _target(of: str, p: int | None) -> Target:
-    """The target of that name and exponent."""
     named = {target.name: target for target in TARGETS}
     if of not in named:
         raise ValueError(f"of must be one of {', '.join(named)}, got {of!r}")
@@ -165,15 +158,8 @@ def _target(of: str, p: int | None) -> Target:
     return named[of]
 
 
-def _figures(target: Target, X: Tensor, U: Tensor, S: Tensor | None, only: str | None) -> tuple[Tensor, Tensor, Tensor]:
-    """The three figures: from E S for every defect E and the signs S, or from E itself without S."""
-    if target.name != "polar":
-        return _checked(target, X, U, S, only)
-    return _measured(X, U) if S is None else _sketched(X, U, S)
-
-
 def _measured(X: Tensor, U: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The three figures from dense products and singular values; X has norm 1 (or is zero)."""
+    """Return the figures from dense products and singular values; X has norm 1 (or is zero)."""
     n = X.shape[-2]
     orthogonality = torch.linalg.matrix_norm(U @ U.mT - torch.eye(n, dtype=X.dtype, device=X.device)) / n**0.5
     H = X @ U.mT
@@ -183,7 +169,7 @@ def _measured(X: Tensor, U: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _sketched(X: Tensor, U: Tensor, S: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The same with S of `_COLUMNS` random signs: E ||S^T A||_F^2 = columns * ||A||_F^2."""
+    """Return the same from S, `_COLUMNS` random signs: E ||S^T A||_F^2 = columns * ||A||_F^2."""
     n = X.shape[-2]
     XS, US = X.mT @ S, U.mT @ S
     norm = torch.linalg.matrix_norm
@@ -201,7 +187,7 @@ def _signs(X: Tensor, generator: torch.Generator | None) -> Tensor:
 
 
 def _checked(target: Target, X: Tensor, U: Tensor, S: Tensor | None, only: str | None) -> tuple[Tensor, Tensor, Tensor]:
-    """The figures of the square functions."""
+    """Return the figures of the square functions."""
     n = X.shape[-1]
     W = torch.eye(n, dtype=X.dtype, device=X.device) if S is None else S
     weight = 1.0 if S is None else _COLUMNS**-0.5
@@ -217,7 +203,7 @@ def _checked(target: Target, X: Tensor, U: Tensor, S: Tensor | None, only: str |
 
 
 def _positivity(U: Tensor, S: Tensor | None) -> Tensor:
-    """tr(U) / ||U||_*, the direction of U towards the identity, which is the polar factor of positive matrices."""
+    """Return tr(U) / ||U||_*, the direction of U towards I, the polar factor of positive matrices."""
     U, _ = prescale(U)
     trace = U.diagonal(dim1=-2, dim2=-1).sum(-1)
     if S is None:
@@ -226,8 +212,8 @@ def _positivity(U: Tensor, S: Tensor | None) -> Tensor:
 
 
 def _excess(X: Tensor, HS: Tensor, S: Tensor) -> Tensor:
-    """An estimate of ||X||_* - tr(H), from H S; of the bracket that quadrature gives, the value nearest to 0."""
-    # It is the trace of (X X^T)^(1/2) - H, which the probes s^T (.) s see with little noise when H is near the root.
+    """Estimate ||X||_* - tr(H) from H S: the value nearest to 0 within the bounds that quadrature gives."""
+    # It is the trace of (X X^T)^(1/2) - H. Its estimate s^T (.) s has little noise when H is near the root.
     least, greatest = (f.mean(-1) - (S * HS).sum(-2).mean(-1) for f in root_forms(X, S))
     return torch.maximum(least, greatest.clamp(max=0))
 

@@ -1,8 +1,8 @@
-"""The verbs: check the argument, then compute; all but `orthogonalize` with a closed-form derivative (`adjoints`)."""
+"""The verbs: check the argument, then compute; all but `orthogonalize` have a closed-form derivative (`adjoints`)."""
 
 from functools import partial
 from numbers import Real
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -42,49 +42,40 @@ def orthogonalize(
     """The orthogonal polar factor U V^T of X = U S V^T; the hot path of an optimizer.
 
     Nothing is read back from the device, so NaN and infinity are not refused: they make their own matrix NaN and leave
-    the rest of the batch alone. A zero matrix gives zero; zero rows and columns stay exactly zero, and a schedule that
-    would lift rounding noise (made for singular values of eps and less) gives the factor on the range, as `polar` does.
-    The result does not depend on the scale of X, from the smallest to the largest number of its dtype. Autograd, where
-    it is on, runs through the steps of an iteration: the gradient is that of the approximation, and `polar` has that of
-    the factor.
+    the rest of the batch alone. A zero matrix gives zero; zero rows and columns stay exactly zero. A schedule for
+    singular values of eps and less would lift rounding noise, so its result is put on the range, as in `polar`. The
+    result does not depend on the scale of X. Autograd differentiates the steps of an iteration, so it gives the
+    gradient of the approximation; `polar` has the gradient of the exact factor.
 
     Args:
         X: (..., m, n), float16, bfloat16, float32 or float64.
-        method: How; default `PolarExpress()`, five quintic steps, worst spectral error 0.154 for singular values
-            above 1e-3 of ||X||_F. See `certify` for what was reached.
-        engine: `Direct()` or `Gram()`, which needs fewer products where m and n differ much; None is Gram in float32
-            where the model of its rounding stays below the error of the steps, else Direct.
-        precision: The dtype to iterate in. None is the dtype of X, but float32 for half precision on a machine that
-            has no arithmetic for it (`matfn.explain` says so). bfloat16 is several times faster on most hardware.
+        method: Default `PolarExpress()`, five quintic steps, worst spectral error 0.154 for singular values above 1e-3
+            of ||X||_F. `certify` measures the error.
+        engine: `Direct()`, or `Gram()`, which needs fewer products if m and n differ much. None is Gram in float32 if
+            its predicted rounding stays below the error of the steps, else Direct.
+        precision: The dtype to iterate in. None is the dtype of X, but float32 for half precision on a machine without
+            arithmetic for it. bfloat16 is several times faster on most hardware.
         generator: Draws the sketches of methods that use any; None is a fixed, counter-based sketch, the same on every
             device and call, and usable under `torch.compile(fullgraph=True)`.
-        products: The matrix products, a value of `matfn.kernels` such as `EAGER` or `Blocked(96)`, used for every large
-            product; None is a choice by machine, dtype and size. `matfn.explain` shows it with its reason.
+        products: A value of `matfn.kernels` such as `EAGER` or `Blocked(96)`, used for every large product; None is a
+            choice by machine, dtype and size. `matfn.explain` shows the choices and their reasons.
 
     Returns:
         (..., m, n), contiguous, in the dtype of X.
 
     Raises:
         TypeError: For a dtype, layout or method that is not supported.
-        ValueError: If X has fewer than two dimensions, `engine`, `precision` or `products` comes with a method that has
-            no use for it (`Exact`), or the steps amplify rounding errors beyond the precision (`Schedule.rounding`).
+        ValueError: If X has fewer than two dimensions, `engine`, `precision` or `products` has no use for the method
+            (`Exact`), or the steps amplify rounding errors beyond the precision (`Schedule.rounding`).
 
     References:
         Polar Express, Section 3 of the specification.
     """
     check_matrix(X, ORTHOGONALIZE)
-    key, differentiated = sketch_key(generator), torch.is_grad_enabled() and X.requires_grad
-    plan = resolve(
-        ORTHOGONALIZE,
-        method,
-        (X.shape[-2], X.shape[-1]),
-        X.dtype,
-        X.device,
-        engine=engine,
-        precision=precision,
-        products=products,
-        differentiated=differentiated,
-    )
+    key, shape = sketch_key(generator), (X.shape[-2], X.shape[-1])
+    options: dict[str, Any] = {"engine": engine, "precision": precision, "products": products}
+    differentiated = torch.is_grad_enabled() and X.requires_grad
+    plan = resolve(ORTHOGONALIZE, method, shape, X.dtype, X.device, **options, differentiated=differentiated)
     if isinstance(plan.method, Evaluation):  # a decomposition's own derivative divides by gaps between values
         return attach(X, lambda X: (execute(plan, X, key),), polar_adjoint("right"))[0]
     with without_autocast(X):
@@ -105,9 +96,9 @@ def polar(
         A: (..., m, n).
         side: "right" for A = U H with H = (A^T A)^(1/2), (..., n, n); "left" for A = H U with H = (A A^T)^(1/2),
             (..., m, m); as `scipy.linalg.polar`.
-        factor: What U does to the null space of a rank-deficient A, where singular values up to max(m, n) eps sigma_1
-            count as zero, with the eps of float32 at least. "range": nothing, ||U||_F^2 = rank, and rows and columns of
-            zeros stay exactly zero; "complete": U is orthonormal, one choice of many. The same for every method.
+        factor: What U does to the null space of a rank-deficient A. "range": U is zero there, ||U||_F^2 = rank, and
+            rows and columns of zeros stay exactly zero; "complete": U is orthonormal, one choice of many. Singular
+            values up to max(m, n) eps sigma_1 count as zero, for every method, with the eps of float32 at least.
         method: Default `Exact()`, accurate to the dtype. Half precision is computed in float32.
         generator: As in `orthogonalize`.
 
@@ -130,7 +121,6 @@ def polar(
 
 
 def _polar(side: str, factor: str, method: Method | None, key: int | Tensor, A: Tensor) -> tuple[Tensor, Tensor]:
-    """Check values, compute in float32 at least, return in the dtype of A."""
     check_finite(A, "polar")
     work = torch.promote_types(A.dtype, torch.float32)
     U = polar_factor(A.to(work), factor, method, key)
@@ -146,12 +136,12 @@ def _polar(side: str, factor: str, method: Method | None, key: int | Tensor, A: 
 
 
 def signm(A: Tensor, *, method: Method | None = None, generator: Generator | None = None) -> Tensor:
-    """The matrix sign: the matrix with the eigenvectors of A and the signs (of the real parts) of its eigenvalues.
+    """The matrix sign: the eigenvectors of A with the signs of the real parts of its eigenvalues.
 
     Args:
-        A: (..., n, n). `Exact` takes any spectrum off the imaginary axis; an iteration needs a real one off zero.
-            `QDWH` and `ZoloPD` keep each half plane, so what they do not bring to +1 or -1 shows. Polynomials throw
-            complex eigenvalues about: one in fifty or so settles at the wrong sign, which S S = I cannot show.
+        A: (..., n, n). `Exact` takes any spectrum off the imaginary axis; an iteration needs real eigenvalues off zero.
+            `QDWH` and `ZoloPD` keep each half plane, so values that they do not bring to +1 or -1 are seen. Polynomials
+            move complex eigenvalues; one in fifty or so ends at the wrong sign, which S S = I cannot show.
         method: Default `Exact()`.
         generator: As in `orthogonalize`.
 
@@ -168,7 +158,7 @@ def sqrtm(A: Tensor, *, ridge: float = 0.0, method: Method | None = None, genera
     Args:
         A: (..., n, n), symmetric positive semidefinite (definite, for an iteration).
         ridge: Added to the diagonal first; an absolute number, at least 0.
-        method: Default `Exact()`. The coupled engine computes it together with the inverse root.
+        method: Default `Exact()`.
         generator: As in `orthogonalize`.
 
     Raises:
@@ -184,7 +174,7 @@ def sqrtm(A: Tensor, *, ridge: float = 0.0, method: Method | None = None, genera
 def inv_sqrtm(
     A: Tensor, *, ridge: float = 0.0, method: Method | None = None, generator: Generator | None = None
 ) -> Tensor:
-    """The symmetric positive definite B with B (A + ridge I) B = I. Arguments, errors and warnings as `sqrtm`.
+    """The symmetric positive definite B with B (A + ridge I) B = I; otherwise as `sqrtm`.
 
     Raises:
         SpectrumError: If A + ridge I is singular or indefinite, whatever the method.
@@ -195,18 +185,9 @@ def inv_sqrtm(
 def inv_rootm(
     A: Tensor, p: int, *, ridge: float = 0.0, method: Method | None = None, generator: Generator | None = None
 ) -> Tensor:
-    """The symmetric positive definite (A + ridge I)^(-1/p).
+    """The symmetric positive definite (A + ridge I)^(-1/p) for an integer p of at least 1; otherwise as `inv_sqrtm`.
 
-    Args:
-        A: (..., n, n), symmetric positive definite.
-        p: An integer of at least 1; 1 is the inverse, 4 the root that Shampoo takes.
-        ridge: As in `sqrtm`.
-        method: Default `Exact()`.
-        generator: As in `orthogonalize`.
-
-    Raises:
-        SpectrumError: If A + ridge I is singular or indefinite, whatever the method.
-        ValueError: If p is not a positive integer, or as `sqrtm`, which has the warning too.
+    p = 1 is the inverse, p = 4 the root of Shampoo.
     """
     return _accurate(INV_ROOT.with_exponent(p), A, method, ridge, generator)
 
@@ -214,7 +195,7 @@ def inv_rootm(
 def rootm(
     A: Tensor, p: int, *, ridge: float = 0.0, method: Method | None = None, generator: Generator | None = None
 ) -> Tensor:
-    """The symmetric positive semidefinite (A + ridge I)^(1/p). As `inv_rootm` and `sqrtm`."""
+    """The symmetric positive semidefinite (A + ridge I)^(1/p) for an integer p of at least 1; otherwise as `sqrtm`."""
     return _accurate(ROOT.with_exponent(p), A, method, ridge, generator)
 
 
@@ -237,7 +218,7 @@ def inv(A: Tensor, *, ridge: float = 0.0, method: Method | None = None, generato
 
 
 def _accurate(target: Target, A: Tensor, method: Method | None, ridge: float, generator: Generator | None) -> Tensor:
-    """The value, with the derivative of the function."""
+    """Compute one of the square functions, with its closed-form derivative."""
     check_matrix(A, target)
     if not isinstance(ridge, Real) or not 0 <= float(ridge) < float("inf"):
         raise ValueError(f"ridge must be a finite number of at least 0, got {ridge!r}: it is added to the diagonal")

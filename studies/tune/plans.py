@@ -11,7 +11,7 @@ import torch
 
 import matfn
 from matfn.engines.cost import products_of
-from matfn.iteration.preparation import NORMS
+from matfn.iteration.schedule import NORMS
 from matfn.run.arguments import check_rounding
 from studies.tune.laws import Laws
 from studies.tune.plan import Plan, plan_of

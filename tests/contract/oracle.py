@@ -6,10 +6,10 @@ Everything is for a matrix of Frobenius norm c whose singular values (polar, inv
 import torch
 from torch import Tensor
 
-from matfn.iteration.polynomial import Polynomial
 from matfn.iteration.protocols import Evaluation, Iteration, Scheduled
 from matfn.iteration.residual import Residual
 from matfn.iteration.schedule import Schedule
+from matfn.iteration.step import Polynomial
 from matfn.iteration.target import Target
 
 TRUE = {

@@ -19,9 +19,9 @@ from torch import Tensor
 from matfn.engines import Coupled, Gram
 from matfn.engines.restarts import restarts_for
 from matfn.iteration.partial_fraction import PartialFraction
-from matfn.iteration.polynomial import Polynomial
 from matfn.iteration.protocols import Iteration
 from matfn.iteration.schedule import Schedule
+from matfn.iteration.step import Polynomial
 from matfn.iteration.target import Target
 
 from .oracle import TRUE

@@ -9,7 +9,7 @@ import torch
 from matfn import Exact, certify
 from matfn.certify import balanced_residual
 from matfn.iteration.target import INV, INV_ROOT, INV_SQRT
-from matfn.methods.resolvents import triangle
+from matfn.methods.resolvents import inverse_factor
 from matfn.minimax.resolvents import best_poles, fewest_poles
 from matfn.optim import Resolvents, Shampoo, minimax, resolvents
 from matfn.optim.rules.roots import inverse_roots, ridged, root_plan
@@ -88,7 +88,7 @@ def test_in_float64_the_matrix_is_the_scalar_function(spectrum, p, n):
 
 
 def test_large_triangles_stay_cut(monkeypatch):
-    monkeypatch.setattr(triangle, "_DENSE", 16)
+    monkeypatch.setattr(inverse_factor, "_DENSE", 16)
     A = torch.cat([matrix("log-uniform", 150, seed) for seed in range(3)])
     method = Resolvents(4, lower_bound(4, RIDGE, 150))
     terms, norm = method.terms(), torch.linalg.matrix_norm(A)

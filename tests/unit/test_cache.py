@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from matfn.minimax import Request, cached_rows, compose
+from matfn.minimax import Request, cached_rows
 from matfn.minimax import cache as cache_module
+from matfn.minimax.composition import compose
 
 REQUEST = Request(2, (5,) * 5, 1e-3, None, 1.01)
 QUICK = Request(2, (3, 3), 1e-2, 0.0, 1.0)

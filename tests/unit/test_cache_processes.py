@@ -14,7 +14,8 @@ BARE = f"""
 import sys, types
 sys.modules["matfn"] = types.ModuleType("matfn")
 sys.modules["matfn"].__path__ = [{str(Path(matfn.__file__).parent)!r}]
-from matfn.minimax import Request, cached_rows, compose
+from matfn.minimax import Request, cached_rows
+from matfn.minimax.composition import compose
 assert "torch" not in sys.modules
 """
 

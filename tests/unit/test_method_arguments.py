@@ -4,7 +4,7 @@ import pytest
 
 from loops import looped
 from matfn import NewtonSchulz, PolarExpress, Tuned
-from matfn.minimax import best_odd, taylor
+from matfn.minimax.remez import best_odd, taylor
 
 NAN, INF = float("nan"), float("inf")
 

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from loops import looped
 from matfn import NewtonSchulz, PolarExpress
-from matfn.minimax import Request, best_odd, compose, cushion, taylor
+from matfn.minimax import Request
+from matfn.minimax.composition import compose, cushion
+from matfn.minimax.remez import best_odd, taylor
 
 EXPONENTS = (1, 2, 3, 4, 8)
 DEGREES = (3, 5, 7, 9, 11, 13)

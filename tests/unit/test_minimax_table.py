@@ -9,12 +9,11 @@ import torch
 import matfn
 from loops import looped
 from matfn import RitzMinimax
-from matfn.iteration.polynomial import Magnified, Polynomial
 from matfn.iteration.residual import Residual
+from matfn.iteration.step import Magnified, Polynomial
 from matfn.kernels import EAGER
-from matfn.methods.ritz_minimax.choice import best_step, chain
-from matfn.methods.ritz_minimax.table import SPACING, START, lower_ends, table
-from matfn.minimax import best_odd
+from matfn.methods.ritz_minimax.table import SPACING, START, best_step, chain, lower_ends, table
+from matfn.minimax.remez import best_odd
 from matrices import of_singular_values
 
 ROUNDOFFS = {"bfloat16": 2.0**-8, "float16": 2.0**-11, "float32": 2.0**-24, "float64": 2.0**-53}
@@ -177,7 +176,7 @@ def test_float16_holds_a_first_step_that_is_far_from_its_range(degree):
 def test_a_magnified_polynomial_is_the_polynomial():
     upper = torch.tensor([3e-4, 0.7], dtype=torch.float64)[:, None, None]
     inner = Polynomial(tuple(c / upper ** (j + 0.5) for j, c in enumerate((8.5, -25.3, 18.8))))
-    step = Magnified(inner, upper)
+    step = Magnified(inner.coefficients, upper=upper)
     m = torch.linspace(0, 1, 9, dtype=torch.float64) * upper
     assert torch.equal(step(m), inner(m))
     M = torch.diag_embed(m[:, 0])

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from matfn import NewtonSchulz, PolarExpress, Polynomial, Schedule, Tuned
-from matfn.minimax import Request, best_odd, compose, cushion
+from matfn.minimax import Request
+from matfn.minimax.composition import compose, cushion
+from matfn.minimax.remez import best_odd
 
 # Polar Express, arXiv 2505.16932, Implementation 1, before the division by 1.01, 1.01^3, 1.01^5.
 PAPER = (

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from matfn import NewtonSchulz, PolarExpress, Polynomial, Schedule, Tuned
-from matfn.minimax import Request, best_odd, compose
+from matfn.minimax import Request
+from matfn.minimax.composition import compose
+from matfn.minimax.remez import best_odd
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Adjoints: derivatives of the functions in closed form, independent of the method that computed the value."""
 
-from .attach import adjoint, attach
+from .implicit import attach
 from .polar import polar_adjoint
+from .square import adjoint
 
 __all__ = ["adjoint", "attach", "polar_adjoint"]

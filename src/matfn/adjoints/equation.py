@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from ..errors import SpectrumError
+from ..linalg.lu import inv_ex
 from .implicit import in_front
-from .sylvester import by_newton
 
 __all__ = ["RootEquation"]
+
+_STEPS = 100  # Newton's iteration needs about 10 for condition numbers up to 1/eps
 
 
 class RootEquation(torch.autograd.Function):
@@ -31,10 +33,7 @@ class RootEquation(torch.autograd.Function):
             p: At least 1; must be 2 without r and V.
             r: Eigenvalues of R, (..., n), or None; exactly 0 if they count as zero. X is 0 for a pair of zeros.
             V: Eigenvectors of R, (..., n, n), or None.
-            order: 1 for a first derivative, else 2.
-
-        Raises:
-            SpectrumError: For order 2 and a zero in r, where second derivatives do not exist.
+            order: 1 for a first derivative, else 2, which refuses a zero in r: second derivatives do not exist there.
         """
         if r is None or V is None:
             return by_newton(R, C)
@@ -44,7 +43,7 @@ class RootEquation(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """Save R, X and the spectrum for `backward`."""
+        """Save R, X and the spectrum."""
         R, _, ctx.p, r, V, _ = inputs
         ctx.save_for_backward(R, output, r, V)
 
@@ -91,3 +90,40 @@ def words(R: Tensor, Y: Tensor, X: Tensor, m: int) -> Tensor:
         inner = R @ inner + X @ power
         total = R @ total + Y @ inner
     return total
+
+
+def by_newton(N: Tensor, C: Tensor) -> Tensor:
+    """Solve N X + X N = C for N (..., n, n) with eigenvalues in the open right half-plane.
+
+    The sign of [[N, C], [0, -N]] is [[I, 2 X], [0, -I]]. Newton's iteration keeps this block form, so it reduces to the
+    pair N <- (N + N^-1)/2, C <- (C + N^-1 C N^-1)/2 at an eighth of the cost. An eigendecomposition would fail for
+    defective matrices, and torch has no Schur decomposition.
+
+    References:
+        J. D. Roberts, "Linear model reduction and solution of the algebraic Riccati equation by use of the sign
+        function" (1980), Section 4.
+    """
+    peak = _norm(N)
+    N, C, tolerance = N / peak, C / peak, torch.finfo(N.dtype).eps ** 0.5
+    for _ in range(_STEPS):
+        inverse, info = inv_ex(N)
+        if bool((info != 0).any()):
+            raise SpectrumError("the matrix is singular to working precision, so its sign has no derivative")
+        mu = (_norm(inverse) / _norm(N)).sqrt()
+        N_new, C_new = (mu * N + inverse / mu) / 2, (mu * C + inverse @ C @ inverse / mu) / 2
+        settled = (_change(N_new, N) <= tolerance) & (_change(C_new, C) <= tolerance)
+        N, C = N_new, C_new
+        if bool(settled.all()):  # quadratic: the next step is exact to rounding
+            inverse, _ = inv_ex(N)
+            return (C + inverse @ C @ inverse) / 4
+    raise SpectrumError("the derivative did not converge: an eigenvalue is on or very near the imaginary axis")
+
+
+def _norm(A: Tensor) -> Tensor:
+    """Return the Frobenius norm of each matrix, (..., 1, 1); 1 for a zero matrix."""
+    norm = torch.linalg.vector_norm(A, dim=(-2, -1), keepdim=True)
+    return torch.where(norm == 0, 1.0, norm)
+
+
+def _change(new: Tensor, old: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(new - old, dim=(-2, -1), keepdim=True) / _norm(new)

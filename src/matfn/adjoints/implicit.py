@@ -8,30 +8,32 @@ from torch import Tensor
 
 from ..kernels.products import without_autocast
 
-__all__ = ["Compute", "Gradients", "Implicit", "Pullback", "in_front"]
+__all__ = ["Compute", "Gradients", "Implicit", "Pullback", "attach", "in_front", "symmetrised"]
 
 Gradients = tuple[Any, ...]  # tensors, or None for an output without a gradient
 Compute = Callable[[Tensor], tuple[Tensor, ...]]
 Pullback = Callable[[Tensor, tuple[Tensor, ...], Gradients], Tensor]
 
 
+def attach(A: Tensor, compute: Compute, pullback: Pullback) -> tuple[Tensor, ...]:
+    """Return compute(A), A (..., m, n), computed without a graph, with `pullback` as its derivative."""
+    with without_autocast(A):
+        return Implicit.apply(A, compute, pullback, None) if A.numel() else compute(A)
+
+
 class Implicit(torch.autograd.Function):
     """Evaluate outputs = compute(A), with grad A = pullback(A, outputs, gradients of the outputs).
 
     The pullback uses differentiable operations of A and the outputs, such as `Implicit` and `RootEquation`. A and the
-    outputs are saved with their graph, so this one formula gives derivatives of every order. Reverse mode only.
+    outputs are saved with their graph, so one formula gives derivatives of every order. Reverse mode only.
     """
 
     @staticmethod
     def forward(A: Tensor, compute: Compute, pullback: Pullback, constants: int | None) -> tuple[Tensor, ...]:
-        """Compute the outputs; autograd is off here.
+        """Compute the outputs for A (..., m, n); autograd is off here.
 
-        Args:
-            A: (..., m, n).
-            compute: Maps A to the outputs, for any leading shape.
-            pullback: Maps A, the outputs and their gradients (or None) to the gradient of A.
-            constants: The last `constants` outputs (a spectrum) are constants to autograd. None: the pullback uses no
-                output, so the outputs may be freed or overwritten.
+        The last `constants` outputs (a spectrum) are constants to autograd. None: the pullback uses no output, so the
+        outputs may be freed or overwritten. `compute` takes any leading shape.
         """
         # Detach: torch refuses in-place changes of a view that a custom function returned.
         return tuple(x.detach() for x in compute(A))
@@ -71,3 +73,8 @@ class Implicit(torch.autograd.Function):
 def in_front(A: Tensor, dim: int | None, size: int) -> Tensor:
     """Move the mapped dimension of A to the front, or add a new one of the given size."""
     return A.expand(size, *A.shape) if dim is None else A.movedim(dim, 0)
+
+
+def symmetrised(A: Tensor) -> Tensor:
+    """Return the symmetric part; halving first avoids overflow."""
+    return A / 2 + A.mT / 2

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from .equation import RootEquation
-from .implicit import Gradients, Implicit, Pullback
-from .roots import symmetrised
+from .implicit import Gradients, Implicit, Pullback, symmetrised
 
 __all__ = ["polar_adjoint"]
 

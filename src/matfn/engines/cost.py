@@ -1,10 +1,10 @@
-"""Cost: the products that an engine asks for, counted by arithmetic before anything is run, and what a kernel does."""
+"""Cost: the products of an engine, counted before the run, and the multiply-adds that a kernel does for them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..iteration.polynomial import paterson_stockmeyer
 from ..iteration.schedule import Schedule
+from ..iteration.step import paterson_stockmeyer
 from ..iteration.target import POLAR, Target
 from .coupled import Coupled
 from .direct import Direct
@@ -12,19 +12,10 @@ from .gram import Gram
 
 __all__ = ["Product", "computed", "engine_cost", "products_of", "share", "sweeps"]
 
-_SYMMETRIC = ("syrk", "sym_mm", "sym_addmm")
-
 
 @dataclass(frozen=True)
 class Product:
-    """One call of `kernels.Products`: (rows x inner) times (inner x columns), for one matrix of a batch.
-
-    Attributes:
-        name: "syrk", "sym_mm", "sym_addmm", "mm" or "addmm".
-        rows: Of the result.
-        inner: What is summed over.
-        columns: Of the result.
-    """
+    """One product of `kernels.Products` for one matrix: (rows x inner) times (inner x columns), `name` its method."""
 
     name: str
     rows: int
@@ -33,21 +24,21 @@ class Product:
 
     @property
     def multiply_adds(self) -> int:
-        """All of them, also where the result is symmetric; a multiply-add is two floating-point operations."""
+        """Multiply-adds of the full result, also if it is symmetric; each is two floating-point operations."""
         return self.rows * self.inner * self.columns
 
     @property
     def symmetric(self) -> bool:
-        """Whether a kernel may compute one half of the result."""
-        return self.name in _SYMMETRIC
+        """Whether the result is symmetric, so that a kernel may compute one half."""
+        return self.name in ("syrk", "sym_mm", "sym_addmm")
 
 
 def products_of(
     schedule: Schedule, engine: Direct | Gram | Coupled, shape: tuple[int, int], target: Target = POLAR
 ) -> tuple[Product, ...]:
-    """The products of one call, in the order in which the engine makes them.
+    """The products of one call, in the order of the engine.
 
-    With n the short side, m the long one, and q of degree k in each step, in units of n^3 and a = m / n:
+    With n the short side, m the long one, a = m / n, and q of degree k in each step, in units of n^3:
 
     | engine  | per step                                   | once                                        |
     |---------|--------------------------------------------|---------------------------------------------|
@@ -56,17 +47,18 @@ def products_of(
     | coupled | 1 (M) + s(k) + t(p - 1) (Y) + 1 (Z)        | 2 less, in the first step, where Z is I     |
 
     s(k) = 0, 1, 2, 2, 3, 3, 4 for k = 1 .. 7 (`Polynomial.products`); t(j) = floor(log2 j) + popcount(j), t(0) = 0.
-    After a restart the first product for Q is saved, and before one, and at the end, those that carry M.
+    The first step after a restart saves the product for Q; the last step before a restart, and the last of all, save
+    those that carry M.
 
     Args:
-        schedule: Of polynomials, for the exponent of `target`.
-        engine: `Gram` with restarts of its own: None has them computed, which needs a dtype (`restarts_for`).
-        shape: (rows, columns) of the matrix, tall or wide; square for `Coupled`, the sign and the inverse.
+        schedule: Polynomials for the exponent of `target`.
+        engine: `Gram` needs restarts: None computes them from a dtype (`restarts_for`), which is not known here.
+        shape: (rows, columns) of the matrix; square for `Coupled`, the sign and the inverse.
         target: What is computed.
 
     Raises:
-        TypeError: If a step is no polynomial: a decomposition is not counted in products.
-        ValueError: If the engine has another target, or `Gram` no restarts.
+        TypeError: If a step is not a polynomial.
+        ValueError: If the engine cannot compute the target, or `Gram` has no restarts.
 
     References:
         Polar Express, Sections 3.1 to 3.3 of the specification.
@@ -88,17 +80,14 @@ def products_of(
             return tuple(_coupled(degrees, n, target.p))
 
 
-# A symmetric product as a part of a full one, where the kernels are not known yet: block rows and half of the tiles.
-_HALF = 0.75
-
-
 def engine_cost(schedule: Schedule, engine: Direct | Gram, shape: tuple[int, int]) -> float:
-    """Multiply-adds of one call for one matrix, symmetric products at three quarters: to compare engines."""
-    return sum(p.multiply_adds * (_HALF if p.symmetric else 1.0) for p in products_of(schedule, engine, shape))
+    """Multiply-adds of one call for one matrix, to compare engines; symmetric products count three quarters."""
+    # 0.75: the kernel is not chosen yet, and block rows or half of the tiles save a quarter to a half.
+    return sum(p.multiply_adds * (0.75 if p.symmetric else 1.0) for p in products_of(schedule, engine, shape))
 
 
 def sweeps(schedule: Schedule, shape: tuple[int, int]) -> int:
-    """Entries of n x n matrices that the steps touch outside products: the weighted sums of powers of M."""
+    """Entries of n x n matrices that the steps read or write outside products: weighted sums of powers of M."""
     passes = 0
     for degree in schedule.degrees:
         k = (degree - 1) // 2
@@ -107,13 +96,13 @@ def sweeps(schedule: Schedule, shape: tuple[int, int]) -> int:
 
 
 def share(kernel: object, n: int) -> float:
-    """What part of a symmetric n x n result a kernel computes: `kernel.share(n)`, and all of it if it does not say."""
+    """The computed share of a symmetric n x n result: `kernel.share(n)`, or all of it if the kernel has no `share`."""
     stated = getattr(kernel, "share", None)
     return 1.0 if stated is None else float(stated(n))
 
 
 def computed(product: Product, kernel: object) -> float:
-    """The multiply-adds that a kernel really does for a product."""
+    """The multiply-adds that a kernel does for a product."""
     return product.multiply_adds * (share(kernel, product.rows) if product.symmetric else 1.0)
 
 
@@ -149,7 +138,6 @@ def _coupled(degrees: list[int], n: int, p: int) -> Iterator[Product]:
 
 
 def _split(k: int, n: int) -> Iterator[Product]:
-    """Powers of M, then Horner's rule over blocks of them."""
     powers, blocks = paterson_stockmeyer(k)
     yield from (Product("sym_mm", n, n, n),) * powers
     yield from (Product("sym_addmm", n, n, n),) * blocks

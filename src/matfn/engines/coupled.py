@@ -1,15 +1,14 @@
-"""Coupled: the root and the inverse root of a given symmetric positive definite matrix, side by side."""
+"""Coupled: the root and the inverse root of a symmetric positive definite matrix, side by side."""
 
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..iteration.protocols import Iteration
-from ..iteration.residual import Residual, finished
+from ..iteration.protocols import First, Iteration
+from ..iteration.residual import Key, Residual, finished
 from ..iteration.target import Target
 from ..kernels import Products
 from ..kernels.products import shifted
-from .engine import First, times_power
 
 __all__ = ["Coupled"]
 
@@ -18,24 +17,15 @@ __all__ = ["Coupled"]
 class Coupled:
     """(Y, Z) <- (Y q(M)^(p-1), q(M) Z) with M = Z Y, from (A, I) to (A^(1/p), A^(-1/p)).
 
-    M is rebuilt from the pair, so an error in one is answered by the other: the Jacobian of the map at its fixed point
-    is idempotent for every p (for p = 2 this is the classical coupled Newton-Schulz iteration). The order of the
-    factors matters: with Z q(M) in place of q(M) Z the same iteration is unstable. For p = 1, Y stays A.
+    Each step forms M from the pair, so each factor corrects the error of the other: the Jacobian of the map at its
+    fixed point is idempotent for every p (p = 2 is the classical coupled Newton-Schulz iteration). The order of the
+    factors matters: with Z q(M) in place of q(M) Z the iteration is unstable. For p = 1, Y stays A.
     """
 
-    @property
-    def targets(self) -> frozenset[str]:
-        """Square root, p-th root, and their inverses."""
-        return frozenset({"sqrt", "inv_sqrt", "root", "inv_root"})
+    targets = frozenset({"sqrt", "inv_sqrt", "root", "inv_root"})
 
     def run(
-        self,
-        target: Target,
-        A: Tensor,
-        method: Iteration,
-        products: Products,
-        key: int | Tensor = 0,
-        first: First | None = None,
+        self, target: Target, A: Tensor, method: Iteration, products: Products, key: Key = 0, first: First | None = None
     ) -> Tensor:
         """See `Engine.run`."""
         Y, Z = A, None
@@ -49,3 +39,14 @@ class Coupled:
             Y = times_power(Y, q, target.p - 1, products)
             Z = q if Z is None else products.sym_mm(q, Z)
         return target.result(Y, A if Z is None else Z)  # zero steps: A already equals I
+
+
+def times_power(M: Tensor, Z: Tensor, p: int, products: Products) -> Tensor:
+    """M Z^p for commuting symmetric M, Z, by repeated squaring: floor(log2 p) + popcount(p) symmetric products."""
+    while True:
+        if p % 2:
+            M = products.sym_mm(M, Z)
+        p //= 2
+        if p == 0:
+            return M
+        Z = products.sym_mm(Z, Z)

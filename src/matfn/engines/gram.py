@@ -1,16 +1,15 @@
-"""Gram: build M = X X^T once, carry (M, Q) with n x n products alone, multiply X by Q at the end or at a restart."""
+"""Gram: form M = X X^T once, iterate on (M, Q) by n x n products, multiply X by Q at the end or at a restart."""
 
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from ..iteration.protocols import Iteration
-from ..iteration.residual import Residual, finished
+from ..iteration.protocols import First, Iteration
+from ..iteration.residual import Key, Residual, finished
 from ..iteration.target import Target
 from ..kernels import Products
 from ..kernels.products import shifted
-from .engine import First
 from .restarts import margins, restarts_for
 
 __all__ = ["Gram"]
@@ -18,22 +17,22 @@ __all__ = ["Gram"]
 
 @dataclass(frozen=True)
 class Gram:
-    """The polar factor as (X X^T)^(-1/2) X: cheaper than `Direct` when the matrix is clearly rectangular.
+    """The polar factor as (X X^T)^(-1/2) X: cheaper than `Direct` if the matrix is clearly rectangular.
 
-    Q tends to an inverse square root, so it grows as the condition number of X does and its rounding errors with it;
-    and rounding makes the smallest eigenvalues of M slightly negative, which no polynomial repairs. A restart
-    (X <- Q X, M rebuilt, Q = I) cures both. At a restart X is divided by 1 + (unit roundoff) max|Q|, so that rounding
-    puts no singular value beyond the interval that the next step is made for (`restarts.margins`).
+    Q tends to an inverse square root, so Q and its rounding errors grow with the condition number of X. Rounding also
+    makes the smallest eigenvalues of M slightly negative, which no polynomial repairs. A restart (X <- Q X, M formed
+    again, Q = I) cures both. A restart divides X by 1 + (unit roundoff) max|Q|, so that rounding lifts no singular
+    value above the interval of the next step (`restarts.margins`).
 
-    M is carried from both sides, as Z (M Z). In M Z^2 an error e of Z, as an entry between a large singular direction
-    and a small one, stands beside both values of Z, and a product that is mirrored (`Blocked`) keeps the larger; in
-    Z (M Z) it stands beside one. At 768 x 3072 in bfloat16 the greatest singular value is 1.26 so, and 1.9 otherwise.
+    M is updated from both sides, as Z (M Z). An error of Z between a large and a small singular direction is multiplied
+    by both values of Z in M Z^2, and a mirrored product (`Blocked`) keeps the larger; Z (M Z) multiplies it by one. The
+    greatest singular value at 768 x 3072 in bfloat16 is 1.26 with Z (M Z) and 1.9 with M Z^2.
 
     Attributes:
-        restarts: After which steps to restart, e.g. (2,). None computes them from the schedule and the unit roundoff of
-            the dtype (`best_restarts`); a method without a schedule then restarts after every second step. What is
-            given is taken as it is: in half precision more than two steps without a restart may diverge.
-        room: By what X is divided at each restart; None computes it at each run (`planned`).
+        restarts: Steps after which to restart, e.g. (2,). None computes them from the schedule and the unit roundoff of
+            the dtype (`best_restarts`), or restarts after every second step of a method without a schedule. Given
+            restarts are not checked: in half precision more than two steps without a restart may diverge.
+        room: Divisor of X at each restart; None computes it at each run (`planned`).
 
     References:
         Polar Express, Algorithm 3; the restart rule of Gram Newton-Schulz (specification 3.3).
@@ -43,7 +42,6 @@ class Gram:
     room: tuple[float, ...] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Refuse what lists no restarts."""
         r = self.restarts
         counts = isinstance(r, tuple) and all(type(k) is int and k >= 1 for k in r)
         if r is not None and not (counts and list(r) == sorted(set(r))):
@@ -53,23 +51,14 @@ class Gram:
             )
 
     def planned(self, method: Iteration, dtype: torch.dtype) -> "Gram":
-        """The same engine with its restarts and their divisors computed: a plan does it once for many runs."""
+        """Return this engine with restarts and divisors computed, once for many runs."""
         restarts = restarts_for(method, dtype) if self.restarts is None else self.restarts
         return replace(self, restarts=restarts, room=margins(method, restarts, dtype) if restarts else ())
 
-    @property
-    def targets(self) -> frozenset[str]:
-        """The polar factor."""
-        return frozenset({"polar"})
+    targets = frozenset({"polar"})
 
     def run(
-        self,
-        target: Target,
-        A: Tensor,
-        method: Iteration,
-        products: Products,
-        key: int | Tensor = 0,
-        first: First | None = None,
+        self, target: Target, A: Tensor, method: Iteration, products: Products, key: Key = 0, first: First | None = None
     ) -> Tensor:
         """See `Engine.run`."""
         planned = self if self.room is not None else self.planned(method, A.dtype)
@@ -77,9 +66,9 @@ class Gram:
         if max(restarts, default=0) >= method.steps:
             raise ValueError(f"{self!r} restarts after step {max(restarts)}, but there are {method.steps} steps")
         room = dict(zip(restarts, planned.room or (), strict=True))
-        # The pending factor multiplies Q when Q is applied to X, which saves a pass over X.
+        # `pending` multiplies Q instead of X, which saves a pass over X.
         X, Q, (M, pending) = A, None, (None, None) if first is None else first
-        del A, first  # else the first iterate and the first M would be held to the end
+        del A, first  # frees the first iterate and the first M after their use
         for k in range(method.steps):
             if Q is not None and k in restarts:
                 X, Q, M, pending = _applied(_times(Q, pending) / room[k], X, products), None, None, None

@@ -1,4 +1,4 @@
-"""Restarts: after which steps the Gram engine must rebuild, from a scalar model of its rounding errors."""
+"""Restarts: the steps after which the Gram engine starts again, from a scalar model of its rounding errors."""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -7,23 +7,21 @@ from itertools import islice, pairwise
 import numpy as np
 import torch
 
-from ..iteration.polynomial import Polynomial
 from ..iteration.protocols import Iteration
 from ..iteration.schedule import Schedule
+from ..iteration.step import Polynomial
 from ..linalg.constant import constant
 
 __all__ = ["amplification", "best_restarts", "fewest_restarts", "margins", "restarts_for"]
 
-# Rounding errors of M and Q reach X multiplied by the amplification; half of them may be lost, not more than 5 %.
+# Rounding errors of M and Q reach X multiplied by the amplification; they may reach 5 % of the result.
 _TOLERATED = 0.05
 
 
 def restarts_for(method: Iteration, dtype: torch.dtype) -> tuple[int, ...]:
-    """The fewest restarts that keep (amplification) x (unit roundoff of `dtype`) below 5 %.
+    """Return the fewest restarts that keep (amplification) x (unit roundoff of `dtype`) below 5 %.
 
-    Args:
-        method: An iteration for p = 2; without a schedule there is nothing to simulate, and every second step restarts.
-        dtype: The dtype the Gram matrix is kept in.
+    A method without a schedule cannot be simulated; it restarts after every second step.
     """
     if not isinstance(method, Schedule):
         return tuple(range(2, method.steps, 2))
@@ -32,12 +30,9 @@ def restarts_for(method: Iteration, dtype: torch.dtype) -> tuple[int, ...]:
 
 @lru_cache(maxsize=256)
 def fewest_restarts(schedule: Schedule, unit_roundoff: float, tolerated: float) -> tuple[int, ...]:
-    """The fewest restarts, at the best places, with (amplification) x (unit roundoff) <= `tolerated`.
+    """Return the fewest restarts, at the best places, with (amplification) x (unit roundoff) <= `tolerated`.
 
-    Args:
-        schedule: A schedule for p = 2.
-        unit_roundoff: Of the dtype the Gram matrix is kept in.
-        tolerated: What may be lost, relative to 1; where no choice of places keeps it, every step restarts.
+    The unit roundoff is that of the dtype of the Gram matrix. If no places reach `tolerated`, every step restarts.
     """
     for restarts, worst in _best_of_each_count(schedule, unit_roundoff):
         if worst * unit_roundoff <= tolerated:
@@ -46,15 +41,10 @@ def fewest_restarts(schedule: Schedule, unit_roundoff: float, tolerated: float) 
 
 
 def best_restarts(schedule: Schedule, count: int, delta: float) -> tuple[tuple[int, ...], float]:
-    """The positions of `count` restarts with the least amplification, and that amplification.
+    """Return the positions of `count` restarts, below `steps`, with the least amplification, and this amplification.
 
-    Args:
-        schedule: A schedule for p = 2.
-        count: How many restarts, from 0 to steps - 1.
-        delta: By how much rounding lowers the eigenvalues of the Gram matrix, relative to the largest (> 0).
-
-    Raises:
-        ValueError: If there is no room for `count` restarts.
+    `schedule` is for p = 2; `delta` > 0 is the rounding error of the eigenvalues of the Gram matrix, relative to the
+    largest.
 
     References:
         Polar Express specification 3.3 (the chooser of Gram Newton-Schulz, with delta = 4e-4).
@@ -65,10 +55,10 @@ def best_restarts(schedule: Schedule, count: int, delta: float) -> tuple[tuple[i
 
 
 def amplification(schedule: Schedule, restarts: tuple[int, ...], delta: float) -> float:
-    """The worst max|Q| / min|Q| over the steps, for singular values 1 .. 1e-10 whose squares lost `delta` to rounding.
+    """Return the worst max|Q| / min|Q| over the steps, for singular values 1 .. 1e-10 whose squares lost `delta`.
 
-    Negative eigenvalues grow without bound under any polynomial made for positive ones, so a missing restart shows as a
-    huge or infinite number.
+    A polynomial made for positive eigenvalues lifts negative ones without bound, so a missing restart gives a huge or
+    infinite number.
     """
     x, worst = schedule.upper * _singular_values(), 1.0
     for start, end in pairwise((0, *sorted(restarts), schedule.steps)):
@@ -78,18 +68,14 @@ def amplification(schedule: Schedule, restarts: tuple[int, ...], delta: float) -
 
 
 def margins(method: Iteration, restarts: tuple[int, ...], dtype: torch.dtype) -> tuple[float, ...]:
-    """For each restart the factor by which rounding may have lifted a singular value: 1 + (unit roundoff) max|Q|.
+    """For each restart, the factor by which rounding may lift a singular value: 1 + (unit roundoff) max|Q|.
 
-    Q multiplies X in one product, so its rounding, relative to the largest of it, reaches the largest singular values;
-    those that lie at the upper end of the interval of the next step leave it, and from outside a minimax step diverges.
-    Divided by the margin they stay inside, at the price of a little of the lower end. In bfloat16 it is 1.12 for two
-    quintic steps, in float32 it is 1 but for the sixth digit.
+    The rounding error of Q is relative to its largest entry, and reaches the largest singular values of X. Above the
+    interval of the next step a minimax step diverges, so the restart divides X by the margin, at the price of a little
+    of the lower end. In bfloat16 the margin is 1.12 for two quintic steps, in float32 it is 1 to six digits.
 
-    Args:
-        method: Without a schedule all margins are 1, since such methods look at M themselves; with partial fractions
-            too, which map everything above the interval into it.
-        restarts: After which steps.
-        dtype: Of Q.
+    All margins are 1 for a method without a schedule, which looks at M itself, and for partial fractions, which map
+    everything above the interval into it.
     """
     if not isinstance(method, Schedule) or not all(isinstance(row, Polynomial) for row in method.rows):
         return (1.0,) * len(restarts)
@@ -107,10 +93,10 @@ def _margins(schedule: Schedule, restarts: tuple[int, ...], unit_roundoff: float
 
 
 def _best_of_each_count(schedule: Schedule, delta: float) -> Iterator[tuple[tuple[int, ...], float]]:
-    """The best positions of 0, 1, 2, ... restarts, in steps^3 / 6 simulated steps where all subsets would be 2^steps.
+    """Find the best positions of 0, 1, 2, ... restarts in steps^3 / 6 simulated steps; all subsets would take 2^steps.
 
-    For each place of the last restart only the best way to get there is kept. That is exact for one restart; beyond, it
-    neglects that the singular values at a restart depend a little on where the earlier ones were.
+    Keeps only the best way to each place of the last restart. This is exact for one restart; beyond, it neglects that
+    the singular values at a restart depend a little on the earlier restarts.
     """
     ways = {0: (1.0, (), schedule.upper * _singular_values())}
     for _ in range(schedule.steps):
@@ -126,7 +112,7 @@ def _best_of_each_count(schedule: Schedule, delta: float) -> Iterator[tuple[tupl
 
 
 def _run(schedule: Schedule, start: int, end: int, x: np.ndarray, delta: float) -> Iterator[tuple[float, np.ndarray]]:
-    """From a restart before step `start` on: after each step, max|Q| / min|Q| and what a restart would make of x."""
+    """Simulate steps from a restart at `start`: yield max|Q| / min|Q| and the x of a restart after each step."""
     Q = np.ones_like(x)
     with np.errstate(over="ignore", invalid="ignore"):
         m = x**2 - delta
@@ -139,5 +125,5 @@ def _run(schedule: Schedule, start: int, end: int, x: np.ndarray, delta: float) 
 
 
 def _singular_values() -> np.ndarray:
-    # The extremes of |Q| are sharp: with a thousand points they are missed by 2 %.
+    # A thousand points would miss the sharp extremes of |Q| by 2 %.
     return np.logspace(0, -10, 10001)

@@ -1,4 +1,4 @@
-"""Defect: by how much a result misses the equation of its function; `certify` and the convergence check both use it."""
+"""Defect: how far a result is from the equation of its function, for `certify` and the convergence check."""
 
 from torch import Tensor
 
@@ -6,7 +6,7 @@ from .target import Target
 
 __all__ = ["EQUATION", "isometry", "orthonormality", "power_defect"]
 
-# The residual that the convergence check reports, by the name of the target.
+# The residual that the convergence check reports, by target.
 EQUATION = {
     "polar": "||U U^T U - U||_F / sqrt(n)",
     "sign": "||S S - I||_F / sqrt(n)",
@@ -19,18 +19,18 @@ EQUATION = {
 
 
 def orthonormality(U: Tensor, W: Tensor) -> Tensor:
-    """(U U^T - I) W for U (b, n, m) with n <= m: zero for orthonormal rows."""
+    """Return (U U^T - I) W for U (b, n, m), n <= m; zero for orthonormal rows."""
     return U @ (U.mT @ W) - W
 
 
 def isometry(U: Tensor, W: Tensor) -> Tensor:
-    """(U^T U U^T - U^T) W for U (b, n, m): zero also for a polar factor on the range of a rank-deficient matrix."""
+    """Return (U^T U U^T - U^T) W for U (b, n, m); zero also for the polar factor of a rank-deficient matrix."""
     V = U.mT @ W
     return U.mT @ (U @ V) - V
 
 
 def power_defect(target: Target, X: Tensor, U: Tensor, W: Tensor, right: int = 0) -> tuple[Tensor, Tensor]:
-    """The defect E W of the equation between a square matrix and its function, and the last vectors before X.
+    """Return the defect E W of the equation between a square X and its function U, and U^right W.
 
     | target               | E                          |
     |----------------------|----------------------------|
@@ -38,15 +38,7 @@ def power_defect(target: Target, X: Tensor, U: Tensor, W: Tensor, right: int = 0
     | sqrt, root           | U^p - X                    |
     | inv, inverse roots   | U^(p - right) X U^right - I|
 
-    Args:
-        target: Any but the polar factor.
-        X: The scaled argument, (b, n, n).
-        U: The result for it, (b, n, n).
-        W: (n, k) or (b, n, k); the identity gives E itself.
-        right: How many factors U stand to the right of X.
-
-    Returns:
-        E W, and U^right W.
+    X is the scaled argument, (b, n, n), U the result for X, and W is (n, k) or (b, n, k); the identity gives E itself.
     """
     if target.name == "sign":
         return U @ (U @ W) - W, W

@@ -1,7 +1,6 @@
 """PartialFraction: a rational step q(m) = constant + sum_j w_j / (m + t_j), by QR, Cholesky or LU."""
 
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,10 +10,9 @@ from ..kernels import Products
 from ..kernels.products import multiplied
 from ..linalg.lu import inv_ex
 from .residual import Form, Residual
+from .step import Scalar
 
 __all__ = ["PartialFraction"]
-
-Scalar = TypeVar("Scalar", float, np.ndarray, Tensor)
 
 # Largest condition number of M + t I for Cholesky, whose error grows with it. QDWH has the same limit, as c = 1/t.
 _CHOLESKY = 100.0
@@ -42,9 +40,6 @@ class PartialFraction:
         shifts: t_1 .. t_r, positive; floats or tensors like `constant`. Tensors always take the QR form, because their
             values are not read.
         lower: The step is made for singular values of X in [lower, 1]; `lower` decides between QR and Cholesky.
-
-    Raises:
-        ValueError: No weights, or another number of shifts.
     """
 
     constant: float | Tensor
@@ -53,7 +48,6 @@ class PartialFraction:
     lower: float = 0.0
 
     def __post_init__(self) -> None:
-        """Check that there are as many shifts as weights, at least one."""
         if not self.weights or len(self.weights) != len(self.shifts):
             raise ValueError(
                 f"q needs as many shifts as weights, and at least one, got {len(self.weights)} weights and "

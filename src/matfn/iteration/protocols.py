@@ -1,29 +1,30 @@
-"""The protocols of a method: it has a schedule, it looks before each step, or it evaluates the function outright."""
+"""Protocols of a method (schedule, iteration or evaluation) and of the engine that runs it."""
 
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from .residual import Residual
+from ..kernels import Products
+from .residual import Key, Residual
 from .schedule import Schedule
 from .step import Step
 from .target import Target
 
-__all__ = ["Evaluation", "Fitted", "Iteration", "Method", "Scheduled"]
+__all__ = ["Engine", "Evaluation", "First", "Fitted", "Iteration", "Method", "Scheduled"]
 
 
 @runtime_checkable
 class Scheduled(Protocol):
-    """A method whose steps are known before the matrix is. The `Schedule` is the iteration that engines run."""
+    """A method whose steps are known before the matrix. Engines run its `Schedule` as the iteration."""
 
     def schedule(self, p: int = 2) -> Schedule:
-        """All steps for exponent p."""
+        """Return all steps for exponent p."""
         ...
 
 
 @runtime_checkable
 class Iteration(Protocol):
-    """A method that may look at the residual before it says which step comes next; an engine carries the matrices."""
+    """A method that may look at the residual before it chooses the next step."""
 
     @property
     def steps(self) -> int:
@@ -31,10 +32,10 @@ class Iteration(Protocol):
         ...
 
     def step(self, k: int, residual: Residual) -> Step:
-        """The step number k = 0, 1, ..., for the exponent `residual.p`.
+        """Return step number k = 0, 1, ... for the exponent `residual.p`.
 
-        A method that can do with fewer steps has a second function, `done(k, residual) -> bool`, which is asked before
-        each step; it may wait for the device.
+        A method that may end early also has `done(k, residual) -> bool`. It is asked before each step and may wait for
+        the device.
         """
         ...
 
@@ -44,17 +45,48 @@ class Evaluation(Protocol):
     """A method that computes the function by a decomposition."""
 
     def evaluate(self, target: Target, A: Tensor) -> Tensor:
-        """The function `target` of each matrix of A, (b, m, n) in float32 or float64."""
+        """Return the function `target` of each matrix of A, (b, m, n) in float32 or float64."""
         ...
 
 
 @runtime_checkable
 class Fitted(Protocol):
-    """A scheduled method that may look at the matrix once and settle its schedule then; the accurate verbs let it."""
+    """A scheduled method that may look at the matrix once to choose its schedule; the accurate verbs allow this."""
 
     def fitted(self, target: Target, A: Tensor) -> Scheduled:
-        """The method for these matrices, (b, m, n) of norm 1, in float32 at least; it may wait for the device."""
+        """Return the method for A, (b, m, n) of norm 1, in float32 at least; may wait for the device."""
         ...
 
 
 Method = Scheduled | Iteration | Evaluation
+
+
+First = tuple[Tensor, Tensor]
+
+
+class Engine(Protocol):
+    """Runs an iteration for the targets that it can carry. A frozen value, like a method."""
+
+    @property
+    def targets(self) -> frozenset[str]:
+        """Names of the targets that this engine computes."""
+        ...
+
+    def run(
+        self, target: Target, A: Tensor, method: Iteration, products: Products, key: Key = 0, first: First | None = None
+    ) -> Tensor:
+        """Return the function `target` of each matrix of A.
+
+        Args:
+            target: One of `targets`.
+            A: (b, m, n) with spectral norm at most 1.
+            method: Chooses the steps.
+            products: The matrix products to use.
+            key: Selects the sketches of methods that use any.
+            first: The first M, if the preparation has formed it, and the factor (b, 1, 1) by which A must still be
+                multiplied to match this M.
+
+        Returns:
+            (b, m, n), in the dtype of A.
+        """
+        ...

@@ -1,4 +1,4 @@
-"""Record: a method that does what another one does, and keeps the steps it took."""
+"""Recorder: wraps a method and keeps the steps of its last call."""
 
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -7,44 +7,41 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .polynomial import Polynomial
-from .preparation import PLAIN
 from .protocols import Evaluation, Fitted, Iteration, Scheduled
 from .residual import Residual, finished
-from .schedule import Schedule
-from .step import Step
+from .schedule import PLAIN, Schedule
+from .step import Polynomial, Step
 from .target import Target
 
 __all__ = ["Recorder"]
 
 
 class Recorder:
-    """The method it is given, with a memory: what the last call did, step by step and matrix by matrix.
+    """A method that runs another one and keeps the steps of the last call.
 
-    Verbs and engines take it wherever they take the method, and return the same, bit for bit. It reads nothing from the
-    device (`schedule_of` does) and computes nothing: a norm is noted only if `done` of the method asks for one. Each
-    call forgets the one before; an optimizer calls its method once for every bucket of matrices. Under `torch.compile`
-    the graph breaks, and the iteration runs as usual; with `fullgraph=True` it is refused.
+    Verbs and engines take it in place of the method and return the same result, bit for bit. Recording reads nothing
+    from the device (`schedule_of` does) and computes nothing. Each call replaces the one before; an optimizer calls its
+    method once for each bucket of matrices. Under `torch.compile` the graph breaks and the iteration runs as usual;
+    `fullgraph=True` is refused.
 
     Example:
         U, H = polar(A, method=(recorder := Recorder(RitzMinimax(tol=1e-6))))
         recorder.steps_taken, recorder.schedule_of(0).coefficients
 
     Attributes:
-        method: What is recorded.
-        norms: ||I - M||_F of each matrix, (b,), wherever `done` of the method asked for it: before each step and after
-            the last one.
+        method: The recorded method.
+        norms: ||I - M||_F of each matrix, (b,), before each step and after the last one, if `done` of the method asks
+            for it.
     """
 
     def __new__(cls, method: object = None) -> "Recorder":
-        """One that has the protocol of the method: a runtime check sees which methods an object has."""
-        if cls is not Recorder or method is None:  # so copies are made
+        """Choose the class by the protocol of the method, because a runtime check of a protocol looks at the class."""
+        if cls is not Recorder or method is None:  # copy and pickle pass no method
             return object.__new__(cls)
         fitted, scheduled = isinstance(method, Fitted), isinstance(method, Scheduled)
         return object.__new__(_FittedRecorder if fitted else _ScheduledRecorder if scheduled else Recorder)
 
     def __init__(self, method: Scheduled | Iteration) -> None:
-        """Args: any method that takes steps."""
         _check(method)
         self.method: Any = method
         self._kept: list[Step | tuple[float | Tensor, ...]] = []
@@ -57,27 +54,27 @@ class Recorder:
 
     @property
     def steps(self) -> int:
-        """The most steps that the method takes."""
+        """The largest number of steps of the method."""
         return self.method.steps
 
     @property
     def steps_taken(self) -> int:
-        """Of the last call; 0 before the first one."""
+        """Number of steps of the last call; 0 before the first call."""
         return len(self._kept)
 
     @property
     def taken(self) -> tuple[Step, ...]:
-        """The steps; coefficients as the method gave them, floats or (b, 1, 1) for all matrices."""
-        # Not before: torch.compile trips over a frozen dataclass made in a broken graph.
+        """The steps of the last call; coefficients are floats, or (b, 1, 1), as the method gave them."""
+        # Built here, because torch.compile fails on a frozen dataclass made in a broken graph.
         return tuple(Polynomial(kept) if isinstance(kept, tuple) else kept for kept in self._kept)
 
     def precision(self, dtype: torch.dtype) -> torch.dtype:
-        """That of the method, which may have no half-precision form."""
+        """As the method, which may have no half-precision form."""
         chosen = getattr(self.method, "precision", None)
         return dtype if chosen is None else chosen(dtype)
 
     def done(self, k: int, residual: Residual) -> bool:
-        """What the method says, by a residual that notes the norm if the method asks for it."""
+        """As the method; notes the norm if the method asks for it."""
         self._begin(k, residual.p)
         if k == 0:
             self.norms.clear()
@@ -86,20 +83,20 @@ class Recorder:
         return over
 
     def step(self, k: int, residual: Residual) -> Step:
-        """The step of the method."""
+        """Return and keep the step of the method."""
         self._begin(k, residual.p)
         return self._keep(self.method.step(k, residual))
 
     def schedule_of(self, index: int = 0, lower: float | None = None) -> Schedule:
-        """The steps that one matrix went through, to be plotted, printed or taken again; it waits for the device.
+        """Return the steps of one matrix as a schedule, to plot, print or run again; waits for the device.
 
-        Taken again they give the same up to rounding: coefficients of a batch multiply in another order than floats.
+        A second run gives the same result up to rounding: coefficients of a batch multiply in another order than
+        floats.
 
         Args:
-            index: Which matrix of the batch, its leading axes flattened.
-            lower: Of s, for `errors` and `images`. None is the bound that the method was made for, and 1e-3 if it was
-                made for none. The upper end is 1, or, where the steps were made for a matrix with less, as far as all
-                values end at no more than 2.
+            index: Index of the matrix in the batch, its leading axes flattened.
+            lower: Lower bound of s for `errors` and `images`. None is the bound of the method, or 1e-3 if it has none.
+                The upper bound is 1, or the largest s below 1 up to which all values end at 2 at most.
 
         Raises:
             RuntimeError: If nothing was run, or the run needed no step.
@@ -117,10 +114,9 @@ class Recorder:
         return replace(schedule, upper=_reach(schedule), preparation=preparation)
 
     def _begin(self, k: int, p: int) -> None:
-        """Forget all from step k on: a call starts at 0."""
         if torch.compiler.is_compiling():
             raise RuntimeError("a Recorder keeps what a call does and cannot be compiled: compile its method alone")
-        del self._kept[k:]
+        del self._kept[k:]  # a new call starts at step 0
         self._p = p
 
     def _keep(self, step: Step) -> Step:
@@ -129,15 +125,15 @@ class Recorder:
 
 
 class _ScheduledRecorder(Recorder):
-    """Of a method whose schedule is known beforehand: the schedule it gives records."""
+    """Recorder of a method with a schedule: the schedule that it returns records."""
 
     def schedule(self, p: int = 2) -> Schedule:
-        """The method's, step by step the same."""
+        """As the method, step by step the same."""
         return _recording(self.method.schedule(p), self)
 
     @property
     def steps(self) -> int:
-        """Of the schedule for p = 2."""
+        """Number of steps for p = 2."""
         return self.schedule().steps
 
     def step(self, k: int, residual: Residual) -> Step:
@@ -145,23 +141,23 @@ class _ScheduledRecorder(Recorder):
         return self.schedule(residual.p).step(k, residual)
 
     def planned(self, k: int, plan: Schedule, residual: Residual) -> Step:
-        """Keep and return a step of the schedule."""
+        """Return and keep a step of the schedule."""
         self._begin(k, residual.p)
         self._plan = plan
         return self._keep(plan.schedule(residual.p).rows[k])
 
 
 class _FittedRecorder(_ScheduledRecorder):
-    """Of a scheduled method that looks at the matrix once before."""
+    """Recorder of a scheduled method that looks at the matrix first."""
 
     def fitted(self, target: Target, A: Tensor) -> Scheduled:
-        """The schedule that the method settles for."""
+        """Return the schedule that the method chooses for A."""
         return _recording(self.method.fitted(target, A).schedule(target.p), self)
 
 
 @dataclass(frozen=True)
 class _RecordedSchedule(Schedule):
-    """A schedule that tells its recorder which step was asked for."""
+    """A schedule that tells its recorder each step."""
 
     recorder: _ScheduledRecorder | None = field(default=None, repr=False)
 
@@ -175,9 +171,9 @@ def _recording(plan: Schedule, recorder: _ScheduledRecorder) -> Schedule:
 
 
 class _Noting(Residual):
-    """A residual that remembers the norm (b,) it was asked for; whatever is computed it shares with the other one."""
+    """A residual that keeps the norm (b,) it was asked for; it shares all computed values with the other one."""
 
-    __slots__ = ("_of", "noted")  # beside the dictionary, which is the other one's
+    __slots__ = ("_of", "noted")  # its dictionary is that of the other residual
 
     def __init__(self, of: Residual) -> None:
         self.__dict__ = of.__dict__
@@ -192,13 +188,13 @@ class _Noting(Residual):
 
 
 def _kept(step: Step) -> Step | tuple[float | Tensor, ...]:
-    """Of a polynomial the coefficients alone: no products of the very matrix, no graph of derivatives."""
+    """Keep only the coefficients of a polynomial, without powers of the matrix and without a graph of derivatives."""
     coefficients = getattr(step, "coefficients", None)
     return step if coefficients is None else tuple([c.detach() if isinstance(c, Tensor) else c for c in coefficients])
 
 
 def _member(step: Step, index: int) -> Step:
-    """The step of one matrix of the batch, all its numbers floats."""
+    """Return the step of one matrix of the batch, with floats for all numbers."""
 
     def number(value: object) -> object:
         if isinstance(value, tuple):
@@ -218,7 +214,7 @@ def _member(step: Step, index: int) -> Step:
 
 
 def _reach(schedule: Schedule) -> float:
-    """Up to where in (0, 1] the schedule maps all s to 2 at most, to 1 part in 10,000."""
+    """Find the end of (0, 1], to 1 part in 10,000, up to which the schedule maps all s to 2 at most."""
     s = np.linspace(0, 1, 10_001)[1:]
     with np.errstate(over="ignore", invalid="ignore"):
         beyond = np.flatnonzero(~(abs(1 - schedule(s)) <= 1))  # NaN is beyond, too
@@ -226,11 +222,6 @@ def _reach(schedule: Schedule) -> float:
 
 
 def _check(method: object) -> None:
-    """Refuse what takes no steps.
-
-    Raises:
-        TypeError: If it is a class, a text, a decomposition or no method at all.
-    """
     if isinstance(method, str):
         raise TypeError(f"a Recorder takes a method object, got the text {method!r}: write matfn.method({method!r})")
     if isinstance(method, type):

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from ..kernels import EAGER, Eager, Products
 
-__all__ = ["Form", "Residual", "finished"]
+__all__ = ["Form", "Key", "Residual", "finished"]
+
+Key = int | Tensor  # selects sketches: an integer, or a 0-d integer tensor, which stays on the device
 
 
 class Form(Enum):
@@ -20,13 +22,7 @@ class Form(Enum):
     PRODUCT = "a product in which X is one factor of two, or no factor"
 
     def matrix(self, X: Tensor, beside: Tensor | None, products: Products) -> Tensor:
-        """The matrix M that is driven to I, made of the iterate: X X^T (or X^T X), X X, or X A.
-
-        Args:
-            X: The iterate, (b, m, n).
-            beside: The fixed matrix A of a product; None for the other forms.
-            products: The matrix products to use.
-        """
+        """Form M from the iterate X (b, m, n) and the fixed matrix `beside` of a product (None for the other forms)."""
         if self is Form.GRAM:  # on the shorter side; no copy turns a tall X into a wide one
             return products.syrk(X if X.shape[-2] <= X.shape[-1] else X.mT)
         return products.mm(X, X if beside is None else beside)
@@ -35,28 +31,22 @@ class Form(Enum):
 class Residual:
     """R = I - M by products, sketches and norms; M is formed on first use, R never.
 
-    Attributes:
+    Args:
+        M: (b, n, n), the matrix driven to the identity, or a function that computes it.
         p: The exponent of the target.
+        key: Selects the sketches.
         form: How M is formed from the iterate.
+        products: The matrix products to use.
     """
 
     def __init__(
         self,
         M: Tensor | Callable[[], Tensor],
         p: int,
-        key: int | Tensor = 0,
+        key: Key = 0,
         form: Form = Form.PRODUCT,
         products: Products = EAGER,
     ) -> None:
-        """Describe the residual of M.
-
-        Args:
-            M: (b, n, n), the matrix driven to the identity, or a function that computes it.
-            p: The exponent of the target.
-            key: Selects the sketches: an integer, or a 0-d integer tensor, which stays on the device.
-            form: How M is formed from the iterate.
-            products: The matrix products to use.
-        """
         self._M, self._wide, self._square, self.p, self.form, self._key = M, None, None, p, form, key
         self._products = products
 
@@ -99,7 +89,7 @@ class Residual:
         return W - self.product(W)
 
     def identity(self) -> Tensor:
-        """Return I, (n, n), in at least float32; in place of a sketch it makes a fit exact, but needs full products."""
+        """Return I, (n, n), in at least float32: in place of a sketch it makes a fit exact, by full products."""
         return torch.eye(self.M.shape[-1], dtype=self.wide.dtype, device=self.M.device)
 
     def sketch(self, columns: int, draw: int) -> Tensor:
@@ -107,11 +97,7 @@ class Residual:
 
         All matrices of the batch share S, so the result of a matrix does not depend on the others. The entries are a
         hash of (key, draw, place), not a random stream: S is the same on every device and rank, in any order of calls,
-        and under `torch.compile`.
-
-        Args:
-            columns: Number of columns, at least 1.
-            draw: Number of the sketch; different numbers give independent sketches.
+        and under `torch.compile`. Different numbers `draw` give independent sketches.
         """
         n, device = self.M.shape[-1], self.M.device
         place = torch.arange(2 * n * columns, device=device).reshape(2, n, columns)
@@ -128,7 +114,7 @@ class Residual:
 
 
 def finished(method: object, k: int, residual: Residual) -> bool:
-    """Whether the method, if it has a function `done`, needs no step k."""
+    """Tell whether the method has a function `done` that needs no step k."""
     done = getattr(method, "done", None)
     return done is not None and done(k, residual)
 

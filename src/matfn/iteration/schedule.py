@@ -1,42 +1,72 @@
-"""Schedule: a finished list of steps with its exponent, interval and source; it is itself a method."""
+"""Schedule: a finished list of steps, with the preparation of the matrix before them; it is itself a method."""
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from .polynomial import Polynomial
-from .preparation import PLAIN, Preparation
 from .residual import Residual
-from .step import Step
+from .step import Polynomial, Scalar, Step
 
-__all__ = ["Schedule"]
+__all__ = ["NORMS", "PLAIN", "Preparation", "Schedule"]
 
-Scalar = TypeVar("Scalar", float, np.ndarray, Tensor)
+NORMS = ("frobenius", "schatten4")
+_MOST = 0.5  # to deflate more than half of the singular values costs more than the saved steps
+_DIVERGED = 1e3  # no convergent schedule maps a value there; later powers of such a value overflow
 
-_DIVERGED = 1e3  # no step of a convergent schedule maps anything there; powers of what does overflow
+
+@dataclass(frozen=True)
+class Preparation:
+    """The norm that divides the matrix, and the share of its singular values to deflate.
+
+    Attributes:
+        norm: "frobenius", or "schatten4" for (sum of sigma^4)^(1/4), which is closer to the largest singular value and
+            is read from the first M without a product.
+        deflation: The share of the singular values, the largest ones, that a sketch shrinks to the size of the next
+            ones, from 0 (none) to 1/2 (`matfn.run.preparation.deflated`).
+    """
+
+    norm: str = "frobenius"
+    deflation: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.norm not in NORMS:
+            raise ValueError(
+                f"norm must be one of {NORMS}, got {self.norm!r}: the interval [lower, 1] is given relative to it"
+            )
+        share = self.deflation
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= _MOST:
+            raise ValueError(
+                f"deflation must be a number from 0 (none) to {_MOST}, got {share!r}: the share of the singular "
+                "values, the largest, that are shrunk beforehand; 1/16 suits the momenta of networks"
+            )
+
+    def __str__(self) -> str:
+        norm = {"frobenius": "Frobenius norm", "schatten4": "Schatten-4 norm"}[self.norm]
+        return f"divide by the {norm}" + (f", deflate 1/{1 / self.deflation:g} of the values" if self.deflation else "")
+
+
+PLAIN = Preparation()
 
 
 @dataclass(frozen=True)
 class Schedule:
     """Steps q_1, ..., q_T, polynomials or partial fractions, for one exponent p.
 
-    On s = m^(1/p) (the singular value, for the polar factor) the steps act as s <- s q_t(s^p). Calling the schedule
-    applies that map to numbers, arrays or tensors; a method argument takes it as it takes any method.
+    On s = m^(1/p) (the singular value, for the polar factor) the steps act as s <- s q_t(s^p). Call the schedule to
+    apply this map to numbers, arrays or tensors, or pass it as a `method` argument.
 
     Attributes:
         rows: The steps.
-        p: The exponent they were made for.
+        p: Their exponent.
         lower: The assumed lower bound of s.
         source: Where the numbers come from.
-        intervals: For each step, the interval of s it was made for (empty if it was made for none).
-        upper: The upper bound of s: 1, which holds for every matrix, or what one matrix has shown (`Recorder`).
-        preparation: What is done to the scaled matrix before the first step: the norm that s is relative to, deflation.
+        intervals: For each step, the interval of s for which it was designed; empty if there was none.
+        upper: The upper bound of s: 1 holds for every matrix, `Recorder` finds the bound of one matrix.
+        preparation: The norm and the deflation of the scaled matrix before the first step.
     """
 
     rows: tuple[Step, ...]
@@ -48,7 +78,6 @@ class Schedule:
     preparation: Preparation = PLAIN
 
     def __post_init__(self) -> None:
-        """Refuse a schedule of nothing."""
         if not self.rows:
             raise ValueError(f"a schedule needs at least one step, got none ({self.source})")
 
@@ -59,25 +88,25 @@ class Schedule:
 
     @property
     def coefficients(self) -> tuple[tuple[float, ...], ...]:
-        """Per step, the coefficients of q in ascending powers of m, as they are applied (after safety).
+        """For each step, the coefficients of q in ascending powers of m, as applied (after safety).
 
         Raises:
-            TypeError: If a step is no polynomial; `rows` then has what it is.
+            TypeError: If a step is not a polynomial; see `rows` then.
         """
         return tuple(tuple(float(c) for c in row.coefficients) for row in self._polynomials())
 
     @property
     def degrees(self) -> tuple[int, ...]:
-        """Per step, the degree of the odd polynomial in x (p = 2): 2k + 1 for q of degree k."""
+        """For each step, the degree 2k + 1 of the odd polynomial in x (p = 2), for q of degree k."""
         return tuple(2 * len(row.coefficients) - 1 for row in self._polynomials())
 
     @cached_property
     def rounding(self) -> float:
-        """By how much a relative error of M at most shows in q(M): the largest sum_j |c_j| m^j over steps and images.
+        """The most that q(M) amplifies a relative error of M: max of sum_j |c_j| m^j over steps and images.
 
-        Times the unit roundoff of the iteration's dtype it foretells the error that rounding adds to one step. 48 for
-        the quintics of Polar Express, 250 in degree 7, 1400 in degree 9 and 7600 in degree 11. Partial fractions have
-        positive terms, and amplify nothing.
+        Times the unit roundoff of the iteration it predicts the rounding error of one step. It is 48 for the quintics
+        of Polar Express, 250 in degree 7, 1400 in degree 9 and 7600 in degree 11. Partial fractions have positive terms
+        and amplify nothing.
         """
         tops = (self.upper, *(high for _, high in self.images()[:-1]))
         sums = [
@@ -88,11 +117,7 @@ class Schedule:
         return max(sums, default=1.0)
 
     def schedule(self, p: int = 2) -> "Schedule":
-        """This schedule, if it was made for p.
-
-        Raises:
-            ValueError: If it was made for another exponent.
-        """
+        """Return this schedule; refuse any other exponent than its own."""
         if p != self.p:
             raise ValueError(
                 f"this schedule ({self.source}) was made for p = {self.p}, and this function needs p = {p}: "
@@ -101,17 +126,17 @@ class Schedule:
         return self
 
     def step(self, k: int, residual: Residual) -> Step:
-        """The k-th step, whatever the residual."""
+        """Return step k; the residual only confirms the exponent."""
         return self.schedule(residual.p).rows[k]
 
     def precision(self, dtype: torch.dtype) -> torch.dtype:
-        """The dtype to iterate in for an argument of `dtype`: the widest that a step asks for."""
+        """Return the dtype to iterate in for an argument of `dtype`: the widest that a step needs."""
         for row in self.rows:
             dtype = row.precision(dtype)
         return dtype
 
     def __call__(self, s: Scalar) -> Scalar:
-        """The scalar map on s = m^(1/p) after all steps; elementwise."""
+        """Apply the scalar map on s = m^(1/p) of all steps, elementwise."""
         *_, last = self.trace(s)
         return last
 
@@ -122,11 +147,11 @@ class Schedule:
             yield s
 
     def images(self) -> tuple[tuple[float, float], ...]:
-        """After each step, the exact image [least, greatest] of [lower, upper] in s.
+        """For each step, the exact image [least, greatest] of [lower, upper] in s.
 
-        One step maps an interval onto an interval whose ends are values at its own ends or at critical points inside,
-        so the composition needs no sampling. A schedule that diverges in double precision (many steps without safety)
-        ends at (-inf, inf).
+        A step maps an interval onto an interval. Its ends are values at the old ends or at critical points inside, so
+        no sampling is needed. A schedule that diverges in double precision (many steps without safety) ends at (-inf,
+        inf).
         """
         low, high = self.lower, self.upper
         images = []
@@ -141,11 +166,11 @@ class Schedule:
         return tuple(images)
 
     def errors(self) -> tuple[float, ...]:
-        """Worst |1 - s| over [lower, upper] after each step."""
+        """For each step, the worst |1 - s| over [lower, upper] after it."""
         return tuple(max(abs(1 - low), abs(1 - high)) for low, high in self.images())
 
     def error(self) -> float:
-        """Worst |1 - s| over [lower, upper] after all steps: for p = 2 the worst spectral error of the polar factor."""
+        """Worst |1 - s| over [lower, upper] after all steps; for p = 2 the worst spectral error of the polar factor."""
         return self.errors()[-1]
 
     def _polynomials(self) -> tuple[Polynomial, ...]:

@@ -1,4 +1,4 @@
-"""Target: one matrix function as an iteration, with its start, its result and the names it goes by."""
+"""Target: one matrix function as the limit of an iteration."""
 
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -7,23 +7,12 @@ from torch import Tensor
 
 from .residual import Form
 
-__all__ = [
-    "INV",
-    "INV_ROOT",
-    "INV_SQRT",
-    "ORTHOGONALIZE",
-    "POLAR",
-    "ROOT",
-    "SIGN",
-    "SQRT",
-    "TARGETS",
-    "Domain",
-    "Target",
-]
+__all__ = ["INV", "INV_ROOT", "INV_SQRT", "ORTHOGONALIZE", "POLAR", "ROOT", "SIGN", "SQRT", "TARGETS"]
+__all__ += ["Domain", "Target"]
 
 
 class Domain(Enum):
-    """The matrices a function is defined for."""
+    """The matrices for which a function is defined."""
 
     RECTANGULAR = "any matrix (..., m, n)"
     SQUARE = "square matrices"
@@ -34,8 +23,8 @@ class Domain(Enum):
 class Target:
     """One function of a matrix A as the limit of an iteration that drives M to the identity.
 
-    Each step multiplies M <- M q(M)^p and Q <- Q q(M), so Q tends to M_0^(-1/p). With A first divided by a bound c of
-    its spectral norm:
+    Each step multiplies M <- M q(M)^p and Q <- Q q(M), so Q tends to M_0^(-1/p). A is first divided by a bound c of its
+    spectral norm:
 
     | name     | M_0   | p   | result    | homogeneity h, f(cA) = c^h f(A) |
     |----------|-------|-----|-----------|---------------------------------|
@@ -47,15 +36,15 @@ class Target:
     | root     | A     | any | A Q^(p-1) | 1/p                             |
     | inv      | A^T A | 1   | Q A^T     | -1                              |
 
-    The first two and the last are carried as one iterate X (`Direct`, `Gram`), the others as a pair (`Coupled`).
+    `Direct` and `Gram` carry polar, sign and inv as one iterate X; `Coupled` carries the others as a pair.
 
     Attributes:
         name: As in the table.
         p: The exponent, at least 1.
-        domain: The matrices it is defined for.
-        homogeneity: The exponent h by which the result is scaled back.
+        domain: The matrices for which it is defined.
+        homogeneity: The exponent h with which the result is scaled back.
         verb: The public function that computes it; error messages name it.
-        form: What M is made of.
+        form: How M is formed from the iterate.
     """
 
     name: str
@@ -66,41 +55,29 @@ class Target:
     form: Form = Form.PRODUCT
 
     def __str__(self) -> str:
-        """The verb, with p where the verb leaves p open."""
         return f"{self.verb} (p = {self.p})" if self.name in ("inv_root", "root") else self.verb
 
     def with_exponent(self, p: int) -> "Target":
-        """The same function for another p; only `inv_root` and `root` have one to choose.
-
-        Args:
-            p: An integer, at least 1.
-
-        Raises:
-            ValueError: If p is not a positive integer.
-        """
+        """Return the same function for another p; only `inv_root` and `root` have a choice of p."""
         if isinstance(p, bool) or not isinstance(p, int) or p < 1:
             raise ValueError(f"{self.verb}: p must be a positive integer, got {p!r}: the p-th root of A solves R^p = A")
         return replace(self, p=p, homogeneity=self.homogeneity / p)
 
     @property
     def mirrored(self) -> bool:
-        """Whether the iteration is stable when a product mirrors half of a symmetric result.
+        """Whether the iteration stays stable when a product mirrors half of a symmetric result.
 
-        Only the polar factor is. The coupled iteration diverges from condition 1e4 on: the error that makes Z Y
-        nonsymmetric is the error by which Z and Y correct each other.
+        Only the polar factor does. The coupled iteration diverges from condition 1e4 on, because Z and Y correct each
+        other by the same error that makes Z Y nonsymmetric.
         """
         return self.domain is Domain.RECTANGULAR
 
     def start(self, A: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The first iterate X of the direct engine, and the fixed matrix that `Form.matrix` needs beside X.
-
-        Args:
-            A: The scaled argument, (b, m, n).
-        """
+        """Return the first iterate of `Direct` for the scaled A, and the fixed matrix beside it in `Form.matrix`."""
         return (A.mT, A) if self.name == "inv" else (A, None)
 
     def result(self, Y: Tensor, Z: Tensor) -> Tensor:
-        """The result in the coupled pair: Y tends to A^(1/p), Z to A^(-1/p)."""
+        """Return the result from the coupled pair: Y tends to A^(1/p), Z to A^(-1/p)."""
         return Y if self.homogeneity > 0 else Z
 
 

@@ -4,13 +4,4 @@ from .blocked import Blocked
 from .onednn import ONEDNN, OneDNN, onednn_runs
 from .products import EAGER, Eager, Products, Weight
 
-__all__ = [
-    "EAGER",
-    "ONEDNN",
-    "Blocked",
-    "Eager",
-    "OneDNN",
-    "Products",
-    "Weight",
-    "onednn_runs",
-]
+__all__ = ["EAGER", "ONEDNN", "Blocked", "Eager", "OneDNN", "Products", "Weight", "onednn_runs"]

@@ -1,6 +1,6 @@
 """Triton products: compute the tiles of a symmetric result on and below the diagonal, and store each tile twice.
 
-The only file that imports triton, which comes with torch for CUDA; `kernels.choice` imports it on demand.
+The only file that imports triton, which comes with torch for CUDA; import it where it is used.
 """
 
 from collections.abc import Callable
@@ -22,14 +22,7 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 @dataclass(frozen=True)
 class Tile:
-    """Tile sizes and launch options of the kernel.
-
-    Attributes:
-        size: Rows and columns of a tile of the result, a power of 2, at least 16.
-        depth: Length of a slice of the inner dimension, a power of 2, at least 16.
-        warps: Warps for each tile.
-        stages: Loads in flight.
-    """
+    """Rows and columns of a tile, its depth along the inner dimension (powers of 2 from 16), and launch options."""
 
     size: int
     depth: int
@@ -174,12 +167,6 @@ def _product(tile: Tile | None, A: Tensor, B: Tensor, C: Tensor | None, alpha: W
 
 
 def _check(A: Tensor, *others: Tensor | float | None) -> None:
-    """Check dtype, device and gradients.
-
-    Raises:
-        TypeError: The dtype is not in `DTYPES`.
-        RuntimeError: The tensor is on a CPU and triton does not interpret, or an argument needs a gradient.
-    """
     if A.dtype not in DTYPES:
         raise TypeError(f"TritonSymmetric takes {', '.join(map(str, DTYPES))}, got {A.dtype}: take EAGER")
     if A.device.type == "cpu" and isinstance(symmetric_product, triton.JITFunction):
@@ -192,11 +179,7 @@ _CHOSEN: dict[tuple[object, ...], Tile] = {}
 
 
 def _quickest(A: Tensor, B: Tensor, launch: Callable[[Tile], None]) -> Tile:
-    """Return the tile that was fastest on the first product of this kind; run the trial if there is none yet.
-
-    Raises:
-        RuntimeError: The trial is needed during the capture of a CUDA graph, which cannot wait for the device.
-    """
+    """Return the tile that was fastest on the first product of this kind; run the trial if there is none yet."""
     tiles = TILES_WIDE if A.dtype == torch.float32 else TILES
     if A.device.type == "cpu":  # interpreted: timings mean nothing
         return tiles[-1]

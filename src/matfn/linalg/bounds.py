@@ -10,17 +10,12 @@ __all__ = ["greatest_eigenvalue", "least_singular_value"]
 
 @torch.no_grad()
 def least_singular_value(A: Tensor) -> float:
-    """Return a lower bound of sigma_n / ||A||_F, valid for every matrix of the batch.
+    """Return a lower bound of sigma_n / ||A||_F in [0, 1], valid for every matrix of the batch A (b, m, n).
 
     With A = Q R, 1/||R^-1||_F lies between sigma_n/sqrt(n) and sigma_n. The function returns half of it: the rounding
-    of R changes sigma_n by less than a half if sigma_n > 4 max(m, n) eps ||A||_F. Below this limit the bound is 0. Zero
-    matrices do not count. Costs one QR factorization, one triangular inverse and one number read from the device.
-
-    Args:
-        A: (b, m, n), float32 or float64, scaled so that squares do not overflow.
-
-    Returns:
-        A number in [0, 1]; 0 if a matrix is singular to working precision or has entries that are not finite.
+    of R changes sigma_n by less than a half if sigma_n > 4 max(m, n) eps ||A||_F. Below this limit, and for entries
+    that are not finite, the bound is 0. Zero matrices do not count. A is float32 or float64, scaled so that squares do
+    not overflow. Costs one QR factorization, one triangular inverse and one number read from the device.
     """
     tall = A if A.shape[-2] >= A.shape[-1] else A.mT
     n = tall.shape[-1]
@@ -34,22 +29,15 @@ def least_singular_value(A: Tensor) -> float:
 
 
 def greatest_eigenvalue(M: Tensor, square: Tensor | None = None) -> Tensor:
-    """Return an upper bound of the eigenvalues of each M from norms alone; M has real eigenvalues >= 0.
+    """Return an upper bound of the eigenvalues of each M, (b,), in at least float32; M has real eigenvalues >= 0.
 
     The mean eigenvalue is mu = tr(M)/n. The deviations from mu sum to zero and their squares to ||M - mu I||_F^2, so
     none exceeds sqrt((n - 1)/n) ||M - mu I||_F. Their fourth powers sum to ||(M - mu I)^2||_F^2, so none exceeds the
     square root of ||M^2 - 2 mu M + mu^2 I||_F. Both bounds are sharp for a multiple of the identity, where ||M||_F and
-    ||M^2||_F^(1/2) are too large by n^(1/2) and n^(1/4).
+    ||M^2||_F^(1/2) are too large by n^(1/2) and n^(1/4). `square` is M^2 in the same dtype; it makes the bound closer.
 
     The bound includes rounding errors: u ||M||_F and u ||M^2||_F for the entries, and for the sums inside a product an
     error that grows as the root of their length.
-
-    Args:
-        M: (b, n, n), a product in its dtype; symmetric, or with real eigenvalues.
-        square: M^2 in the same dtype; it makes the bound closer.
-
-    Returns:
-        (b,), at least float32.
 
     References:
         Samuelson's inequality, J. Amer. Statist. Assoc. 63 (1968). For the sums: Higham, Mary, "A new approach to

@@ -9,15 +9,9 @@ __all__ = ["check_definite", "check_spectrum", "symmetric_part"]
 
 
 def symmetric_part(A: Tensor, verb: str, eps: float) -> Tensor:
-    """(A + A^T)/2, for a matrix that is symmetric up to rounding.
+    """Return (A + A^T)/2; refuse an A (..., n, n) that differs from A^T by more than 4 n eps of its largest entry.
 
-    Args:
-        A: (..., n, n), in float32 at least, so that the sum overflows no sooner than its entries.
-        verb: The function that was called, for the message.
-        eps: Of the dtype that A was given in.
-
-    Raises:
-        ValueError: If A differs from its transpose by more than 4 n eps of its largest entry.
+    A is in float32 at least, so that the sum overflows no sooner than its entries; eps is of the dtype that was given.
     """
     asymmetry = (A - A.mT).abs().amax((-2, -1))
     allowed = 4 * A.shape[-1] * eps * A.abs().amax((-2, -1))
@@ -31,17 +25,14 @@ def symmetric_part(A: Tensor, verb: str, eps: float) -> Tensor:
 
 
 def check_spectrum(values: Tensor, what: str, zero: float | None, negative: float) -> None:
-    """Refuse eigenvalues of which a real power does not exist.
+    """Refuse a spectrum with eigenvalues of which a real power does not exist; the error names the smallest eigenvalue.
 
     Args:
         values: (..., n), ascending.
         what: The function, for the message.
         zero: For an inverse, the share of the largest eigenvalue up to which an eigenvalue counts as zero; None for a
             power that exists at zero.
-        negative: How far below zero, relative to the largest eigenvalue, rounding may put an eigenvalue.
-
-    Raises:
-        SpectrumError: If an eigenvalue is negative, or zero where that is refused. It names the smallest one.
+        negative: Share of the largest eigenvalue by which rounding may make an eigenvalue negative.
     """
     size = values.abs().amax(-1)
     relative = torch.where(size == 0, 0.0, values[..., 0] / size).reshape(-1)
@@ -60,15 +51,11 @@ def check_spectrum(values: Tensor, what: str, zero: float | None, negative: floa
 
 @torch.no_grad()
 def check_definite(A: Tensor, what: str, inverse: bool) -> None:
-    """`check_spectrum` at the price of one Cholesky factorization where every matrix is safely definite.
+    """Run `check_spectrum` on A (..., n, n), by one Cholesky factorization if every matrix is safely definite.
 
-    Methods that cannot see the spectrum need it: from an indefinite matrix an iteration returns numbers. It drives a
-    negative eigenvalue to minus infinity however small it is, so only values that eigvalsh cannot tell from zero pass.
-
-    Args:
-        A: (..., n, n), symmetric, float32 or float64.
-        what: The function, for the message.
-        inverse: Whether the function needs eigenvalues off zero.
+    An iteration does not see the spectrum, and returns numbers for an indefinite matrix. It drives every negative
+    eigenvalue to minus infinity, so only values that eigvalsh cannot tell from zero pass. `inverse` tells whether the
+    function `what` needs nonzero eigenvalues.
     """
     n, eps = A.shape[-1], torch.finfo(A.dtype).eps
     peak = A.abs().amax((-2, -1), keepdim=True)

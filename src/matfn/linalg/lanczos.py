@@ -17,9 +17,9 @@ def lanczos(product: Callable[[Tensor], Tensor], S: Tensor, steps: int) -> Tenso
     matrix has the eigenvalue 0 and gives Gauss-Radau quadrature with a node at 0, exact to degree 2 steps.
 
     Args:
-        product: V -> M V for V of shape (b, n, columns), M symmetric positive semidefinite.
+        product: V -> M V for V of shape (b, n, columns), M symmetric positive semidefinite; one call per step.
         S: (b, n, columns), no column zero.
-        steps: Lanczos steps, each one product.
+        steps: Number of Lanczos steps.
 
     Returns:
         (b, columns, steps + 1, steps + 1), in the dtype of S; NaN for a matrix M with NaN.
@@ -51,17 +51,10 @@ def lanczos(product: Callable[[Tensor], Tensor], S: Tensor, steps: int) -> Tenso
 
 
 def root_forms(X: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:
-    """Return lower and upper bounds of s^T (X X^T)^(1/2) s for each column s of S.
+    """Return lower and upper bounds, (b, columns), of s^T (X X^T)^(1/2) s for the columns s != 0 of S (n, columns).
 
-    All even derivatives of the square root are negative. So Gauss quadrature is an upper bound, and Gauss-Radau
-    quadrature with a node at 0 is a lower bound.
-
-    Args:
-        X: (b, n, m), n <= m.
-        S: (n, columns), no column zero.
-
-    Returns:
-        Two tensors (b, columns).
+    X is (b, n, m), n <= m. All even derivatives of the square root are negative. So Gauss quadrature is an upper bound,
+    and Gauss-Radau quadrature with a node at 0 is a lower bound.
     """
     steps, norms = min(_STEPS, X.shape[-2]), torch.linalg.vector_norm(S, dim=-2)
     T = lanczos(lambda V: X @ (X.mT @ V), S.expand(X.shape[0], -1, -1), steps)

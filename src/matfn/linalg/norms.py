@@ -36,18 +36,12 @@ class Scale:
 
 
 def prescale(A: Tensor) -> tuple[Tensor, Scale]:
-    """Return A / ||A||_F for each matrix, and the scale.
+    """Return A / ||A||_F for each matrix of A (b, m, n), m and n at least 1, and the scale.
 
     Division by the largest entry first makes the squares of the norm safe from overflow and underflow. No epsilon is
     added anywhere, so the result is the same for every scaling of A, bit for bit for powers of two; a zero matrix stays
-    zero. A NaN or an infinity anywhere in a matrix makes that matrix NaN and leaves the others alone.
-
-    Args:
-        A: (b, m, n), m and n at least 1.
-
-    Returns:
-        The scaled matrices, in float32 for half-precision input (so that a cast to half precision comes after the
-        norm), and the `Scale`.
+    zero. A NaN or an infinity anywhere in a matrix makes that matrix NaN and leaves the others alone. Half-precision
+    input gives float32, so that a cast to half precision comes after the norm.
     """
     A = A.to(torch.promote_types(A.dtype, torch.float32))
     peak = _peak(A)

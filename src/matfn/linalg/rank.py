@@ -19,16 +19,13 @@ def _null(U: Tensor, A: Tensor) -> Tensor:
 
 
 def on_the_range(U: Tensor, A: Tensor) -> Tensor:
-    """Restrict U to the range of A: set U to zero on the null space of A.
+    """Restrict U (b, m, n) to the range of A (b, m, n): set U to zero on the null space of A.
 
-    Iterations lift every singular value that is not exactly zero, rounding noise included. Singular values up to
-    max(m, n) eps sigma_1 count as zero here. The right singular vectors v are the eigenvectors of H = sym(U^T A), the
-    singular values are the lengths ||A v||. If none counts as zero, the result is U, bit for bit. The function reads
-    nothing back from the device, and keeps zero rows and columns exactly zero.
-
-    Args:
-        U: (b, m, n), the factor that an iteration reached.
-        A: (b, m, n), the dtype of U, float32 or float64, scaled to Frobenius norm 1; NaN passes through.
+    Iterations lift every singular value that is not exactly zero, rounding noise included. Singular values up to max(m,
+    n) eps sigma_1 count as zero here. The right singular vectors v are the eigenvectors of H = sym(U^T A), the singular
+    values are the lengths ||A v||. If none counts as zero, the result is U, bit for bit. The function reads nothing
+    back from the device, and keeps zero rows and columns exactly zero. A has the dtype of U, float32 or float64, and
+    Frobenius norm 1; NaN passes through.
     """
     if A.shape[-2] < A.shape[-1]:
         return on_the_range(U.mT, A.mT).mT
@@ -59,10 +56,6 @@ def completed(U: Tensor, A: Tensor) -> Tensor:
 
     The result has singular values 1 where A has zeros, and agrees with U elsewhere. If U is orthonormal to sqrt(eps),
     the function returns U itself. Completion does not repair a factor that has not converged.
-
-    Args:
-        U: (b, m, n), the factor that a method reached.
-        A: (b, m, n), the dtype of U, scaled to Frobenius norm 1.
     """
     n = min(U.shape[-2:])
     G = U.mT @ U if U.shape[-2] >= U.shape[-1] else U @ U.mT

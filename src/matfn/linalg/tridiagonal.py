@@ -10,17 +10,12 @@ _ROUNDS = 6  # the first round finds the exponent, down to 2^-256 of the largest
 
 
 def eigen(T: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the nodes and weights of a Gauss rule: eigenvalues and squared first components of the eigenvectors.
+    """Compute the nodes and weights of a Gauss rule, both (..., n): ascending eigenvalues, squared first components.
 
     On a CPU this is LAPACK's eigh. On other devices eigh waits until the host has read an error flag. There `eigen`
-    uses sectioning and a twisted factorization, a fixed sequence of elementwise operations.
-
-    Args:
-        T: (..., n, n), symmetric, tridiagonal and finite, float64. On other devices than a CPU positive semidefinite:
-            negative eigenvalues come out as about 0, and eigenvalues of weight 0 as arbitrary numbers.
-
-    Returns:
-        Eigenvalues, ascending, and squared first components, both (..., n).
+    uses sectioning and a twisted factorization, a fixed sequence of elementwise operations, for positive semidefinite
+    T: negative eigenvalues come out as about 0, and eigenvalues of weight 0 as arbitrary numbers. T (..., n, n) is
+    symmetric, tridiagonal and finite, float64.
     """
     if T.device.type == "cpu":
         values, vectors = torch.linalg.eigh(T)
@@ -91,11 +86,8 @@ def _parts(T: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _pivots(a: Tensor, b2: Tensor, x: Tensor, tiny: Tensor) -> Tensor:
     """Compute the pivots of T - x = L D L^T, (n, ...); the number of negative pivots counts the eigenvalues below x.
 
-    Args:
-        a: Diagonal, (..., n).
-        b2: Squared off-diagonal, (..., n - 1).
-        x: (..., points); there may be several axes of points.
-        tiny: (..., 1), replaces a pivot that is exactly zero.
+    a is the diagonal (..., n), b2 the squared off-diagonal (..., n - 1); x (..., points) may have several axes of
+    points; `tiny` (..., 1) replaces a pivot that is exactly zero.
     """
     points = (1,) * (x.ndim - a.ndim + 1)
     entries = [entry.reshape(*entry.shape, *points) for entry in a.unbind(-1)]

@@ -5,11 +5,11 @@ from .exact import Exact
 from .newton_schulz import NewtonSchulz
 from .polar_express import PolarExpress
 from .prism.prism import Prism
-from .rational.qdwh import QDWH
-from .rational.zolo_pd import ZoloPD
+from .qdwh import QDWH
 from .ritz_minimax.ritz_minimax import RitzMinimax
 from .text import method_from, spec_of
 from .tuned import Tuned
+from .zolo_pd import ZoloPD
 
 __all__ = [
     "METHODS",

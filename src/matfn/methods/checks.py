@@ -3,7 +3,7 @@
 from numbers import Real
 from typing import cast
 
-__all__ = ["check_count", "check_degree", "check_degrees", "check_exponent", "check_number", "check_steps"]
+__all__ = ["check_count", "check_degree", "check_degrees", "check_exponent", "check_number", "check_sketch"]
 
 
 def check_degree(degree: object) -> None:
@@ -31,11 +31,6 @@ def check_exponent(p: object) -> None:
         raise ValueError(f"p must be a positive integer, got {p!r}")
 
 
-def check_steps(steps: object) -> None:
-    """Refuse anything but an integer of at least 1."""
-    check_count("steps", steps, 1)
-
-
 def check_count(name: str, value: object, least: int) -> None:
     """Refuse anything but an integer of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -46,3 +41,9 @@ def check_number(name: str, value: object, low: float, high: float, why: str) ->
     """Refuse anything but a real number with low <= value < high."""
     if isinstance(value, bool) or not isinstance(value, Real) or not low <= float(value) < high:
         raise ValueError(f"{name} must be a number in [{low:g}, {high:g}), got {value!r}: {why}")
+
+
+def check_sketch(sketch: object) -> None:
+    """Refuse anything but a number of columns, or "exact"."""
+    if sketch != "exact" and (type(sketch) is not int or sketch < 1):
+        raise ValueError(f'sketch must be a number of columns, at least 1, or "exact", got {sketch!r}')

@@ -2,26 +2,23 @@
 
 from dataclasses import dataclass
 from math import comb
-from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..iteration.residual import Residual
+from ..iteration.step import Scalar, Step
 from ..kernels import Products
-from ..kernels.products import multiplied
 from ..linalg.lu import inv_ex
-from .checks import check_steps
-from .prism.fit import least_of_any_size, moments
+from .checks import check_count, check_sketch
+from .prism.fit import least_of_any_size, moments, sketched
 
 __all__ = ["DBNewton", "Inverting"]
 
-Scalar = TypeVar("Scalar", float, np.ndarray, Tensor)
-
 
 @dataclass(frozen=True)
-class Inverting:
+class Inverting(Step):
     """q(m) = (1 - a) + a / m, with a of shape (b, 1, 1); holds M^-1, (b, n, n), already computed for the fit."""
 
     a: Tensor
@@ -44,10 +41,6 @@ class Inverting:
         """Return 1 - a and a M^-1."""
         return 1 - self.a, (self.a * self.inverse).to(M.dtype)
 
-    def apply(self, X: Tensor, residual: Residual, products: Products) -> Tensor:
-        """Return X q(M); see `Step.apply`."""
-        return multiplied(*self.split(residual.M, products), X, products)
-
 
 @dataclass(frozen=True)
 class DBNewton:
@@ -64,9 +57,6 @@ class DBNewton:
         steps: At least 1; 8 steps reach rounding for condition numbers up to 1e6.
         sketch: Columns of the sketch, at least 1, or "exact".
 
-    Raises:
-        ValueError: A field is out of range.
-
     References:
         Yang et al., "PRISM", arXiv 2601.22137, Table 1.
     """
@@ -75,10 +65,8 @@ class DBNewton:
     sketch: int | str = 8
 
     def __post_init__(self) -> None:
-        """Check the fields."""
-        check_steps(self.steps)
-        if self.sketch != "exact" and (type(self.sketch) is not int or self.sketch < 1):
-            raise ValueError(f'sketch must be a number of columns, at least 1, or "exact", got {self.sketch!r}')
+        check_count("steps", self.steps, 1)
+        check_sketch(self.sketch)
 
     def precision(self, dtype: torch.dtype) -> torch.dtype:
         """Return at least float32: entries of the inverse overflow float16."""
@@ -90,7 +78,7 @@ class DBNewton:
         # Add eps, no more than the rounding of M, so that a matrix with a zero row has an inverse.
         M = M + torch.finfo(residual.M.dtype).eps * torch.eye(M.shape[-1], dtype=M.dtype, device=M.device)
         inverse, _ = inv_ex(M)
-        W = residual.identity() if isinstance(self.sketch, str) else residual.sketch(self.sketch, k)
+        W = sketched(residual, self.sketch, k)
         D = W.to(M.dtype) - M @ W.to(M.dtype)
         C = [D, -residual.p * D]
         for j in range(2, residual.p + 1):

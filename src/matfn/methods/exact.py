@@ -31,15 +31,11 @@ class Exact:
             to eps times the largest count as zero. "pseudo-inverse": return zero on the null space (the Moore-Penrose
             inverse and its roots); eigenvalues up to n eps times the largest count as zero. The pseudo-inverse has no
             derivative at a singular matrix.
-
-    Raises:
-        ValueError: `singular` is another word.
     """
 
     singular: str = "refuse"
 
     def __post_init__(self) -> None:
-        """Check `singular`."""
         if self.singular not in ("refuse", "pseudo-inverse"):
             raise ValueError(f'singular must be "refuse" or "pseudo-inverse", got {self.singular!r}')
 

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ..iteration.polynomial import Polynomial
 from ..iteration.schedule import Schedule
-from .checks import check_degree, check_exponent, check_steps
+from ..iteration.step import Polynomial
+from .checks import check_count, check_degree, check_exponent
 
 __all__ = ["NewtonSchulz"]
 
@@ -21,18 +21,14 @@ class NewtonSchulz:
     Attributes:
         degree: Odd, at least 3; q has degree (degree - 1)/2. Muon uses 5.
         steps: At least 1. Muon uses 5; an accurate result needs ln(1/s_min) / ln q(0) + 4 steps.
-
-    Raises:
-        ValueError: A field is out of range.
     """
 
     degree: int = 5
     steps: int = 5
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         check_degree(self.degree)
-        check_steps(self.steps)
+        check_count("steps", self.steps, 1)
 
     def schedule(self, p: int = 2) -> Schedule:
         """Return all steps for exponent p."""
@@ -42,7 +38,7 @@ class NewtonSchulz:
 
 @lru_cache(maxsize=256)
 def _schedule(method: NewtonSchulz, p: int) -> Schedule:
-    from ..minimax import taylor  # late: it imports mpmath, a fifth of the time of `import matfn`
+    from ..minimax.remez import taylor  # late: imports mpmath, a fifth of the time of `import matfn`
 
     row = Polynomial(tuple(float(c) for c in taylor(p, (method.degree - 1) // 2)))
     # The method has no lower bound; reports use 1e-3, the default of Polar Express.

@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from numbers import Real
 
-from ..iteration.polynomial import Polynomial
-from ..iteration.preparation import Preparation
-from ..iteration.schedule import Schedule
+from ..iteration.schedule import Preparation, Schedule
+from ..iteration.step import Polynomial
 from ..minimax import Request, cached_rows
-from .checks import check_degrees, check_exponent, check_number, check_steps
+from .checks import check_count, check_degrees, check_exponent, check_number
 
 __all__ = ["PolarExpress"]
 
@@ -39,9 +38,6 @@ class PolarExpress:
             deflation. Matrices with fewer than 1/deflation rows stay as they are. Only for `orthogonalize` and the
             optimizers, not for roots.
 
-    Raises:
-        ValueError: A field is out of range, or `steps` differs from the length of `degree`.
-
     References:
         Amsel, Persson, Musco, Gower, "The Polar Express", arXiv 2505.16932: Theorem 3.1, Algorithms 1 and 2.
     """
@@ -55,10 +51,9 @@ class PolarExpress:
     deflation: float = 0.0
 
     def __post_init__(self) -> None:
-        """Check the fields and set the number of steps."""
         degrees = check_degrees(self.degree)
         settled = (len(degrees) if isinstance(self.degree, tuple) else 5) if self.steps is None else self.steps
-        check_steps(settled)
+        check_count("steps", settled, 1)
         if isinstance(self.degree, tuple) and settled != len(degrees):
             raise ValueError(f"degree={self.degree} lists {len(degrees)} steps, but steps={self.steps}: leave out one")
         if isinstance(self.lower, bool) or not isinstance(self.lower, Real) or not 0 < float(self.lower) < 1:

@@ -3,7 +3,7 @@
 import ast
 import difflib
 import re
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from fractions import Fraction
 from typing import Any
 
@@ -26,13 +26,6 @@ def method_from(text: str, known: dict[str, type]) -> Any:
     for key in keywords:
         if key not in allowed:
             raise ValueError(f"unknown argument {key!r} of {name} in {text!r}: {_nearest(key, allowed)}")
-    missing = [
-        f.name
-        for f in fields(known[name])
-        if f.default is MISSING and f.default_factory is MISSING and f.name not in keywords
-    ]
-    if missing:
-        raise ValueError(f"{name} in {text!r} needs {', '.join(f'{m}=...' for m in missing)}")
     return known[name](**keywords)
 
 

@@ -2,22 +2,16 @@
 
 from dataclasses import dataclass
 
-from ..iteration.polynomial import Polynomial
 from ..iteration.schedule import Schedule
-from .checks import check_exponent, check_steps
+from ..iteration.step import Polynomial
+from .checks import check_count, check_exponent
 
 __all__ = ["TUNINGS", "Tuned"]
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """One published set of coefficients.
-
-    Attributes:
-        rows: (a, b, c) of a x + b x^3 + c x^5 for each step.
-        source: Author and place.
-        repeats: Whether the set is one row, to be repeated any number of times.
-    """
+    """One published set: (a, b, c) of a x + b x^3 + c x^5 for each step; one row that `repeats`, or all steps."""
 
     rows: tuple[tuple[float, float, float], ...]
     source: str
@@ -62,21 +56,17 @@ class Tuned:
     Attributes:
         name: "jordan" (one row, repeated), "you" (five steps) or "you6" (six steps).
         steps: Any number for "jordan", by default 5; the other sets have a fixed number of steps.
-
-    Raises:
-        ValueError: The name is unknown, or the set has another number of steps.
     """
 
     name: str = "jordan"
     steps: int | None = None
 
     def __post_init__(self) -> None:
-        """Check the fields and set the number of steps."""
         if self.name not in TUNINGS:
             raise ValueError(f"unknown tuning {self.name!r}: known are {', '.join(TUNINGS)}")
         tuning = TUNINGS[self.name]
         settled = (5 if tuning.repeats else len(tuning.rows)) if self.steps is None else self.steps
-        check_steps(settled)
+        check_count("steps", settled, 1)
         if not tuning.repeats and settled != len(tuning.rows):
             raise ValueError(f"tuning {self.name!r} has {len(tuning.rows)} steps, got steps={self.steps}: leave it out")
         object.__setattr__(self, "steps", settled)

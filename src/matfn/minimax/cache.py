@@ -32,8 +32,8 @@ def directory() -> Path | None:
 def cached_rows(request: Request | GridRequest) -> tuple[Row, ...]:
     """Return the rows of `compose(request)` or `tabulate(request)`, from memory, from disk, or computed and stored.
 
-    A file that is damaged or of another version is replaced. If the directory cannot be made or written, the next
-    process computes the rows again.
+    A file that is damaged or of another version is replaced. If the directory cannot be written, the next process
+    computes the rows again.
     """
     key = json.loads(_canonical({"version": _VERSION, "kind": type(request).__name__, **asdict(request)}))
     if (folder := directory()) is None:
@@ -47,14 +47,11 @@ def cached_rows(request: Request | GridRequest) -> tuple[Row, ...]:
 
 
 def _computed(request: Request | GridRequest) -> tuple[Row, ...]:
-    # Import late: both modules need mpmath, a cached request does not.
+    from . import composition  # late: it imports mpmath
+
     if isinstance(request, GridRequest):
-        from .grid import tabulate
-
-        return tabulate(request)
-    from .composition import compose
-
-    return compose(request)
+        return composition.tabulate(request)
+    return composition.compose(request)
 
 
 def _canonical(value: Any) -> str:

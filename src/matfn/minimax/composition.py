@@ -1,12 +1,12 @@
-"""Composition: minimax steps, each on the image of the step before, with cushion, recentring and safety."""
+"""Composition: minimax steps, each on the image of the step before, with cushion, recentring, safety; and tables."""
 
 from functools import lru_cache
 from typing import Any
 
-from .remez import CONTEXT, Minimax, best_odd
-from .request import Request, Row
+from .remez import CONTEXT, Minimax, best_odd, value_of
+from .request import GridRequest, Request, Row
 
-__all__ = ["compose", "cushion"]
+__all__ = ["compose", "cushion", "tabulate"]
 
 
 def compose(request: Request) -> tuple[Row, ...]:
@@ -31,7 +31,7 @@ def compose(request: Request) -> tuple[Row, ...]:
             coefficients = _stretched(p, coefficients, ctx.mpf(request.inner_safety))
         final = coefficients if best.converged else _stretched(p, coefficients, ctx.mpf(request.safety))
         rows.append(Row(tuple(float(c) for c in final), (float(low), float(high)), best.converged))
-        image = _value(p, coefficients, low)
+        image = value_of(p, coefficients, low)
         low, high = min(image, 2 - image), max(image, 2 - image)
     return tuple(rows)
 
@@ -59,7 +59,7 @@ def _recentred(p: int, best: Minimax, low: Any) -> tuple[Any, ...]:
     """Scale so that the image of the true left end and the largest value are symmetric about 1."""
     if best.converged:
         return best.coefficients
-    gain = 2 / (_value(p, best.coefficients, low) + 1 + best.error)
+    gain = 2 / (value_of(p, best.coefficients, low) + 1 + best.error)
     return tuple(gain * c for c in best.coefficients)
 
 
@@ -68,5 +68,17 @@ def _stretched(p: int, coefficients: tuple[Any, ...], factor: Any) -> tuple[Any,
     return tuple(c / factor ** (1 + j * p) for j, c in enumerate(coefficients))
 
 
-def _value(p: int, coefficients: tuple[Any, ...], s: Any) -> Any:
-    return s * CONTEXT.polyval(list(reversed(coefficients)), s**p)
+def tabulate(request: GridRequest) -> tuple[Row, ...]:
+    """Compute the best odd polynomials on [ratio, 1], in the order of rising ratios.
+
+    The points are equispaced in log(ratio / (1 - ratio)): geometric in the ratio near 0, geometric in 1 - ratio near 1.
+    The last row is the first row that equals Taylor's polynomial to double precision.
+    """
+    ctx, rows = CONTEXT, []
+    for i in range(request.limit):
+        ratio = 1 / (1 + ctx.exp(-(ctx.mpf(request.start) + i * ctx.mpf(request.spacing))))
+        best = best_odd(request.p, request.k, ratio, 1)
+        rows.append(Row(tuple(float(c) for c in best.coefficients), (float(ratio), 1.0), best.converged))
+        if best.converged:
+            return tuple(rows)
+    raise ArithmeticError(f"no converged row among the first {request.limit} of {request}")

@@ -16,7 +16,7 @@ from typing import Any
 
 import mpmath
 
-__all__ = ["CONTEXT", "Minimax", "best_odd", "taylor"]
+__all__ = ["CONTEXT", "Minimax", "best_odd", "taylor", "value_of"]
 
 # A separate context, so that mpmath's global precision is neither read nor changed. The linear system is worst at the
 # switch to Taylor (condition about (1 - lower/upper)^-(k+1) <= 1e18); of 60 digits at least 30 stay correct there.
@@ -51,17 +51,9 @@ class Minimax:
 
 
 def taylor(p: int, k: int) -> tuple[Any, ...]:
-    """Return the Taylor polynomial of m^(-1/p) about m = 1 of degree k, in ascending powers of m.
+    """Return the Taylor polynomial of m^(-1/p) about m = 1 of degree k >= 1, in ascending powers of m.
 
-    Args:
-        p: Exponent, at least 1.
-        k: Degree in m, at least 1.
-
-    Returns:
-        k + 1 extended-precision numbers. p = 2, k = 2 gives (15/8, -10/8, 3/8), the quintic Newton-Schulz step.
-
-    Raises:
-        ValueError: If p or k is not a positive integer.
+    For p = 2, k = 2 it is (15/8, -10/8, 3/8), the quintic Newton-Schulz step.
     """
     _check(p, k)
     ctx = CONTEXT
@@ -72,20 +64,10 @@ def taylor(p: int, k: int) -> tuple[Any, ...]:
 
 
 def best_odd(p: int, k: int, lower: Any, upper: Any) -> Minimax:
-    """Compute the best approximation f(s) = s q(s^p) of 1 on [lower, upper], with q of degree k.
+    """Compute the best approximation f(s) = s q(s^p) of 1 on [lower, upper], with q of degree k >= 1 and lower > 0.
 
-    Args:
-        p: Exponent of m = s^p, at least 1.
-        k: Degree of q, at least 1; the odd polynomial (p = 2) has degree 2k + 1.
-        lower: Left end, > 0, in s.
-        upper: Right end, at least lower, in s.
-
-    Returns:
-        The minimax polynomial. If its error is below 1e-17, the Taylor polynomial about the middle of the interval,
-        equal to it in double precision.
-
-    Raises:
-        ValueError: If p or k is not a positive integer, or not 0 < lower <= upper.
+    For p = 2 the odd polynomial f has degree 2k + 1. If its error is below 1e-17, the result is the Taylor polynomial
+    about the middle of the interval, equal to it in double precision.
 
     References:
         Amsel et al., "The Polar Express", arXiv 2505.16932, Theorem 3.1 and Algorithm 2 for p = 2 and k = 1, 2.
@@ -122,7 +104,7 @@ def _exchange(p: int, k: int, ratio: Any) -> tuple[tuple[Any, ...], Any, tuple[A
         points = [ratio, *_critical(p, coefficients, points[1:-1]), ctx.mpf(1)]
         if not all(a < b for a, b in pairwise(points)):
             raise ArithmeticError(f"exchange lost a critical point (p={p}, k={k}, lower/upper={ctx.nstr(ratio, 8)})")
-        largest = max(abs(1 - _value(p, coefficients, x)) for x in points)
+        largest = max(abs(1 - value_of(p, coefficients, x)) for x in points)
         if largest - abs(error) <= _LEVEL * largest:
             return coefficients, error, tuple(points), sweep
     raise ArithmeticError(f"exchange did not level after {_SWEEPS} sweeps (p={p}, k={k}, lower/upper={ratio})")
@@ -136,7 +118,8 @@ def _levelled(p: int, k: int, points: list[Any]) -> tuple[tuple[Any, ...], Any]:
     return tuple(solution[j] for j in range(k + 1)), solution[k + 1]
 
 
-def _value(p: int, coefficients: tuple[Any, ...], s: Any) -> Any:
+def value_of(p: int, coefficients: tuple[Any, ...], s: Any) -> Any:
+    """Evaluate s q(s^p)."""
     return s * CONTEXT.polyval(list(reversed(coefficients)), s**p)
 
 

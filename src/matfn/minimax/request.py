@@ -1,4 +1,4 @@
-"""Request: the arguments and rows of compositions and tables, without importing mpmath."""
+"""Request: the arguments and the rows of compositions and tables, without importing mpmath."""
 
 from dataclasses import dataclass
 
@@ -28,14 +28,9 @@ class Request:
 
 @dataclass(frozen=True)
 class GridRequest:
-    """All arguments of a table of single steps.
+    """All arguments of a table of at most `limit` single steps, with q of degree k for exponent p.
 
-    Attributes:
-        p: Exponent.
-        k: Degree of q.
-        start: The first point, in log(ratio / (1 - ratio)) for ratio = lower/upper of s.
-        spacing: Distance between points.
-        limit: Largest number of points.
+    The points are `start`, `start` + `spacing`, ... in log(ratio / (1 - ratio)) for ratio = lower/upper of s.
     """
 
     p: int

@@ -17,14 +17,11 @@ _STARTS = (0.3, 0.1, 0.5, 0.0, 0.7, -0.2)  # trial starts of the first pole, in 
 
 @dataclass(frozen=True)
 class PoleSum:
-    """r(x) = constant + slope x + sum_j w_j / (x + t_j).
+    """r(x) = constant + slope x + sum_j weights_j / (x + shifts_j), with positive weights, so that it does not cancel.
 
-    Attributes:
-        constant: c, positive.
-        slope: d; negative for p > 1, and smaller than `constant` in size, so that c + d x > 0 on [0, 1].
-        weights: w_j, positive, so that the sum over the poles does not cancel.
-        shifts: t_j, positive, ascending.
-        error: The greatest |1 - x^(1/p) r(x)| on [lower, 1], reached with alternating signs.
+    The slope is negative for p > 1, but constant + slope x > 0 on [0, 1]. The shifts are positive and ascend. `error`
+    is the greatest
+    |1 - x^(1/p) r(x)| on [lower, 1], reached with alternating signs.
     """
 
     constant: float
@@ -41,15 +38,12 @@ class PoleSum:
 
 @lru_cache(maxsize=64)
 def fewest_poles(p: int, lower: float, error: float) -> PoleSum:
-    """Find the sum with the fewest poles whose worst relative error is at most `error`.
+    """Find the sum with the fewest poles, at most 24, whose worst relative error is at most `error`.
 
     Args:
         p: Exponent of x^(-1/p), at least 1.
         lower: Lower bound of x, in (0, 1).
         error: In [1e-3, 1); for smaller errors the exchange does not find a start on every interval.
-
-    Raises:
-        ValueError: An argument is out of range, or the sum needs more than 24 poles.
     """
     if p < 1 or not 0 < lower < 1 or not 1e-3 <= error < 1:
         raise ValueError(f"poles need p >= 1, lower in (0, 1), error in [1e-3, 1); got {p=}, {lower=}, {error=}")
@@ -63,19 +57,12 @@ def fewest_poles(p: int, lower: float, error: float) -> PoleSum:
 
 
 def best_poles(p: int, lower: float, count: int) -> PoleSum:
-    """Compute the sum of `count` poles with the least relative error on [lower, 1].
+    """Compute the sum of `count` poles with the least relative error on [lower, 1], for p of at least 2.
 
     x^(-1/p) = sin(pi/p)/pi times the integral of t^(-1/p) / (x + t) over t > 0; the sum is a quadrature of this
     integral, so weights and shifts are positive. Remez's exchange takes 2 count + 3 alternating extrema and solves
-    e(x_i) = +-E for log t_j, w_j, c, d and E by Newton's method. Its start is a least-squares fit.
-
-    Args:
-        p: At least 2.
-        lower: In (0, 1).
-        count: Number of poles.
-
-    Raises:
-        ArithmeticError: The extrema do not alternate often enough; the error is then close to rounding.
+    e(x_i) = +-E for log t_j, w_j, c, d and E by Newton's method. Its start is a least-squares fit. An ArithmeticError
+    means that the extrema do not alternate often enough; the error is then close to rounding.
 
     References:
         Stahl, "Best uniform rational approximation of x^alpha on [0, 1]", Acta Math. 190 (2003).

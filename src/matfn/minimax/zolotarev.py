@@ -29,12 +29,10 @@ _STEPS = 40  # each step raises `lower` to the power 1/(2r + 1) or higher; the l
 class Fraction:
     """q(m) = constant + sum_j weights_j / (m + shifts_j) with s q(s^2) = f(s)/f(1), in double precision.
 
-    All weights and shifts are positive, so the sum does not cancel.
+    The constant is 1/f(1). The shifts, c_(2j-1), ascend. All weights and shifts are positive, so the sum does not
+    cancel.
 
     Attributes:
-        constant: 1/f(1) > 0.
-        weights: r numbers.
-        shifts: r numbers, the c_(2j-1), ascending.
         interval: Design interval [lower, 1].
         image: The least value on the interval, at `lower`; the greatest is 1.
         error: 1 - image, computed before rounding, so that small errors keep their digits.
@@ -49,17 +47,11 @@ class Fraction:
 
 
 def zolotarev(r: int, lower: Any) -> tuple[Fraction, Any]:
-    """Compute the best function of type (2r+1, 2r) on [lower, 1], and the lower end of its image.
+    """Compute the best function of type (2r+1, 2r) on [lower, 1], and the lower end of its image in extended precision.
 
     Args:
         r: Number of terms, at least 1.
         lower: In (0, 1).
-
-    Returns:
-        The function in double precision, the lower end of its image in extended precision.
-
-    Raises:
-        ValueError: If r is no positive integer, or not 0 < lower < 1.
 
     References:
         Nakatsukasa, Freund, "Computing fundamental matrix decompositions accurately via the matrix sign function in two
@@ -94,15 +86,9 @@ def zolotarev(r: int, lower: Any) -> tuple[Fraction, Any]:
 
 @lru_cache(maxsize=256)
 def compositions(r: int, lower: float, tolerance: float) -> tuple[Fraction, ...]:
-    """Compute functions of type (2r+1, 2r), each best on the image of the function before.
+    """Compute functions of type (2r+1, 2r), each best on the image of the function before, the first one on [lower, 1].
 
-    Args:
-        r: Terms of each function.
-        lower: Lower end of the first interval [lower, 1], in (0, 1).
-        tolerance: Stop at the image [1 - tolerance, 1]; in (0, 1).
-
-    Raises:
-        ArithmeticError: If 40 functions do not reach the tolerance.
+    The last image is in [1 - tolerance, 1]; `lower` and `tolerance` lie in (0, 1).
     """
     steps, low = [], CONTEXT.mpf(lower)
     for _ in range(_STEPS):

@@ -1,4 +1,4 @@
-"""Arguments: what the public functions take is checked here, once: what was given, what was wanted, what to do."""
+"""Arguments: checks of what the public functions take; errors say what was given, what was wanted, what to do."""
 
 from typing import cast
 
@@ -16,12 +16,7 @@ _NAMES = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
 
 
 def check_matrix(A: Tensor, target: Target) -> None:
-    """Refuse what is no matrix of a supported dtype and shape; looks at metadata alone, never at values.
-
-    Raises:
-        TypeError: If A is no tensor, or of an integer, complex or quantized dtype.
-        ValueError: If A has fewer than two dimensions, or is not square where the function needs it.
-    """
+    """Refuse another type, dtype, layout or shape than the function takes; looks at metadata, never at values."""
     verb = target.verb
     if not isinstance(A, Tensor):
         raise TypeError(f"{verb} takes a torch.Tensor of shape (..., m, n), got {type(A).__name__}")
@@ -37,11 +32,7 @@ def check_matrix(A: Tensor, target: Target) -> None:
 
 
 def check_finite(A: Tensor, verb: str) -> None:
-    """Refuse NaN and infinity. It reads one flag from the device.
-
-    Raises:
-        ValueError: Naming how many entries are not finite, and where the first is.
-    """
+    """Refuse NaN and infinity; reads one flag from the device."""
     finite = torch.isfinite(A)
     if not bool(finite.all()):
         bad = (~finite).nonzero()
@@ -52,16 +43,12 @@ def check_finite(A: Tensor, verb: str) -> None:
 
 
 def check_method(method: object, target: Target) -> Method:
-    """The method, if it is one and can do this target.
-
-    Raises:
-        TypeError: If it is a class or a string instead of a value, or has none of the protocols.
-    """
+    """Return the method; refuse a class, a string, or an object with none of the protocols."""
     if isinstance(method, str):
         raise TypeError(f"method must be a method object, got the text {method!r}: write matfn.method({method!r})")
     if isinstance(method, type):
         raise TypeError(f"method must be a value, got the class {method.__name__}: write {method.__name__}()")
-    # The last protocol by hand: torch.compile cannot follow isinstance for a protocol with a property.
+    # `Iteration` is checked by hand: torch.compile cannot follow isinstance for a protocol with a property.
     if isinstance(method, Scheduled | Evaluation):
         return method
     if not (hasattr(method, "step") and hasattr(method, "steps")):
@@ -72,11 +59,7 @@ def check_method(method: object, target: Target) -> Method:
 
 
 def check_options(engine: object, precision: object, products: object) -> None:
-    """Refuse an engine, a precision or products of another type. None is always a choice.
-
-    Raises:
-        TypeError: Naming the option, what was given and what it takes.
-    """
+    """Refuse an engine, a precision or products of another type; None is always allowed."""
     if engine is not None and (isinstance(engine, str | type) or not hasattr(engine, "run")):
         name = engine.__name__ if isinstance(engine, type) else str(engine).capitalize()
         raise TypeError(f"engine must be a value such as Direct(), Gram() or Coupled(), got {engine!r}: write {name}()")
@@ -91,11 +74,7 @@ def check_options(engine: object, precision: object, products: object) -> None:
 
 
 def check_rounding(iteration: object, precision: torch.dtype) -> None:
-    """Refuse a schedule whose coefficients are too large for the dtype it shall run in.
-
-    Raises:
-        ValueError: If rounding errors of M reach q(M) as large as its limit, which is 1.
-    """
+    """Refuse a schedule whose coefficients lift rounding errors of M to the size of q(M) in this dtype."""
     roundoff = torch.finfo(precision).eps / 2
     if isinstance(iteration, Schedule) and iteration.rounding * roundoff >= 1:
         raise ValueError(
@@ -106,11 +85,7 @@ def check_rounding(iteration: object, precision: torch.dtype) -> None:
 
 
 def sketch_key(generator: Generator | None) -> int | Tensor:
-    """The key of all sketches of one call: one number, drawn where the generator lives and never read.
-
-    Raises:
-        TypeError: If `generator` is no torch.Generator.
-    """
+    """Return the key of all sketches of one call, drawn on the device of the generator and never read."""
     if generator is not None and not isinstance(generator, Generator):
         raise TypeError(
             f"generator must be a torch.Generator or None, got {generator!r}: torch.Generator().manual_seed(0)"

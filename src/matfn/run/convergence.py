@@ -1,4 +1,4 @@
-"""Converged: whether the result of an iteration satisfies the equation of its function, seen by a few random signs."""
+"""Convergence: tests on random signs whether the result of an iteration satisfies the equation of its function."""
 
 import inspect
 import math
@@ -15,38 +15,32 @@ from ..linalg.norms import prescale
 
 __all__ = ["check_converged"]
 
-_COLUMNS = 16  # as of `certify`: the estimate of a norm is within a factor 1.5 or so
-# In units of eps times condition the residual of converged steps was 0.25 at most for inv and 0.8 for inverse roots up
-# to p = 8, in both dtypes, at 8, 32 and 128 rows and condition 10 to 1e6. The check rounds once more.
+_COLUMNS = 16  # as in `certify`: estimates a norm within a factor of about 1.5
+# In units of eps times condition. Converged steps left 0.25 at most for inv, and 0.8 for inverse roots up to p = 8, at
+# condition 10 to 1e6.
 _ROUNDING = 8.0
-_MOST = 0.1  # a residual of a tenth is reported however ill-conditioned the matrix: not two digits are left
-_ASKED = 0.01  # a schedule that promises no more than two digits was not made for a verb that promises all
+_MOST = 0.1  # larger residuals are reported whatever the condition: not two digits are left
+_ASKED = 0.01  # a larger error of the schedule is no excuse: the verbs promise all digits
 
 
 @torch.no_grad()
 def check_converged(target: Target, A: Tensor, U: Tensor, method: Method | None) -> None:
-    """Warn where steps ended too early, and refuse a sign that no real spectrum explains.
+    """Warn if the steps ended too early; refuse a sign that no real spectrum explains.
 
-    The residual is estimated on 16 random signs: at most 2 p products with as many columns, and one number that is read
-    from the device. That is half a product of n x n matrices for p = 4 from 512 rows on; at 32 rows a tenth of the time
-    of twelve steps, most of it calls. It may be as large as
+    The residual is estimated on 16 random signs by at most 2 p products with as many columns, and one number is read
+    from the device. The allowed residual is the sum of
 
-    - sqrt(eps), half of the digits: the next step of an iteration that has come so far would have given the others.
-      Square roots by coupled steps leave sqrt(condition) eps, which is no more for any matrix that is not singular;
-    - 8 eps times the condition number, of inverses, as far as a tenth; of a sign times ||S||_F^2 / n, its size;
-    - 2 p times the error that a schedule promises or a `tol` asks for, where that is at most a hundredth.
+    - sqrt(eps), half of the digits: the next step would have given the others. Coupled steps for square roots leave
+      sqrt(condition) eps, which is no more for a matrix that is not singular;
+    - for inverses 8 eps times the condition number, at most 0.1 in all; for a sign sqrt(eps) ||S||_F^2 / n instead;
+    - 2 p times the error of the schedule or the `tol` of the method, if this error is at most 0.01.
 
-    A decomposition is not looked at, and nothing is under `torch.compile`.
-
-    Args:
-        target: What was computed.
-        A: (..., m, n), the argument, float32 or float64, finite.
-        U: The same shape and dtype, finite.
-        method: The method; None is a decomposition.
+    Decompositions (None is one) are not checked, and nothing is checked under `torch.compile`. The argument A and the
+    result U, (..., m, n), are float32 or float64 and finite.
 
     Raises:
-        SpectrumError: For a sign, where the residual is more than steps for real eigenvalues leave however few they
-            are; of a method that measures the spectrum, as `QDWH()` and `ZoloPD()` do, more than rounding explains.
+        SpectrumError: For a sign whose residual is larger than too few steps leave for real eigenvalues; for a method
+            that measures the spectrum, as `QDWH()` and `ZoloPD()`, larger than rounding explains.
     """
     if method is None or isinstance(method, Evaluation) or A.numel() == 0 or torch.compiler.is_compiling():
         return
@@ -75,15 +69,15 @@ def check_converged(target: Target, A: Tensor, U: Tensor, method: Method | None)
 
 
 def _residual(target: Target, X: Tensor, U: Tensor) -> tuple[Tensor, Tensor]:
-    """The residual of each matrix of the batch, and the condition that rounding is multiplied by (0 for none)."""
+    """Return the residual of each matrix, and the condition number that multiplies its rounding (0 for none)."""
     n = U.shape[-2]
     generator = torch.Generator(device=X.device).manual_seed(0)
     S = torch.randint(0, 2, (n, _COLUMNS), generator=generator, device=X.device).to(X.dtype) * 2 - 1
     norm, weight = torch.linalg.matrix_norm, (n * _COLUMNS) ** -0.5  # of S itself it gives 1
     if target.name == "polar":
         return norm(isometry(U, S)) * weight, torch.zeros_like(X[:, 0, 0])
-    # With X in the middle of the powers of U an error that does not commute with X weighs least (`certify`). An inverse
-    # stands on the left, as its steps carry U X; X U would be off by the square of the condition number.
+    # With X between the powers of U, an error that does not commute with X counts least (`certify`). An inverse stands
+    # on the left, as in its steps; the residual of X U grows with the square of the condition number.
     right = target.p - (1 if target.name == "inv" else target.p // 2)
     defect, W = power_defect(target, X, U, S, right)
     if target.name == "sign":
@@ -97,12 +91,12 @@ def _residual(target: Target, X: Tensor, U: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _measures(method: Method) -> bool:
-    """Whether the method finds the least eigenvalue itself, so that steps made for another are no explanation."""
+    """Tell whether the method measures the least eigenvalue, so that a wrong `lower` is no explanation."""
     return isinstance(method, Fitted) and getattr(method, "lower", 0.0) is None
 
 
 def _of_real(method: Method) -> float:
-    """Twice what s^2 - 1 can be for a real eigenvalue, which steps take to some s between 0 and 1 + their error."""
+    """Twice the largest s^2 - 1 for a real eigenvalue; the steps take s to a value between 0 and 1 + their error."""
     error = method.schedule(2).error() if isinstance(method, Scheduled) else 0.0
     return 2 * max(1.0, (1 + error) ** 2 - 1)
 
@@ -122,7 +116,7 @@ def _given(target: Target, method: Method, index: int, count: int, size: float, 
 
 
 def _outside() -> int:
-    """The stack level of the caller's own line: neither of this package nor of torch, which may lie between."""
+    """The stack level of the caller's line, outside this package and torch."""
     frame, level = inspect.currentframe(), 0
     while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("matfn", "torch"):
         frame, level = frame.f_back, level + 1

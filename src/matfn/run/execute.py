@@ -1,4 +1,4 @@
-"""Execute: the one door through which every function runs: scale, prepare, iterate or evaluate, scale back."""
+"""Execute: every function runs through this door: scale, prepare, iterate or evaluate, scale back."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from ..errors import SpectrumError
-from ..iteration.preparation import PLAIN
 from ..iteration.protocols import Evaluation, Fitted, Method
+from ..iteration.schedule import PLAIN
 from ..iteration.target import POLAR, Domain, Target
 from ..linalg.definite import check_definite
 from ..linalg.norms import Scale, prescale, prescale_
@@ -21,15 +21,10 @@ __all__ = ["accurate", "execute", "execute_", "polar_factor"]
 
 
 def execute(plan: RunPlan, A: Tensor, key: int | Tensor = 0) -> Tensor:
-    """The function of each matrix, by the plan made for their shape.
+    """Compute the function of each matrix of A (..., m, n) by a plan made for their shape, dtype and device.
 
-    Args:
-        plan: For matrices of this shape, dtype and device.
-        A: (..., m, n).
-        key: Chooses the sketches of methods that use sketches (`sketch_key`).
-
-    Returns:
-        (..., m, n), contiguous, in the dtype of A; new memory.
+    `key` selects the sketches of methods that use any (`sketch_key`). The result is new memory, (..., m, n),
+    contiguous, in the dtype of A.
     """
     if A.numel() == 0:
         return A.clone()
@@ -44,28 +39,24 @@ def execute(plan: RunPlan, A: Tensor, key: int | Tensor = 0) -> Tensor:
 
 
 def execute_(plan: RunPlan, A: Tensor) -> None:
-    """As `execute`, in place of A; A serves as memory on the way.
+    """Compute as `execute` in place of A (b, m, n), float32 or float64, not empty, without derivatives.
 
-    Memory of this size is new to a process each time it is asked for, and the first pass over new memory takes several
-    times as long as the next. An optimizer holds the memory already.
-
-    Args:
-        plan: Of a schedule, for the polar factor.
-        A: (b, m, n), float32 or float64, not empty, without derivatives.
+    The plan has a schedule for the polar factor. A serves as memory, because the first pass over new memory takes
+    several times as long as the next, and an optimizer already holds A.
     """
     for part in _parts(A, plan):
         part.copy_(_whole(plan, part, 0) if plan.on_range else _iterated(plan, part, 0, prescale_))
 
 
 def _parts(stack: Tensor, plan: RunPlan) -> tuple[Tensor, ...]:
-    """The stack (b, m, n) in parts whose iterates stay in the cache of a CPU."""
+    """Split a stack (b, m, n) into parts whose iterates stay in the cache of a CPU."""
     if plan.parts is None:
         return (stack,)
     return stack.split(max(1, plan.parts // (stack.shape[-2] * stack.shape[-1])))
 
 
 def _whole(plan: RunPlan, A: Tensor, key: int | Tensor) -> Tensor:
-    """The function of a stack (b, m, n), in some dtype at least as wide as the iteration's."""
+    """Compute the function of a stack (b, m, n), in a dtype at least as wide as the dtype of the iteration."""
     method = plan.method
     if isinstance(method, Evaluation):
         result = method.evaluate(plan.target, A.to(plan.precision))
@@ -81,7 +72,7 @@ def _whole(plan: RunPlan, A: Tensor, key: int | Tensor) -> Tensor:
 
 
 def _iterated(plan: RunPlan, A: Tensor, key: int | Tensor, scale: Callable[[Tensor], tuple[Tensor, Scale]]) -> Tensor:
-    """Divide by the norm, prepare, run the engine, scale back in float32 at least where the result has a scale."""
+    """Divide by the norm, prepare, run the engine, scale back in float32 at least if the function has a scale."""
     assert plan.engine is not None
     assert plan.iteration is not None
     target = plan.target
@@ -92,7 +83,7 @@ def _iterated(plan: RunPlan, A: Tensor, key: int | Tensor, scale: Callable[[Tens
     else:
         X, first = prepared(target, scaled, plan.preparation, plan.precision, plan.wide, plan.products)
     wide = scaled.dtype
-    del scaled  # of the size of the argument, and not needed again
+    del scaled  # frees memory of the size of the argument
     # Pass ownership, so that the engine can free the first iterate and the first M early.
     held: list[Any] = [first, X]
     del X, first
@@ -101,16 +92,12 @@ def _iterated(plan: RunPlan, A: Tensor, key: int | Tensor, scale: Callable[[Tens
 
 
 def accurate(target: Target, A: Tensor, method: Method | None, key: int | Tensor = 0) -> Tensor:
-    """`execute` for the verbs that may wait for the device: the method may look at A, and the spectrum is checked.
+    """Compute as `execute`, for verbs that may wait for the device: the method may look at A, the spectrum is checked.
 
-    Args:
-        target: Any.
-        A: (..., m, n), finite, float32 or float64; symmetric for a root.
-        method: Any that can do the target; None is `Exact()`.
-        key: Chooses the sketches.
+    A (..., m, n) is finite, float32 or float64, and symmetric for a root; the default method is `Exact()`.
 
     Raises:
-        ValueError: If the method deflates, and so promises no digits.
+        ValueError: If the method deflates, which costs digits.
         SpectrumError: For a root of an indefinite matrix, or an inverse root of a singular one, whatever the method.
     """
     method = _fitted(target, A, method)
@@ -128,7 +115,7 @@ def accurate(target: Target, A: Tensor, method: Method | None, key: int | Tensor
 
 
 def _cause(target: Target, dtype: torch.dtype) -> str:
-    """Why an iteration may have diverged."""
+    """Name the likely cause of a divergence."""
     if target.domain is Domain.SPD:
         wider = "" if dtype == torch.float64 else ", or pass float64"
         return f"the matrix is too ill-conditioned for an iteration in {dtype}: add ridge=...{wider}"
@@ -138,7 +125,7 @@ def _cause(target: Target, dtype: torch.dtype) -> str:
 
 
 def polar_factor(A: Tensor, factor: str, method: Method | None, key: int | Tensor = 0) -> Tensor:
-    """The polar factor on the range, or completed: see `matfn.polar`."""
+    """Compute the polar factor on the range, or completed: see `matfn.polar`."""
     U = accurate(POLAR, A, method, key)
     if A.numel() == 0:
         return U
@@ -146,17 +133,14 @@ def polar_factor(A: Tensor, factor: str, method: Method | None, key: int | Tenso
     flat = U.reshape(scaled.shape)
     if factor == "complete":
         flat = completed(flat, scaled)
-    elif method is not None and not isinstance(method, Evaluation):  # a decomposition has cut off small values already
+    elif method is not None and not isinstance(method, Evaluation):  # a decomposition has already removed small values
         flat = on_the_range_if_deficient(flat, scaled)
     return flat.reshape(A.shape)
 
 
 def _fitted(target: Target, A: Tensor, method: Method | None) -> Method | None:
-    """The method after a look at the matrices (..., m, n), if it wants one; it may wait for the device."""
-    if method is None:
-        return None
-    method = check_method(method, target)
+    """Let the method look at the matrices (..., m, n) if it is `Fitted`; may wait for the device."""
+    method = None if method is None else check_method(method, target)
     if not isinstance(method, Fitted) or A.numel() == 0:
         return method
-    scaled, _ = prescale(A.reshape(-1, *A.shape[-2:]))
-    return method.fitted(target, scaled)
+    return method.fitted(target, prescale(A.reshape(-1, *A.shape[-2:]))[0])

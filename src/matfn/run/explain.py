@@ -1,4 +1,4 @@
-"""Explain: the run plan of a call, printed with the reason for each choice and the work it predicts."""
+"""Explain: print the plan of a call, with the reason for each choice and the predicted work."""
 
 import textwrap
 import time
@@ -10,29 +10,21 @@ from torch import Tensor
 
 from ..engines import Coupled, Direct, Gram
 from ..engines.cost import computed, products_of
-from ..iteration.polynomial import Polynomial
-from ..iteration.preparation import PLAIN
-from ..iteration.schedule import Schedule
-from ..iteration.target import INV, INV_ROOT, INV_SQRT, ORTHOGONALIZE, POLAR, ROOT, SIGN, SQRT, Target
+from ..iteration.schedule import PLAIN, Schedule
+from ..iteration.step import Polynomial
+from ..iteration.target import INV_ROOT, ORTHOGONALIZE, POLAR, TARGETS, Target
 from ..kernels import Products
 from ..methods import QDWH
 from .arguments import DTYPES, check_matrix
+from .machine import short
 from .plan import Purpose, RunPlan, resolve
 
 __all__ = ["describe", "explain"]
 
 _VERBS = {
     "orthogonalize": (ORTHOGONALIZE, Purpose.FACTOR),
-    "polar": (POLAR, Purpose.DIGITS),
-    "signm": (SIGN, Purpose.DIGITS),
-    "sqrtm": (SQRT, Purpose.DIGITS),
-    "inv_sqrtm": (INV_SQRT, Purpose.DIGITS),
-    "rootm": (ROOT, Purpose.DIGITS),
-    "inv_rootm": (INV_ROOT, Purpose.DIGITS),
-    "inv": (INV, Purpose.DIGITS),
-    "muon": (POLAR, Purpose.STEP),
-    "normuon": (POLAR, Purpose.STEP),
-    "adamuon": (POLAR, Purpose.STEP),
+    **{target.verb: (target, Purpose.DIGITS) for target in TARGETS},
+    **dict.fromkeys(("muon", "normuon", "adamuon"), (POLAR, Purpose.STEP)),
     "polargrad": (POLAR, Purpose.FACTOR),
     "shampoo": (INV_ROOT, Purpose.STEP),
 }
@@ -49,24 +41,23 @@ def explain(
     device: torch.device | str | None = None,
     **options: Any,
 ) -> RunPlan:
-    """How a verb or an optimizer would compute a function of matrices of one shape, and why. Nothing is computed.
+    """Return how a verb or an optimizer computes its function for matrices of one shape; computes nothing.
 
     Args:
-        x: (..., m, n), a tensor of which only shape, dtype and device are looked at, or the shape (m, n) itself.
-        verb: A public function ("orthogonalize", "polar", "signm", "sqrtm", "inv_sqrtm", "rootm", "inv_rootm", "inv"),
-            or an optimizer ("muon", "normuon", "adamuon", "polargrad", or "shampoo" for one of its roots).
+        x: (..., m, n), a tensor of which only shape, dtype and device are used, or the shape (m, n).
+        verb: A function ("orthogonalize", "polar", "signm", "sqrtm", "inv_sqrtm", "rootm", "inv_rootm", "inv"), or an
+            optimizer ("muon", "normuon", "adamuon", "polargrad", or "shampoo" for one of its roots).
         p: The exponent of "rootm", "inv_rootm" and "shampoo", at least 1; 4 by default for "shampoo".
         ridge: For "shampoo", relative to the Frobenius norm.
-        dtype: float16 to float64; of x by default, float32 for a shape.
-        device: Of x by default, the CPU for a shape.
+        dtype: float16 to float64; by default of x, float32 for a shape.
+        device: By default of x, the CPU for a shape.
         **options: method, engine, precision, products, as the function takes them.
 
     Returns:
-        The `RunPlan`. ``print`` shows it: method, engine, precision, products, preparation, the predicted work, and the
-        reason for each choice.
+        The `RunPlan`. ``print`` shows it.
 
     Raises:
-        ValueError: If `verb` is none of these, p is missing, or the shape does not suit the function.
+        ValueError: If `verb` is another word, p is missing, or the shape does not suit the function.
         TypeError: If an option is unknown or of another type.
 
     Example:
@@ -109,10 +100,10 @@ def _meta(shape: object) -> Tensor:
 
 
 def describe(plan: RunPlan) -> str:
-    """The plan as a table of 100 columns, without running it."""
+    """Write the plan as a table of 100 columns."""
     reasons = dict(plan.reasons)
     m, n = plan.shape
-    lines = [f"{plan.target} of {m} x {n} matrices in {_short(plan.dtype)} on {plan.device}"]
+    lines = [f"{plan.target} of {m} x {n} matrices in {short(plan.dtype)} on {plan.device}"]
     rows = [("machine", plan.machine.name, plan.machine.kind), ("method", repr(plan.method), reasons["method"])]
     if isinstance(plan.iteration, Schedule):
         schedule = plan.iteration
@@ -122,7 +113,7 @@ def describe(plan: RunPlan) -> str:
         rows.append(("preparation", str(plan.preparation), "part of the method"))
     if plan.engine is not None:
         rows.append(("engine", repr(plan.engine), reasons["engine"]))
-    rows.append(("precision", _short(plan.precision), reasons["precision"]))
+    rows.append(("precision", short(plan.precision), reasons["precision"]))
     if "products" in reasons:
         rows.append(("products", repr(plan.products), reasons["products"]))
     rows += _work(plan)
@@ -142,7 +133,7 @@ def _steps(schedule: Schedule) -> str:
 
 
 def _work(plan: RunPlan) -> list[tuple[str, str, str]]:
-    """The predicted products of one matrix and their time."""
+    """Predict the products of one matrix and their time."""
     polynomials = isinstance(plan.iteration, Schedule) and all(isinstance(r, Polynomial) for r in plan.iteration.rows)
     if not polynomials or not isinstance(plan.engine, Direct | Gram | Coupled) or not min(plan.shape):
         return []
@@ -161,7 +152,7 @@ def _work(plan: RunPlan) -> list[tuple[str, str, str]]:
 
 @lru_cache(maxsize=64)
 def _rate(products: Products, dtype: torch.dtype, rows: int, threads: int) -> float:
-    """Floating-point operations a second of one square product, the best of some within 20 ms."""
+    """Time one square product: floating-point operations per second, the best run within 20 ms."""
     A = torch.ones(1, rows, rows, dtype=dtype)
     products.mm(A, A)
     seconds: list[float] = []
@@ -170,7 +161,3 @@ def _rate(products: Products, dtype: torch.dtype, rows: int, threads: int) -> fl
         products.mm(A, A)
         seconds.append(time.perf_counter() - begun)
     return 2 * rows**3 / max(min(seconds), 1e-9)
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

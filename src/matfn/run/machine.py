@@ -1,9 +1,8 @@
 """Machine: what each kind of hardware does well; every constant stands here, with the place it was measured.
 
-Every decision about precision, products, preparation and roots reads the profile of the machine, and nothing else.
-A profile that does not know which dtypes are quick has a few products timed (`probe`), once, and the answer is kept on
-disk. The environment variable MATFN_MACHINE names another profile, for tests and for machines that are described
-wrongly; "probe" times the products even where the profile knows the answer.
+Decisions about precision, products, preparation and roots read the profile of the machine and nothing else. If a
+profile does not know which dtypes are fast, a few products are timed once (`probe`) and the times are kept on disk. The
+environment variable MATFN_MACHINE names another profile; "probe" times the products of a known machine too.
 """
 
 import hashlib
@@ -21,7 +20,7 @@ import torch
 from ..kernels import onednn_runs
 from ..minimax.cache import directory, write_whole
 
-__all__ = ["PROFILES", "Fact", "Machine", "machine", "probe"]
+__all__ = ["PROFILES", "Fact", "Machine", "machine", "probe", "short"]
 
 _HALF = (torch.bfloat16, torch.float16)
 # Seconds of one 256 x 256 product on a CPU, 8 GFLOP/s: slower ones are emulated (10 ms with AVX2), whatever float32
@@ -32,12 +31,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Fact(Generic[T]):
-    """One constant of a profile.
-
-    Attributes:
-        value: The constant.
-        where: The machine and the measurement it comes from, or the reason for it, as one clause.
-    """
+    """One constant of a profile, and the measurement or the reason behind it, as one clause."""
 
     value: T
     where: str
@@ -45,13 +39,7 @@ class Fact(Generic[T]):
 
 @dataclass(frozen=True)
 class Half:
-    """Which half-precision dtypes are multiplied at least as quickly as float32.
-
-    Attributes:
-        bfloat16: Whether bfloat16 is.
-        float16: Whether float16 is.
-        where: As of `Fact`.
-    """
+    """Which half-precision dtypes are multiplied at least as fast as float32; `where` as in `Fact`."""
 
     bfloat16: bool
     float16: bool
@@ -67,18 +55,15 @@ class Machine:
 
     Attributes:
         name: The name that MATFN_MACHINE takes.
-        kind: What it describes, for people.
-        half: Which half-precision dtypes are quick; None is unknown, and has them timed. An iteration runs in half
-            precision only where that is as quick as float32.
-        onednn_rows: Short side from which float32 products by oneDNN are quicker than torch's own; None for never.
-        block_rows: Height of a block row at which symmetric products in block rows pay, by dtype: two must fit.
-        onednn_block: The same for float32 products by oneDNN.
-        deflated_rows: Short side from which three deflated steps are quicker in an optimizer than five steps; None for
-            never.
-        thinly_rows: Short side from which a thirty-second of the singular values is deflated in place of a sixteenth.
+        kind: What it describes, in words.
+        half: Which half-precision dtypes are fast, and so used for iterations; None is unknown, and has them timed.
+        onednn_rows: Short side from which oneDNN's float32 products are faster than torch's own; None for never.
+        onednn_block: As `block_rows`, for float32 products by oneDNN.
+        block_rows: By dtype, the height of a block row from which symmetric products in block rows pay; two must fit.
+        deflated_rows: Short side from which an optimizer's three deflated steps are faster than five; None for never.
+        thinly_rows: Short side from which a thirty-second of the singular values is deflated, below it a sixteenth.
         resolvent_rows: Rows from which Shampoo's roots are sums of resolvents; None for never.
-        part_entries: Entries of a stack that an iteration takes at a time, so that its iterates stay in the cache;
-            None takes a stack whole.
+        part_entries: Entries of a stack to iterate on at a time, so that the iterates fit the cache; None for all.
     """
 
     name: str
@@ -95,18 +80,18 @@ class Machine:
 
     @property
     def narrow(self) -> torch.dtype:
-        """The dtype of an optimizer's iteration on float32 momenta: bfloat16 where it is quick, float32 elsewhere."""
+        """The dtype of an optimizer's iteration on float32 momenta: bfloat16 if it is fast, else float32."""
         return self.working(torch.bfloat16)
 
     def working(self, dtype: torch.dtype) -> torch.dtype:
-        """The dtype to iterate in for an argument of `dtype`: float32 for half precision that is slow here."""
-        # By attributes: torch.compile follows them, where it cannot look into a set that is no constant of the code.
+        """Return the dtype to iterate in for an argument of `dtype`: float32 for a slow half precision."""
+        # By attributes: torch.compile cannot look into a set that is not a constant of the code.
         slow_bfloat16 = dtype is torch.bfloat16 and not (self.half and self.half.bfloat16)
         slow_float16 = dtype is torch.float16 and not (self.half and self.half.float16)
         return torch.float32 if slow_bfloat16 or slow_float16 else dtype
 
     def block(self, dtype: torch.dtype) -> int | None:
-        """The height of a block row for `dtype`; None where block rows do not pay."""
+        """Return the height of a block row for `dtype`; None if block rows do not pay."""
         return dict(self.block_rows).get(dtype)
 
 
@@ -163,40 +148,32 @@ PROFILES: dict[str, Machine] = {
 
 
 def machine(device: torch.device) -> Machine:
-    """The profile for a device: named by MATFN_MACHINE, else recognised, its unknown dtypes timed.
-
-    Raises:
-        ValueError: If MATFN_MACHINE names no profile.
-    """
+    """Return the profile for a device: named by MATFN_MACHINE, else recognised; times unknown dtypes."""
     if torch.compiler.is_compiling():
-        return _rebuilt(*_facts(device.type, device.index))
+        name, bfloat16, float16, where, rows, why, thinly = _facts(device.type, device.index)
+        return Machine(  # with every field: torch.compile cannot wrap the objects that are the defaults
+            name,
+            "seen by torch.compile",
+            Half(bfloat16, float16, where),
+            onednn_rows=Fact(None, why),
+            onednn_block=Fact(0, why),
+            deflated_rows=Fact(rows, why),
+            thinly_rows=Fact(thinly, why),
+            resolvent_rows=Fact(None, why),
+        )
     return _machine(device.type, device.index, os.environ.get("MATFN_MACHINE", ""), torch.get_num_threads())
 
 
 def _facts(kind: str, index: int | None) -> tuple[str, bool, bool, str, int | None, str, int]:
-    """What a plan for torch.compile asks of a profile, as plain values: objects would need guards."""
+    """What a plan for torch.compile needs of a profile, as plain values: objects would need guards."""
     found = _machine(kind, index, os.environ.get("MATFN_MACHINE", ""), torch.get_num_threads())
     half = found.half or Half(False, False, _UNMEASURED)
     deflated = found.deflated_rows
     return found.name, half.bfloat16, half.float16, half.where, deflated.value, deflated.where, found.thinly_rows.value
 
 
-# torch.compile evaluates it while it traces, as `matfn.linalg.constant` explains.
+# torch.compile calls it while it traces, see `matfn.linalg.constant`.
 _facts._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
-
-
-def _rebuilt(name: str, bfloat16: bool, float16: bool, where: str, rows: int | None, why: str, thinly: int) -> Machine:
-    # Every field is given: torch.compile cannot wrap the objects that are the defaults.
-    return Machine(
-        name,
-        "seen by torch.compile",
-        Half(bfloat16, float16, where),
-        onednn_rows=Fact(None, why),
-        onednn_block=Fact(0, why),
-        deflated_rows=Fact(rows, why),
-        thinly_rows=Fact(thinly, why),
-        resolvent_rows=Fact(None, why),
-    )
 
 
 @lru_cache(maxsize=64)
@@ -211,7 +188,7 @@ def _machine(kind: str, index: int | None, named: str, threads: int) -> Machine:
         return found
     times = probe(device)
     ratio = {dtype: times.get(dtype, float("inf")) / times[torch.float32] for dtype in _HALF}
-    told = " and ".join(f"{_short(dtype)} {ratio[dtype]:.2g} times" for dtype in _HALF)
+    told = " and ".join(f"{short(dtype)} {ratio[dtype]:.2g} times" for dtype in _HALF)
     where = f"timed here, {threads} threads, torch {torch.__version__}: the time of float32, {told}"
     slow = _EMULATED if kind == "cpu" else float("inf")
     quick = {dtype: ratio[dtype] <= 1 and times.get(dtype, slow) < slow for dtype in _HALF}
@@ -219,7 +196,7 @@ def _machine(kind: str, index: int | None, named: str, threads: int) -> Machine:
 
 
 def _recognised(device: torch.device) -> Machine:
-    """The profile of the hardware that is there; with oneDNN's products only where this torch has them."""
+    """The profile of the hardware; with oneDNN's products only if this torch has them."""
     if device.type == "cuda" and torch.version.hip is None:
         major, _ = torch.cuda.get_device_capability(device)
         return PROFILES[{8: "cuda-sm80", 9: "cuda-sm90"}.get(major, "cuda-sm100" if major > 9 else "cuda")]
@@ -232,7 +209,7 @@ def _recognised(device: torch.device) -> Machine:
 
 
 def _cpu() -> str:
-    """The name of the profile for the processor, by what torch uses of it and what /proc/cpuinfo lists."""
+    """The name of the profile for the processor, from torch's own dispatch and /proc/cpuinfo."""
     listed, name = processor()
     if platform.machine().lower() in ("arm64", "aarch64"):
         return "arm-bf16" if "bf16" in listed else "arm"
@@ -260,10 +237,10 @@ def processor() -> tuple[frozenset[str], str]:
 
 
 def probe(device: torch.device) -> dict[torch.dtype, float]:
-    """Seconds of one square product in float32, bfloat16 and float16 on a device: the least of a few.
+    """Time one square product in float32, bfloat16 and float16 on a device: the least of a few, in seconds.
 
-    It takes under 0.2 s, and nothing in later processes: the times are kept on disk (`matfn.minimax.directory`) by
-    processor, torch version and threads. Dtypes that the device cannot multiply are left out.
+    This takes under 0.2 s, once: the times are kept on disk (`matfn.minimax.directory`) by processor, torch version and
+    threads. Dtypes that the device cannot multiply are left out.
     """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()[1]
     capability = torch.backends.cpu.get_cpu_capability()
@@ -279,7 +256,6 @@ def probe(device: torch.device) -> dict[torch.dtype, float]:
 
 
 def _timed(device: torch.device) -> dict[str, float]:
-    """The times, by the name of the dtype."""
     rows = 256 if device.type == "cpu" else 2048
     times = {}
     for dtype in (torch.float32, *_HALF):
@@ -292,7 +268,7 @@ def _timed(device: torch.device) -> dict[str, float]:
                 seconds.append(_once(A, device))
         except (RuntimeError, NotImplementedError):
             continue
-        times[_short(dtype)] = min(seconds)
+        times[short(dtype)] = min(seconds)
     return times
 
 
@@ -313,5 +289,6 @@ def _stored(path: Path | None, key: str) -> dict[str, float] | None:
         return None
 
 
-def _short(dtype: torch.dtype) -> str:
+def short(dtype: torch.dtype) -> str:
+    """Return "float32" for torch.float32."""
     return str(dtype).removeprefix("torch.")

@@ -1,25 +1,24 @@
 """Plan: what will run for one function, shape, dtype and device, and the reason for each choice.
 
-`resolve` is pure: it looks at the arguments and at the machine's profile, never at a matrix. Everything that runs takes
-its RunPlan: the verbs, one per call; an optimizer, one per shape; Shampoo's roots. `matfn.explain` prints it.
+`resolve` looks at the arguments and at the machine's profile, never at a matrix. Verbs make one plan per call, an
+optimizer one per shape. `matfn.explain` prints a plan.
 """
 
 import os
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from ..engines import Coupled, Direct, Engine, Gram, amplification
 from ..engines.cost import engine_cost
 from ..engines.restarts import fewest_restarts
-from ..iteration.polynomial import Polynomial
-from ..iteration.preparation import PLAIN, Preparation
 from ..iteration.protocols import Evaluation, Fitted, Iteration, Method, Scheduled
 from ..iteration.recorder import Recorder
-from ..iteration.schedule import Schedule
+from ..iteration.schedule import PLAIN, Preparation, Schedule
+from ..iteration.step import Polynomial
 from ..iteration.target import Domain, Target
 from ..kernels import EAGER, ONEDNN, Blocked, Products
 from ..methods import Exact, PolarExpress
@@ -31,47 +30,40 @@ __all__ = ["DEFLATED", "LIFTED", "THINLY", "Purpose", "RunPlan", "lower_bound", 
 
 
 class Purpose(Enum):
-    """What a result is for; it decides the default method, precision and engine."""
+    """What the result is for; it decides the default method, precision and engine."""
 
     FACTOR = "the polar factor within the error of its schedule (orthogonalize)"
     DIGITS = "all digits of the dtype (polar and the other verbs)"
     STEP = "the step of an optimizer"
 
 
-# Three quintics for the spectrum that deflation leaves. The cushion keeps the largest singular values above the
-# rounding errors of Gram's Q. docs/results/tune-768x3072.json has the errors of all candidates.
+# Three quintics for the spectrum after deflation. The cushion keeps the largest singular values above the rounding
+# errors of Gram's Q. docs/results/tune-768x3072.json has the errors of all candidates.
 DEFLATED = PolarExpress((5, 5, 5), lower=1.4e-2, cushion=0.06, norm="schatten4", deflation=1 / 16)
-# The wider a network, the smaller the share of its large singular values.
-THINLY = replace(DEFLATED, deflation=1 / 32)
+THINLY = replace(DEFLATED, deflation=1 / 32)  # for wide networks, which have a smaller share of large singular values
 # Five steps without deflation, for small matrices and for devices on which the sketch is slow.
 LIFTED = PolarExpress((5, 5, 5, 5, 3), lower=2e-3, cushion=0.07, norm="schatten4")
-# Gram saves 30 % of the products at 1 : 4 and nothing below 2 : 3. Without restart it needs the gentle slopes that
-# deflation allows; the slopes of LIFTED would blow up the negative eigenvalues that rounding gives M after two steps.
+# Deflation allows gentle slopes, for which Gram needs no restart. The slopes of LIFTED would lift the negative
+# eigenvalues of M, which are rounding errors, after two steps.
 _ENGINES: dict[Method, Engine] = {DEFLATED: Gram(()), THINLY: Gram(()), LIFTED: Gram((2, 4))}
 
-_TOLERATED = 0.01  # the most that rounding may take where `orthogonalize` chooses the Gram engine
-# Below a few eps a ridge is lost in the rounding of a float32 factor, and Cholesky's factorization breaks down.
+_TOLERATED = 0.01  # largest rounding error for which `orthogonalize` chooses Gram
+# A smaller ridge is lost in the rounding of a float32 factor, and Cholesky's factorization breaks down.
 _RIDGE = 4 * torch.finfo(torch.float32).eps
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """How one function of matrices of one shape is computed.
+    """How one function of matrices of one shape is computed; see `resolve` for the fields that are not listed here.
 
     Attributes:
-        target: What is computed.
-        shape: (rows, columns) of each matrix.
-        dtype: Of the argument.
         device: Type of the device.
-        method: The method.
-        iteration: Its steps, or the method itself where it looks before each step; None where it evaluates outright.
+        iteration: The steps of the method, or the method itself if it looks before each step; None for an evaluation.
         preparation: What precedes the first step.
-        engine: How M is carried; None where nothing iterates.
-        precision: The dtype of the iteration.
-        products: The matrix products of the iteration.
+        engine: None for an evaluation.
         wide: The products of the preparation, in float32 at least.
-        on_range: Whether the result is put on the range of the matrix, because the steps lift rounding noise.
-        parts: Entries of a stack to take at a time; None takes it whole.
+        on_range: Whether to put the result on the range of the matrix, because the steps lift rounding noise.
+        parts: Number of entries of a stack to take at a time; None takes the stack whole.
         machine: The profile that decided.
         reasons: One clause for each decision.
     """
@@ -81,20 +73,19 @@ class RunPlan:
     dtype: torch.dtype
     device: str
     method: Method
-    iteration: Iteration | None
     preparation: Preparation
-    engine: Engine | None
     precision: torch.dtype
     products: Products
     wide: Products
-    on_range: bool
-    parts: int | None
     machine: Machine
     reasons: tuple[tuple[str, str], ...]
+    iteration: Iteration | None = None
+    engine: Engine | None = None
+    on_range: bool = False
+    parts: int | None = None
 
     def __str__(self) -> str:
-        """The plan as a table, with the reason for each choice and the predicted work."""
-        from .explain import describe  # here, because `explain` itself makes plans
+        from .explain import describe  # late, because `explain` imports this module
 
         return describe(self)
 
@@ -113,20 +104,20 @@ def resolve(
     ridge: float = 0.0,
     differentiated: bool = False,
 ) -> RunPlan:
-    """The plan for one function, cached.
+    """Return the plan for one function, from a cache if possible.
 
     Args:
         target: What is computed.
-        method: How; None is the default for the purpose.
+        method: None is the default for the purpose.
         shape: (rows, columns) of each matrix.
         dtype: Of the argument, float16 to float64.
         device: Of the argument.
         purpose: What the result is for.
-        engine: How M is carried; None is a choice by counted products and foretold rounding.
+        engine: How M is carried; None is a choice by counted products and predicted rounding.
         precision: The dtype of the iteration; None is a choice by purpose, method and machine.
-        products: The matrix products, used for every large product; None is a choice by machine, dtype and size.
+        products: The products for every large product; None is a choice by machine, dtype and size.
         ridge: For the roots of an optimizer: the ridge relative to the Frobenius norm, which bounds the spectrum.
-        differentiated: Whether autograd follows the products, which only plain ones allow.
+        differentiated: Whether autograd follows the products, which only plain products allow.
 
     Raises:
         TypeError: If an option is of another type, or `method` is no method.
@@ -159,14 +150,14 @@ class _Asked(NamedTuple):
 def _hashable(asked: _Asked) -> bool:
     try:
         hash(asked)
-    except TypeError:  # a method or products of the caller's own that is no frozen value
+    except TypeError:  # a method or products of the caller that is not a frozen value
         return False
     return True
 
 
 @lru_cache(maxsize=512)
 def _cached(device: torch.device, named: str | None, threads: int, verb: str, asked: _Asked) -> RunPlan:
-    """The plan, for as long as what decides the profile and the words of errors stays the same."""
+    """Cache by all that decides the profile and the error messages."""
     return _resolve(machine(device), asked)
 
 
@@ -180,37 +171,38 @@ def _resolve(profile: Machine, asked: _Asked) -> RunPlan:
 
 
 def _evaluating(profile: Machine, asked: _Asked, method: Evaluation, why: str) -> RunPlan:
-    """The plan of a decomposition, or of resolvents, which multiply."""
-    _refuse_idle(method, asked)
+    """Plan a decomposition, or resolvents, which multiply."""
+    given = {"engine": asked.engine, "precision": asked.precision, "products": asked.products}
+    idle = [f"{name}={value}" for name, value in given.items() if value is not None and not hasattr(method, name)]
+    if idle:
+        raise ValueError(
+            f"{asked.target.verb}: {method!r} evaluates the function outright and has no use for {', '.join(idle)}: "
+            "leave them out, or choose a method that iterates"
+        )
     wide = torch.promote_types(asked.dtype, torch.float32)
-    products, how = asked.products, "as given"
-    if products is None:
-        products, how = _products(profile, asked, wide, mirrored=False)
+    products, how = _products(profile, asked, wide, mirrored=False)
     reasons = [("method", why), ("precision", "a decomposition works in float32 at least")]
     if isinstance(method, Resolvents):
         method = replace(method, products=products)
         reasons.append(("products", how))
     return RunPlan(
-        target=asked.target,
-        shape=asked.shape,
-        dtype=asked.dtype,
-        device=asked.device,
+        **_shared(profile, asked),
         method=method,
-        iteration=None,
         preparation=PLAIN,
-        engine=None,
         precision=wide,
         products=products,
         wide=products,
-        on_range=False,
-        parts=None,
-        machine=profile,
         reasons=tuple(reasons),
     )
 
 
+def _shared(profile: Machine, asked: _Asked) -> dict[str, Any]:
+    """Return the fields of a plan that need no decision."""
+    fields = {"target": asked.target, "shape": asked.shape, "dtype": asked.dtype, "device": asked.device}
+    return {**fields, "machine": profile}
+
+
 def _iterating(profile: Machine, asked: _Asked, method: Scheduled | Iteration, why: str) -> RunPlan:
-    """The plan of steps."""
     iteration = _iteration(method, asked.target)
     preparation = _preparation(iteration, asked)
     wide = torch.promote_types(asked.dtype, torch.float32)
@@ -218,20 +210,14 @@ def _iterating(profile: Machine, asked: _Asked, method: Scheduled | Iteration, w
     on_range = lifts and asked.target.mirrored and asked.purpose is not Purpose.DIGITS
     precision, because = _precision(profile, asked, iteration, wide if on_range else asked.dtype)
     engine, carried = _engine(asked, iteration, precision, _ENGINES.get(method) if asked.method is None else None)
-    if not torch.compiler.is_compiling():  # both models need numpy, which torch.compile cannot follow
+    if not torch.compiler.is_compiling():  # both models use numpy, which torch.compile cannot follow
         check_rounding(iteration, precision)
         engine = engine.planned(iteration, precision) if type(engine) is Gram else engine
-    products, how, full = asked.products, "as given", asked.products
-    if products is None:
-        products, how = _products(profile, asked, precision, mirrored=asked.target.mirrored)
-    if full is None:
-        full, _ = _products(profile, asked, wide, mirrored=False)
+    products, how = _products(profile, asked, precision, mirrored=asked.target.mirrored)
+    full, _ = _products(profile, asked, wide, mirrored=False)
     alone = isinstance(method, Scheduled) and not isinstance(method, Fitted) and not on_range
     return RunPlan(
-        target=asked.target,
-        shape=asked.shape,
-        dtype=asked.dtype,
-        device=asked.device,
+        **_shared(profile, asked),
         method=method,
         iteration=iteration,
         preparation=preparation,
@@ -241,13 +227,12 @@ def _iterating(profile: Machine, asked: _Asked, method: Scheduled | Iteration, w
         wide=full,
         on_range=on_range,
         parts=profile.part_entries if alone else None,
-        machine=profile,
         reasons=(("method", why), ("engine", carried), ("precision", because), ("products", how)),
     )
 
 
 def _default(profile: Machine, asked: _Asked) -> tuple[Method, str]:
-    """The method when the caller names none."""
+    """Choose the method if the caller names none."""
     if asked.purpose is Purpose.DIGITS:
         return Exact(), "default: accurate to the dtype"
     if asked.purpose is Purpose.FACTOR:
@@ -265,7 +250,7 @@ def _default(profile: Machine, asked: _Asked) -> tuple[Method, str]:
 
 
 def _root(profile: Machine, n: int, p: int, ridge: float, dtype: torch.dtype) -> tuple[Method, str]:
-    """The method for inverse p-th roots of n x n factors with a ridge relative to the Frobenius norm."""
+    """Choose the method for inverse p-th roots of n x n factors with a ridge relative to the Frobenius norm."""
     known = profile.resolvent_rows
     if known.value is None:
         return Exact(), f"resolvents are {known.where}"
@@ -281,7 +266,7 @@ def _root(profile: Machine, n: int, p: int, ridge: float, dtype: torch.dtype) ->
 
 
 def lower_bound(p: int, ridge: float, n: int) -> float:
-    """The bound of s = m^(1/p) that a ridge gives, for n x n matrices divided by their Frobenius norm."""
+    """Bound s = m^(1/p) from below by the ridge, for n x n matrices divided by their Frobenius norm."""
     return (ridge / (1 + ridge * n**0.5)) ** (1 / p)
 
 
@@ -310,7 +295,7 @@ def _preparation(iteration: Iteration, asked: _Asked) -> Preparation:
 
 
 def _precision(profile: Machine, asked: _Asked, iteration: Iteration, dtype: torch.dtype) -> tuple[torch.dtype, str]:
-    """The dtype of the iteration: half precision only where the machine multiplies it as quickly as float32."""
+    """Choose the dtype of the iteration: half precision only if the machine multiplies it as fast as float32."""
     if asked.precision is not None:
         return asked.precision, "as given"
     form = getattr(iteration, "precision", lambda dtype: dtype)
@@ -329,7 +314,7 @@ def _half(profile: Machine) -> str:
 
 
 def _engine(asked: _Asked, iteration: Iteration, precision: torch.dtype, usual: Engine | None) -> tuple[Engine, str]:
-    """How M is carried; `usual` is the engine of a default method on oblong matrices."""
+    """Choose the engine; `usual` is the engine of a default method on oblong matrices."""
     target, shape = asked.target, asked.shape
     if asked.engine is not None:
         if target.name not in asked.engine.targets:
@@ -355,7 +340,7 @@ def _engine(asked: _Asked, iteration: Iteration, precision: torch.dtype, usual: 
 
 
 def _gram_or_direct(schedule: Schedule, shape: tuple[int, int], dtype: torch.dtype) -> tuple[Engine, str]:
-    """Gram where it needs fewer products and its rounding stays below the schedule's own error, and below 1 %."""
+    """Choose Gram if it needs fewer products and its rounding stays below the schedule's error and below 1 %."""
     if min(shape) == max(shape):
         return Direct(), "Gram saves no products on square matrices"
     if not all(isinstance(row, Polynomial) for row in schedule.rows):
@@ -373,7 +358,9 @@ def _gram_or_direct(schedule: Schedule, shape: tuple[int, int], dtype: torch.dty
 
 
 def _products(profile: Machine, asked: _Asked, dtype: torch.dtype, *, mirrored: bool) -> tuple[Products, str]:
-    """The products: those that mirror half of a symmetric result where the iteration bears it and they pay."""
+    """Choose the products; they mirror half of a symmetric result if the iteration allows it and it pays."""
+    if asked.products is not None:
+        return asked.products, "as given"
     if torch.compiler.is_compiling():
         return EAGER, "torch.compile follows plain products alone"
     if asked.differentiated:
@@ -391,13 +378,3 @@ def _products(profile: Machine, asked: _Asked, dtype: torch.dtype, *, mirrored: 
     if short < 2 * rows:
         return plain, f"{why}; two block rows of {rows} do not fit into {short}"
     return Blocked(rows, plain), f"symmetric ones in block rows of {rows}: {profile.block_where}"
-
-
-def _refuse_idle(method: Evaluation, asked: _Asked) -> None:
-    given = {"engine": asked.engine, "precision": asked.precision, "products": asked.products}
-    idle = [f"{name}={value}" for name, value in given.items() if value is not None and not hasattr(method, name)]
-    if idle:
-        raise ValueError(
-            f"{asked.target.verb}: {method!r} evaluates the function outright and has no use for {', '.join(idle)}: "
-            "leave them out, or choose a method that iterates"
-        )

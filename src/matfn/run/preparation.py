@@ -1,10 +1,10 @@
-"""Preparation: a scaled matrix becomes the first iterate; large singular values deflated, the norm made tighter."""
+"""Preparation: turn a scaled matrix into the first iterate: deflate large singular values, tighten the norm."""
 
 import torch
 from torch import Tensor
 
-from ..iteration.preparation import Preparation
 from ..iteration.residual import Form
+from ..iteration.schedule import Preparation
 from ..iteration.target import Domain, Target
 from ..kernels import Products
 from ..linalg.norms import frobenius
@@ -15,15 +15,10 @@ __all__ = ["deflated", "prepared", "tightened"]
 def prepared(
     target: Target, X: Tensor, preparation: Preparation, precision: torch.dtype, wide: Products, products: Products
 ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-    """The first iterate of an engine, and its first M where the preparation has formed it (`Engine.run`).
+    """Return the first iterate of an engine, and its first M if the preparation has formed it (`Engine.run`).
 
-    Args:
-        target: What is computed.
-        X: (b, m, n), of Frobenius norm 1 or zero each, float32 or float64.
-        preparation: What to do.
-        precision: The dtype of the iteration.
-        wide: The products for X in its own dtype.
-        products: The products of the iteration.
+    X (b, m, n), float32 or float64, has Frobenius norm 1 or zero; `precision` and `products` are those of the
+    iteration, `wide` the products for X in its own dtype.
     """
     X = deflated(X, preparation.deflation, precision, wide) if preparation.deflation else X.to(precision)
     if preparation.norm == "frobenius" or target.domain is Domain.SPD:  # a root does not depend on the norm
@@ -33,15 +28,11 @@ def prepared(
 
 
 def tightened(M: Tensor, p: int) -> tuple[Tensor, Tensor]:
-    """M / t and the factor t^(-1/p) that X is due, with t = ||M||_F, which no eigenvalue of M exceeds.
+    """Return M / t and the factor t^(-1/p) for X, with t = ||M||_F, an upper bound of the eigenvalues of M (b, k, k).
 
-    For the polar factor t^(1/2) is the Schatten-4 norm of X, (sum of sigma^4)^(1/4), after division by the Frobenius
-    norm, (sum of sigma^2)^(1/2): n equal values become n^(1/4) times as large. It costs no product, two passes over M
-    and one over X, in the dtype of the iteration.
-
-    Args:
-        M: Formed from an iterate X, (b, k, k).
-        p: The exponent of the target: M is of degree p in X.
+    For the polar factor t^(1/2) is the Schatten-4 norm of X after division by the Frobenius norm: n equal values become
+    n^(1/4) times as large. It costs no product, two passes over M and one over X, in the dtype of the iteration. p is
+    the exponent of the target: M has degree p in X.
     """
     t = frobenius(M)
     factor = torch.where(t == 0, 1.0, t) ** (-1 / p)
@@ -51,24 +42,22 @@ def tightened(M: Tensor, p: int) -> tuple[Tensor, Tensor]:
 def deflated(X: Tensor, share: float, precision: torch.dtype, products: Products) -> Tensor:
     """D X, divided by about its norm, with D = I - P (I - f(K)) P^T, f(K) = (I + K / c^2)^(-1/2) and K = P^T X X^T P.
 
-    P, (n, k), has orthonormal columns: of X X^T S, so that they span nearly the k leading left singular vectors. c^2
-    is the mean square of the singular values that P leaves out, as if there were k of them: (||X||^2 - tr K) / k. A
-    singular value sigma that P has found becomes sigma / sqrt(1 + sigma^2 / c^2), about c if it was large; all others
-    stay. Where the spectrum is flat, c exceeds them all and D is about I.
+    P, (n, k), is an orthonormal basis of X X^T S, nearly the k leading left singular vectors. c^2 = (||X||^2 - tr K) /
+    k is the mean square of the other singular values, as if there were k of them. A singular value sigma in P becomes
+    sigma / sqrt(1 + sigma^2 / c^2), about c if it was large; all others stay. If the spectrum is flat, c exceeds all of
+    them and D is about I.
 
-    D is symmetric and positive definite, and it would commute with X X^T if P spanned singular vectors: then D X has
-    the polar factor of X. The error of P shows where D changes most and P is best, among the largest singular values:
-    on the momenta of two networks the polar factor of D X has .997 of the nuclear norm of X; as a matrix it differs
-    from the factor of X by some percent.
+    D is symmetric positive definite. If P spanned singular vectors, D would commute with X X^T, and D X would have the
+    polar factor of X. The error of P has its effect where D changes most and P is best, among the largest singular
+    values: on the momenta of two networks the polar factor of D X keeps .997 of the nuclear norm of X; as a matrix it
+    differs from the factor of X by some percent.
 
-    Three products of n x m by k columns, all in the dtype of X: the iteration may round, but what is subtracted here
-    is larger than what remains. With k = n / 16 they take .4 of the time of one bfloat16 product of n x n by n x m, and
-    all of this .8 of it (768 x 3072, two threads of a CPU). There is no derivative.
+    The cost is three products of n x m by k columns, in the dtype of X: the iteration may round, but the part that is
+    subtracted here is larger than the rest. There is no derivative.
 
     Args:
         X: (b, m, n), of Frobenius norm 1 or zero each, float32 or float64.
-        share: k by the short side, from 0 to 1/2. With less than one column, in matrices of fewer than 1 / share
-            rows, there is nothing to find and X is returned.
+        share: k relative to the short side, from 0 to 1/2; X is returned if this is less than one column.
         precision: Dtype of the result.
         products: Multiply the thin products.
 
@@ -96,9 +85,9 @@ def deflated(X: Tensor, share: float, precision: torch.dtype, products: Products
 
 
 def _sketch(X: Tensor, k: int) -> Tensor:
-    """S^T X, (b, k, m): k sums of as many neighbouring rows of (b, n, m), with weights that no structure cancels.
+    """S^T X, (b, k, m): k weighted sums of neighbouring rows of X (b, n, m), in one pass; Gaussian S needs a product.
 
-    One pass over X, where Gaussian S would be a product. The weights are fixed, so that the result is.
+    The weights are fixed, so the result is reproducible; no structure of X cancels with them.
     """
     length = X.shape[-2] // k
     weights = torch.arange(1, length + 1, device=X.device, dtype=X.dtype).square().cos()
@@ -111,15 +100,15 @@ def _sketch(X: Tensor, k: int) -> Tensor:
 def _change(K: Tensor) -> tuple[Tensor, Tensor]:
     """G ((I + K / c^2)^(-1/2) - I), (b, k, k), and g >= 1, (b, 1, 1), which makes ||D X||_F about 1 but no more.
 
-    In float64, for K's condition is that of X squared; its matrices are small. Without g one value and little else
-    would leave so little that its squares underflow in float16.
+    In float64, because the condition of K is the square of that of X. Without g, one large value and small others would
+    leave a D X whose squares underflow in float16.
     """
-    # eigh refuses what is not finite, for all matrices: a NaN is to stay in its own, and it is in X as well.
+    # eigh refuses a batch with one NaN. The matrix with the NaN keeps it through X.
     finite = torch.isfinite(K).all(-1, keepdim=True).all(-2, keepdim=True)
     values, vectors = torch.linalg.eigh(torch.where(finite, K, 0.0).double())
     values = values.clamp_min(0)
     rest = 1 - values.sum(-1, keepdim=True)
-    rest = rest.clamp_min(128 * torch.finfo(K.dtype).eps)  # ||X||_F is 1, or nothing matters; the trace is rounded
+    rest = rest.clamp_min(128 * torch.finfo(K.dtype).eps)  # ||X||_F is 1, or X is zero; the trace is rounded
     f = (1 + values * values.shape[-1] / rest).rsqrt()
     g = (rest + (values * f.square()).sum(-1, keepdim=True)).rsqrt().unsqueeze(-1)
     return (g * (vectors * (f - 1).unsqueeze(-2)) @ vectors.mT).to(K.dtype), g.to(K.dtype)

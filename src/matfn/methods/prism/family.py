@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
-from math import comb, prod
+from math import comb, factorial, prod
 
 import numpy as np
+
+from ...linalg.constant import constant
 
 __all__ = ["Family", "family"]
 
@@ -28,9 +29,9 @@ class Family:
         free: xi^d in ascending powers of m, so that g = fixed + a free.
         constant: c_0 in ascending powers of xi; the first d coefficients are 0.
         slopes: c_j / (1 - xi) = -binom(p, j) f^(p - j) xi^(d j) in ascending powers of xi, for j = 1 .. p.
-        interval: [l, u] for a. l is the Taylor coefficient; u is such that residuals in [min h(.; u), 1] stay there
-            for every a in [l, u]. u = 2/p for d = 1; for d = 2, u = 29/20 for p = 2 (the paper's choice) and 2 for
-            p = 1; otherwise 0.98 times the least u that is not invariant.
+        interval: [l, u] for a. l is the Taylor coefficient; for every a in [l, u] residuals in [min h(.; u), 1] stay
+            there. u = 2/p for d = 1; for d = 2, u = 29/20 for p = 2 (the paper's choice) and 2 for p = 1; otherwise
+            0.98 times the least u for which they do not stay.
     """
 
     p: int
@@ -42,10 +43,10 @@ class Family:
     interval: tuple[float, float]
 
 
-@lru_cache(maxsize=256)
+@constant
 def family(p: int, d: int) -> Family:
     """Compute the family in exact arithmetic, rounded once."""
-    series = [prod((Fraction(1, p) + i for i in range(j)), start=Fraction(1)) / _factorial(j) for j in range(d + 1)]
+    series = [prod((Fraction(1, p) + i for i in range(j)), start=Fraction(1)) / factorial(j) for j in range(d + 1)]
     f = series[:d]
     powers = [[Fraction(1)]]
     for _ in range(p):
@@ -88,10 +89,6 @@ def _times(a: list[Fraction], b: list[Fraction]) -> list[Fraction]:
         for j, y in enumerate(b):
             product[i + j] += x * y
     return product
-
-
-def _factorial(j: int) -> int:
-    return prod(range(1, j + 1))
 
 
 def _floats(values: list[Fraction]) -> Coefficients:

@@ -5,26 +5,27 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ...iteration.residual import Residual
 from .family import Family
 
-__all__ = ["blocks", "least", "least_of_any_size", "moments"]
+__all__ = ["blocks", "least", "least_of_any_size", "moments", "sketched"]
 
 _GRID = 33  # points; the loss has degree 2p, and three Newton steps from the best point reach the minimum
 _NEWTON = 3
 _SCALES = (1.0, 1e-4, 1e-8, 1e-12)
 
 
+def sketched(residual: Residual, sketch: int | str, draw: int) -> Tensor:
+    """Return S^T with `sketch` columns, or I for "exact"."""
+    return residual.identity() if isinstance(sketch, str) else residual.sketch(sketch, draw)
+
+
 def blocks(product: Callable[[Tensor], Tensor], W: Tensor, family: Family) -> list[Tensor]:
-    """Compute C_j = c_j(R) W, j = 0 .. p, of the next residual h(R; a) = sum_j a^j c_j(R).
+    """Compute C_j = c_j(R) W, j = 0 .. p, of the next residual h(R; a) = sum_j a^j c_j(R); `product` maps W to M W.
 
     Every c_j with j > 0 has the factor 1 - xi, so C_j is a sum of products V_i = M R^i W, which are precise for small
     M. C_0 is a sum of R^(i+1) W = R^i W - V_i, which are precise for other M. Moments tr R^i would cancel in both
-    cases.
-
-    Args:
-        product: Maps W to M W.
-        W: S^T, (n, k) or (b, n, k); the identity for exact norms.
-        family: The polynomials c_j.
+    cases. W is S^T, (n, k) or (b, n, k); the identity gives exact norms.
     """
     powers, images = [W], []
     for _ in range(len(family.slopes[-1])):
@@ -48,16 +49,11 @@ def moments(C: list[Tensor]) -> Tensor:
 
 
 def least(m: Tensor, low: float, high: float) -> Tensor:
-    """Find the a in [low, high] with the least m_1 a + m_2 a^2 + ..., (b,).
+    """Find the a in [low, high] with the least m_1 a + m_2 a^2 + ..., (b,), for m (b, 2p) from `moments`.
 
     Takes the best of 33 equispaced points, then 3 Newton steps of at most the spacing where the loss is convex. There
     are no branches, so nothing is read back. If the loss is flat (R = I, a zero matrix), the result is `high`, which
     lifts small values most.
-
-    Args:
-        m: (b, 2p), from `moments`.
-        low: Lower end.
-        high: Upper end.
     """
     grid = torch.linspace(high, low, _GRID, dtype=m.dtype, device=m.device)
     loss = [m[..., i : i + 1] for i in range(m.shape[-1])]
@@ -78,9 +74,6 @@ def least_of_any_size(m: Tensor) -> Tensor:
 
     An equispaced grid does not see minima below its spacing. So the search is in b with a = scale b^4, which resolves
     four decades, for scales four decades apart. The best of these results is returned.
-
-    Args:
-        m: (b, 2p), from `moments`.
     """
     loss = [m[..., i : i + 1] for i in range(m.shape[-1])]
     power = torch.arange(1, m.shape[-1] + 1, dtype=m.dtype, device=m.device)
@@ -100,7 +93,6 @@ def _horner(coefficients: list[Tensor], a: Tensor) -> Tensor:
 
 
 def _sum(coefficients: Sequence[float], terms: Sequence[Tensor]) -> Tensor:
-    """Return the linear combination of the terms with nonzero coefficients."""
     total = None
     for c, term in zip(coefficients, terms, strict=False):
         if c:

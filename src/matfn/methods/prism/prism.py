@@ -2,14 +2,11 @@
 
 from dataclasses import dataclass
 
-import torch
-
-from ...iteration.polynomial import Polynomial
 from ...iteration.residual import Residual
-from ...linalg.constant import constant
-from ..checks import check_degree, check_steps
+from ...iteration.step import Polynomial
+from ..checks import check_count, check_degree, check_sketch
 from .family import Family, family
-from .fit import blocks, least, moments
+from .fit import blocks, least, moments, sketched
 
 __all__ = ["Prism"]
 
@@ -36,9 +33,6 @@ class Prism:
         warm: Number of first steps that take a = u without a fit; for most spectra the fit gives u there.
         draw: "fresh" for a new sketch at each step, "fixed" for the same sketch at all steps.
 
-    Raises:
-        ValueError: A field is out of range.
-
     References:
         Yang, Wang, Balabanov, Erichson, Mahoney, "PRISM", arXiv 2601.22137: Sections 3 and 4.2, Table 1.
     """
@@ -51,16 +45,13 @@ class Prism:
     draw: str = "fresh"
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         if self.degree is not None:
             check_degree(self.degree)
-        check_steps(self.steps)
-        if self.sketch != "exact" and (type(self.sketch) is not int or self.sketch < 1):
-            raise ValueError(f'sketch must be a number of columns, at least 1, or "exact", got {self.sketch!r}')
+        check_count("steps", self.steps, 1)
+        check_sketch(self.sketch)
         if self.draw not in ("fresh", "fixed"):
             raise ValueError(f'draw must be "fresh" (one sketch per step) or "fixed" (one for all), got {self.draw!r}')
-        if type(self.warm) is not int or self.warm < 0:
-            raise ValueError(f"warm must be a number of steps, at least 0, got {self.warm!r}")
+        check_count("warm", self.warm, 0)
         ends = self.interval
         if ends is not None and not (isinstance(ends, tuple) and len(ends) == 2 and 0 < ends[0] <= ends[1] < 1e3):
             raise ValueError(f"interval must be (low, high) with 0 < low <= high < 1000, got {ends!r}")
@@ -76,20 +67,11 @@ class Prism:
         low, high = of.interval if self.interval is None else self.interval
         if k < self.warm:
             return Polynomial(tuple(c + high * x for c, x in zip(of.fixed, of.free, strict=True)))
-        W = residual.identity() if self.sketch == "exact" else self._sketch(k, residual)
+        W = sketched(residual, self.sketch, 0 if self.draw == "fixed" else k)
         a = least(moments(blocks(residual.product, W, of)), low, high)[:, None, None]
         return Polynomial(tuple(c + a * x for c, x in zip(of.fixed, of.free, strict=True)))
-
-    def _sketch(self, k: int, residual: Residual) -> torch.Tensor:
-        assert isinstance(self.sketch, int)
-        return residual.sketch(self.sketch, 0 if self.draw == "fixed" else k)
 
     def family(self, p: int) -> Family:
         """Return the family of steps for exponent p."""
         degree = self.degree or (5 if p <= 2 else 3)
-        return _family(p, (degree - 1) // 2)
-
-
-@constant
-def _family(p: int, d: int) -> Family:
-    return family(p, d)
+        return family(p, (degree - 1) // 2)

@@ -22,12 +22,10 @@ class Resolvents:
     """A^(-1/p) = c I + d A + sum_j w_j (A + t_j I)^-1, with the fewest terms for a given worst relative error.
 
     x^(-1/p) is an integral of resolvents 1/(x + t) with a positive weight, so minimax sums of few resolvents converge
-    geometrically. For condition 1e6 an error of 1e-2 takes 4 terms for p = 4 and 5 for p = 2 (8e-3 and 4e-3 reached);
-    each further term divides the error by 3. The weights are positive, so the sum does not cancel, and the terms are
-    independent: float32 rounding adds no more error than a float32 eigendecomposition.
-
-    A term costs 0.85 n^3 to 1.2 n^3 multiply-adds (`inverse_factor`). The coupled minimax iteration of quintic steps
-    takes 34 n^3 for p = 4. docs/results/bench-roots.md compares the times.
+    geometrically. For condition 1e6 an error of 1e-2 takes 4 terms for p = 4 and 5 for p = 2; each further term divides
+    the error by 3. The weights are positive, so the sum does not cancel: float32 rounding adds no more error than a
+    float32 eigendecomposition. A term costs 0.85 n^3 to 1.2 n^3 multiply-adds (`inverse_factor`);
+    docs/results/bench-roots.md compares the times.
 
     Attributes:
         p: Exponent of A^(-1/p), at least 1.
@@ -35,7 +33,6 @@ class Resolvents:
         error: Worst relative error of an eigenvalue of the root, at least 1e-3. The default 1e-2 is below other errors
             in training: with ridge 1e-6, float32 rounding of A changes the fourth root of an eigenvalue by up to
             1.5e-2, and roots that are ten steps old at beta2 = 0.99 are off by 2e-2.
-
         products: The products for large blocks; None is torch's own. A run plan fills in those of the machine.
 
     Raises:
@@ -43,8 +40,8 @@ class Resolvents:
 
     References:
         Stahl, "Best uniform rational approximation of x^alpha on [0, 1]", Acta Math. 190 (2003).
-        Hale, Higham, Trefethen, "Computing A^alpha, log(A), and related matrix functions by contour integrals",
-        SIAM J. Numer. Anal. 46 (2008).
+        Hale, Higham, Trefethen, "Computing A^alpha, log(A), and related matrix functions by contour integrals", SIAM J.
+        Numer. Anal. 46 (2008).
     """
 
     p: int
@@ -53,7 +50,6 @@ class Resolvents:
     products: Products | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Check the fields by computing the terms."""
         self.terms()
 
     def terms(self) -> PoleSum:
@@ -61,13 +57,7 @@ class Resolvents:
         return fewest_poles(self.p, self.lower**self.p, self.error)
 
     def evaluate(self, target: Target, A: Tensor) -> Tensor:
-        """Compute the inverse root of each matrix of A, (b, n, n).
-
-        The result is NaN for a zero matrix, and if A + t I is not positive definite in working precision.
-
-        Raises:
-            ValueError: The target is not the inverse p-th root.
-        """
+        """Compute the inverse root of each matrix of A, (b, n, n); NaN for zero and if A + t I is not definite."""
         if target.homogeneity != -1 / self.p:
             raise ValueError(f"{self!r} computes A^(-1/{self.p}) alone, not {target}: Exact() computes any function")
         A, scale = prescale(A)
@@ -83,9 +73,5 @@ class Resolvents:
 
 @lru_cache(maxsize=64)
 def resolvents(p: int, lower: float) -> Resolvents:
-    """Return `Resolvents(p, lower)`, for ``Shampoo(method=resolvents)``; the ridge gives `lower`.
-
-    Raises:
-        ValueError: `lower` is not in (0, 1), as without a ridge.
-    """
+    """Return `Resolvents(p, lower)`, for ``Shampoo(method=resolvents)``; the ridge gives `lower`, in (0, 1)."""
     return Resolvents(p, lower)

@@ -33,16 +33,9 @@ def density(residual: Residual, columns: int, depth: int, draw: int) -> Density:
     """Estimate the spectrum by the mean of Gauss and Gauss-Radau quadrature over Lanczos steps from random vectors.
 
     For functions whose derivatives keep their signs, the errors of the two rules have opposite signs. The node of
-    Gauss-Radau at 0 holds the weight of eigenvalues that are too small for Gauss: small ones and exact zeros.
-
-    Args:
-        residual: The residual of the matrices.
-        columns: Number of random vectors.
-        depth: Number of Lanczos steps, one product each.
-        draw: Number of the sketch; selects the random vectors.
-
-    Raises:
-        ValueError: If M is the square of a nonsymmetric matrix, for which Lanczos steps say nothing.
+    Gauss-Radau at 0 holds the weight of eigenvalues that are too small for Gauss: small ones and exact zeros. Each of
+    the `depth` steps is one product with the `columns` vectors of sketch number `draw`. A nonsymmetric M is refused,
+    because Lanczos steps say nothing about it.
 
     References:
         Golub, Meurant, "Matrices, Moments and Quadrature with Applications" (2010), Chapter 6. Ubaru, Chen, Saad, "Fast

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...iteration.polynomial import Magnified, Polynomial
 from ...iteration.residual import Residual
+from ...iteration.step import Magnified, Polynomial
 from ...linalg.bounds import greatest_eigenvalue
-from ..checks import check_count, check_degrees, check_number, check_steps
-from .choice import best_first_step, best_step, chain, floor, reached
+from ..checks import check_count, check_degrees, check_number
 from .density import Density, density
+from .table import best_first_step, best_step, chain, floor, reached
 
 __all__ = ["RitzMinimax"]
 
@@ -39,9 +39,6 @@ class RitzMinimax:
         krylov: Number of Lanczos steps, each one product of M with these vectors. 3 instead of 6 raise the error by up
             to a quarter, 8 lower it by 1 to 5 %.
 
-    Raises:
-        ValueError: A field is out of range.
-
     References:
         docs/ritz_minimax.md. Amsel et al., "The Polar Express", arXiv 2505.16932, for the polynomials. Golub, Meurant,
         "Matrices, Moments and Quadrature with Applications" (2010), for the spectrum.
@@ -54,14 +51,13 @@ class RitzMinimax:
     krylov: int = 6
 
     def __post_init__(self) -> None:
-        """Check the fields and set the number of steps."""
         degrees = check_degrees(self.degree)
         if self.tol is not None:
             check_number("tol", self.tol, 1e-16, 1, "the root mean square of the eigenvalues of I - M to reach")
         if self.steps is None:
             usual = len(degrees) if isinstance(self.degree, tuple) else 5
             object.__setattr__(self, "steps", usual if self.tol is None else _MOST)
-        check_steps(self.steps)
+        check_count("steps", self.steps, 1)
         check_count("sketch", self.sketch, 1)
         check_count("krylov", self.krylov, 2)
 
@@ -78,7 +74,7 @@ class RitzMinimax:
         row = (self._to_budget if self.tol is None else self._to_tol)(k, residual, seen, top.detach())
         row = row / top[:, None] ** (torch.arange(row.shape[-1], dtype=row.dtype, device=row.device) + 1 / residual.p)
         step = Polynomial(tuple(c[:, None, None] for c in row.to(residual.wide.dtype).unbind(-1)), powers)
-        return Magnified(step, top.detach()[:, None, None]) if tiny else step
+        return Magnified(step.coefficients, upper=top.detach()[:, None, None]) if tiny else step
 
     def done(self, k: int, residual: Residual) -> bool:
         """Tell whether to stop before step k. With `tol` this waits for the device."""

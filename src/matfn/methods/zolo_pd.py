@@ -1,19 +1,14 @@
 """ZOLO-PD: two Zolotarev functions of high degree; the partial fractions of each are one batch."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 
-from torch import Tensor
-
-from ...iteration.schedule import Schedule
-from ...iteration.target import Target
-from .schedules import check_bounds, check_p2, measured, rational
+from .qdwh import Rational
 
 __all__ = ["ZoloPD"]
 
 
 @dataclass(frozen=True)
-class ZoloPD:
+class ZoloPD(Rational):
     """q(m) = constant + sum_{j <= r} w_j / (m + t_j); s q(s^2) is the best function of type (2r+1, 2r) on an interval.
 
     `QDWH` is r = 1. A larger r needs fewer steps, and the r factorizations of a step are independent. Two steps with
@@ -26,9 +21,6 @@ class ZoloPD:
         lower: See `QDWH`.
         tolerance: See `QDWH`.
 
-    Raises:
-        ValueError: A field is out of range.
-
     References:
         Nakatsukasa, Freund, "Computing fundamental matrix decompositions accurately via the matrix sign function in two
         iterations: the power of Zolotarev's functions", SIAM Review 58 (2016).
@@ -39,21 +31,6 @@ class ZoloPD:
     tolerance: float = 1e-15
 
     def __post_init__(self) -> None:
-        """Check the fields."""
         if self.r is not None and (isinstance(self.r, bool) or not isinstance(self.r, int) or not 1 <= self.r <= 8):
             raise ValueError(f"r must be None or an integer from 1 to 8, got {self.r!r}: it counts the terms of a step")
-        check_bounds(self)
-
-    def schedule(self, p: int = 2) -> Schedule:
-        """Return all steps; p must be 2."""
-        check_p2(self, p)
-        return _schedule(self)
-
-    def fitted(self, target: Target, A: Tensor) -> "ZoloPD":
-        """Return the method for A: if `lower` is None, measure it and adapt `tolerance` to the dtype."""
-        return measured(self, target, A)
-
-
-@lru_cache(maxsize=256)
-def _schedule(method: ZoloPD) -> Schedule:
-    return rational(method.r, method.lower, method.tolerance, repr(method))
+        self._check_bounds()
