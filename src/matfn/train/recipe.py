@@ -63,8 +63,8 @@ class OptimizerTable:
     """One optimizer. For "adamw", lr and weight_decay hold for all parameters and `rest` gives only betas and eps.
 
     `matfn train` uses `lr`. `matfn compare` tries each of the ascending `rates` and takes the best in place of `lr`.
-    `nesterov` defaults to false for AdaMuon, Shampoo and SOAP, else to true. Shampoo also takes method = "minimax", the schedule
-    made for its ridge.
+    `nesterov` defaults to false for AdaMuon, Shampoo and SOAP, else to true. Shampoo also takes method = "minimax", the
+    schedule made for its ridge.
     """
 
     kind: str = setting("muon", choices=("adamw", "torch-muon", *MATFN))
