@@ -25,18 +25,7 @@ from matfn.kernels import Products
 from matfn.run.plan import Purpose, resolve
 from studies.accuracy.solvers import method_of
 
-__all__ = [
-    "BASELINE",
-    "DTYPES",
-    "MUON",
-    "PRESETS",
-    "SPECTRA",
-    "Case",
-    "Solver",
-    "errors_of",
-    "ours",
-    "run",
-]
+__all__ = ["BASELINE", "DTYPES", "MUON", "PRESETS", "SPECTRA", "Case", "Solver", "errors_of", "ours", "run"]
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16, "float64": torch.float64}
 SPECTRA = ("gaussian", "log-uniform 1e-3")

@@ -31,7 +31,7 @@ from matfn.optim import SOAP, Cutting, Muon, NorMuon, PolarGrad, Shampoo, minima
 
 # Pattern of case names -> why these cases may differ, in one clause.
 EXPECTED: dict[str, str] = {
-    "orthogonalize/*/float16*": "float16 products are emulated on this machine, so the iteration runs in float32",
+    "orthogonalize/*/float16*": "float16 products are emulated on this machine, so the iteration runs in float32"
 }
 
 Made = Iterator[tuple[str, Callable[[], Any]]]  # the name of a case, and a function that computes its tensors

@@ -20,12 +20,7 @@ if TYPE_CHECKING:
     from matfn.train.compare import Comparison
     from matfn.train.recipe import Recipe
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 
 RecipePath = Annotated[
     Path | None, typer.Argument(help="TOML recipe; see the project's recipes/ folder.", show_default=False)

@@ -38,8 +38,7 @@ def tune(
         typer.Option(help="Least singular value the schedules are for, of the norm, deflated or not; several."),
     ] = None,
     momenta: Annotated[
-        Path | None,
-        typer.Option(help="Folder that studies.momenta wrote: its matrices weigh the plans."),
+        Path | None, typer.Option(help="Folder that studies.momenta wrote: its matrices weigh the plans.")
     ] = None,
     rows: Annotated[int, typer.Option(min=1, help="How many plans of the foretold front to measure.")] = 12,
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 7,

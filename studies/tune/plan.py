@@ -79,13 +79,7 @@ def fraction(share: float) -> str:
     return str(Fraction(share).limit_denominator(999))
 
 
-def plan_of(
-    method: matfn.PolarExpress,
-    engine: Engine,
-    shape: tuple[int, int],
-    dtype: torch.dtype,
-    laws: Laws,
-) -> Plan:
+def plan_of(method: matfn.PolarExpress, engine: Engine, shape: tuple[int, int], dtype: torch.dtype, laws: Laws) -> Plan:
     """The plan with its predictions, even if the dtype cannot bear it.
 
     Deflation changes nothing of the model of rounding: before the first step a norm of 1 is all that it knows.

@@ -20,16 +20,7 @@ from matfn.run.preparation import deflated
 from studies.tune.plan import Aside
 from studies.tune.plans import LOWERS, Lowers
 
-__all__ = [
-    "Rate",
-    "Request",
-    "candidates",
-    "measured_rates",
-    "product_works",
-    "seconds_of",
-    "stack",
-    "synchronised",
-]
+__all__ = ["Rate", "Request", "candidates", "measured_rates", "product_works", "seconds_of", "stack", "synchronised"]
 
 
 @dataclass(frozen=True)

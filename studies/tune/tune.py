@@ -144,11 +144,7 @@ def usual_plans(request: Request, laws: Laws) -> dict[str, Plan]:
 
 
 def foretold(
-    request: Request,
-    everything: Sequence[Plan],
-    found: Mapping[str, Products],
-    rates: Sequence[Rate],
-    aside: Aside,
+    request: Request, everything: Sequence[Plan], found: Mapping[str, Products], rates: Sequence[Rate], aside: Aside
 ) -> list[Candidate]:
     """Every plan on every kernel, with its time."""
     own = {name: seconds_of(rates, kernel, name) for name, kernel in found.items()}

@@ -22,12 +22,7 @@ CASES = {
         lambda w: [w.reshape(6, 4, 6)],
         [[0, 3, 6], [0, 4], [0, 3, 6]],
     ),
-    "conv, order 4": (
-        linear((6, 4, 3, 2)),
-        Cutting(merge=1),
-        lambda w: [w],
-        [[0, 6], [0, 4], [0, 3], [0, 2]],
-    ),
+    "conv, order 4": (linear((6, 4, 3, 2)), Cutting(merge=1), lambda w: [w], [[0, 6], [0, 4], [0, 3], [0, 2]]),
     "groups": (
         convolution((6, 4, 3, 1), groups=2),
         Cutting(merge=3),

@@ -8,14 +8,7 @@ import torch
 
 from matfn.optim import SCALES, Layout, jordan, moonlight, spectral, unit
 from matfn.optim.matrices.buckets import fill_buckets
-from matfn.optim.matrices.layout import (
-    convolution,
-    linear,
-    stack,
-    transposed,
-    transposed_convolution,
-    transposed_stack,
-)
+from matfn.optim.matrices.layout import convolution, linear, stack, transposed, transposed_convolution, transposed_stack
 
 CASES = [
     (linear((6, 4)), ((1, 6, 4),)),

@@ -73,10 +73,7 @@ def test_the_sketch_is_within_what_it_claims(spectrum_of, shape, factor):
     X = 7 * of_singular_values(spectrum_of(min(shape)), *shape, seed=1)[0]
     U = factor(X)
     (orthogonality, direction, residual), sketched = truth(X, U), figures(certify(X, U))
-    for name, got, want in [
-        ("orthogonality", sketched[0], orthogonality),
-        ("residual", sketched[2], residual),
-    ]:
+    for name, got, want in [("orthogonality", sketched[0], orthogonality), ("residual", sketched[2], residual)]:
         assert got <= 1.5 * want + 1e-12, name
         assert got >= want / 1.5 - 1e-12, name
     assert abs(sketched[1] - direction) <= 0.07 + 0.5 * abs(1 - direction)

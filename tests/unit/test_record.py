@@ -81,11 +81,7 @@ def operations(method):
 def test_verbs_return_the_same_bits(method, dtype):
     A = batch(dtype=dtype)
     method = RitzMinimax(tol=1e-4) if method == METHODS["tolerance"] else method  # 1e-6 is below float32
-    verbs = (
-        lambda m: orthogonalize(A, method=m),
-        lambda m: polar(A, method=m).H,
-        lambda m: sqrtm(A.mT @ A, method=m),
-    )
+    verbs = (lambda m: orthogonalize(A, method=m), lambda m: polar(A, method=m).H, lambda m: sqrtm(A.mT @ A, method=m))
     for verb in verbs:
         recorder = Recorder(method)
         assert torch.equal(verb(recorder), verb(method))

@@ -15,11 +15,7 @@ DELTA = 4e-4  # the specification writes -4e-4: what is added to the eigenvalues
 
 @pytest.mark.parametrize(
     ("method", "position", "condition", "tolerance"),
-    [
-        (PolarExpress(safety=1.05), 2, 84.6, 1),
-        (Tuned("you"), 2, 53.2, 1),
-        (PolarExpress(safety=1.01), 1, 631, 10),
-    ],
+    [(PolarExpress(safety=1.05), 2, 84.6, 1), (Tuned("you"), 2, 53.2, 1), (PolarExpress(safety=1.01), 1, 631, 10)],
 )
 def test_c18_the_best_single_restart(method, position, condition, tolerance):
     restarts, worst = best_restarts(method.schedule(), 1, DELTA)

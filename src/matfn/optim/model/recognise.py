@@ -11,15 +11,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from ..matrices.layout import (
-    Layout,
-    convolution,
-    linear,
-    stack,
-    transposed,
-    transposed_convolution,
-    transposed_stack,
-)
+from ..matrices.layout import Layout, convolution, linear, stack, transposed, transposed_convolution, transposed_stack
 
 __all__ = ["RULES", "Candidate", "Decision", "Model", "Owner", "is_linear", "recognise"]
 
