@@ -10,7 +10,7 @@ from fractions import Fraction
 import torch
 
 import matfn
-from matfn.engines.cost import Product, computed, products_of, sweeps
+from matfn.engines.cost import Product, computed, products_of
 from matfn.iteration.schedule import Schedule
 from matfn.kernels import EAGER
 from studies.tune.laws import Laws
@@ -116,3 +116,12 @@ def predicted(plan: Plan, seconds: Mapping[Product, float], aside: Aside, shape:
     """
     products = sum(seconds[product] for product in plan.products)
     return aside.once[plan.deflation] + products + aside.per_entry * sweeps(plan.schedule, shape)
+
+
+def sweeps(schedule: Schedule, shape: tuple[int, int]) -> int:
+    """Entries of n x n matrices that the steps read or write outside products: weighted sums of powers of M."""
+    passes = 0
+    for degree in schedule.degrees:
+        k = (degree - 1) // 2
+        passes += {1: 1, 2: 0}.get(k, k)
+    return passes * min(shape) ** 2

@@ -399,3 +399,7 @@ def test_the_command(tmp_path):
     assert result.exit_code == 0, result.output
     assert "choice: orthogonalize takes 5-5-5-5-5 0.001" in result.stdout
     assert (tmp_path / "tune.png").exists()
+
+
+def test_sweeps_of_the_weighted_sums():
+    assert tune_plan.sweeps(matfn.PolarExpress((3, 5, 7, 9), lower=0.1).schedule(2), (10, 30)) == 8 * 100

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from matfn import Coupled, Direct, Gram, NewtonSchulz, PolarExpress
-from matfn.engines.cost import Product, computed, products_of, share, sweeps
+from matfn.engines.cost import Product, computed, products_of, share
 from matfn.iteration.target import INV, INV_ROOT, POLAR, SIGN, SQRT
 from matfn.kernels import EAGER, Blocked
 from matfn.methods import QDWH
@@ -97,7 +97,3 @@ def test_what_is_not_counted():
         products_of(schedule, Coupled(), (4, 4))
     with pytest.raises(TypeError, match="without coefficients"):
         products_of(QDWH(lower=1e-3).schedule(2), Direct(), (4, 4))
-
-
-def test_sweeps_of_the_weighted_sums():
-    assert sweeps(PolarExpress(degree=(3, 5, 7, 9), lower=0.1).schedule(2), (10, 30)) == (1 + 0 + 3 + 4) * 100

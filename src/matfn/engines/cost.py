@@ -10,7 +10,7 @@ from .coupled import Coupled
 from .direct import Direct
 from .gram import Gram
 
-__all__ = ["Product", "computed", "engine_cost", "products_of", "share", "sweeps"]
+__all__ = ["Product", "computed", "engine_cost", "products_of", "share"]
 
 
 @dataclass(frozen=True)
@@ -84,15 +84,6 @@ def engine_cost(schedule: Schedule, engine: Direct | Gram, shape: tuple[int, int
     """Multiply-adds of one call for one matrix, to compare engines; symmetric products count three quarters."""
     # 0.75: the kernel is not chosen yet, and block rows or half of the tiles save a quarter to a half.
     return sum(p.multiply_adds * (0.75 if p.symmetric else 1.0) for p in products_of(schedule, engine, shape))
-
-
-def sweeps(schedule: Schedule, shape: tuple[int, int]) -> int:
-    """Entries of n x n matrices that the steps read or write outside products: weighted sums of powers of M."""
-    passes = 0
-    for degree in schedule.degrees:
-        k = (degree - 1) // 2
-        passes += {1: 1, 2: 0}.get(k, k)
-    return passes * min(shape) ** 2
 
 
 def share(kernel: object, n: int) -> float:

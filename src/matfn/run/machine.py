@@ -182,6 +182,8 @@ def _machine(kind: str, index: int | None, named: str, threads: int) -> Machine:
         raise ValueError(f"MATFN_MACHINE must be one of {', '.join([*PROFILES, 'probe'])}, got {named!r}")
     device = torch.device(kind, index) if index is not None else torch.device(kind)
     found = PROFILES[named] if named in PROFILES else _recognised(device)
+    if found.onednn_rows.value is not None and not onednn_runs():
+        found = replace(found, onednn_rows=Fact(None, "this torch has no oneDNN, or has it switched off"))
     if kind == "meta":
         return replace(found, half=found.half or Half(False, False, "a meta tensor"))
     if found.half is not None and named != "probe":
@@ -196,16 +198,11 @@ def _machine(kind: str, index: int | None, named: str, threads: int) -> Machine:
 
 
 def _recognised(device: torch.device) -> Machine:
-    """The profile of the hardware; with oneDNN's products only if this torch has them."""
+    """The profile of the hardware."""
     if device.type == "cuda" and torch.version.hip is None:
         major, _ = torch.cuda.get_device_capability(device)
         return PROFILES[{8: "cuda-sm80", 9: "cuda-sm90"}.get(major, "cuda-sm100" if major > 9 else "cuda")]
-    if device.type != "cpu":
-        return PROFILES["gpu"]
-    found = PROFILES[_cpu()]
-    if found.onednn_rows.value is not None and not onednn_runs():
-        return replace(found, onednn_rows=Fact(None, "this torch has no oneDNN, or has it switched off"))
-    return found
+    return PROFILES[_cpu() if device.type == "cpu" else "gpu"]
 
 
 def _cpu() -> str:

@@ -42,14 +42,9 @@ class Trainer:
     """One run and its folder of `metrics.jsonl` and `checkpoint.pt`. Each run in a process has its own random state."""
 
     def __init__(self, recipe: Recipe, table: OptimizerTable, corpus: Corpus, *, seed: int, directory: Path) -> None:
-        """Start at step 0, or at the checkpoint in the folder.
+        """Start at step 0, or at the checkpoint in the folder, which is created if missing.
 
-        Args:
-            recipe: Model, data and loop.
-            table: The optimizer.
-            corpus: The text, already split.
-            seed: Determines the weights and the order of the batches.
-            directory: The folder of the run, created if missing.
+        The seed determines the weights and the order of the batches.
 
         Raises:
             TrainError: The device is missing, or the checkpoint is damaged or belongs to another recipe, seed or text.

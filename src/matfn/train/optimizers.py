@@ -82,12 +82,8 @@ def wsd(step: int, train: TrainTable) -> float:
 def check(table: OptimizerTable, where: str, device: torch.device) -> None:
     """Make the optimizer and step it once on a small matrix, so that a mistake shows before any file is written.
 
-    Torch's own optimizers need no check: they take everything that the recipe's ranges allow.
-
-    Args:
-        table: The optimizer.
-        where: Its place in the recipe, for the message.
-        device: Where it will run: some devices lack products in some precisions.
+    Some devices lack products in some precisions. Torch's own optimizers take everything that a recipe allows.
+    `where` is the place in the recipe, for the message.
 
     Raises:
         TrainError: The method is unknown, or does not go with the other options.

@@ -24,12 +24,9 @@ def setting(default: Any = MISSING, *, low: float = -math.inf, high: float = mat
 
 
 def build(cls: type[T], table: Mapping[str, Any], where: str = "") -> T:
-    """Make the dataclass `cls` from a TOML table.
+    """Make the dataclass `cls` from a table that `tomllib` read; `where` is its dotted path, for messages.
 
-    Args:
-        cls: A dataclass whose fields are numbers, strings, booleans, dataclasses, tuples of these, or `| None`.
-        table: The table as read by `tomllib`.
-        where: Dotted path of the table, for messages.
+    The fields are numbers, strings, booleans, dataclasses, tuples of these, or `| None`.
 
     Raises:
         TrainError: A key is unknown or missing, or a value has the wrong type or range.

@@ -32,13 +32,7 @@ def recorded(folder: Path) -> Recipe:
 
 
 def run(recipe: Recipe, folder: Path, console: Console, *, arm: str | None = None) -> dict[str, Any]:
-    """Train from step 0, or from the checkpoint in `folder`. The last checkpoint stays there.
-
-    Args:
-        recipe: Model, data, loop and optimizers.
-        folder: For metrics, checkpoint and recipe.
-        console: For the progress.
-        arm: Which optimizer, see `Recipe.arm`.
+    """Train one arm (`Recipe.arm`) from step 0, or from the checkpoint in `folder`; the last checkpoint stays there.
 
     Returns:
         The last validation loss, timings, text and conditions, as plain values.
