@@ -69,7 +69,7 @@ def orthogonalize(
             (`Exact`), or the steps amplify rounding errors beyond the precision (`Schedule.rounding`).
 
     References:
-        Polar Express, Section 3 of the specification.
+        Amsel et al., "The Polar Express", arXiv 2505.16932, Sections 3 and 4.
     """
     check_matrix(X, ORTHOGONALIZE)
     key, shape = sketch_key(generator), (X.shape[-2], X.shape[-1])

@@ -354,7 +354,7 @@ def test_precision_is_that_of_the_iteration_alone():
 )
 def test_iteration_is_in_bfloat16_where_the_machine_has_it_unless_weights_are_float64(dtype, usual, monkeypatch):
     monkeypatch.setenv("MATFN_MACHINE", "amd-avx512-bf16")
-    p, g = nn.Parameter(torch.zeros(16, 24, dtype=dtype)), gaussian(16, 24, seed=1, dtype=dtype)
+    p, g = nn.Parameter(torch.zeros(48, 64, dtype=dtype)), gaussian(48, 64, seed=1, dtype=dtype)
     [moved] = take(Muon([p], lr=1.0, momentum=0.0), [p], [g])
     wide = torch.promote_types(dtype, torch.float32)
     assert torch.equal(moved, usually(g.to(wide), precision=usual).to(dtype))

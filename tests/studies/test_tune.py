@@ -12,7 +12,6 @@ import matfn
 from benchmarks.errors import deviation, matrix
 from benchmarks.polar import SPECTRA
 from benchmarks.timing import Pace, Timing
-from matfn.engines.cost import sweeps
 from matfn.kernels import EAGER, Blocked
 from matfn.run.plan import DEFLATED, LIFTED
 from matfn.run.preparation import deflated
@@ -203,7 +202,7 @@ def test_the_model_adds_what_it_counts():
     plan = tune_plan.plan_of(matfn.PolarExpress((9, 9, 3)), matfn.Direct(), (16, 64), FP32, ONE)
     seconds = dict.fromkeys(plan.products, 1.0)
     per_entry = 1e-6
-    expected = 5 + len(plan.products) + per_entry * sweeps(plan.schedule, (16, 64))
+    expected = 5 + len(plan.products) + per_entry * tune_plan.sweeps(plan.schedule, (16, 64))
     aside = tune_plan.Aside({0.0: 5.0, 1 / 8: 7.0}, per_entry)
     assert tune_plan.predicted(plan, seconds, aside, (16, 64)) == pytest.approx(expected)
     method = matfn.PolarExpress((9, 9, 3), norm="schatten4", deflation=1 / 8)

@@ -1,6 +1,7 @@
 """The precision of each arm on forced profiles: what runs, what the table says, and torch's Muon in float32."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from typer.testing import CliRunner
 
 from matfn import cli
-from matfn.run.machine import machine
+from matfn.run.machine import PROFILES, Fact, _machine, machine
+from matfn.run.plan import _cached
 from matfn.train import compare, optimizers, provenance, report
 from matfn.train import recipe as recipes
 from matfn.train.data import load_corpus
@@ -36,8 +38,14 @@ class Products(TorchDispatchMode):
 
 @pytest.fixture(params=[SLOW, QUICK])
 def profile(request, monkeypatch):
+    """A machine, whose half precision holds at every size: the matrices here are small."""
     monkeypatch.setenv("MATFN_MACHINE", request.param)
-    return request.param
+    small = replace(PROFILES[request.param], half_rows=Fact(0, "a test on small matrices"))
+    monkeypatch.setitem(PROFILES, request.param, small)
+    _machine.cache_clear(), _cached.cache_clear()
+    yield request.param
+    monkeypatch.undo()
+    _machine.cache_clear(), _cached.cache_clear()
 
 
 @pytest.mark.parametrize("arm", ["torch Muon", "matfn Muon"])

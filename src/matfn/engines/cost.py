@@ -61,7 +61,7 @@ def products_of(
         ValueError: If the engine cannot compute the target, or `Gram` has no restarts.
 
     References:
-        Polar Express, Sections 3.1 to 3.3 of the specification.
+        Polar Express, arXiv 2505.16932, for the products of each form.
     """
     degrees = [(degree - 1) // 2 for degree in schedule.degrees]
     if target.name not in engine.targets:

@@ -35,7 +35,7 @@ class Gram:
         room: Divisor of X at each restart; None computes it at each run (`planned`).
 
     References:
-        Polar Express, Algorithm 3; the restart rule of Gram Newton-Schulz (specification 3.3).
+        Polar Express, arXiv 2505.16932, Algorithm 3; the restarts of the package gram-newton-schulz.
     """
 
     restarts: tuple[int, ...] | None = None

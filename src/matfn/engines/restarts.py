@@ -47,7 +47,7 @@ def best_restarts(schedule: Schedule, count: int, delta: float) -> tuple[tuple[i
     largest.
 
     References:
-        Polar Express specification 3.3 (the chooser of Gram Newton-Schulz, with delta = 4e-4).
+        The restart chooser of the package gram-newton-schulz, which takes delta = 4e-4.
     """
     if not 0 <= count < schedule.steps:
         raise ValueError(f"{schedule.steps} steps have room for 0 to {schedule.steps - 1} restarts, got count={count}")

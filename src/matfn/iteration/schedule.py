@@ -117,7 +117,7 @@ class Schedule:
         return max(sums, default=1.0)
 
     def schedule(self, p: int = 2) -> "Schedule":
-        """Return this schedule; refuse any other exponent than its own."""
+        """Return this schedule, which was made for one p; another one is refused."""
         if p != self.p:
             raise ValueError(
                 f"this schedule ({self.source}) was made for p = {self.p}, and this function needs p = {p}: "

@@ -259,7 +259,11 @@ class MatrixOptimizer(torch.optim.Optimizer):
 
         def direction(stack: Tensor, runs: Sequence[Run] = ()) -> Tensor:
             for rule in rules:
-                stack = rule.update(stack, runs)
+                found = rule.update(stack, runs)
+                if not isinstance(found, Tensor) or found.shape != stack.shape or not found.is_floating_point():
+                    got = f"{tuple(found.shape)}, {found.dtype}" if isinstance(found, Tensor) else type(found).__name__
+                    raise TypeError(f"{type(rule).__name__}.update must return {tuple(stack.shape)}, got {got}.")
+                stack = found
             return stack
 
         if len(together) > 1:

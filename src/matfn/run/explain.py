@@ -41,7 +41,7 @@ def explain(
     device: torch.device | str | None = None,
     **options: Any,
 ) -> RunPlan:
-    """Return how a verb or an optimizer computes its function for matrices of one shape; computes nothing.
+    """Return the `RunPlan` of a verb or an optimizer for matrices of one shape; ``print`` shows it. Computes nothing.
 
     Args:
         x: (..., m, n), a tensor of which only shape, dtype and device are used, or the shape (m, n).
@@ -53,9 +53,6 @@ def explain(
         device: By default of x, the CPU for a shape.
         **options: method, engine, precision, products, as the function takes them.
 
-    Returns:
-        The `RunPlan`. ``print`` shows it.
-
     Raises:
         ValueError: If `verb` is another word, p is missing, or the shape does not suit the function.
         TypeError: If an option is unknown or of another type.
@@ -63,8 +60,9 @@ def explain(
     Example:
         >>> print(matfn.explain((768, 3072), "muon"))
     """
-    if verb not in _VERBS:
+    if not isinstance(verb, str) or verb.lower() not in _VERBS:
         raise ValueError(f"explain: verb must be one of {', '.join(_VERBS)}, got {verb!r}")
+    verb = verb.lower()
     unknown = set(options) - {"method", "engine", "precision", "products"}
     if unknown:
         raise TypeError(f"explain takes method, engine, precision and products as options, got {sorted(unknown)}")
@@ -74,7 +72,7 @@ def explain(
     if dtype is not None and dtype not in DTYPES:
         raise TypeError(f"explain: dtype must be one of {', '.join(map(str, DTYPES))}, got {dtype!r}")
     check_matrix(matrix, target)
-    where = torch.device(device or (matrix.device if isinstance(x, Tensor) else "cpu"))
+    where = torch.device(device if device is not None else matrix.device if isinstance(x, Tensor) else "cpu")
     if verb == "polargrad":
         options.setdefault("method", QDWH())
     shape = (matrix.shape[-2], matrix.shape[-1])
@@ -94,7 +92,7 @@ def _exponent(target: Target, verb: str, p: int | None) -> Target:
 
 def _meta(shape: object) -> Tensor:
     sides = list(shape) if isinstance(shape, tuple | list | torch.Size) else []
-    if len(sides) < 2 or not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in sides):
+    if len(sides) < 2 or not all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 2**31 for n in sides):
         raise ValueError(f"explain takes a tensor or a shape such as (768, 3072), got {shape!r}")
     return torch.empty(*sides, device="meta")
 
@@ -142,7 +140,9 @@ def _work(plan: RunPlan) -> list[tuple[str, str, str]]:
     listed = products_of(plan.iteration, engine, plan.shape, plan.target)
     flops = 2 * sum(computed(product, plan.products) for product in listed)
     said = f"{len(listed)} products, {flops / 1e9:.3g} GFLOP a matrix"
-    if plan.device != "cpu":  # nothing is run on an accelerator to explain a plan
+    if plan.device != "cpu" or plan.machine.name.startswith(
+        ("cuda", "gpu")
+    ):  # nothing is run on an accelerator to explain a plan
         return [("work", said, "counted before the run")]
     rows = min(512, max(16, min(plan.shape)))
     rate = _rate(plan.products, plan.precision, rows, torch.get_num_threads())

@@ -300,17 +300,15 @@ def _precision(profile: Machine, asked: _Asked, iteration: Iteration, dtype: tor
         return asked.precision, "as given"
     form = getattr(iteration, "precision", lambda dtype: dtype)
     if asked.purpose is Purpose.STEP and dtype == torch.float32 and form(torch.bfloat16) == torch.bfloat16:
-        return profile.narrow, f"an optimizer's step on {profile.name}: {_half(profile)}"
+        if min(asked.shape) < profile.half_rows.value and profile.narrow != torch.float32:
+            return torch.float32, f"matrices below {profile.half_rows.value} rows: {profile.half_rows.where}"
+        return profile.narrow, f"an optimizer's step on {profile.name}: {profile.half and profile.half.where}"
     chosen = torch.promote_types(profile.working(dtype), form(dtype))
     if chosen == dtype:
         return chosen, "the dtype of the argument"
     if form(dtype) != dtype:
         return chosen, "the steps of this method need it"
-    return chosen, f"products in {dtype} are slow on {profile.name}: {_half(profile)}"
-
-
-def _half(profile: Machine) -> str:
-    return profile.half.where if profile.half is not None else "half precision was not measured"
+    return chosen, f"products in {dtype} are slow on {profile.name}: {profile.half and profile.half.where}"
 
 
 def _engine(asked: _Asked, iteration: Iteration, precision: torch.dtype, usual: Engine | None) -> tuple[Engine, str]:
@@ -372,7 +370,7 @@ def _products(profile: Machine, asked: _Asked, dtype: torch.dtype, *, mirrored: 
     plain, why = (ONEDNN, onednn.where) if quick else (EAGER, "torch's own products")
     if not mirrored:
         return plain, f"{why}; full ones, because this iteration is not stable with mirrored ones"
-    rows = profile.onednn_block.value if quick else profile.block(dtype)
+    rows = profile.onednn_block.value if quick else dict(profile.block_rows).get(dtype)
     if rows is None:
         return plain, f"{why}; block rows do not pay in {dtype}"
     if short < 2 * rows:
