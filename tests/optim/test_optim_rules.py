@@ -268,3 +268,27 @@ def test_a_hook_may_change_the_update_and_the_weights():
     assert not w[:2].any()
     assert w[2:].any()
     assert w.abs().max() <= 0.1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "got"),
+    [
+        (lambda stack: stack[0], r"\(8, 6\), torch.float32"),
+        (lambda stack: stack.sum((-2, -1)), r"\(2,\), torch.float32"),
+        (lambda stack: stack.long(), r"\(2, 8, 6\), torch.int64"),
+        (lambda stack: None, "NoneType"),
+    ],
+)
+def test_what_a_rule_returns_is_checked(wrong, got):
+    """A result of another shape would be broadcast over the weights, and train on nothing in silence."""
+
+    class Wrong(Rule):
+        def update(self, stack, runs):
+            return wrong(stack)
+
+    weights = [nn.Parameter(torch.zeros(8, 6)) for _ in range(2)]
+    for weight in weights:
+        weight.grad = torch.ones(8, 6)
+    with pytest.raises(TypeError, match=r"Wrong.update must return \(2, 8, 6\), got " + got):
+        MatrixOptimizer(weights, OPTIONS, (Ema(), Wrong())).step()
+    assert not any(weight.any() for weight in weights)

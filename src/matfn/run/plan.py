@@ -38,7 +38,7 @@ class Purpose(Enum):
 
 
 # Three quintics for the spectrum after deflation. The cushion keeps the largest singular values above the rounding
-# errors of Gram's Q. docs/results/tune-768x3072.json has the errors of all candidates.
+# errors of Gram's Q. `python -m studies.tune` shows the errors of all candidates.
 DEFLATED = PolarExpress((5, 5, 5), lower=1.4e-2, cushion=0.06, norm="schatten4", deflation=1 / 16)
 THINLY = replace(DEFLATED, deflation=1 / 32)  # for wide networks, which have a smaller share of large singular values
 # Five steps without deflation, for small matrices and for devices on which the sketch is slow.
