@@ -150,3 +150,23 @@ def test_every_constant_says_where_it_was_measured():
         facts = [value for value in vars(profile).values() if isinstance(value, machines.Fact | Half)]
         assert len(facts) >= 5
         assert all(len(fact.where) > 10 for fact in facts), profile.name
+
+
+def test_products_that_are_emulated_are_never_quick(cache, monkeypatch):
+    """On a busy machine two threads of float32 may take as long as one emulated bfloat16 product."""
+    monkeypatch.setattr(machines, "_cpu", lambda: "arm")
+    monkeypatch.setattr(machines, "_timed", lambda device: {"float32": 1.2e-2, "bfloat16": 1.0e-2, "float16": 3e-3})
+    found = machine(CPU).half
+    assert (found.bfloat16, found.float16) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("capability", "name"), [((8, 9), "cuda-sm80"), ((9, 0), "cuda-sm90"), ((12, 0), "cuda-sm100"), ((7, 5), "cuda")]
+)
+def test_nvidia_gpus_are_recognised(cache, monkeypatch, capability, name):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(machines, "probe", lambda device: {torch.float32: 1e-3, torch.float16: 5e-4})
+    found = machine(torch.device("cuda"))
+    assert found.name == name
+    assert found.half.float16
+    assert found.half.bfloat16 == (name != "cuda")
