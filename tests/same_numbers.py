@@ -31,12 +31,11 @@ from matfn.optim import SOAP, Cutting, Muon, NorMuon, PolarGrad, Shampoo, minima
 
 # Pattern of case names -> why these cases may differ, in one clause.
 _SMALL = "without precision=, momenta below 48 rows are iterated in float32, which is quicker there on this machine"
+_DEFAULTS = ("muon/default/*", "muon/deflated/*", "muon/prism*", "muon/ritz-minimax/*", "muon/schedule/*")
+_DEFAULTS += ("normuon/default/*", "normuon/mixed/*", "normuon/options/*")
 EXPECTED: dict[str, str] = {
     "orthogonalize/*/float16*": "float16 products are emulated on this machine, so the iteration runs in float32",
-    **dict.fromkeys(
-        ("muon/default/*", "muon/deflated/*", "muon/prism*", "muon/ritz-minimax/*", "muon/schedule/*"), _SMALL
-    ),
-    **dict.fromkeys(("normuon/default/*", "normuon/mixed/*", "normuon/options/*"), _SMALL),
+    **{before + pattern: _SMALL for pattern in _DEFAULTS for before in ("", "resume/")},
 }
 
 Made = Iterator[tuple[str, Callable[[], Any]]]  # the name of a case, and a function that computes its tensors
