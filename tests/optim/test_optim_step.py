@@ -17,6 +17,7 @@ from matfn.optim.matrices.exchange import Exchange
 from matfn.optim.matrices.foreach import moved
 from matfn.optim.matrices.layout import convolution, linear, stack, transposed
 from matfn.optim.rules.rule import Rule
+from matfn.run.machine import machine
 from matrices import compiles
 
 KINDS = [Muon, NorMuon, PolarGrad]
@@ -96,10 +97,14 @@ def test_the_step_itself_adds_no_memory_to_the_polar_factor(shapes):
 # one; or later, halves, the one at hand and its successor, and for square matrices M and what is added to the identity.
 # Of many large matrices only a part is in work at a time.
 @pytest.mark.parametrize(
-    ("shapes", "bound"), [([(96, 384)] * 2, 2.65), ([(192, 192)] * 4, 3.15), ([(768, 768)] * 4, 1.5)], ids=str
+    ("shapes", "bounds"),
+    [([(96, 384)] * 2, (2.65, 4.0)), ([(192, 192)] * 4, (3.15, 5.0)), ([(768, 768)] * 4, (1.5, 2.0))],
+    ids=str,
 )
 @pytest.mark.parametrize("options", [{"method": EXPRESS, "engine": Direct()}, {}], ids=["direct", "default"])
-def test_the_memory_of_a_step_is_bounded(shapes, bound, options):
+def test_the_memory_of_a_step_is_bounded(shapes, bounds, options):
+    """The first bound is of an iteration in bfloat16, the second of one in float32, on a machine without bfloat16."""
+    bound = bounds[machine(torch.device("cpu")).narrow is torch.float32]
     optimizer = Muon(parameters(shapes), **options)
     optimizer.step()
     assert peak_bytes(optimizer.step) + optimizer.workspace <= (bound + 0.15) * largest(optimizer)
@@ -241,7 +246,8 @@ def test_a_compiled_step_is_the_eager_one():
     ours, theirs = (parameters([(16, 8)] * 2) for _ in range(2))
     options = {"method": matfn.PolarExpress(steps=2), "precision": torch.float32, "weight_decay": 0.1}
     one, two = (Muon(p, lr=torch.tensor(0.05), **options) for p in (ours, theirs))
-    compiled, graphs = torch.compile(two.step), []
+    # Not by inductor: torch 2.13 told to use AVX2 alone (ATEN_CPU_CAPABILITY) generates code that gives NaN here.
+    compiled, graphs = torch.compile(two.step, backend="aot_eager"), []
     for k in range(4):
         for p, q in zip(ours, theirs, strict=True):
             p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(k))
