@@ -1,6 +1,9 @@
 """Machines: which profile is found, what is timed and kept, and that every profile runs every verb and optimizer."""
 
+import itertools
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -127,6 +130,28 @@ def test_what_is_not_known_is_timed_once_and_kept(cache, monkeypatch):
         machines._machine.cache_clear()
         assert machine(CPU).half.bfloat16
     assert len(timed) == 6
+
+
+def test_processes_that_start_together_decide_by_the_same_times(cache, monkeypatch):
+    """Otherwise the replicas of a model could iterate in different dtypes, and drift apart."""
+    timed = itertools.count(1)
+
+    def slowly(device):
+        count = next(timed)
+        time.sleep(0.3)  # the others arrive meanwhile
+        return {"float32": 1e-3, "bfloat16": 1e-4 * count}
+
+    monkeypatch.setattr(machines, "_timed", slowly)
+    with ThreadPoolExecutor(4) as pool:  # a file lock also excludes threads of one process
+        found = list(pool.map(lambda _: machines.probe(CPU), range(4)))
+    assert found == [{torch.float32: 1e-3, torch.bfloat16: 1e-4}] * 4
+
+
+def test_without_a_folder_to_write_to_the_products_are_timed_each_time(cache, monkeypatch):
+    monkeypatch.setattr(machines, "_timed", lambda device: {"float32": 1e-3})
+    (cache / "file").write_text("")
+    monkeypatch.setenv("MATFN_CACHE_DIR", str(cache / "file" / "below"))
+    assert machines.probe(CPU) == {torch.float32: 1e-3}
 
 
 def test_the_times_are_of_products_on_this_machine(cache, monkeypatch):

@@ -140,9 +140,8 @@ def _work(plan: RunPlan) -> list[tuple[str, str, str]]:
     listed = products_of(plan.iteration, engine, plan.shape, plan.target)
     flops = 2 * sum(computed(product, plan.products) for product in listed)
     said = f"{len(listed)} products, {flops / 1e9:.3g} GFLOP a matrix"
-    if plan.device != "cpu" or plan.machine.name.startswith(
-        ("cuda", "gpu")
-    ):  # nothing is run on an accelerator to explain a plan
+    # Nothing is run on an accelerator to explain a plan, and the rate of this CPU says nothing about another profile's.
+    if plan.device != "cpu" or plan.machine.name.startswith(("cuda", "gpu")):
         return [("work", said, "counted before the run")]
     rows = min(512, max(16, min(plan.shape)))
     rate = _rate(plan.products, plan.precision, rows, torch.get_num_threads())

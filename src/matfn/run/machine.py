@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 import torch
+from filelock import FileLock
 
 from ..kernels import onednn_runs
 from ..minimax.cache import directory, write_whole
@@ -244,12 +245,22 @@ def probe(device: torch.device) -> dict[torch.dtype, float]:
     key = f"{device.type}, {name}, {capability}, torch {torch.__version__}, {torch.get_num_threads()} threads"
     folder = directory()
     path = folder / f"machine-{hashlib.sha256(key.encode()).hexdigest()[:32]}.json" if folder else None
-    times = _stored(path, key)
-    if times is None:
-        times = _timed(device)
-        if path is not None:
-            write_whole(path, json.dumps({"key": key, "seconds": times}, indent=1))
+    times = _timed(device) if path is None else _stored(path, key) or _timed_by_one(path, key, device)
     return {getattr(torch, name): seconds for name, seconds in times.items()}
+
+
+def _timed_by_one(path: Path, key: str, device: torch.device) -> dict[str, float]:
+    """Time and store. Of processes that start together one times; the others wait and decide by the same times."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock"), timeout=60):
+            times = _stored(path, key)
+            if times is None:
+                times = _timed(device)
+                write_whole(path, json.dumps({"key": key, "seconds": times}, indent=1))
+            return times
+    except (OSError, NotImplementedError):  # a folder that cannot be written, or locked
+        return _timed(device)
 
 
 def _timed(device: torch.device) -> dict[str, float]:
@@ -275,10 +286,10 @@ def _once(A: torch.Tensor, device: torch.device) -> float:
     return time.perf_counter() - begun
 
 
-def _stored(path: Path | None, key: str) -> dict[str, float] | None:
+def _stored(path: Path, key: str) -> dict[str, float] | None:
     try:
-        content = json.loads(path.read_text()) if path else None
-        times = content["seconds"] if content and content["key"] == key else None
+        content = json.loads(path.read_text())
+        times = content["seconds"] if content["key"] == key else None
         if times is None or not {"float32"} <= set(times) <= {"float32", "bfloat16", "float16"}:
             return None
         return times if all(isinstance(s, float) and 0 < s < 1e3 for s in times.values()) else None
