@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from benchmarks.rows import Report
     from benchmarks.timing import Pace
 
-__all__ = ["command", "polar", "roots", "scaling", "step"]
+__all__ = ["command"]
 
 Preset = Annotated[str, typer.Option("--preset", help="quick (up to a minute) or full (for a quiet machine).")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of torch; by default what it takes.")]
@@ -28,24 +29,43 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables
 Only = Annotated[list[str] | None, typer.Option(help='A part of a case, e.g. "batch 1, bf16"; all by default.')]
 
 
+_ABOUT = {
+    "polar": "Orthogonalization: time against error of every method, engine and kernel, beside other packages.",
+    "step": "A step of Muon on the matrices of GPT-2 small and medium, and on a hundred small ones, "
+    "beside other packages.",
+    "roots": "Inverse roots in Shampoo's shapes: products, decompositions and other packages.",
+    "scaling": "Growth with size and batch, as a fraction of this machine's own matmul rate.",
+}
+
+
+def command(name: str) -> typer.Typer:
+    """The command line of one benchmark: "polar", "step", "roots" or "scaling"."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command(help=_ABOUT[name])(_step if name == "step" else _measuring(name))
+    return app
+
+
+def _measuring(name: str) -> Callable[..., None]:
+    """The command of a benchmark that has no option of its own."""
+
+    @user_errors
+    def measure(
+        preset: Preset = "quick",
+        only: Only = None,
+        threads: Threads = None,
+        rounds: Rounds = None,
+        out: Out = None,
+        json_: Json = False,
+    ) -> None:
+        benchmark = import_module(f"benchmarks.{name}")
+        cases, pace = _chosen(benchmark.PRESETS, preset, only, rounds)
+        _run(name, lambda watch, keep: benchmark.run(cases, pace, watch, keep), threads, out, json_)
+
+    return measure
+
+
 @user_errors
-def polar(
-    preset: Preset = "quick",
-    only: Only = None,
-    threads: Threads = None,
-    rounds: Rounds = None,
-    out: Out = None,
-    json_: Json = False,
-) -> None:
-    """Orthogonalization: time against error of every method, engine and kernel, beside other packages."""
-    from benchmarks import polar as speed_polar
-
-    cases, pace = _chosen(speed_polar.PRESETS, preset, only, rounds)
-    _run("polar", lambda watch, keep: speed_polar.run(cases, pace, watch, keep), threads, out, json_)
-
-
-@user_errors
-def step(
+def _step(
     preset: Preset = "quick",
     only: Only = None,
     momenta: Annotated[
@@ -56,7 +76,7 @@ def step(
     out: Out = None,
     json_: Json = False,
 ) -> None:
-    """A step of Muon on the matrices of GPT-2 small and medium, and on a hundred small ones, beside other packages."""
+    """The same, with the matrices of a training run."""
     from benchmarks import step as speed_step
     from studies import momenta as captured
 
@@ -67,45 +87,6 @@ def step(
         return speed_step.run(cases, pace, watch, keep, momenta=real, compiled=preset == "full")
 
     _run("step", work, threads, out, json_)
-
-
-@user_errors
-def roots(
-    preset: Preset = "quick",
-    only: Only = None,
-    threads: Threads = None,
-    rounds: Rounds = None,
-    out: Out = None,
-    json_: Json = False,
-) -> None:
-    """Inverse roots in Shampoo's shapes: products, decompositions and other packages."""
-    from benchmarks import roots as speed_roots
-
-    cases, pace = _chosen(speed_roots.PRESETS, preset, only, rounds)
-    _run("roots", lambda watch, keep: speed_roots.run(cases, pace, watch, keep), threads, out, json_)
-
-
-@user_errors
-def scaling(
-    preset: Preset = "quick",
-    only: Only = None,
-    threads: Threads = None,
-    rounds: Rounds = None,
-    out: Out = None,
-    json_: Json = False,
-) -> None:
-    """Growth with size and batch, as a fraction of this machine's own matmul rate."""
-    from benchmarks import scaling as speed_scaling
-
-    cases, pace = _chosen(speed_scaling.PRESETS, preset, only, rounds)
-    _run("scaling", lambda watch, keep: speed_scaling.run(cases, pace, watch, keep), threads, out, json_)
-
-
-def command(name: str) -> typer.Typer:
-    """One of the four as a command of its own: "polar", "step", "roots" or "scaling"."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()({"polar": polar, "roots": roots, "scaling": scaling, "step": step}[name])
-    return app
 
 
 def _chosen(
