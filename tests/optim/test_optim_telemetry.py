@@ -244,7 +244,7 @@ def test_bad_arguments():
             Telemetry(optimizer, **options)
     with pytest.raises(ValueError, match=r"only=\['head.\*'\] matches no parameter"):
         Telemetry(optimizer, only=("head.*",))
-    assert optimizer.observers == []
+    assert optimizer.before_move == []
 
 
 RECORD = Record(7, {"w": {"condition": 3.0, "direction": float("nan")}}, 0.5, 0.02, 1)

@@ -9,7 +9,6 @@ import torch
 
 from ..iteration.protocols import Iteration
 from ..iteration.schedule import Schedule
-from ..iteration.step import Polynomial
 from ..linalg.constant import constant
 
 __all__ = ["amplification", "best_restarts", "fewest_restarts", "margins", "restarts_for"]
@@ -77,7 +76,7 @@ def margins(method: Iteration, restarts: tuple[int, ...], dtype: torch.dtype) ->
     All margins are 1 for a method without a schedule, which looks at M itself, and for partial fractions, which map
     everything above the interval into it.
     """
-    if not isinstance(method, Schedule) or not all(isinstance(row, Polynomial) for row in method.rows):
+    if not isinstance(method, Schedule) or method.rational:
         return (1.0,) * len(restarts)
     return _margins(method, restarts, torch.finfo(dtype).eps / 2)
 

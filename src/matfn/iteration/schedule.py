@@ -87,6 +87,11 @@ class Schedule:
         return len(self.rows)
 
     @property
+    def rational(self) -> bool:
+        """Whether a step is no polynomial."""
+        return not all(isinstance(row, Polynomial) for row in self.rows)
+
+    @property
     def coefficients(self) -> tuple[tuple[float, ...], ...]:
         """For each step, the coefficients of q in ascending powers of m, as applied (after safety).
 

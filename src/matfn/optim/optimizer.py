@@ -100,11 +100,6 @@ class MatrixOptimizer(torch.optim.Optimizer):
         self._key: tuple[Any, ...] | None = None
 
     @property
-    def observers(self) -> list[Callable[[Bucket, Tensor], object]]:
-        """`before_move` under its first name."""
-        return self.before_move
-
-    @property
     def buckets(self) -> tuple[Bucket, ...]:
         """The stacks of the last step, of all matrices with a gradient."""
         return tuple(bucket for _, together in self._stacks for bucket in together)

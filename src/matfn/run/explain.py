@@ -11,7 +11,6 @@ from torch import Tensor
 from ..engines import Coupled, Direct, Gram
 from ..engines.cost import computed, products_of
 from ..iteration.schedule import PLAIN, Schedule
-from ..iteration.step import Polynomial
 from ..iteration.target import INV_ROOT, ORTHOGONALIZE, POLAR, TARGETS, Target
 from ..kernels import Products
 from ..methods import QDWH
@@ -116,14 +115,13 @@ def describe(plan: RunPlan) -> str:
         rows.append(("products", repr(plan.products), reasons["products"]))
     rows += _work(plan)
     for label, value, why in rows:
-        text = f"{value}: {why}" if why else value
-        wrapped = textwrap.wrap(text, _WIDTH - 14, break_long_words=False) or [""]
+        wrapped = textwrap.wrap(f"{value}: {why}", _WIDTH - 14, break_long_words=False)
         lines += [f"  {label:<12}{wrapped[0]}", *(f"{'':14}{line}" for line in wrapped[1:])]
     return "\n".join(lines)
 
 
 def _steps(schedule: Schedule) -> str:
-    if not all(isinstance(row, Polynomial) for row in schedule.rows):
+    if schedule.rational:
         return f"{schedule.steps} rational"
     degrees = schedule.degrees
     same = len(set(degrees)) == 1
@@ -132,10 +130,10 @@ def _steps(schedule: Schedule) -> str:
 
 def _work(plan: RunPlan) -> list[tuple[str, str, str]]:
     """Predict the products of one matrix and their time."""
-    polynomials = isinstance(plan.iteration, Schedule) and all(isinstance(r, Polynomial) for r in plan.iteration.rows)
-    if not polynomials or not isinstance(plan.engine, Direct | Gram | Coupled) or not min(plan.shape):
+    if not isinstance(plan.iteration, Schedule) or plan.iteration.rational or not min(plan.shape):
         return []
-    assert isinstance(plan.iteration, Schedule)
+    if not isinstance(plan.engine, Direct | Gram | Coupled):  # an engine of the caller, whose products are not known
+        return []
     engine = plan.engine.planned(plan.iteration, plan.precision) if isinstance(plan.engine, Gram) else plan.engine
     listed = products_of(plan.iteration, engine, plan.shape, plan.target)
     flops = 2 * sum(computed(product, plan.products) for product in listed)

@@ -254,8 +254,7 @@ def _timed_by_one(path: Path, key: str, device: torch.device) -> dict[str, float
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock"), timeout=60):
-            times = _stored(path, key)
-            if times is None:
+            if (times := _stored(path, key)) is None:
                 times = _timed(device)
                 write_whole(path, json.dumps({"key": key, "seconds": times}, indent=1))
             return times

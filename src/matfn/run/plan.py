@@ -18,7 +18,6 @@ from ..engines.restarts import fewest_restarts
 from ..iteration.protocols import Evaluation, Fitted, Iteration, Method, Scheduled
 from ..iteration.recorder import Recorder
 from ..iteration.schedule import PLAIN, Preparation, Schedule
-from ..iteration.step import Polynomial
 from ..iteration.target import Domain, Target
 from ..kernels import EAGER, ONEDNN, Blocked, Products
 from ..methods import Exact, PolarExpress
@@ -341,7 +340,7 @@ def _gram_or_direct(schedule: Schedule, shape: tuple[int, int], dtype: torch.dty
     """Choose Gram if it needs fewer products and its rounding stays below the schedule's error and below 1 %."""
     if min(shape) == max(shape):
         return Direct(), "Gram saves no products on square matrices"
-    if not all(isinstance(row, Polynomial) for row in schedule.rows):
+    if schedule.rational:
         return Direct(), "Gram squares the condition number that rational steps are made for"
     roundoff, tolerated = torch.finfo(dtype).eps / 2, min(schedule.error(), _TOLERATED)
     gram = Gram(fewest_restarts(schedule, roundoff, tolerated))
