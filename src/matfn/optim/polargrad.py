@@ -13,7 +13,6 @@ from torch import Tensor
 from ..engines import Engine
 from ..iteration.protocols import Method
 from ..kernels import Products
-from ..methods import QDWH
 from ..run.plan import Purpose
 from .optimizer import MatrixOptimizer
 from .rules.ema import VariantEma
@@ -101,6 +100,5 @@ class PolarGrad(MatrixOptimizer):
         momentum = (0.0 if variant == "vanilla" else 0.95) if momentum is None else momentum
         options = {"lr": lr, "variant": variant, "momentum": momentum, "power": power, "scale": scale}
         options |= {"growth": growth, "weight_decay": weight_decay, "cautious": cautious}
-        method, owner = QDWH() if method is None else method, type(self).__name__
-        polar = Polar(method, precision, engine, products, purpose=Purpose.FACTOR, owner=owner)
+        polar = Polar(method, precision, engine, products, purpose=Purpose.ORACLE, owner=type(self).__name__)
         super().__init__(params, options, (VariantEma(), Nuclear(polar)), rules=rules, rest=rest)

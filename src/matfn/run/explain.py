@@ -13,7 +13,6 @@ from ..engines.cost import computed, products_of
 from ..iteration.schedule import PLAIN, Schedule
 from ..iteration.target import INV_ROOT, ORTHOGONALIZE, POLAR, TARGETS, Target
 from ..kernels import Products
-from ..methods import QDWH
 from .arguments import DTYPES, check_matrix
 from .machine import short
 from .plan import Purpose, RunPlan, resolve
@@ -24,7 +23,7 @@ _VERBS = {
     "orthogonalize": (ORTHOGONALIZE, Purpose.FACTOR),
     **{target.verb: (target, Purpose.DIGITS) for target in TARGETS},
     **dict.fromkeys(("muon", "normuon", "adamuon"), (POLAR, Purpose.STEP)),
-    "polargrad": (POLAR, Purpose.FACTOR),
+    "polargrad": (POLAR, Purpose.ORACLE),
     "shampoo": (INV_ROOT, Purpose.STEP),
 }
 _WIDTH = 100
@@ -72,10 +71,7 @@ def explain(
         raise TypeError(f"explain: dtype must be one of {', '.join(map(str, DTYPES))}, got {dtype!r}")
     check_matrix(matrix, target)
     where = torch.device(device if device is not None else matrix.device if isinstance(x, Tensor) else "cpu")
-    if verb == "polargrad":
-        options.setdefault("method", QDWH())
-    shape = (matrix.shape[-2], matrix.shape[-1])
-    method = options.pop("method", None)
+    shape, method = (matrix.shape[-2], matrix.shape[-1]), options.pop("method", None)
     return resolve(target, method, shape, dtype or matrix.dtype, where, purpose=purpose, ridge=ridge, **options)
 
 

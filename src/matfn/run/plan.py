@@ -20,7 +20,7 @@ from ..iteration.recorder import Recorder
 from ..iteration.schedule import PLAIN, Preparation, Schedule
 from ..iteration.target import Domain, Target
 from ..kernels import EAGER, ONEDNN, Blocked, Products
-from ..methods import Exact, PolarExpress
+from ..methods import QDWH, Exact, PolarExpress
 from ..methods.resolvents import Resolvents, resolvents
 from .arguments import check_method, check_options, check_rounding
 from .machine import Machine, machine
@@ -32,6 +32,7 @@ class Purpose(Enum):
     """What the result is for; it decides the default method, precision and engine."""
 
     FACTOR = "the polar factor within the error of its schedule (orthogonalize)"
+    ORACLE = "the polar factor and the nuclear norm at every condition number (PolarGrad)"
     DIGITS = "all digits of the dtype (polar and the other verbs)"
     STEP = "the step of an optimizer"
 
@@ -236,6 +237,8 @@ def _default(profile: Machine, asked: _Asked) -> tuple[Method, str]:
         return Exact(), "default: accurate to the dtype"
     if asked.purpose is Purpose.FACTOR:
         return PolarExpress(), "default: five quintic minimax steps"
+    if asked.purpose is Purpose.ORACLE:
+        return QDWH(), "default: accurate at every condition number"
     if asked.target.domain is Domain.SPD:
         return _root(profile, asked.shape[0], asked.target.p, asked.ridge, asked.dtype)
     rows, known = min(asked.shape), profile.deflated_rows

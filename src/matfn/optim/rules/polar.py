@@ -22,19 +22,17 @@ from .rule import Rule
 
 __all__ = ["Polar"]
 
-_CPU = torch.device("cpu")
-
 
 class Polar(Rule):
     """The polar factor of each matrix, by any method.
 
     Args:
-        method: A value of `matfn.METHODS`; None is the default of an optimizer's step for each shape (`matfn.explain`).
+        method: A value of `matfn.METHODS`; None is the default of the purpose for each shape (`matfn.explain`).
         precision: The dtype in which the iteration runs; None is a choice by purpose and machine.
         engine: How the polynomials are applied; None is a choice by counted products.
         products: The matrix products; None is a choice by machine, dtype and size.
         purpose: `Purpose.STEP` iterates float32 momenta in bfloat16 where the machine has the arithmetic for it;
-            `Purpose.FACTOR` iterates in the dtype of the stack.
+            `Purpose.FACTOR` and `Purpose.ORACLE` iterate in the dtype of the stack. It decides the default method.
         owner: The name for error messages, usually the optimizer's.
 
     Raises:
@@ -72,7 +70,8 @@ class Polar(Rule):
     def padded_below(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Zeros are harmless for fixed polynomials. A method that fits the spectrum would see them."""
         if self.method is None:
-            return machine(_CPU).deflated_rows.value or sys.maxsize
+            fits = self.purpose is Purpose.ORACLE  # QDWH measures the spectrum
+            return 0 if fits else machine(torch.device("cpu")).deflated_rows.value or sys.maxsize
         fixed = isinstance(self.method, NewtonSchulz | Tuned)
         fixed = fixed or (isinstance(self.method, PolarExpress) and not self.method.deflation)
         return sys.maxsize if fixed else 0
