@@ -12,7 +12,7 @@ from matfn.optim.rules.ema import Ema
 from matfn.optim.rules.polar import Polar
 from matfn.optim.rules.rule import Rule
 from matfn.run.machine import machine
-from matfn.run.plan import DEFLATED
+from matfn.run.plan import DEFLATED, Purpose
 
 SHAPES = [(24, 16), (24, 16), (20, 16), (16, 24), (17, 13), (3, 1), (24, 15)]
 
@@ -89,6 +89,7 @@ def test_only_what_bears_zeros_is_padded():
     assert not padded_below(Muon(params, method=matfn.Exact()))
     assert not padded_below(NorMuon(params))  # means over rows
     assert not padded_below(PolarGrad(params, lr=0.1))
+    assert not Polar(purpose=Purpose.ORACLE).padded_below  # QDWH measures the spectrum
 
     class Mine(Rule):
         def update(self, stack, runs):

@@ -270,6 +270,30 @@ def test_a_hook_may_change_the_update_and_the_weights():
     assert w.abs().max() <= 0.1
 
 
+def test_other_parameters_may_have_a_gradient_in_each_step():
+    """Equal in group, shape and number: only the parameter itself tells the steps apart."""
+    a, b = nn.Parameter(torch.zeros(4, 6)), nn.Parameter(torch.zeros(4, 6))
+    optimizer = MatrixOptimizer([a, b], {**OPTIONS, "momentum": 0.0}, (Ema(), Remember()))
+    for moved, still in ((a, b), (b, a)):
+        moved.grad, still.grad, before = gaussian(4, 6), None, still.detach().clone()
+        optimizer.step()
+        assert moved.any()
+        assert torch.equal(still, before)
+
+
+def test_hooks_see_the_dtype_of_the_stack_whatever_a_rule_computes_in():
+    class Wide(Rule):
+        def update(self, stack, runs):
+            return stack.double() / 3
+
+    w, seen = nn.Parameter(torch.zeros(4, 6)), []
+    optimizer = MatrixOptimizer([w], {**OPTIONS, "momentum": 0.0}, (Ema(), Wide()))
+    optimizer.before_move.append(lambda bucket, update: seen.append(update.clone()))
+    w.grad = gaussian(4, 6)
+    optimizer.step()
+    assert torch.equal(seen[0][0], (w.grad.double() / 3).float())
+
+
 @pytest.mark.parametrize(
     ("wrong", "got"),
     [

@@ -163,6 +163,14 @@ def test_the_times_are_of_products_on_this_machine(cache, monkeypatch):
     assert found.half.bfloat16 == (times[torch.bfloat16] <= times[torch.float32])
 
 
+def test_products_that_torch_lacks_are_not_planned(cache, monkeypatch):
+    monkeypatch.setattr(machines, "_cpu", lambda: "amd-avx512-bf16")
+    monkeypatch.setattr(machines, "onednn_runs", lambda: False)
+    found = machine(CPU)
+    assert found.onednn_rows.value is None
+    assert "no oneDNN" in found.onednn_rows.where
+
+
 def test_a_known_machine_is_not_timed(cache, monkeypatch):
     monkeypatch.setattr(machines, "_cpu", lambda: "x86-avx2")
     monkeypatch.setattr(machines, "_timed", lambda device: pytest.fail("timed"))

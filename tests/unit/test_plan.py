@@ -109,6 +109,8 @@ def test_a_step_iterates_in_bfloat16_only_where_the_method_and_the_momentum_allo
     for method, dtype, precision in ((BUDGET, F32, BF16), (BUDGET, F64, F64), (matfn.QDWH(), F32, F32)):
         assert resolve(POLAR, method, (64, 64), dtype, CPU, purpose=Purpose.STEP).precision == precision
     assert resolve(POLAR, BUDGET, (8, 8), F32, CPU, purpose=Purpose.STEP, precision=F32).precision == F32
+    for rows, precision in ((47, F32), (48, BF16)):
+        assert resolve(POLAR, None, (rows, 1000), F32, CPU, purpose=Purpose.STEP).precision == precision
 
 
 @pytest.mark.parametrize(
@@ -140,6 +142,8 @@ def test_products_by_machine_size_and_dtype(on):
     assert of(200).products is ONEDNN
     assert of(191).products is EAGER
     assert of(768, F64).products == Blocked(64)
+    assert of(384).products == Blocked(192, ONEDNN)  # two block rows just fit
+    assert of(383).products is ONEDNN
     assert of(768, BF16).products == Blocked(256)
     assert of(768, differentiated=True).products is EAGER
     assert of(768, products=EAGER).wide is EAGER  # given products are for the preparation too
@@ -184,7 +188,8 @@ def test_what_cannot_be_planned_is_refused():
 
 
 def test_a_plan_is_resolved_once():
-    assert resolve(POLAR, None, (8, 8), F32, CPU) is resolve(POLAR, PolarExpress() and None, (8, 8), F32, CPU)
+    assert resolve(POLAR, None, (8, 8), F32, CPU) is resolve(POLAR, None, (8, 8), F32, CPU)
+    assert resolve(ORTHOGONALIZE, None, (8, 8), F32, CPU).target.verb == "orthogonalize"  # equal targets, two names
     recorder = matfn.Recorder(BUDGET)
     assert resolve(POLAR, recorder, (8, 8), F32, CPU) is not resolve(POLAR, recorder, (8, 8), F32, CPU)
 

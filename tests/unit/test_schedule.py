@@ -94,6 +94,18 @@ def test_a_schedule_written_by_hand():
     assert mine.errors() == pytest.approx([1 - 0.1495, 1 - 0.22257919, 1 - 0.3283554], abs=1e-6)
 
 
+def test_one_rational_step_makes_a_schedule_rational():
+    polynomial, rational = NewtonSchulz(steps=1).schedule(2), matfn.QDWH(lower=0.1).schedule(2)
+    assert not polynomial.rational
+    assert rational.rational
+    mixed = Schedule((*rational.rows, *polynomial.rows), 2, 0.1, "written by hand in a test")
+    assert mixed.rational
+    X = gaussian(8, 24)
+    mixed_plan = matfn.explain(tuple(X.shape), method=mixed)
+    assert mixed_plan.engine == matfn.Direct()
+    assert f"{mixed.steps} rational" in str(mixed_plan)
+
+
 def test_a_schedule_that_diverges_says_so():
     """Without safety, values one rounding above the upper end are thrown farther out at each of many steep steps."""
     errors = PolarExpress(steps=25, lower=1e-3, cushion=0.0, safety=1.0).schedule(8).errors()
