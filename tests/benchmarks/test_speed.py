@@ -393,6 +393,13 @@ def test_the_command(tmp_path, monkeypatch):
     assert torch.get_num_threads() == threads
 
 
+def test_rounds_are_those_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setitem(speed_roots.PRESETS, "quick", ((speed_roots.Blocks(2, 8, 2),), ONCE))
+    result = CliRunner().invoke(command("roots"), ["--out", str(tmp_path), "--rounds", "2"])
+    assert result.exit_code == 0, result.output
+    assert {row["rounds"] for row in json.loads((tmp_path / "bench-roots.json").read_text())["rows"]} == {2}
+
+
 @pytest.mark.parametrize("shape", [(48, 48), (48, 100), (100, 48)])
 @pytest.mark.parametrize("share", [0.0, 1 / 16, 1 / 4])
 @pytest.mark.parametrize("engine", [matfn.Direct(), matfn.Gram(())], ids=str)
