@@ -133,6 +133,8 @@ class PlainSOAP(Plain):
     def tensor(self, i, g):
         o, t = self.o, self.t
         s = self.state.setdefault(i, {"m": torch.zeros_like(g), "v": {}, "a": {}, "q": {}})
+        if t == 2:
+            s["m"] = torch.zeros_like(g)  # the first gradient counts in the factors alone
         s["m"] = o["momentum"] * s["m"] + (1 - o["momentum"]) * g
         d = torch.zeros_like(g)
         for k, where in self.where():
@@ -147,7 +149,7 @@ class PlainSOAP(Plain):
                         order = sorted(range(len(a)), key=lambda c: -float(q[:, c] @ a @ q[:, c]))
                         s["q"][k, side] = torch.linalg.qr(a @ q[:, order])[0]
                         v = v.index_select(side, torch.tensor(order))
-                seen, moved = g[where], s["m"][where] / (1 - o["momentum"] ** t)
+                seen, moved = g[where], s["m"][where] / (1 - o["momentum"] ** (t - 1))
                 for side in sides:
                     seen = times(seen, s["q"][k, side].T, side)
                     moved = times(moved, s["q"][k, side].T, side)
