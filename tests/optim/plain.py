@@ -114,7 +114,8 @@ class PlainShampoo(Plain):
                     s["a"][k, side] = o["beta2"] * old + (1 - o["beta2"]) * (u @ u.T)
         if t < o["start"]:
             return lent
-        if (t - o["start"]) % o["root_every"] == 0:
+        early = o["graft"] == "none" and t - o["start"] in (1, 2, 4, 8, 16, 32) and t - o["start"] < o["root_every"]
+        if early or (t - o["start"]) % o["root_every"] == 0:
             p = o["root"].get(g.ndim, 2 * g.ndim)
             for place, a in s["a"].items():
                 s["r"][place] = inverse_root(a / (1 - o["beta2"] ** s["n"]), p, o["ridge"])
