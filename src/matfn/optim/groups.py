@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from .matrices.layout import Layout, linear
@@ -94,18 +95,52 @@ def layouts_for(given: Any, names: Sequence[str], params: Sequence[Tensor]) -> l
     return layouts
 
 
-def check_parameters(names: Sequence[str], params: Sequence[Tensor], taken: set[str], rule: str) -> None:
-    """Refuse names and tensors that appear twice, and matrix parameters that are complex or integer."""
-    seen: dict[int, str] = {}
+def check_parameters(
+    names: Sequence[str], params: Sequence[Tensor], taken: Sequence[tuple[str, Tensor]], rule: str
+) -> None:
+    """Refuse parameters that cannot be optimized, and names and tensors that appear twice.
+
+    `taken` has the name and tensor of all parameters in earlier groups.
+    """
+    known, seen = {name for name, _ in taken}, {id(param): name for name, param in taken}
     for name, param in zip(names, params, strict=True):
-        if name in taken:
+        if name in known:
             raise ValueError(f"two parameters are called {name!r}. Checkpoints need different names, so rename one.")
+        if id(param) in {id(other) for _, other in taken}:
+            raise ValueError(f"parameter {name!r} appears in more than one parameter group. Leave it in one.")
         if id(param) in seen:
             raise ValueError(f"parameters {seen[id(param)]!r} and {name!r} are the same tensor. Pass it once.")
-        if rule != "adamw" and not param.is_floating_point():
-            raise TypeError(f"parameter {name!r} is {param.dtype}; the matrix rule needs a real floating-point dtype.")
-        taken = taken | {name}
+        _check_parameter(name, param, rule)
+        known.add(name)
         seen[id(param)] = name
+
+
+def _check_parameter(name: str, param: Tensor, rule: str) -> None:
+    """Refuse a tensor that has no weights of its own to be moved here."""
+    refused = f"parameter {name!r}"
+    if is_lazy(param):
+        raise TypeError(f"{refused} has no shape yet. Run the model once on an example batch, then make the optimizer.")
+    if any(kind.__name__ == "DTensor" for kind in type(param).__mro__):
+        raise TypeError(
+            f"{refused} is a DTensor, a part of a sharded or replicated parameter. Optimizers here need whole "
+            "parameters until many processes are served: use DistributedDataParallel, which keeps them whole."
+        )
+    if param.is_meta:
+        raise TypeError(
+            f"{refused} is on the meta device and has no values. Make the optimizer after the weights exist."
+        )
+    if param.layout is not torch.strided or param.is_nested or param.is_quantized:
+        kind = "quantized" if param.is_quantized else "nested" if param.is_nested else "sparse"
+        raise TypeError(f"{refused} is {kind}; the rules need a dense tensor of floating-point numbers.")
+    dtypes = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    if param.dtype not in dtypes and not (rule == "adamw" and param.is_complex()):
+        need = "the matrix rule needs a real" if rule != "adamw" else "AdamW needs a"
+        raise TypeError(f"{refused} is {param.dtype}; {need} floating-point dtype of 16, 32 or 64 bits.")
+    if not param.is_leaf:
+        raise ValueError(
+            f"{refused} is no leaf: it is the result of an operation, so its gradient is not kept. Pass the parameter "
+            "it was made of, or a detached tensor."
+        )
 
 
 def lent(rules: Any, kind: type[Optimizer]) -> dict[str, Any]:

@@ -21,16 +21,19 @@ from torch import Tensor
 
 from . import checkpoint
 from .groups import as_groups, check_parameters, check_used, layouts_for, lent, named
-from .matrices.buckets import Bucket, Kind, Run, Slot, check_gradients, fill_buckets, move
+from .guards import check_finite, check_gradient, check_group_shape, check_tensor, warn_of_frozen
+from .matrices.buckets import Bucket, Kind, Run, Slot, fill_buckets, move
 from .matrices.exchange import Exchange
 from .matrices.layout import Layout
 from .matrices.padding import directions, joined
-from .options import check_options, check_scale, check_values
+from .matrices.rounding import COMPENSATION, half
+from .options import check_defaults, check_options, check_scale, check_values
 from .rest import OPTIONS as REST_OPTIONS
 from .rest import RestRule, StateLike
 from .rules.rule import Elementwise, Rule
 from .scale import SCALES, Scale
 from .state import COUNTER, check_state, count, described, make_state
+from .words import naming_arguments, refuse_flags, ruled
 
 __all__ = ["MatrixOptimizer"]
 
@@ -44,7 +47,8 @@ class MatrixOptimizer(torch.optim.Optimizer):
         params: A Plan, or an iterable of tensors, (name, tensor) pairs or dict groups. A group may have ``"rule"``:
             "matrix" (the default), "adamw" or a name in `rules`; and ``"layout"``: a function of the shape, or one
             Layout per parameter.
-        defaults: Options of matrix groups: lr, weight_decay, cautious, scale, and the options that the rules read.
+        defaults: Options of matrix groups: lr, weight_decay, cautious, scale, and the options that the rules read
+            (`Rule.reads`). "rounding" and "seed" may be left out; their defaults are "nearest" and 0.
         chain: An elementwise rule, then matrix rules, in order; see `matfn.optim.rules.rule`.
         rules: Further rules, as in `Muon`.
         rest: Options of torch.optim.AdamW for the adamw groups. None takes AdamW's own defaults.
@@ -58,9 +62,10 @@ class MatrixOptimizer(torch.optim.Optimizer):
         after_move: Hooks, functions of (bucket), called in order after its weights have moved.
 
     Raises:
-        ValueError: If an option is out of range, misspelt or unused, a matrix parameter is no matrix, or a name is used
-            twice.
-        TypeError: If `params` or an option has a wrong type, or a matrix parameter is complex or integer.
+        ValueError: If an option is missing, out of range, misspelt or unused, a matrix parameter is no matrix, or a name
+            is used twice.
+        TypeError: If `params` or an option has a wrong type, or a parameter cannot be optimized (integer, sparse, meta,
+            no leaf, sharded), or is complex and a matrix.
     """
 
     # Attributes kept by pickling and deepcopy beside groups and state. A subclass adds its own.
@@ -77,6 +82,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         rest: Mapping[str, Any] | None = None,
     ) -> None:
         name = type(self).__name__
+        defaults = {"rounding": "nearest", "seed": 0, **check_defaults(defaults, chain, name)}
         self.layouts: dict[Tensor, Layout] = {}
         self.scales: dict[str, Scale] = dict(self.named_scales)
         self.chain = chain
@@ -88,10 +94,17 @@ class MatrixOptimizer(torch.optim.Optimizer):
             self.scales["custom"] = defaults["scale"]
             defaults = {**defaults, "scale": "custom"}
         super().__init__(as_groups(params, name), defaults)
+        self._frozen = [(e.name, e.parameter) for e in getattr(params, "entries", ()) if e.rule == "frozen"]
         check_used(self.param_groups, self.others, rest is not None and not hasattr(params, "groups"))
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__init__" in vars(cls):
+            cls.__init__ = naming_arguments(cls.__init__)
 
     def _start(self) -> None:
         """Set the attributes that copies and checkpoints do not have."""
+        self._frozen: list[tuple[str, Tensor]] = []
         self.before_move: list[Callable[[Bucket, Tensor], object]] = []
         self.after_move: list[Callable[[Bucket], object]] = []
         self._exchange = Exchange()
@@ -113,6 +126,12 @@ class MatrixOptimizer(torch.optim.Optimizer):
         """The optimizer that gives groups of a matrix rule their chain, default options and scales."""
         return self if rule == "matrix" else self.others[rule]
 
+    def own_options(self, rule: str) -> dict[str, Any]:
+        """The options of groups of a rule, with their defaults. Rounding is the optimizer's own unless a rule has one."""
+        own = self.rest.defaults if rule == "adamw" else self.lender(rule).defaults
+        rounding = {key: self.defaults[key] for key in ("rounding", "seed")}
+        return {**own, **rounding} if own.get("rounding", "nearest") == "nearest" else dict(own)
+
     def scale_of(self, rule: str, name: str) -> Scale:
         """The scale of this name for groups of a matrix rule."""
         return self.lender(rule).scales[name]
@@ -131,19 +150,28 @@ class MatrixOptimizer(torch.optim.Optimizer):
 
     def state_like(self, param: Tensor, group: Mapping[str, Any]) -> StateLike:
         """Shape and dtype of each state tensor of a parameter. Checkpoints are compared with it."""
+        rounded = half(param) and group["rounding"] != "nearest"
         if group["rule"] == "adamw":
-            return self.rest.state_like(param, group)
-        return described(param, self.layouts[param], lambda shape: self.kinds(shape, group))
+            found = self.rest.state_like(param, group, torch.float32 if rounded else param.dtype)
+        else:
+            found = described(param, self.layouts[param], lambda shape: self.kinds(shape, group))
+        if rounded and group["rounding"] == "compensated":
+            found[COMPENSATION] = (tuple(param.shape), param.dtype)
+        elif rounded:
+            found[COUNTER] = ((), None)  # the noise of each step is another
+        return found
 
     def check_group(self, group: Mapping[str, Any], where: str, shapes: Iterable[tuple[int, ...]] = ()) -> None:
-        """Refuse option values of a group that are out of range; see `Rule.check`."""
+        """Refuse option values of a group that are out of range; see `Rule.check`. Options may be left out."""
+        refuse_flags(group, set(self.own_options(group["rule"])), where)
         if group["rule"] == "adamw":
             check_values(group, where, scales=())
             return
         lender = self.lender(group["rule"])
         check_values(group, where, scales=lender.scales)
         for rule in lender.chain:
-            rule.check(group, where, shapes)
+            if all(key in group for key in rule.reads):
+                rule.check(group, where, shapes)
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -159,10 +187,17 @@ class MatrixOptimizer(torch.optim.Optimizer):
             closure: Evaluates the model again and returns the loss, which `step` returns.
 
         Raises:
-            RuntimeError: If a matrix parameter has a sparse or complex gradient, or the model was converted to another
-                dtype or device after its state was made. Nothing has changed then.
-            ValueError: If an AdamW group has "momentum" that no cyclic scheduler of torch wrote.
+            RuntimeError: If a gradient is sparse (or complex, for a matrix), a group or parameter was replaced or
+                resized, or the model was converted to another dtype or device after its state was made.
+            ValueError: If an option of a group was set to a value that it cannot have, or a method that refuses NaN
+                and infinity (such as `Exact`) would get one.
+            TypeError: If `closure` cannot be called, or an option of a group was set to another type.
+
+        In all these cases nothing has changed: no weight, no state. An error from inside a rule or a hook (out of
+        memory, say) may come when some parameters have moved; a note names those it was about.
         """
+        if closure is not None and not callable(closure):
+            raise TypeError(f"{type(self).__name__}.step takes a function of no arguments, got {closure!r}.")
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -171,27 +206,30 @@ class MatrixOptimizer(torch.optim.Optimizer):
         self._refresh()
         self._prepare()
         for lender, together in self._stacks:
-            for bucket, update in self._directions(lender, together):
-                for hook in self.before_move:
-                    hook(bucket, update)
-                move(bucket, self.scale_of, self._exchange.updates(bucket, update))
-                for hook in self.after_move:
-                    hook(bucket)
+            try:
+                self._move(lender, together)
+            except Exception as error:
+                names = ", ".join(dict.fromkeys(name for bucket in together for name in bucket.names))
+                error.add_note(f"This was in {type(self).__name__}.step, at the stack of the parameters {names}.")
+                raise
         self.rest.step([group for group in self.param_groups if group["rule"] == "adamw"], self.state)
         return loss
 
+    def _move(self, lender: "MatrixOptimizer", together: Sequence[Bucket]) -> None:
+        """Compute the directions of buckets that share a stack, and move their weights."""
+        for bucket, update in self._directions(lender, together):
+            for hook in self.before_move:
+                hook(bucket, update)
+            move(bucket, self.scale_of, self._exchange.updates(bucket, update))
+            for hook in self.after_move:
+                hook(bucket)
+
     def _refresh(self) -> None:
-        """Find the parameters with a gradient. If they have changed, sort them into buckets."""
-        active = [
-            (index, name, param)
-            for index, group in enumerate(self.param_groups)
-            for name, param in zip(group["param_names"], group["params"], strict=True)
-            if param.grad is not None
-        ]
+        """Find the parameters with a gradient and check them. If they have changed, sort them into buckets."""
+        active = self._active()
         matrices = [member for member in active if self.param_groups[member[0]]["rule"] != "adamw"]
-        check_gradients((name, param) for _, name, param in matrices)
-        groups = tuple(id(group) for group in self.param_groups)
-        key = (groups, *((index, id(param), param.dtype, param.device) for index, _, param in active))
+        groups = tuple((id(group), group["rounding"]) for group in self.param_groups)
+        key = (groups, *((index, id(p), p.dtype, p.device, p.shape) for index, _, p in active))
         if key == self._key:
             return
         likes = {param: self.state_like(param, self.param_groups[index]) for index, _, param in active}
@@ -204,6 +242,30 @@ class MatrixOptimizer(torch.optim.Optimizer):
             bucket.runs = self._runs(bucket)
         self._exchange.reserve(self.buckets)
         self._key = key
+
+    def _active(self) -> list[tuple[int, str, Tensor]]:
+        """(group index, name, parameter) of all parameters with a gradient, after all that may be wrong was checked."""
+        found: list[tuple[int, str, Tensor]] = []
+        strict: list[tuple[str, Tensor]] = []
+        for index, group in enumerate(self.param_groups):
+            where = f"{type(self).__name__}: group {index}"
+            check_group_shape(group, (), where)
+            rule = group["rule"]
+            check_group_shape(group, self.own_options(rule), where)
+            # Reading a tensor would wait for the device. Such values were checked when the group was made.
+            self.check_group({key: value for key, value in group.items() if not isinstance(value, Tensor)}, where)
+            refuses = rule != "adamw" and any(link.refuses_nan for link in self.lender(rule).chain)
+            for name, param in zip(group["param_names"], group["params"], strict=True):
+                if param.grad is not None:
+                    check_gradient(name, param, rule, where)
+                    if rule != "adamw":
+                        check_tensor(name, param, self.layouts, where)
+                    found.append((index, name, param))
+                    strict += [(name, param)] if refuses else []
+        if strict:
+            check_finite(strict, self.state, type(self).__name__)
+        self._frozen = warn_of_frozen(self._frozen, type(self).__name__)
+        return found
 
     def _filled(
         self, rule: str, matrices: Sequence[tuple[int, str, Tensor]]
@@ -271,20 +333,26 @@ class MatrixOptimizer(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, as torch does; names, rule, layout and errors as for the class's `params`."""
-        group, index = dict(param_group), len(self.param_groups)
-        where = f"{type(self).__name__}: group {index}"
+        where = f"{type(self).__name__}: group {len(self.param_groups)}"
+        if not isinstance(param_group, Mapping) or "params" not in param_group:
+            raise TypeError(f'{where} must be a dict with "params", got {param_group!r}.')
+        group = ruled(param_group, type(self).__name__, where)
         rule = group.setdefault("rule", "matrix")
         known = ("matrix", "adamw", *self.others)
         if rule not in known:
             raise ValueError(f"{where} has rule {rule!r}; the rules are {known}. Give others in rules={{...}}.")
-        own = self.rest.defaults if rule == "adamw" else self.lender(rule).defaults
+        own = self.own_options(rule)
         other = {*REST_OPTIONS, *self.defaults}.union(*(lender.defaults for lender in self.others.values()))
         check_options(group, own, other - set(own), f"{where} (rule {rule!r})")
-        names, params = named(group["params"], index)
-        layout = group.pop("layout", None)
-        layouts = [] if rule == "adamw" else layouts_for(layout, names, params)
-        taken = {name for g in self.param_groups for name in g["param_names"]}
-        check_parameters(names, params, taken, rule)
+        given = set(group)
+        try:
+            names, params = named(group["params"], len(self.param_groups))
+            layout = group.pop("layout", None)
+            layouts = [] if rule == "adamw" else layouts_for(layout, names, params)
+            taken = [pair for g in self.param_groups for pair in zip(g["param_names"], g["params"], strict=True)]
+            check_parameters(names, params, taken, rule)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{where}: {error}") from None
         group.pop("param_names", None)
         group |= {key: value for key, value in own.items() if key not in group}
         self.check_group(group, where, {shape for layout in layouts for shape in layout.shapes})
@@ -294,7 +362,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         if not names:
             group["param_names"] = []  # torch sets it only if there are parameters, but wants it in all groups or none
         super().add_param_group(group)
-        for key in set(self.defaults) - set(own) - set(param_group):
+        for key in set(self.defaults) - set(own) - given:
             del group[key]  # torch gives every group the matrix defaults
         self.layouts.update(zip(params, layouts, strict=False))
 

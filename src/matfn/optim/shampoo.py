@@ -95,12 +95,15 @@ class Shampoo(MatrixOptimizer):
         method: RootMethod | None = None,
         tolerance: float = 0.2,
         cutting: Cutting | None = None,
+        rounding: str = "nearest",
+        seed: int = 0,
         rules: Mapping[str, Callable[[Any], MatrixOptimizer]] | None = None,
         rest: Mapping[str, Any] | None = None,
     ) -> None:
         options = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
         options |= {"cautious": cautious, "scale": "unit", "beta2": beta2, "ridge": ridge, "eps": eps}
         options |= {"factor_every": factor_every, "root_every": root_every, "start": start}
+        options |= {"rounding": rounding, "seed": seed}
         rule = InverseRoots(Cutting() if cutting is None else cutting, graft, root, method, tolerance)
         super().__init__(params, options, (Ema(), rule), rules=rules, rest=rest)
 

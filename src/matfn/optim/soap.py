@@ -65,10 +65,13 @@ class SOAP(MatrixOptimizer):
         eps: float = 1e-8,
         basis_every: int = 10,
         cutting: Cutting | None = None,
+        rounding: str = "nearest",
+        seed: int = 0,
         rules: Mapping[str, Callable[[Any], MatrixOptimizer]] | None = None,
         rest: Mapping[str, Any] | None = None,
     ) -> None:
         options = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
         options |= {"cautious": cautious, "scale": "unit", "beta2": beta2, "eps": eps, "basis_every": basis_every}
+        options |= {"rounding": rounding, "seed": seed}
         rule = Eigenbasis(Cutting(block=None, largest=10000) if cutting is None else cutting)
         super().__init__(params, options, (Ema(), rule), rules=rules, rest=rest)

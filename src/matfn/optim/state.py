@@ -61,9 +61,14 @@ def check_state(state: Mapping[str, Any], param: Tensor, expected: StateLike, na
         if held is None or dtype is None:  # a counter may stay on the host
             continue
         if (held.dtype, held.device, tuple(held.shape)) != (dtype, param.device, shape):
+            if tuple(held.shape) != shape:
+                raise RuntimeError(
+                    f"parameter {name!r} has the shape {tuple(param.shape)} and needs {key!r} of shape {shape}, but has "
+                    f"it in {tuple(held.shape)}: it was resized. Make a new optimizer after you resize a parameter."
+                )
             raise RuntimeError(
                 f"parameter {name!r} is now {param.dtype} on {param.device} and needs its {key!r} in {dtype} there, "
                 f"but has it in {held.dtype} on {held.device}: the model was converted or moved after the optimizer's "
-                "first step. Convert the model before you make the optimizer, or cast the state once by "
-                "optimizer.load_state_dict(optimizer.state_dict())."
+                "first step, or its rounding was changed. Convert the model before you make the optimizer, or cast the "
+                "state once by optimizer.load_state_dict(optimizer.state_dict())."
             )

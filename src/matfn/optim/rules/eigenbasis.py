@@ -27,6 +27,7 @@ class Eigenbasis(Kronecker):
 
     second = BASES
     counts = ("basis_every",)
+    reads = (*Kronecker.reads, *counts, "eps")
 
     def state(self, shape: tuple[int, ...], options: Mapping[str, Any]) -> dict[str, Kind]:
         """Bases beside the factors, and the second moment in their coordinates."""

@@ -21,6 +21,8 @@ class RowNorm(Rule):
     Options: beta2 and eps.
     """
 
+    reads = ("beta2", "eps")
+
     def state(self, shape: tuple[int, ...], options: Mapping[str, Any]) -> dict[str, Kind]:
         """v, one number for each row."""
         return {ROWS: "row"}
@@ -53,6 +55,8 @@ class ElementNorm(Rule):
 
     The result has the norm of an exact polar factor. Options: beta2 and eps.
     """
+
+    reads = ("beta2", "eps")
 
     def state(self, shape: tuple[int, ...], options: Mapping[str, Any]) -> dict[str, Kind]:
         """V, one number for each entry."""

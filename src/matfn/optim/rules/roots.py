@@ -55,6 +55,7 @@ class InverseRoots(Kronecker):
 
     second = ROOTS
     counts = ("factor_every", "root_every", "start")
+    reads = (*Kronecker.reads, *counts, "ridge", "eps")
 
     def __init__(
         self,
