@@ -5,7 +5,7 @@ Layouts stay outside the group: a group is saved in the state dict, which may ho
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,8 +13,14 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from .matrices.layout import Layout, linear
+from .options import check_options, check_scale
+from .rest import OPTIONS as REST_OPTIONS
+from .words import ruled
 
-__all__ = ["as_groups", "check_parameters", "check_used", "layouts_for", "lent", "named"]
+if TYPE_CHECKING:
+    from .optimizer import MatrixOptimizer
+
+__all__ = ["as_groups", "check_used", "lent", "prepared"]
 
 
 def as_groups(params: Any, optimizer: str) -> list[dict[str, Any]]:
@@ -41,6 +47,40 @@ def as_groups(params: Any, optimizer: str) -> list[dict[str, Any]]:
     if not all(dicts):
         raise TypeError(f"{optimizer} got dicts and tensors in one list. Put the tensors into a dict of their own.")
     return [dict(group) for group in groups]
+
+
+def prepared(optimizer: "MatrixOptimizer", given: Any) -> tuple[dict[str, Any], list[Layout]]:
+    """A group with all options of its rule and (name, tensor) pairs, and the layouts of its matrices.
+
+    Raises:
+        TypeError, ValueError: See `MatrixOptimizer`. The message names optimizer and group; nothing has changed.
+    """
+    where = f"{type(optimizer).__name__}: group {len(optimizer.param_groups)}"
+    if not isinstance(given, Mapping) or "params" not in given:
+        raise TypeError(f'{where} must be a dict with "params", got {given!r}.')
+    group = ruled(given, type(optimizer).__name__, where)
+    rule = group.setdefault("rule", "matrix")
+    known = ("matrix", "adamw", *optimizer.others)
+    if rule not in known:
+        raise ValueError(f"{where} has rule {rule!r}; the rules are {known}. Give others in rules={{...}}.")
+    own = optimizer.own_options(rule)
+    other = {*REST_OPTIONS, *optimizer.defaults}.union(*(lender.defaults for lender in optimizer.others.values()))
+    check_options(group, own, other - set(own), f"{where} (rule {rule!r})")
+    try:
+        names, params = named(group["params"], len(optimizer.param_groups))
+        layout = group.pop("layout", None)
+        layouts = [] if rule == "adamw" else layouts_for(layout, names, params)
+        taken = [pair for g in optimizer.param_groups for pair in zip(g["param_names"], g["params"], strict=True)]
+        check_parameters(names, params, taken, rule)
+    except (TypeError, ValueError) as error:
+        raise (TypeError if isinstance(error, TypeError) else ValueError)(f"{where}: {error}") from error
+    group.pop("param_names", None)
+    group |= {key: value for key, value in own.items() if key not in group}
+    optimizer.check_group(group, where, {shape for layout in layouts for shape in layout.shapes})
+    if layouts:
+        check_scale(optimizer.scale_of(rule, group["scale"]), layouts, where)
+    group["params"] = list(zip(names, params, strict=True))
+    return group, layouts
 
 
 def named(params: Any, index: int) -> tuple[list[str], list[Tensor]]:

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -10,20 +10,48 @@ from torch import Tensor
 from .matrices.layout import Layout
 from .rules.ema import MOMENTUM
 
-__all__ = ["check_finite", "check_gradient", "check_group_shape", "check_tensor", "warn_of_frozen"]
+if TYPE_CHECKING:
+    from .optimizer import MatrixOptimizer
+
+__all__ = ["Members", "check_finite", "check_groups", "check_members", "warn_of_frozen"]
+
+Members = Sequence[tuple[int, str, Tensor]]  # (index of the group, name, parameter)
 
 
-def check_group_shape(group: Mapping[str, Any], wanted: Iterable[str], where: str) -> None:
-    """Raise RuntimeError for a group that was changed by hand so that it is none any more."""
-    missing = [key for key in ("params", "param_names", "rule", *wanted) if key not in group]
-    if missing:
+def check_groups(optimizer: "MatrixOptimizer", plain: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse groups that were changed by hand to what they cannot be. `plain` are their values without tensors.
+
+    Raises:
+        RuntimeError: If a group lacks a key, or names and parameters do not belong together.
+        TypeError: If an option has a wrong type.
+        ValueError: If an option is out of range, or has no effect here.
+    """
+    for index, group in enumerate(plain):
+        where = f"{type(optimizer).__name__}: group {index}"
+        given = optimizer.param_groups[index]
+        _check_keys(given, ("params", "param_names", "rule"), where)
+        _check_keys(given, optimizer.own_options(given["rule"]), where)
+        names, count = group["param_names"], group["params"]
+        if len(names) != count:
+            raise RuntimeError(
+                f"{where} has {count} parameters, but {len(names)} names: its list was changed. Add parameters by "
+                "add_param_group; to drop one, make a new optimizer."
+            )
+        optimizer.check_group(group, where)
+
+
+def _check_keys(group: Mapping[str, Any], wanted: Iterable[str], where: str) -> None:
+    if missing := [key for key in wanted if key not in group]:
         raise RuntimeError(f"{where} has no {missing}. Add groups by add_param_group, and keep their options.")
-    names, params = group["param_names"], group["params"]
-    if len(names) != len(params):
-        raise RuntimeError(
-            f"{where} has {len(params)} parameters, but {len(names)} names: its list was changed. Add parameters by "
-            "add_param_group; to drop one, make a new optimizer."
-        )
+
+
+def check_members(optimizer: "MatrixOptimizer", active: Members) -> None:
+    """Raise RuntimeError for a parameter that was replaced or resized, or has a gradient that its rule cannot take."""
+    for index, name, param in active:
+        where, rule = f"{type(optimizer).__name__}: group {index}", optimizer.param_groups[index]["rule"]
+        check_gradient(name, param, rule, where)
+        if rule != "adamw":
+            check_tensor(name, param, optimizer.layouts, where)
 
 
 def check_tensor(name: str, param: Tensor, layouts: Mapping[Tensor, Layout], where: str) -> None:
@@ -58,15 +86,16 @@ def check_gradient(name: str, param: Tensor, rule: str, where: str) -> None:
     raise RuntimeError(f"{where}: parameter {name!r} has a {kind} gradient, which its rule cannot take. {remedy}")
 
 
-def check_finite(members: Sequence[tuple[str, Tensor]], state: Mapping[Tensor, Mapping[str, Any]], where: str) -> None:
-    """Raise ValueError for gradients, or momenta of earlier steps, that hold NaN or infinity.
+def check_finite(optimizer: "MatrixOptimizer", matrices: Members) -> None:
+    """Raise ValueError for gradients, or momenta of earlier steps, that hold NaN or infinity where a rule refuses them.
 
-    It is asked for methods that refuse such matrices with an error, so that no weight has moved before it. They wait
-    for the device anyway.
+    Such methods wait for the device anyway. Without this no weight would be safe from an error halfway.
     """
-    kept = [(name, state.get(param, {}).get(MOMENTUM)) for name, param in members]
-    tensors = [(name, "gradient", param.grad) for name, param in members]
-    tensors += [(name, "momentum", buffer) for name, buffer in kept]
+    where, tensors = type(optimizer).__name__, list[tuple[str, str, Tensor | None]]()
+    for index, name, param in matrices:
+        if any(rule.refuses_nan for rule in optimizer.lender(optimizer.param_groups[index]["rule"]).chain):
+            tensors.append((name, "gradient", param.grad))
+            tensors.append((name, "momentum", optimizer.state.get(param, {}).get(MOMENTUM)))
     found = [(name, what, x.isfinite().all()) for name, what, x in tensors if x is not None]
     if not found or bool(torch.stack([ok.cpu() for *_, ok in found]).all()):
         return

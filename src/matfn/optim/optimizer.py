@@ -20,24 +20,35 @@ import torch
 from torch import Tensor
 
 from . import checkpoint
-from .groups import as_groups, check_parameters, check_used, layouts_for, lent, named
-from .guards import check_finite, check_gradient, check_group_shape, check_tensor, warn_of_frozen
+from .groups import as_groups, check_used, lent, prepared
+from .guards import Members, check_finite, check_groups, check_members, warn_of_frozen
 from .matrices.buckets import Bucket, Kind, Run, Slot, fill_buckets, move
 from .matrices.exchange import Exchange
 from .matrices.layout import Layout
 from .matrices.padding import directions, joined
 from .matrices.rounding import COMPENSATION, half
-from .options import check_defaults, check_options, check_scale, check_values
-from .rest import OPTIONS as REST_OPTIONS
+from .options import check_defaults, check_scale, check_values
 from .rest import RestRule, StateLike
 from .rules.rule import Elementwise, Rule
 from .scale import SCALES, Scale
 from .state import COUNTER, check_state, count, described, make_state
-from .words import naming_arguments, refuse_flags, ruled
+from .words import naming_arguments, refuse_flags
 
 __all__ = ["MatrixOptimizer"]
 
 Lender = Callable[[Any], "MatrixOptimizer"]
+
+
+def plain_values(group: Mapping[str, Any]) -> dict[str, Any]:
+    """What can be compared without waiting for a device: the values that are no tensors, names, number of parameters."""
+    names, params = group.get("param_names", ()), group.get("params", ())
+    plain = {key: value for key, value in group.items() if not isinstance(value, Tensor)}
+    return {**plain, "param_names": tuple(names), "params": len(params)}
+
+
+def kind_of(gradient: Tensor | None) -> tuple[Any, ...]:
+    """What rules need to know of a gradient."""
+    return () if gradient is None else (gradient.layout, gradient.dtype, gradient.device)
 
 
 class MatrixOptimizer(torch.optim.Optimizer):
@@ -105,6 +116,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
     def _start(self) -> None:
         """Set the attributes that copies and checkpoints do not have."""
         self._frozen: list[tuple[str, Tensor]] = []
+        self._options: list[dict[str, Any]] = []  # of all groups, when they were last checked
         self.before_move: list[Callable[[Bucket, Tensor], object]] = []
         self.after_move: list[Callable[[Bucket], object]] = []
         self._exchange = Exchange()
@@ -225,13 +237,31 @@ class MatrixOptimizer(torch.optim.Optimizer):
                 hook(bucket)
 
     def _refresh(self) -> None:
-        """Find the parameters with a gradient and check them. If they have changed, sort them into buckets."""
-        active = self._active()
+        """Find the parameters with a gradient, and check all that may have changed since the last step."""
+        plain = [plain_values(group) for group in self.param_groups]
+        if plain != self._options:
+            check_groups(self, plain)
+            self._options = plain
+        active = [
+            (index, name, param)
+            for index, group in enumerate(self.param_groups)
+            for name, param in zip(group["param_names"], group["params"], strict=True)
+            if param.grad is not None
+        ]
         matrices = [member for member in active if self.param_groups[member[0]]["rule"] != "adamw"]
         groups = tuple((id(group), group["rounding"]) for group in self.param_groups)
-        key = (groups, *((index, id(p), p.dtype, p.device, p.shape) for index, _, p in active))
-        if key == self._key:
-            return
+        key = (groups, *((i, id(p), p.dtype, p.device, p.shape, *kind_of(p.grad)) for i, _, p in active))
+        if key != self._key:
+            check_members(self, active)
+            self._sort(active, matrices)
+            self._key = key
+        if any(rule.refuses_nan for lender in (self, *self.others.values()) for rule in lender.chain):
+            check_finite(self, matrices)
+        if self._frozen:
+            self._frozen = warn_of_frozen(self._frozen, type(self).__name__)
+
+    def _sort(self, active: Members, matrices: Members) -> None:
+        """Sort the parameters with a gradient into buckets."""
         likes = {param: self.state_like(param, self.param_groups[index]) for index, _, param in active}
         for _, name, param in active:
             check_state(self.state.get(param, {}), param, likes[param], name)
@@ -241,40 +271,13 @@ class MatrixOptimizer(torch.optim.Optimizer):
         for bucket in self.buckets:
             bucket.runs = self._runs(bucket)
         self._exchange.reserve(self.buckets)
-        self._key = key
 
-    def _active(self) -> list[tuple[int, str, Tensor]]:
-        """(group index, name, parameter) of all parameters with a gradient, after all that may be wrong was checked."""
-        found: list[tuple[int, str, Tensor]] = []
-        strict: list[tuple[str, Tensor]] = []
-        for index, group in enumerate(self.param_groups):
-            where = f"{type(self).__name__}: group {index}"
-            check_group_shape(group, (), where)
-            rule = group["rule"]
-            check_group_shape(group, self.own_options(rule), where)
-            # Reading a tensor would wait for the device. Such values were checked when the group was made.
-            self.check_group({key: value for key, value in group.items() if not isinstance(value, Tensor)}, where)
-            refuses = rule != "adamw" and any(link.refuses_nan for link in self.lender(rule).chain)
-            for name, param in zip(group["param_names"], group["params"], strict=True):
-                if param.grad is not None:
-                    check_gradient(name, param, rule, where)
-                    if rule != "adamw":
-                        check_tensor(name, param, self.layouts, where)
-                    found.append((index, name, param))
-                    strict += [(name, param)] if refuses else []
-        if strict:
-            check_finite(strict, self.state, type(self).__name__)
-        self._frozen = warn_of_frozen(self._frozen, type(self).__name__)
-        return found
-
-    def _filled(
-        self, rule: str, matrices: Sequence[tuple[int, str, Tensor]]
-    ) -> Iterator[tuple["MatrixOptimizer", tuple[Bucket, ...]]]:
+    def _filled(self, rule: str, matrices: Members) -> Iterator[tuple["MatrixOptimizer", tuple[Bucket, ...]]]:
         """The buckets of one rule, in tuples of those that are padded into one stack."""
         lender = self.lender(rule)
-        members = [(i, name, p, self.layouts[p]) for i, name, p in matrices if self.param_groups[i]["rule"] == rule]
+        entries = [(i, name, p, self.layouts[p]) for i, name, p in matrices if self.param_groups[i]["rule"] == rule]
         below = min((rule.padded_below for rule in lender.chain[1:]), default=0)
-        for together in joined(fill_buckets(members), below):
+        for together in joined(fill_buckets(entries), below):
             yield lender, together
 
     def _runs(self, bucket: Bucket) -> tuple[Run, ...]:
@@ -333,36 +336,12 @@ class MatrixOptimizer(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, as torch does; names, rule, layout and errors as for the class's `params`."""
-        where = f"{type(self).__name__}: group {len(self.param_groups)}"
-        if not isinstance(param_group, Mapping) or "params" not in param_group:
-            raise TypeError(f'{where} must be a dict with "params", got {param_group!r}.')
-        group = ruled(param_group, type(self).__name__, where)
-        rule = group.setdefault("rule", "matrix")
-        known = ("matrix", "adamw", *self.others)
-        if rule not in known:
-            raise ValueError(f"{where} has rule {rule!r}; the rules are {known}. Give others in rules={{...}}.")
-        own = self.own_options(rule)
-        other = {*REST_OPTIONS, *self.defaults}.union(*(lender.defaults for lender in self.others.values()))
-        check_options(group, own, other - set(own), f"{where} (rule {rule!r})")
-        given = set(group)
-        try:
-            names, params = named(group["params"], len(self.param_groups))
-            layout = group.pop("layout", None)
-            layouts = [] if rule == "adamw" else layouts_for(layout, names, params)
-            taken = [pair for g in self.param_groups for pair in zip(g["param_names"], g["params"], strict=True)]
-            check_parameters(names, params, taken, rule)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"{where}: {error}") from None
-        group.pop("param_names", None)
-        group |= {key: value for key, value in own.items() if key not in group}
-        self.check_group(group, where, {shape for layout in layouts for shape in layout.shapes})
-        if layouts:
-            check_scale(self.scale_of(rule, group["scale"]), layouts, where)
-        group["params"] = list(zip(names, params, strict=True))
-        if not names:
+        group, layouts = prepared(self, param_group)
+        own, params = self.own_options(group["rule"]), [param for _, param in group["params"]]
+        if not params:
             group["param_names"] = []  # torch sets it only if there are parameters, but wants it in all groups or none
         super().add_param_group(group)
-        for key in set(self.defaults) - set(own) - given:
+        for key in set(self.defaults) - set(own) - set(param_group):
             del group[key]  # torch gives every group the matrix defaults
         self.layouts.update(zip(params, layouts, strict=False))
 
@@ -371,7 +350,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         for before in self._optimizer_state_dict_pre_hooks.values():
             before(self)
         self.rest.adopt_momentum(self.param_groups)
-        saved = checkpoint.dump(self.param_groups, self.state)
+        saved = checkpoint.dump(self.param_groups, self.state, lambda rule: self._wanted(rule)[0])
         for after in self._optimizer_state_dict_post_hooks.values():
             saved = after(self, saved) or saved
         return saved
@@ -380,18 +359,35 @@ class MatrixOptimizer(torch.optim.Optimizer):
         """Restore a result of `state_dict`, bit for bit. If it does not fit, nothing changes.
 
         Raises:
-            ValueError: If parameters are missing, unexpected, in another group or of another shape. All are named.
-            TypeError: If `state_dict` is no mapping, or an option in it has a wrong type.
+            ValueError: If parameters are missing, unexpected, in another group or of another shape (all are named), the
+                state has NaN or another kind of tensor, or another optimizer saved it.
+            TypeError: If `state_dict` is no mapping, or a part or an option of it has a wrong type.
         """
-        if not isinstance(state_dict, Mapping):
-            raise TypeError(f"load_state_dict takes the result of state_dict(), got a {type(state_dict).__name__}.")
+        name = type(self).__name__
+        saved = state_dict
+        try:
+            if isinstance(saved, Mapping):
+                saved = dict(saved)
+                for before in self._optimizer_load_state_dict_pre_hooks.values():
+                    saved = before(self, saved) or saved
+            groups, state = checkpoint.load(saved, self.param_groups, self.state_like, self.check_group, self._wanted)
+        except (TypeError, ValueError) as error:
+            raise (TypeError if isinstance(error, TypeError) else ValueError)(f"{name}: {error}") from error
         self.rest.adopt_momentum(self.param_groups)  # a momentum that a new scheduler wrote must not stay
-        saved = dict(state_dict)
-        for before in self._optimizer_load_state_dict_pre_hooks.values():
-            saved = before(self, saved) or saved
-        checkpoint.load(saved, self.param_groups, self.state, self.state_like, self.check_group)
+        self.state.clear()
+        self.state.update(state)
+        for group, new in zip(self.param_groups, groups, strict=True):
+            group.update(new)
         for after in self._optimizer_load_state_dict_post_hooks.values():
             after(self)
+
+    def _wanted(self, rule: str) -> tuple[str, tuple[str, ...]]:
+        """The names of the rules behind the rule of a group, and the options that they read."""
+        if rule == "adamw":
+            return "AdamW", ("lr", "betas", "eps", "weight_decay")
+        chain = self.lender(rule).chain
+        names = ", ".join(type(link).__name__ for link in chain)
+        return names, ("lr", "weight_decay", *dict.fromkeys(key for link in chain for key in link.reads))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), **{name: getattr(self, name) for name in self.kept}}

@@ -77,7 +77,7 @@ def check_defaults(defaults: Any, chain: Any, where: str) -> dict[str, Any]:
         raise TypeError(f"{where}: defaults must be a mapping of options such as dict(lr=0.02), got {defaults!r}.")
     if not isinstance(chain, tuple) or not all(callable(getattr(rule, "update", None)) for rule in chain) or not chain:
         raise TypeError(f"{where}: chain must be a tuple of an elementwise rule and matrix rules, got {chain!r}.")
-    readers = {key: "MatrixOptimizer" for key in ("lr", "weight_decay", "cautious", "scale")}
+    readers = dict.fromkeys(("lr", "weight_decay", "cautious", "scale"), "MatrixOptimizer")
     readers |= {key: type(rule).__name__ for rule in chain for key in getattr(rule, "reads", ())}
     missing = [f"{key!r} (read by {reader})" for key, reader in readers.items() if key not in defaults]
     if missing:

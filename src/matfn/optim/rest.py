@@ -84,11 +84,11 @@ class RestRule:
         Raises:
             ValueError: If an AdamW group has "momentum" without a cyclic scheduler.
         """
-        for index, group in enumerate(groups):
-            if group["rule"] != "adamw" or "momentum" not in group:
-                continue
+        given = [(i, group) for i, group in enumerate(groups) if group.get("rule") == "adamw" and "momentum" in group]
+        for index, group in given:
             if "base_momentum" not in group:
                 raise ValueError(f'group {index} has rule "adamw" and was given "momentum": set its "betas" instead.')
+        for _, group in given:
             group["betas"] = (group.pop("momentum"), group["betas"][1])
 
     @staticmethod

@@ -60,7 +60,7 @@ def narrowed_(weight: Tensor, wide: Tensor, rounding: str, key: int, compensatio
 
 
 def stochastic(x: Tensor, dtype: torch.dtype, key: int) -> Tensor:
-    """x in float32, rounded to `dtype` at random: up with probability (x - lower) / (upper - lower), else down.
+    """X in float32, rounded to `dtype` at random: up with probability (x - lower) / (upper - lower), else down.
 
     lower and upper are the neighbours of x in `dtype`, so the expected value is x. Numbers that `dtype` has stay as
     they are. NaN, infinity and numbers beyond the range are rounded to nearest.
