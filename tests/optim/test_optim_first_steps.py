@@ -1,4 +1,4 @@
-"""The first steps are bounded whatever the size of the first gradient is: every rule whose step has a size of its own."""
+"""The first steps are bounded whatever the size of the first gradient is, where steps have a size of their own."""
 
 import pytest
 import torch

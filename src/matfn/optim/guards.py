@@ -64,8 +64,8 @@ def check_tensor(name: str, param: Tensor, layouts: Mapping[Tensor, Layout], whe
         )
     if layout.shape != tuple(param.shape):
         raise RuntimeError(
-            f"{where}: parameter {name!r} has shape {tuple(param.shape)}, but had {layout.shape} when the optimizer was "
-            "made. Make a new optimizer after you resize a parameter."
+            f"{where}: parameter {name!r} has shape {tuple(param.shape)}, but had {layout.shape} when the optimizer "
+            "was made. Make a new optimizer after you resize a parameter."
         )
 
 
@@ -111,8 +111,8 @@ def warn_of_frozen(frozen: list[tuple[str, Tensor]], where: str) -> list[tuple[s
     trained = [name for name, param in frozen if param.grad is not None]
     if trained:
         warnings.warn(
-            f"{where}: the plan froze {', '.join(trained)}, which have gradients now but will not move. Make a new plan "
-            "and a new optimizer after you unfreeze parameters.",
+            f"{where}: the plan froze {', '.join(trained)}, which have gradients now but will not move. Make a new "
+            "plan and a new optimizer after you unfreeze parameters.",
             stacklevel=6,
         )
     return [(name, param) for name, param in frozen if param.grad is None] if trained else frozen

@@ -5,7 +5,7 @@ momentum is the one most aligned with it. The rest of the model follows torch's 
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from .optimizer import MatrixOptimizer
 from .rules.ema import Ema
 from .rules.polar import Polar
 from .scale import Scale
+from .switch import adopted, as_torch
 
 __all__ = ["Muon"]
 
@@ -104,3 +105,44 @@ class Muon(MatrixOptimizer):
         options |= {"rounding": rounding, "seed": seed}
         polar = Polar(method, precision, engine, products, owner=type(self).__name__)
         super().__init__(params, options, (Ema(), polar), rules=rules, rest=rest)
+
+    @classmethod
+    def from_torch(
+        cls, optimizer: torch.optim.Optimizer, adamw: torch.optim.AdamW | None = None, **options: Any
+    ) -> Self:
+        """Go on from torch.optim.Muon, or one of Keller Jordan's: same parameters, momentum, options and steps.
+
+        ns_steps and ns_coefficients become the method, in bfloat16 as there; adjust_lr_fn becomes the scale ("original"
+        is "jordan", "match_rms_adamw" is "moonlight"); groups with ``use_muon=False`` get the rule "adamw". A warning
+        says what has no counterpart: an eps above 1e-7, and Jordan's scale of convolutions.
+
+        Schedulers hold the old optimizer, so make new ones. The other optimizer does not change; do not use it again.
+
+        Args:
+            optimizer: The Muon.
+            adamw: torch's AdamW that moves the other parameters, to be taken over too.
+            options: Arguments of this class that go before those taken over, such as ``method=PolarExpress()``.
+
+        Raises:
+            TypeError: If an optimizer is of another kind.
+            ValueError: If groups have different steps, or Muon refuses a parameter.
+        """
+        name = f"{cls.__name__}.from_torch"
+        groups, taken, state = adopted(optimizer, adamw, name)
+        found = cls(groups, **{**taken, **options})
+        found.load_state_dict(state)
+        return found
+
+    def to_torch(self) -> tuple[torch.optim.Optimizer, torch.optim.AdamW | None]:
+        """The same in torch's own words: torch.optim.Muon for the matrices, AdamW for the rest or None without a rest.
+
+        Momentum is rounded to the dtype of the weights, as torch keeps it. Options are those of the groups. Steps that
+        repeat one quintic polynomial become ns_coefficients and ns_steps; for any other method a warning says that
+        torch goes on with its own.
+
+        Raises:
+            ValueError: If a matrix is cut or has other axes than (out, in), or a group has a rule, a scale or an option
+                that torch lacks.
+            RuntimeError: If this torch has no Muon (before 2.9).
+        """
+        return as_torch(self, f"{type(self).__name__}.to_torch")

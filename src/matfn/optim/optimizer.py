@@ -32,6 +32,7 @@ from .rest import RestRule, StateLike
 from .rules.rule import Elementwise, Rule
 from .scale import SCALES, Scale
 from .state import COUNTER, check_state, count, described, make_state
+from .switch import as_ours
 from .words import naming_arguments, refuse_flags
 
 __all__ = ["MatrixOptimizer"]
@@ -40,7 +41,7 @@ Lender = Callable[[Any], "MatrixOptimizer"]
 
 
 def plain_values(group: Mapping[str, Any]) -> dict[str, Any]:
-    """What can be compared without waiting for a device: the values that are no tensors, names, number of parameters."""
+    """What can be compared without waiting for a device: values that are no tensors, names, number of parameters."""
     names, params = group.get("param_names", ()), group.get("params", ())
     plain = {key: value for key, value in group.items() if not isinstance(value, Tensor)}
     return {**plain, "param_names": tuple(names), "params": len(params)}
@@ -73,8 +74,8 @@ class MatrixOptimizer(torch.optim.Optimizer):
         after_move: Hooks, functions of (bucket), called in order after its weights have moved.
 
     Raises:
-        ValueError: If an option is missing, out of range, misspelt or unused, a matrix parameter is no matrix, or a name
-            is used twice.
+        ValueError: If an option is missing, out of range, misspelt or unused, a matrix parameter is no matrix, or a
+            name is used twice.
         TypeError: If `params` or an option has a wrong type, or a parameter cannot be optimized (integer, sparse, meta,
             no leaf, sharded), or is complex and a matrix.
     """
@@ -139,7 +140,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         return self if rule == "matrix" else self.others[rule]
 
     def own_options(self, rule: str) -> dict[str, Any]:
-        """The options of groups of a rule, with their defaults. Rounding is the optimizer's own unless a rule has one."""
+        """The options of groups of a rule, with defaults. Rounding is the optimizer's, unless a rule has its own."""
         own = self.rest.defaults if rule == "adamw" else self.lender(rule).defaults
         rounding = {key: self.defaults[key] for key in ("rounding", "seed")}
         return {**own, **rounding} if own.get("rounding", "nearest") == "nearest" else dict(own)
@@ -370,6 +371,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
                 saved = dict(saved)
                 for before in self._optimizer_load_state_dict_pre_hooks.values():
                     saved = before(self, saved) or saved
+            saved = as_ours(saved, self)
             groups, state = checkpoint.load(saved, self.param_groups, self.state_like, self.check_group, self._wanted)
         except (TypeError, ValueError) as error:
             raise (TypeError if isinstance(error, TypeError) else ValueError)(f"{name}: {error}") from error

@@ -30,9 +30,9 @@ class SOAP(MatrixOptimizer):
 
     with bias corrections c and c'. As in the paper, a step uses the bases of earlier gradients: in the basis of its own
     gradient Adam would divide rounding errors by themselves. So the first step has no basis. It is Adam's own in the
-    coordinates of the weights, and both B and V begin anew at the second step: only the factors keep the first gradient.
-    (The reference implementation does not move at the first step. From the second step on it is the same.) So early
-    steps are bounded as Adam's are, whatever the size of the first gradient is.
+    coordinates of the weights, and both B and V begin anew at the second step: only the factors keep the first
+    gradient. (The reference implementation does not move at the first step. From the second step on it is the same.)
+    So early steps are bounded as Adam's are, whatever the size of the first gradient is.
 
     As in Adam, entries of gradients must be within 1e-18 and 1e18 in float32: NaN and infinity reach the weights, and
     an infinite square stops its entry, here of G'. Neither enters the factors.

@@ -63,8 +63,8 @@ def check_state(state: Mapping[str, Any], param: Tensor, expected: StateLike, na
         if (held.dtype, held.device, tuple(held.shape)) != (dtype, param.device, shape):
             if tuple(held.shape) != shape:
                 raise RuntimeError(
-                    f"parameter {name!r} has the shape {tuple(param.shape)} and needs {key!r} of shape {shape}, but has "
-                    f"it in {tuple(held.shape)}: it was resized. Make a new optimizer after you resize a parameter."
+                    f"parameter {name!r} has shape {tuple(param.shape)} and needs {key!r} of shape {shape}, but has it "
+                    f"in {tuple(held.shape)}: it was resized. Make a new optimizer after you resize a parameter."
                 )
             raise RuntimeError(
                 f"parameter {name!r} is now {param.dtype} on {param.device} and needs its {key!r} in {dtype} there, "

@@ -9,7 +9,7 @@ from .options import meant
 
 __all__ = ["hint", "naming_arguments", "refuse_flags", "ruled"]
 
-_METHOD = "method=PolarExpress(steps=5), or method=Tuned('jordan') for the coefficients of torch"
+_METHOD = "method=PolarExpress(steps=...), or method=Tuned('jordan') for the coefficients of torch"
 _SCALE = (
     'scale="jordan" (torch\'s "original"), "moonlight" ("match_rms_adamw", "rms_norm") or "spectral" ("spectral_norm")'
 )

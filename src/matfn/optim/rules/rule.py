@@ -25,7 +25,7 @@ class Link(Protocol):
 
     Attributes:
         reads: The options that the rule reads. An optimizer whose default options lack one is refused.
-        refuses_nan: Whether `update` raises for NaN and infinity. Then a step looks for them before it changes anything.
+        refuses_nan: Whether `update` raises for NaN and infinity. A step then looks for them before anything changes.
     """
 
     reads: tuple[str, ...] = ()
