@@ -165,8 +165,8 @@ def _by_name(saved: Mapping[str, Any], groups: Groups) -> tuple[Groups, dict[str
 
 
 def _unnamed(names: Sequence[Any]) -> bool:
-    """Whether all are positions, or names made from positions."""
-    return all(not isinstance(name, str) or _NUMBERED.fullmatch(name) for name in names)
+    """Whether some are positions, or all are names made from positions."""
+    return any(not isinstance(name, str) for name in names) or all(_NUMBERED.fullmatch(name) for name in names)
 
 
 def _by_position(saved_groups: Groups, groups: Groups) -> dict[Any, str]:

@@ -13,6 +13,7 @@ the optimizer, because groups are saved in the state dict.
 """
 
 import itertools
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
@@ -31,7 +32,7 @@ from .options import check_defaults, check_scale, check_values
 from .rest import RestRule, StateLike
 from .rules.rule import Elementwise, Rule
 from .scale import SCALES, Scale
-from .state import COUNTER, check_state, count, described, make_state
+from .state import COUNTER, check_state, count, described, kinds_of, make_state
 from .switch import as_ours
 from .words import naming_arguments, refuse_flags
 
@@ -150,16 +151,8 @@ class MatrixOptimizer(torch.optim.Optimizer):
         return self.lender(rule).scales[name]
 
     def kinds(self, shape: tuple[int, ...], options: Mapping[str, Any]) -> dict[str, Kind]:
-        """The state of a group's chain for matrices of a shape; see `Rule.state`. Rules must use different keys."""
-        found: dict[str, Kind] = {}
-        for rule in self.lender(options["rule"]).chain:
-            for key, kind in rule.state(shape, options).items():
-                if (key == COUNTER) != (kind == "counter"):
-                    raise ValueError(f'{rule!r} keeps {key!r} of the kind {kind!r}: "step" is the key of the counter.')
-                if key in found and key != COUNTER:
-                    raise ValueError(f"{rule!r} keeps {key!r}, as another rule of its chain does: choose another key.")
-                found[key] = kind
-        return found
+        """The state of a group's chain for matrices of a shape; see `Rule.state`."""
+        return kinds_of(self.lender(options["rule"]).chain, shape, options)
 
     def state_like(self, param: Tensor, group: Mapping[str, Any]) -> StateLike:
         """Shape and dtype of each state tensor of a parameter. Checkpoints are compared with it."""
@@ -371,7 +364,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
                 saved = dict(saved)
                 for before in self._optimizer_load_state_dict_pre_hooks.values():
                     saved = before(self, saved) or saved
-            saved = as_ours(saved, self)
+            saved, remarks = as_ours(saved, self)
             groups, state = checkpoint.load(saved, self.param_groups, self.state_like, self.check_group, self._wanted)
         except (TypeError, ValueError) as error:
             raise (TypeError if isinstance(error, TypeError) else ValueError)(f"{name}: {error}") from error
@@ -380,6 +373,8 @@ class MatrixOptimizer(torch.optim.Optimizer):
         self.state.update(state)
         for group, new in zip(self.param_groups, groups, strict=True):
             group.update(new)
+        for text in remarks:
+            warnings.warn(f"{name}.load_state_dict: {text}", stacklevel=2)
         for after in self._optimizer_load_state_dict_post_hooks.values():
             after(self)
 

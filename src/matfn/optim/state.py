@@ -10,9 +10,26 @@ from .matrices.buckets import Kind, working_dtype
 from .matrices.layout import Layout
 from .rest import StateLike
 
-__all__ = ["COUNTER", "check_state", "count", "described", "make_state"]
+__all__ = ["COUNTER", "check_state", "count", "described", "kinds_of", "make_state"]
 
 COUNTER = "step"
+
+
+def kinds_of(chain: Iterable[Any], shape: tuple[int, ...], options: Mapping[str, Any]) -> dict[str, Kind]:
+    """The state of a chain of rules for matrices of a shape.
+
+    Raises:
+        ValueError: If two rules use one key, or "step" is no counter.
+    """
+    found: dict[str, Kind] = {}
+    for rule in chain:
+        for key, kind in rule.state(shape, options).items():
+            if (key == COUNTER) != (kind == "counter"):
+                raise ValueError(f'{rule!r} keeps {key!r} of the kind {kind!r}: "step" is the key of the counter.')
+            if key in found and key != COUNTER:
+                raise ValueError(f"{rule!r} keeps {key!r}, as another rule of its chain does: choose another key.")
+            found[key] = kind
+    return found
 
 
 def described(param: Tensor, layout: Layout, kinds: Callable[[tuple[int, ...]], Mapping[str, Kind]]) -> StateLike:

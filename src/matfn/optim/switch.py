@@ -57,10 +57,8 @@ def _options(group: Mapping[str, Any], rule: str) -> dict[str, Any]:
     return {**found, "rule": rule, "lr": rate.clone() if isinstance(rate, Tensor) else rate}
 
 
-def as_ours(saved: Mapping[str, Any], optimizer: "MatrixOptimizer") -> Mapping[str, Any]:
-    """A state dict of another Muon in our format; any other one as it is.
-
-    What has no counterpart in a state dict here is told by a UserWarning.
+def as_ours(saved: Mapping[str, Any], optimizer: "MatrixOptimizer") -> tuple[Mapping[str, Any], list[str]]:
+    """A state dict of another Muon in our format, and what has no counterpart in it; any other one as it is.
 
     Raises:
         ValueError: If it is Moonlight's or Dion's.
@@ -74,7 +72,7 @@ def as_ours(saved: Mapping[str, Any], optimizer: "MatrixOptimizer") -> Mapping[s
         )
     rules = [_rule(group) for group in groups]
     if any("rule" in group for group in groups) or "matrix" not in rules or None in rules:
-        return saved
+        return saved, []
     ours: list[dict[str, Any]] = []
     for group, rule in zip(groups, rules, strict=True):
         names = {key: group[key] for key in ("params", "param_names") if key in group}
@@ -85,9 +83,7 @@ def as_ours(saved: Mapping[str, Any], optimizer: "MatrixOptimizer") -> Mapping[s
     state = dict(saved["state"])
     if "adamw" not in rules:
         remarks += _keep_rest(ours, state, optimizer)
-    for text in dict.fromkeys(remarks):
-        warnings.warn(f"{type(optimizer).__name__}.load_state_dict: {text}", stacklevel=3)
-    return {"state": state, "param_groups": ours}
+    return {"state": state, "param_groups": ours}, list(dict.fromkeys(remarks))
 
 
 def _unmapped(group: Mapping[str, Any], optimizer: "MatrixOptimizer") -> list[str]:
