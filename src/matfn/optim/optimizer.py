@@ -338,6 +338,8 @@ class MatrixOptimizer(torch.optim.Optimizer):
         for key in set(self.defaults) - set(own) - set(param_group):
             del group[key]  # torch gives every group the matrix defaults
         self.layouts.update(zip(params, layouts, strict=False))
+        added = {id(param) for param in params}
+        self._frozen = [(name, param) for name, param in self._frozen if id(param) not in added]
 
     def state_dict(self) -> dict[str, Any]:
         """Groups and state in torch's own format, with names; see `matfn.optim.checkpoint`."""
@@ -372,7 +374,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         self.state.clear()
         self.state.update(state)
         for group, new in zip(self.param_groups, groups, strict=True):
-            group.update(new)
+            group.update({k: v for k, v in new.items() if k in group or k != "momentum"})
         for text in remarks:
             warnings.warn(f"{name}.load_state_dict: {text}", stacklevel=2)
         for after in self._optimizer_load_state_dict_post_hooks.values():
