@@ -68,10 +68,10 @@ def prepared(optimizer: "MatrixOptimizer", given: Any) -> tuple[dict[str, Any], 
     check_options(group, own, other - set(own), f"{where} (rule {rule!r})")
     try:
         names, params = named(group["params"], len(optimizer.param_groups))
-        layout = group.pop("layout", None)
-        layouts = [] if rule == "adamw" else layouts_for(layout, names, params)
         taken = [pair for g in optimizer.param_groups for pair in zip(g["param_names"], g["params"], strict=True)]
         check_parameters(names, params, taken, rule)
+        layout = group.pop("layout", None)
+        layouts = [] if rule == "adamw" else layouts_for(layout, names, params)
     except (TypeError, ValueError) as error:
         raise (TypeError if isinstance(error, TypeError) else ValueError)(f"{where}: {error}") from error
     group.pop("param_names", None)

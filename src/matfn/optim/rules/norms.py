@@ -46,8 +46,9 @@ class Sign(Rule):
     """The sign of each entry."""
 
     def update(self, stack: Tensor, runs: Sequence[Run]) -> Tensor:
-        """The signs, in place."""
-        return stack.sign_()
+        """The signs, in place. NaN stays: torch's sign of it is 0, which would hide it for ever."""
+        lost = stack.isnan()
+        return stack.sign_().masked_fill_(lost, torch.nan)
 
 
 class ElementNorm(Rule):
