@@ -202,6 +202,12 @@ def test_words_without_a_counterpart(make):
         make([matrix()], lr=0.1, precondition_frequency=5)
 
 
+@every
+def test_options_are_named(make):
+    with complain(TypeError, f"{make.__name__} takes params, lr by position, got 3 values", "weight_decay="):
+        make([matrix()], 0.1, 0.01)
+
+
 def test_a_subclass_of_ones_own_names_arguments_too():
     class Mine(Muon):
         def __init__(self, params, lr=0.1, *, sharpness=1.0):
@@ -336,6 +342,11 @@ STEPS = {
         "'b' has a sparse gradient",
     ),
     "rate is text": (lambda o, a, b: hand(o, 0, lr="0.1"), TypeError, "group 0: lr must be a number, got '0.1'"),
+    "rate is two": (
+        lambda o, a, b: hand(o, 0, lr=torch.ones(2)),
+        TypeError,
+        "group 0: lr must be .*got a tensor of shape",
+    ),
     "rate is nan": (lambda o, a, b: hand(o, 0, lr=math.nan), ValueError, "group 0: lr must be >= 0, got nan"),
     "rate is infinite": (lambda o, a, b: hand(o, 1, lr=math.inf), ValueError, "group 1: lr must be finite"),
     "momentum": (lambda o, a, b: hand(o, 0, momentum=1.5), ValueError, r"group 0: momentum must be in \[0, 1\)"),

@@ -2,12 +2,13 @@
 
 import copy
 import io
+import warnings
 
 import pytest
 import torch
 from torch import nn
 
-from matfn import Direct, PolarExpress, Tuned
+from matfn import QDWH, Direct, PolarExpress, Tuned
 from matfn.optim import SOAP, AdaMuon, Muon, NorMuon, PolarGrad, Shampoo, plan
 from matfn.optim.matrices.layout import stack
 
@@ -317,3 +318,16 @@ def test_a_method_of_ones_own_goes_before_that_of_torch():
     params = weights()
     ours = Muon.from_torch(Jordans(jordans(params)), method=PolarExpress(steps=3))
     assert ours.chain[1].method == PolarExpress(steps=3)
+
+
+@pytest.mark.parametrize("method", [QDWH(), Tuned("jordan", steps=3), None])
+def test_the_steps_of_a_checkpoint_are_said_if_they_are_not_these(method):
+    params, others = weights(), weights()
+    theirs, ours = Jordans(jordans(params)), Muon([{"params": others[:2]}, {"params": others[2:], "rule": "adamw"}])
+    ours.chain[1].method = method
+    with pytest.warns(UserWarning, match=r"Muon\.load_state_dict: its steps .* Tuned|method=Tuned"):
+        ours.load_state_dict(theirs.state_dict())
+    ours.chain[1].method = Tuned("jordan")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ours.load_state_dict(theirs.state_dict())

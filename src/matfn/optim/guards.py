@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,13 +14,23 @@ from .rules.ema import MOMENTUM
 if TYPE_CHECKING:
     from .optimizer import MatrixOptimizer
 
-__all__ = ["Members", "check_finite", "check_groups", "check_members", "warn_of_frozen"]
+__all__ = ["Kept", "Members", "check_finite", "check_groups", "check_members", "warn_of_frozen"]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is known of a tensor without reading it."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+
 
 Members = Sequence[tuple[int, str, Tensor]]  # (index of the group, name, parameter)
 
 
 def check_groups(optimizer: "MatrixOptimizer", plain: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse groups that were changed by hand to what they cannot be. `plain` are their values without tensors.
+    """Refuse groups that were changed by hand to what they cannot be. See `plain_values`.
 
     Raises:
         RuntimeError: If a group lacks a key, or names and parameters do not belong together.
@@ -37,7 +48,12 @@ def check_groups(optimizer: "MatrixOptimizer", plain: Sequence[Mapping[str, Any]
                 f"{where} has {count} parameters, but {len(names)} names: its list was changed. Add parameters by "
                 "add_param_group; to drop one, make a new optimizer."
             )
-        optimizer.check_group(group, where)
+        for key, value in group.items():
+            if isinstance(value, Kept) and (value.shape.numel() != 1 or value.dtype.is_complex):
+                kind = f"a tensor of shape {tuple(value.shape)} in {value.dtype}"
+                raise TypeError(f"{where}: {key} must be a number or a real tensor of one element, got {kind}.")
+        # Reading a tensor would wait for the device. Its value was checked when the group was made.
+        optimizer.check_group({k: value for k, value in group.items() if not isinstance(value, Kept)}, where)
 
 
 def _check_keys(group: Mapping[str, Any], wanted: Iterable[str], where: str) -> None:

@@ -34,12 +34,16 @@ class Muon(MatrixOptimizer):
 
     There is no epsilon: the update is the same for gradients of norm 1e-30 and 1e30, and zero for a zero gradient. NaN
     and infinite gradients reach the weights, because a check would cost a synchronisation. Use a GradScaler, or test
-    the loss.
+    the loss. `Exact` refuses them: then the step raises ValueError with the parameter's name before anything changes.
+
+    `from_torch` goes on where torch.optim.Muon or one of Keller Jordan's is, `to_torch` goes back, and
+    `load_state_dict` takes their checkpoints.
 
     Args:
         params: ``plan(model)``, or an iterable of 2-D tensors, of (name, tensor) pairs, or of dict groups. A group may
             set any option below that is not an object, ``"rule": "adamw"``, or ``"layout"`` (`matfn.optim.layout`) for
-            tensors that are not 2-D.
+            tensors that are not 2-D. The flags ``use_muon`` and ``algorithm`` of other Muons become the rule; their
+            other words (ns_steps, adjust_lr_fn, ...) are refused with ours.
         lr: Learning rate, >= 0, for the exact polar factor times the scale. 0.02 suits hidden matrices under the
             "jordan" scale. Under "moonlight" use the learning rate tuned for AdamW.
         momentum: In [0, 1). 0.95 is the usual choice.
@@ -57,6 +61,12 @@ class Muon(MatrixOptimizer):
             that are more than products, such as `QDWH`, and float64 for float64 weights.
         engine: How the polynomials are applied, `Direct()` or `Gram(...)`. None is a choice by counted products.
         products: The matrix products, such as `matfn.kernels.EAGER`. None is a choice by machine, dtype and size.
+        rounding: How half-precision weights are rounded after a move, of the matrices and of the rest. "nearest" loses
+            updates below half a unit in the last place, and in bfloat16 that is most of them at small learning rates.
+            "stochastic" rounds up or down at random, right on average. "compensated" keeps what rounding left in a
+            second buffer of the weights' dtype (docs/optimizers.md has the memory). Other weights move as before.
+        seed: Of the noise of "stochastic", which follows from the seed, the parameter's name and the number of its
+            step. So it is the same on every process, and a resumed run has the same bits.
         rules: {name: function from parameters to an optimizer} for further groups. For example
             ``{"polargrad": functools.partial(PolarGrad, lr=1.0)}`` serves groups with ``"rule": "polargrad"``, and its
             options are their defaults.

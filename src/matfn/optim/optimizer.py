@@ -22,7 +22,7 @@ from torch import Tensor
 
 from . import checkpoint
 from .groups import as_groups, check_used, lent, prepared
-from .guards import Members, check_finite, check_groups, check_members, warn_of_frozen
+from .guards import Kept, Members, check_finite, check_groups, check_members, warn_of_frozen
 from .matrices.buckets import Bucket, Kind, Run, Slot, fill_buckets, move
 from .matrices.exchange import Exchange
 from .matrices.layout import Layout
@@ -42,9 +42,9 @@ Lender = Callable[[Any], "MatrixOptimizer"]
 
 
 def plain_values(group: Mapping[str, Any]) -> dict[str, Any]:
-    """What can be compared without waiting for a device: values that are no tensors, names, number of parameters."""
+    """What can be compared without waiting for a device. Tensors stand for their shape, dtype and device alone."""
     names, params = group.get("param_names", ()), group.get("params", ())
-    plain = {key: value for key, value in group.items() if not isinstance(value, Tensor)}
+    plain = {k: Kept(x.shape, x.dtype, x.device) if isinstance(x, Tensor) else x for k, x in group.items()}
     return {**plain, "param_names": tuple(names), "params": len(params)}
 
 
@@ -394,4 +394,6 @@ class MatrixOptimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.defaults.pop("differentiable", None)  # torch adds it for its own optimizers; it is no option here
+        for options in (self.defaults, *self.param_groups):  # a pickle of an earlier version has no rounding
+            options.update({"rounding": "nearest", "seed": 0, **options})
         self._start()

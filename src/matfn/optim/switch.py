@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..iteration.protocols import Method, Scheduled
+from ..iteration.protocols import Scheduled
 from ..iteration.schedule import PLAIN, Schedule
 from ..iteration.step import Polynomial
 from ..methods import Tuned
@@ -91,8 +91,8 @@ def _unmapped(group: Mapping[str, Any], optimizer: "MatrixOptimizer") -> list[st
     found = []
     theirs = _method(group)
     held = [rule.method for rule in optimizer.chain if isinstance(rule, Polar)]
-    mine = held[0].schedule(2).coefficients if held and isinstance(held[0], Scheduled) else None
-    if held and mine != theirs.schedule(2).coefficients:
+    mine = held[0].schedule(2).rows if held and isinstance(held[0], Scheduled) else None
+    if held and mine != theirs.schedule(2).rows:
         found.append(
             f"its steps (ns_steps, ns_coefficients) are no part of a state dict here. This optimizer goes on with its "
             f"own method; theirs is method={theirs!r}, precision=torch.bfloat16, as Muon.from_torch takes it."
@@ -119,7 +119,7 @@ def _keep_rest(ours: list[dict[str, Any]], state: dict[Any, Any], optimizer: "Ma
     return [f"it has no AdamW parameters, so {shown} keep their own state and options."] if names else []
 
 
-def _method(group: Mapping[str, Any]) -> Method:
+def _method(group: Mapping[str, Any]) -> Tuned | Schedule:
     """The steps of a group of another Muon. Jordan's own have no options and take five."""
     row = tuple(float(c) for c in group.get("ns_coefficients", _JORDAN))
     steps = int(group.get("ns_steps", 5))

@@ -110,6 +110,8 @@ def naming_arguments(init: Callable[..., None]) -> Callable[..., None]:
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return init
     known = {name for name in parameters if name not in ("self", "params")}
+    by_position = [name for name, p in parameters.items() if p.kind is not p.KEYWORD_ONLY and name != "self"]
+    variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters.values())
 
     @functools.wraps(init)
     def named(self: Any, *args: Any, **options: Any) -> None:
@@ -120,6 +122,11 @@ def naming_arguments(init: Callable[..., None]) -> Callable[..., None]:
                     f"{type(self).__name__} has no argument {word!r}. "
                     + (f"Write {ours}." if ours else f"Its arguments are {', '.join(sorted(known))}.")
                 )
+        if len(args) > len(by_position) and not variadic:
+            raise TypeError(
+                f"{type(self).__name__} takes {', '.join(by_position)} by position, got {len(args)} values. Name the "
+                f"others, for example {sorted(known - set(by_position))[-1]}=..."
+            )
         init(self, *args, **options)
 
     return named
