@@ -229,8 +229,13 @@ def test_a_subclass_of_ones_own_names_arguments_too():
     ],
 )
 def test_further_rules(rules, error, words):
-    with pytest.raises(error, match=words):
+    with complain(error, "Muon: ", words):
         Muon([matrix()], rules=rules)
+
+
+def test_options_of_a_rest_that_is_not_there():
+    with complain(ValueError, "Muon: rest= was given, but no parameter would use it"):
+        Muon([matrix()], rest={"lr": 0.1})
 
 
 # ----------------------------------------------------------------------------------------------- groups
@@ -394,7 +399,7 @@ def test_steps_that_are_refused_change_nothing(kind):
     tensors = [p.detach().clone() for p in (a, b)]
     state = {p: {key: value.clone() for key, value in optimizer.state[p].items()} for p in (a, b)}
     for _ in range(2):  # not only the first time
-        with pytest.raises(error, match=words):
+        with complain(error, "Muon: ", words):
             optimizer.step()
         assert all(torch.equal(p, q) for p, q in zip((a, b), tensors, strict=True))
         assert all(torch.equal(v, state[p][key]) for p in (a, b) for key, v in optimizer.state[p].items())

@@ -331,3 +331,35 @@ def test_the_steps_of_a_checkpoint_are_said_if_they_are_not_these(method):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ours.load_state_dict(theirs.state_dict())
+
+
+@needs_torchs
+def test_a_checkpoint_with_names_loads_in_any_order_and_without_prefixes():
+    net = nn.Sequential(nn.Linear(8, 12), nn.Tanh(), nn.Linear(12, 8), nn.Linear(8, 8))
+    wrapped = [(f"module.{n}", p) for n, p in net.named_parameters() if p.ndim == 2][::-1]
+    theirs = torch.optim.Muon(wrapped, lr=0.07)
+    run(theirs, [p for _, p in wrapped], range(2))
+    other = copy.deepcopy(net)
+    ours = Muon(plan(other, overrides={"3.weight": "matrix"}, allow=("head",)))
+    with pytest.warns(UserWarning, match="its steps"):
+        ours.load_state_dict(theirs.state_dict())
+    for name, p in net.named_parameters():
+        if p.ndim == 2:
+            held = ours.state[dict(other.named_parameters())[name]]["momentum_buffer"]
+            assert torch.equal(held, theirs.state[p]["momentum_buffer"])
+
+
+def test_jordans_muon_without_adamw_goes_on():
+    class Plain(torch.optim.Optimizer):
+        def __init__(self, params):
+            super().__init__(params, {"lr": 0.02, "weight_decay": 0.1, "momentum": 0.9})
+
+    params = weights()
+    theirs = Plain(params)
+    for p in params:
+        theirs.state[p]["momentum_buffer"] = torch.ones_like(p)
+    ours = Muon.from_torch(theirs)
+    assert ours.param_groups[0]["nesterov"] is True
+    assert ours.param_groups[0]["momentum"] == 0.9
+    assert ours.chain[1].method == Tuned("jordan")
+    assert all(torch.equal(ours.state[p]["momentum_buffer"], torch.ones_like(p)) for p in params)

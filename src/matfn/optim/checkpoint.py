@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .rest import StateLike
 
-__all__ = ["CHAIN", "bare", "check_form", "dump", "load"]
+__all__ = ["CHAIN", "bare", "check_form", "dump", "load", "renamed"]
 
 CHAIN = "chain"  # the rules of a group of matrices in a state dict, such as "Ema, Polar"
 
@@ -157,7 +157,7 @@ def _by_name(saved: Mapping[str, Any], groups: Groups) -> tuple[Groups, dict[str
     if _unnamed(ours) or _unnamed(theirs):
         names = _by_position(saved["param_groups"], groups)
     else:
-        names = _renamed(theirs, [key for key in saved["state"] if isinstance(key, str)], ours)
+        names = renamed(theirs, [key for key in saved["state"] if isinstance(key, str)], ours)
     told = dict(zip(keys, (names[name] for name in theirs), strict=True))
     told |= {key: names.get(key, str(key)) for key in saved["state"] if key not in told}
     renamed = [{**group, "params": [told[key] for key in group["params"]]} for group in saved["param_groups"]]
@@ -186,7 +186,7 @@ def _by_position(saved_groups: Groups, groups: Groups) -> dict[Any, str]:
     }
 
 
-def _renamed(theirs: Sequence[str], more: Sequence[str], ours: Sequence[str]) -> dict[str, str]:
+def renamed(theirs: Sequence[str], more: Sequence[str], ours: Sequence[str]) -> dict[str, str]:
     """{saved name: this optimizer's name}. If they do not agree up to wrappers, the saved name itself."""
     own = {short: name for name, short in bare(ours).items()}
     found = {name: own.get(short, short) for name, short in bare([*theirs, *more]).items()}

@@ -183,7 +183,7 @@ def _check_parameter(name: str, param: Tensor, rule: str) -> None:
         )
 
 
-def lent(rules: Any, kind: type[Optimizer]) -> dict[str, Any]:
+def lent(rules: Any, kind: type[Optimizer], optimizer: str) -> dict[str, Any]:
     """{name: optimizer without parameters} for further `rules`, functions from parameters to a `kind` of optimizer.
 
     Raises:
@@ -191,31 +191,35 @@ def lent(rules: Any, kind: type[Optimizer]) -> dict[str, Any]:
         ValueError: If a name is taken or is no word, or an option of an optimizer is out of range.
     """
     if rules is not None and not isinstance(rules, Mapping):
-        raise TypeError(f"rules must map names to functions such as partial(PolarGrad, lr=1.0), got {rules!r}.")
+        raise TypeError(
+            f"{optimizer}: rules must map names to functions such as partial(PolarGrad, lr=1.0), got {rules!r}."
+        )
     made: dict[str, Any] = {}
     for name, make in (rules or {}).items():
         if not isinstance(name, str) or not name.isidentifier() or name in ("matrix", "adamw", "frozen"):
-            raise ValueError(f'the name of a rule must be a word other than "matrix", "adamw", "frozen"; got {name!r}.')
+            raise ValueError(
+                f'{optimizer}: the name of a rule must be a word other than "matrix", "adamw", "frozen"; got {name!r}.'
+            )
         lender = make([{"params": []}]) if callable(make) else make
         if not isinstance(lender, kind) or not callable(make):
             raise TypeError(
-                f"rules[{name!r}] must be a function from parameters to an optimizer of matrices, such as "
+                f"{optimizer}: rules[{name!r}] must be a function from parameters to an optimizer of matrices, such as "
                 f"functools.partial(PolarGrad, lr=1.0); got {make!r}."
             )
         made[name] = lender
     return made
 
 
-def check_used(groups: Sequence[Mapping[str, Any]], rules: Iterable[str], rest: bool) -> None:
+def check_used(groups: Sequence[Mapping[str, Any]], rules: Iterable[str], rest: bool, optimizer: str) -> None:
     """Raise ValueError if no group uses one of the further `rules`, or `rest` (whether ``rest=`` was given)."""
     idle = [rule for rule in rules if all(group["rule"] != rule for group in groups)]
     if idle:
         raise ValueError(
-            f'rules={idle} were given, but no group has them. Give a group "rule": {idle[0]!r}, or name it in '
-            "plan(model, overrides={pattern: rule}), or leave out rules=."
+            f'{optimizer}: rules={idle} were given, but no group has them. Give a group "rule": {idle[0]!r}, or name '
+            "it in plan(model, overrides={pattern: rule}), or leave out rules=."
         )
     if rest and all(group["rule"] != "adamw" for group in groups):
         raise ValueError(
-            "rest= was given, but no parameter would use it: every group has the matrix rule. Pass plan(model), give "
-            'the groups of embeddings, head, norms and biases "rule": "adamw", or leave out rest=.'
+            f"{optimizer}: rest= was given, but no parameter would use it: every group has the matrix rule. Pass "
+            'plan(model), give the groups of embeddings, head, norms and biases "rule": "adamw", or leave out rest=.'
         )

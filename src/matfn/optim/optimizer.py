@@ -99,7 +99,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         self.layouts: dict[Tensor, Layout] = {}
         self.scales: dict[str, Scale] = dict(self.named_scales)
         self.chain = chain
-        self.others: dict[str, MatrixOptimizer] = lent(rules, MatrixOptimizer)
+        self.others: dict[str, MatrixOptimizer] = lent(rules, MatrixOptimizer, name)
         self.rest = RestRule(rest, f"{name}: rest")
         self._start()
         if not isinstance(defaults["scale"], str):
@@ -108,7 +108,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
             defaults = {**defaults, "scale": "custom"}
         super().__init__(as_groups(params, name), defaults)
         self._frozen = [(e.name, e.parameter) for e in getattr(params, "entries", ()) if e.rule == "frozen"]
-        check_used(self.param_groups, self.others, rest is not None and not hasattr(params, "groups"))
+        check_used(self.param_groups, self.others, rest is not None and not hasattr(params, "groups"), name)
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -258,7 +258,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         """Sort the parameters with a gradient into buckets."""
         likes = {param: self.state_like(param, self.param_groups[index]) for index, _, param in active}
         for _, name, param in active:
-            check_state(self.state.get(param, {}), param, likes[param], name)
+            check_state(self.state.get(param, {}), param, likes[param], f"{type(self).__name__}: parameter {name!r}")
         self._stacks = tuple(stack for name in ("matrix", *self.others) for stack in self._filled(name, matrices))
         moving = dict.fromkeys(slot.param for bucket in self.buckets for slot in bucket.slots)
         self._counted = tuple(param for param in moving if COUNTER in likes[param])

@@ -44,13 +44,13 @@ class RestRule:
             check_options(options, OPTIONS, (), where)
             raise ValueError(f"{where} has {sorted(unknown)} which torch.optim.AdamW lacks; its options are {OPTIONS}.")
         check_values(options, where, scales={})
-        self.options = options
+        self.options, self.where = options, where
         # AdamW refuses an empty list. The first step replaces this scalar.
         self._adamw = torch.optim.AdamW([torch.zeros(())], **options)
         self.defaults: dict[str, Any] = dict(self._adamw.defaults)
 
-    def __reduce__(self) -> tuple[type["RestRule"], tuple[dict[str, Any]]]:
-        return (RestRule, (self.options,))  # without groups and state, which belong to the optimizer
+    def __reduce__(self) -> tuple[type["RestRule"], tuple[dict[str, Any], str]]:
+        return (RestRule, (self.options, self.where))  # without groups and state, which belong to the optimizer
 
     def step(self, groups: list[dict[str, Any]], state: Any) -> None:
         """One AdamW step on `groups`, with the caller's `state`, both in place.
@@ -74,8 +74,7 @@ class RestRule:
             key = noise_key(group["seed"], name, 0, int(held["step"]))
             narrowed_(weight, wide, group["rounding"], key, held.get(COMPENSATION))
 
-    @staticmethod
-    def adopt_momentum(groups: Iterable[dict[str, Any]]) -> None:
+    def adopt_momentum(self, groups: Iterable[dict[str, Any]]) -> None:
         """Turn the "momentum" that a cyclic scheduler wrote into AdamW groups into beta1.
 
         torch's OneCycleLR and CyclicLR choose between "momentum" and beta1 by the optimizer's defaults, which here are
@@ -87,7 +86,8 @@ class RestRule:
         given = [(i, group) for i, group in enumerate(groups) if group.get("rule") == "adamw" and "momentum" in group]
         for index, group in given:
             if "base_momentum" not in group:
-                raise ValueError(f'group {index} has rule "adamw" and was given "momentum": set its "betas" instead.')
+                owner = self.where.removesuffix(": rest")
+                raise ValueError(f'{owner}: group {index} has rule "adamw" and was given "momentum": set its "betas".')
         for _, group in given:
             group["betas"] = (group.pop("momentum"), group["betas"][1])
 

@@ -68,7 +68,7 @@ def count(states: Iterable[MutableMapping[str, Any]]) -> None:
         state[COUNTER] = state[COUNTER] + 1 if COUNTER in state else torch.ones((), dtype=torch.float32, device="cpu")
 
 
-def check_state(state: Mapping[str, Any], param: Tensor, expected: StateLike, name: str) -> None:
+def check_state(state: Mapping[str, Any], param: Tensor, expected: StateLike, where: str) -> None:
     """Raise RuntimeError for state that was made before the parameter was converted or moved.
 
     Casting it would hide that the model has changed, and round a float64 momentum.
@@ -80,11 +80,11 @@ def check_state(state: Mapping[str, Any], param: Tensor, expected: StateLike, na
         if (held.dtype, held.device, tuple(held.shape)) != (dtype, param.device, shape):
             if tuple(held.shape) != shape:
                 raise RuntimeError(
-                    f"parameter {name!r} has shape {tuple(param.shape)} and needs {key!r} of shape {shape}, but has it "
+                    f"{where} has shape {tuple(param.shape)} and needs {key!r} of shape {shape}, but has it "
                     f"in {tuple(held.shape)}: it was resized. Make a new optimizer after you resize a parameter."
                 )
             raise RuntimeError(
-                f"parameter {name!r} is now {param.dtype} on {param.device} and needs its {key!r} in {dtype} there, "
+                f"{where} is now {param.dtype} on {param.device} and needs its {key!r} in {dtype} there, "
                 f"but has it in {held.dtype} on {held.device}: the model was converted or moved after the optimizer's "
                 "first step, or its rounding was changed. Convert the model before you make the optimizer, or cast the "
                 "state once by optimizer.load_state_dict(optimizer.state_dict())."

@@ -15,7 +15,7 @@ from ..iteration.protocols import Scheduled
 from ..iteration.schedule import PLAIN, Schedule
 from ..iteration.step import Polynomial
 from ..methods import Tuned
-from .checkpoint import CHAIN, check_form
+from .checkpoint import CHAIN, check_form, renamed
 from .matrices.layout import linear
 from .matrices.rounding import COMPENSATION
 from .options import FOREIGN
@@ -105,6 +105,12 @@ def _unmapped(group: Mapping[str, Any], optimizer: "MatrixOptimizer") -> list[st
 def _keep_rest(ours: list[dict[str, Any]], state: dict[Any, Any], optimizer: "MatrixOptimizer") -> list[str]:
     """Add this optimizer's own AdamW groups to a state dict that has none."""
     own, number = optimizer.state_dict(), sum(len(group["params"]) for group in ours)
+    theirs = [str(name) for group in ours for name in group.get("param_names", ())]
+    matrices = [name for group in own["param_groups"] if group["rule"] != "adamw" for name in group["param_names"]]
+    told = renamed(theirs, [], matrices)  # now, because the names added below have no prefixes of wrappers
+    for group in ours:
+        if "param_names" in group:
+            group["param_names"] = [told[str(name)] for name in group["param_names"]]
     names: list[str] = []
     for group in own["param_groups"]:
         if group["rule"] == "adamw":
