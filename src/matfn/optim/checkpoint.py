@@ -160,8 +160,8 @@ def _by_name(saved: Mapping[str, Any], groups: Groups) -> tuple[Groups, dict[str
         names = renamed(theirs, [key for key in saved["state"] if isinstance(key, str)], ours)
     told = dict(zip(keys, (names[name] for name in theirs), strict=True))
     told |= {key: names.get(key, str(key)) for key in saved["state"] if key not in told}
-    renamed = [{**group, "params": [told[key] for key in group["params"]]} for group in saved["param_groups"]]
-    return renamed, {told[key]: entry for key, entry in saved["state"].items()}
+    mapped = [{**group, "params": [told[key] for key in group["params"]]} for group in saved["param_groups"]]
+    return mapped, {told[key]: entry for key, entry in saved["state"].items()}
 
 
 def _unnamed(names: Sequence[Any]) -> bool:
