@@ -51,6 +51,7 @@ def torchs_by_hand(params, momenta, steps, *, lr, weight_decay, momentum, nester
     return W
 
 
+VECTOR = {"params": [nn.Parameter(torch.zeros(3))], "rule": "adamw"}
 JORDAN = (3.4445, -4.7750, 2.0315)
 VARIANTS = {
     "defaults": ({}, lambda m, n: max(1, m / n) ** 0.5),
@@ -199,6 +200,10 @@ def test_a_model_under_a_plan_goes_to_torch():
         (lambda: Muon(weights(), cautious=True), "cautious=True, which torch lacks"),
         (lambda: Muon(weights(), rounding="stochastic"), "rounding='stochastic', which torch lacks"),
         (lambda: Muon([{"params": [nn.Parameter(torch.zeros(2, 3, 4))], "layout": stack}]), "is not one matrix"),
+        (
+            lambda: Muon([{"params": weights(), "rounding": "nearest"}, {**VECTOR, "rounding": "compensated"}]),
+            "group 1 has rounding='compensated'",
+        ),
         (lambda: Muon([{"params": [nn.Parameter(torch.zeros(3))], "rule": "adamw"}]), "no group has the matrix rule"),
     ],
 )
@@ -290,6 +295,27 @@ def test_sums_of_gradients_are_refused_with_the_way_out(group):
     with pytest.raises(ValueError, match=r"Muon: .*sums gradients.*multiply theirs by 1 - momentum"):
         optimizer.load_state_dict(state)
     assert optimizer.param_groups[0]["lr"] == 0.3
+
+
+@pytest.mark.parametrize(
+    ("group", "words"),
+    [
+        ({"adjust_lr_fn": "other"}, "adjust_lr_fn='other' has no counterpart"),
+        ({"ns_steps": 0}, "a schedule needs at least one step"),
+        ({"lr": None}, "lr must be a number"),
+        ({"momentum": 1.5}, "momentum must be in"),
+    ],
+)
+def test_options_of_torchs_muon_that_do_not_fit_change_nothing(group, words):
+    given = {"lr": 0.1, "weight_decay": 0.1, "momentum": 0.9, "nesterov": True, "ns_coefficients": JORDAN}
+    given |= {"eps": 1e-7, "ns_steps": 5, "adjust_lr_fn": None, "params": [0]}
+    optimizer = Muon(weights(shapes=((3, 4),)), lr=0.3)
+    with pytest.raises((TypeError, ValueError), match=rf"^Muon: .*{words}"):
+        optimizer.load_state_dict({"state": {}, "param_groups": [{**given, **group}]})
+    assert optimizer.param_groups[0]["lr"] == 0.3
+    del given["momentum"]
+    with pytest.raises(ValueError, match=r"group 0 lacks \['momentum'\]"):
+        optimizer.load_state_dict({"state": {}, "param_groups": [given]})
 
 
 @pytest.mark.parametrize("theirs", [Muon, NorMuon, AdaMuon, PolarGrad, Shampoo, SOAP])

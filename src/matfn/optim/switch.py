@@ -51,10 +51,13 @@ def _options(group: Mapping[str, Any], rule: str) -> dict[str, Any]:
     if rule == "adamw":
         found |= {key: group[key] for key in REST_OPTIONS if key in group}
     else:
-        found |= {key: group[key] for key in _PLAIN_MUON}
-        found |= {"nesterov": group.get("nesterov", True), "scale": _SCALES[group.get("adjust_lr_fn")], CHAIN: _CHAIN}
-    rate = found["lr"]
-    return {**found, "rule": rule, "lr": rate.clone() if isinstance(rate, Tensor) else rate}
+        adjust = group.get("adjust_lr_fn")
+        if adjust not in _SCALES:
+            raise ValueError(f"adjust_lr_fn={adjust!r} has no counterpart; known are {list(_SCALES)}.")
+        found |= {key: group[key] for key in _PLAIN_MUON if key in group}
+        found |= {"nesterov": group.get("nesterov", True), "scale": _SCALES[adjust], CHAIN: _CHAIN}
+    copied = {key: value.clone() if isinstance(value, Tensor) else value for key, value in found.items()}
+    return {**copied, "rule": rule}
 
 
 def as_ours(saved: Mapping[str, Any], optimizer: "MatrixOptimizer") -> tuple[Mapping[str, Any], list[str]]:
@@ -210,10 +213,10 @@ def as_torch(optimizer: "MatrixOptimizer", name: str) -> tuple[torch.optim.Optim
         keys = FOREIGN | (set(REST_OPTIONS) if group["rule"] == "adamw" else _PLAIN_MUON | {"nesterov"})
         found: dict[str, Any] = {key: value for key, value in group.items() if key in keys}
         found["params"] = list(zip(group["param_names"], group["params"], strict=True))
+        _refuse_what_torch_lacks(optimizer, group, f"{name}: group {index}")
         if group["rule"] == "adamw":
             rest.append(found)
             continue
-        _refuse_what_torch_lacks(optimizer, group, f"{name}: group {index}")
         matrices.append({**found, "adjust_lr_fn": {v: k for k, v in _SCALES.items()}[group["scale"]]})
     if not matrices:
         raise ValueError(f"{name}: no group has the matrix rule, so there is nothing for torch.optim.Muon.")
@@ -232,13 +235,15 @@ def as_torch(optimizer: "MatrixOptimizer", name: str) -> tuple[torch.optim.Optim
 
 
 def _refuse_what_torch_lacks(optimizer: "MatrixOptimizer", group: Mapping[str, Any], where: str) -> None:
+    for key, plain in (("cautious", False), ("rounding", "nearest")):
+        if group.get(key, plain) != plain:
+            raise ValueError(f"{where} has {key}={group[key]!r}, which torch lacks. Set it to {plain!r} first.")
+    if group["rule"] == "adamw":
+        return
     if group["rule"] != "matrix":
         raise ValueError(f"{where} has the rule {group['rule']!r}, which torch lacks.")
     if group["scale"] not in _SCALES.values():
         raise ValueError(f'{where} has scale={group["scale"]!r}; torch has "jordan" and "moonlight" alone.')
-    for key, plain in (("cautious", False), ("rounding", "nearest")):
-        if group[key] != plain:
-            raise ValueError(f"{where} has {key}={group[key]!r}, which torch lacks. Set it to {plain!r} first.")
     for name, param in zip(group["param_names"], group["params"], strict=True):
         if param.ndim != 2 or optimizer.layouts[param] != linear(tuple(param.shape)):
             raise ValueError(
