@@ -296,6 +296,9 @@ def test_flags_of_other_muons_are_translated():
     optimizer = NorMuon([{"params": [matrix()], "algorithm": "normuon"}, {"params": [matrix(3)], "algorithm": "adamw"}])
     assert [group["rule"] for group in optimizer.param_groups] == ["matrix", "adamw"]
     assert vectors["use_muon"] is False  # the caller's
+    groups = [{"params": [matrix()]}, {"params": [matrix(5, 6)], "algorithm": "normuon"}]
+    optimizer = Muon(groups, rules={"normuon": NorMuon})
+    assert [group["rule"] for group in optimizer.param_groups] == ["matrix", "normuon"]
 
 
 def test_the_same_tensor_in_two_groups():

@@ -58,7 +58,7 @@ def prepared(optimizer: "MatrixOptimizer", given: Any) -> tuple[dict[str, Any], 
     where = f"{type(optimizer).__name__}: group {len(optimizer.param_groups)}"
     if not isinstance(given, Mapping) or "params" not in given:
         raise TypeError(f'{where} must be a dict with "params", got {given!r}.')
-    group = ruled(given, type(optimizer).__name__, where)
+    group = ruled(given, type(optimizer).__name__, optimizer.others, where)
     rule = group.setdefault("rule", "matrix")
     known = ("matrix", "adamw", *optimizer.others)
     if rule not in known:

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from .options import meant
@@ -65,8 +65,10 @@ def hint(word: str, options: set[str]) -> str | None:
     return ours or (f"{close}=" if close else None)
 
 
-def ruled(group: Mapping[str, Any], optimizer: str, where: str) -> dict[str, Any]:
+def ruled(group: Mapping[str, Any], optimizer: str, others: Iterable[str], where: str) -> dict[str, Any]:
     """A copy of a group, with the flags ``use_muon`` (Jordan) and ``algorithm`` (Dion) turned into "rule".
+
+    ``algorithm`` may be "adamw", the optimizer's own name, or one of its further rules, the `others`.
 
     Raises:
         TypeError: If ``use_muon`` is no bool.
@@ -80,7 +82,7 @@ def ruled(group: Mapping[str, Any], optimizer: str, where: str) -> dict[str, Any
         _settle(found, "matrix" if flag else "adamw", f"use_muon={flag}", where)
     if "algorithm" in found:
         word = found.pop("algorithm")
-        known = {**_ALGORITHMS, optimizer.lower(): "matrix"}
+        known = {**_ALGORITHMS, optimizer.lower(): "matrix", **{rule.lower(): rule for rule in others}}
         if not isinstance(word, str) or word.lower() not in known:
             raise ValueError(
                 f"{where}: algorithm must be {optimizer.lower()!r} or 'adamw', got {word!r}. A group's rule is "
