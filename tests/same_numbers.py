@@ -35,6 +35,8 @@ _DEFAULTS = ("muon/default/*", "muon/deflated/*", "muon/prism*", "muon/ritz-mini
 _DEFAULTS += ("normuon/default/*", "normuon/mixed/*", "normuon/options/*")
 EXPECTED: dict[str, str] = {
     "orthogonalize/*/float16*": "float16 products are emulated on this machine, so the iteration runs in float32",
+    **{f"{before}soap/*": "SOAP's momentum begins anew at the second step" for before in ("", "resume/")},
+    "shampoo/none/*": "Shampoo without a graft renews the roots of a young average",
     **{before + pattern: _SMALL for pattern in _DEFAULTS for before in ("", "resume/")},
 }
 

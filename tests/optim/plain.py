@@ -114,7 +114,8 @@ class PlainShampoo(Plain):
                     s["a"][k, side] = o["beta2"] * old + (1 - o["beta2"]) * (u @ u.T)
         if t < o["start"]:
             return lent
-        if (t - o["start"]) % o["root_every"] == 0:
+        early = o["graft"] == "none" and t - o["start"] in (1, 2, 4, 8, 16, 32) and t - o["start"] < o["root_every"]
+        if early or (t - o["start"]) % o["root_every"] == 0:
             p = o["root"].get(g.ndim, 2 * g.ndim)
             for place, a in s["a"].items():
                 s["r"][place] = inverse_root(a / (1 - o["beta2"] ** s["n"]), p, o["ridge"])
@@ -133,6 +134,8 @@ class PlainSOAP(Plain):
     def tensor(self, i, g):
         o, t = self.o, self.t
         s = self.state.setdefault(i, {"m": torch.zeros_like(g), "v": {}, "a": {}, "q": {}})
+        if t == 2:
+            s["m"] = torch.zeros_like(g)  # the first gradient counts in the factors alone
         s["m"] = o["momentum"] * s["m"] + (1 - o["momentum"]) * g
         d = torch.zeros_like(g)
         for k, where in self.where():
@@ -147,7 +150,7 @@ class PlainSOAP(Plain):
                         order = sorted(range(len(a)), key=lambda c: -float(q[:, c] @ a @ q[:, c]))
                         s["q"][k, side] = torch.linalg.qr(a @ q[:, order])[0]
                         v = v.index_select(side, torch.tensor(order))
-                seen, moved = g[where], s["m"][where] / (1 - o["momentum"] ** t)
+                seen, moved = g[where], s["m"][where] / (1 - o["momentum"] ** (t - 1))
                 for side in sides:
                     seen = times(seen, s["q"][k, side].T, side)
                     moved = times(moved, s["q"][k, side].T, side)

@@ -370,7 +370,7 @@ def test_the_state_dict_has_torchs_format_and_holds_tensors_and_plain_values(cas
 
 
 @every
-def test_state_moves_to_another_dtype_and_device(case):
+def test_state_moves_to_another_dtype(case):
     net = network()
     train(net, optimizer := build(case, plan(net)), 2)
     state = through_a_file(optimizer.state_dict())
@@ -383,11 +383,6 @@ def test_state_moves_to_another_dtype_and_device(case):
             assert value.dtype == (expected.dtype if key == "step" else working)
             assert torch.equal(value, expected.to(value.dtype))
         train(other, loaded, 1)
-    elsewhere = network().to("meta")
-    loaded = build(case, plan(elsewhere))
-    loaded.load_state_dict(state)
-    held = loaded.state[elsewhere[1].weight]
-    assert all(value.device.type == ("cpu" if key == "step" else "meta") for key, value in held.items())
 
 
 @every

@@ -34,6 +34,7 @@ VARIANTS = {
     "adam": {"graft": "adam"},
     "sgd": {"graft": "sgd"},
     "none": {},
+    "seldom alone": {"root_every": 7, "ridge": 1e-3},
     "seldom": {"graft": "adam", "factor_every": 3, "root_every": 7, "start": 5},
     "seldom sgd": {"graft": "sgd", "factor_every": 2, "root_every": 5, "start": 4},
     "half": {"graft": "adam", "root": {2: 2, 3: 2}},

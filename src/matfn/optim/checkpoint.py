@@ -1,7 +1,8 @@
 """The state dict, in torch's own format: tensors and plain values only; loading checks all, then changes.
 
     {"state": {0: {"momentum_buffer": tensor, ...}, ...},
-     "param_groups": [{"params": [0, 1, ...], "param_names": [...], "rule": "matrix", "lr": 0.02, ...}, ...]}
+     "param_groups": [{"params": [0, 1, ...], "param_names": [...], "rule": "matrix", "chain": "Ema, Polar",
+                       "lr": 0.02, ...}, ...]}
 
 Parameters are numbered over all groups, and those without state have no entry in "state", as in torch's optimizers.
 torch.distributed.checkpoint, Trainer, Lightning and Accelerate rely on it. Loading matches parameters by name if both
@@ -10,8 +11,10 @@ loads into the plain one and back. Files of earlier versions, whose "params" and
 keeps its dtype. (torch's own loader would cast a float32 momentum of bfloat16 weights to bfloat16.)
 """
 
+import math
 import re
-from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,65 +22,112 @@ from torch import Tensor
 
 from .rest import StateLike
 
-__all__ = ["bare", "dump", "load"]
+__all__ = ["CHAIN", "bare", "check_form", "dump", "load", "renamed"]
+
+CHAIN = "chain"  # the rules of a group of matrices in a state dict, such as "Ema, Polar"
 
 Groups = list[dict[str, Any]]
 Expected = Callable[[Tensor, Mapping[str, Any]], StateLike]
 Check = Callable[[Mapping[str, Any], str], None]
+Wanted = Callable[[str], tuple[str, Sequence[str]]]
 _SHOWN = 12
 _WRAPPERS = re.compile(r"(^|(?<=\.))(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _NUMBERED = re.compile(r"group\d+\.\d+")  # the name that an optimizer gives to a tensor without a name
 
 
-def dump(groups: Groups, state: Mapping[Tensor, Mapping[str, Any]]) -> dict[str, Any]:
-    """The state dict of an optimizer. Tensors are shared with the optimizer, as torch's state dicts are."""
+def dump(groups: Groups, state: Mapping[Tensor, Mapping[str, Any]], chain: Callable[[str], str]) -> dict[str, Any]:
+    """The state dict of an optimizer. Tensors are shared with the optimizer, as torch's state dicts are.
+
+    `chain` gives the rules behind the word "rule" of a group of matrices. They are saved, because the same names of
+    state mean different things to other optimizers.
+    """
     numbers = {param: number for number, param in enumerate(param for group in groups for param in group["params"])}
-    saved = [
-        {**group, "params": [numbers[param] for param in group["params"]], "param_names": list(group["param_names"])}
-        for group in groups
-    ]
+    saved = []
+    for group in groups:
+        found = {**group, "params": [numbers[p] for p in group["params"]], "param_names": list(group["param_names"])}
+        saved.append(found if group["rule"] == "adamw" else {**found, CHAIN: chain(group["rule"])})
     return {"state": {n: dict(state[param]) for param, n in numbers.items() if state.get(param)}, "param_groups": saved}
 
 
 def load(
-    saved: Mapping[str, Any], groups: Groups, state: MutableMapping[Tensor, Any], expected: Expected, check: Check
-) -> None:
-    """Put a state dict into an optimizer's groups and state.
+    saved: Mapping[str, Any], groups: Groups, expected: Expected, check: Check, wanted: Wanted
+) -> tuple[Groups, dict[Tensor, dict[str, Any]]]:
+    """The groups and the state that a state dict gives an optimizer. Everything is checked, nothing is changed.
 
     Args:
-        saved: The result of `dump`. It does not change, and its tensors are copied.
+        saved: The result of `dump`. Its tensors are copied.
         groups: The optimizer's groups. Options are replaced by the saved ones, parameters and names stay.
-        state: The optimizer's state, to be replaced.
         expected: (parameter, group) -> shape and dtype of each state tensor.
-        check: (group, its name) -> None; raises ValueError for options that this optimizer cannot take.
+        check: (group, its name) -> None; raises for options that this optimizer cannot take.
+        wanted: rule of a group -> its chain, as in `dump`, and the options that it needs.
 
     Raises:
-        ValueError: If parameters do not fit. The message names them and says why, and nothing has changed.
+        ValueError: If parameters, state or options do not fit. The message names them and says why.
+        TypeError: If a part of the state dict or an option has a wrong type.
     """
+    check_form(saved)
     saved_groups, saved_state = _by_name(saved, groups)
-    problems = _group_problems(saved_groups, groups)
-    if not problems:
-        problems = _state_problems(saved_groups, saved_state, groups, expected)
+    problems = _group_problems(saved_groups, groups) or _chain_problems(saved_groups, groups, wanted)
     if problems:
-        shown = problems[:_SHOWN] + ([f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else [])
-        raise ValueError("the state dict does not fit this optimizer:\n  " + "\n  ".join(shown))
+        raise ValueError(_listed(problems))
     loaded = [{**group, **_options(source, group)} for source, group in zip(saved_groups, groups, strict=True)]
-    restored: dict[Tensor, dict[str, Any]] = {}
     for index, group in enumerate(loaded):
         check(group, f"group {index} of the state dict")
+    problems = _state_problems(saved_groups, saved_state, loaded, expected)
+    if problems:
+        raise ValueError(_listed(problems))
+    restored: dict[Tensor, dict[str, Any]] = {}
+    for group in loaded:
         for name, param in zip(group["param_names"], group["params"], strict=True):
             if entry := saved_state.get(name):
                 like = expected(param, group)
-                restored[param] = {key: _restore(entry[key], param, group, like[key][1]) for key in like}
-    state.clear()
-    state.update(restored)
-    for group, new in zip(groups, loaded, strict=True):
-        group.update(new)
+                restored[param] = {k: _restore(entry[k], param, group, like[k][1]) for k in like if k in entry}
+    return loaded, restored
+
+
+def _listed(problems: Sequence[str]) -> str:
+    more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
+    return "the state dict does not fit this optimizer:\n  " + "\n  ".join([*problems[:_SHOWN], *more])
+
+
+def check_form(saved: Any) -> None:
+    """Refuse what has not the form of an optimizer's state dict.
+
+    Raises:
+        ValueError: If a key is missing, or a parameter is there twice.
+        TypeError: If a part has a wrong type.
+    """
+    if not isinstance(saved, Mapping):
+        raise TypeError(f"load_state_dict takes the result of state_dict(), got a {type(saved).__name__}.")
+    if not {"state", "param_groups"} <= set(saved):
+        shown = ", ".join(repr(str(key)) for key in list(saved)[:4]) + (", ..." if len(saved) > 4 else "")
+        raise ValueError(
+            'the state dict of an optimizer has the keys "state" and "param_groups"; this one has '
+            f"{len(saved)} keys: {shown}. Was the state dict of a model passed?"
+        )
+    state, groups = saved["state"], saved["param_groups"]
+    if not isinstance(state, Mapping) or not all(isinstance(entry, Mapping) for entry in state.values()):
+        raise TypeError('"state" of a state dict must map each parameter to a dict of its tensors.')
+    if not isinstance(groups, Sequence) or not all(isinstance(group, Mapping) for group in groups):
+        raise TypeError('"param_groups" of a state dict must be a list of dicts.')
+    seen: set[Any] = set()
+    for index, group in enumerate(groups):
+        where = f"group {index} of the state dict"
+        keys = group.get("params")
+        if not isinstance(keys, Sequence) or not all(isinstance(key, int | str) for key in keys):
+            raise TypeError(f'{where}: "params" must be a list of numbers (or names), got {keys!r}.')
+        names = group.get("param_names", keys)
+        if not isinstance(names, Sequence) or not all(isinstance(name, int | str) for name in names):
+            raise TypeError(f'{where}: "param_names" must be a list of names, got {names!r}.')
+        for key in keys:
+            if key in seen:
+                raise ValueError(f"{where}: the parameter {key!r} is in the state dict twice.")
+            seen.add(key)
 
 
 def _options(source: Mapping[str, Any], group: Mapping[str, Any]) -> dict[str, Any]:
     """The saved options. torch.distributed.checkpoint turns tuples into lists, which become tuples again."""
-    kept = {key: value for key, value in source.items() if key not in ("params", "param_names")}
+    kept = {key: value for key, value in source.items() if key not in ("params", "param_names", CHAIN)}
     return {k: tuple(v) if isinstance(v, list) and isinstance(group.get(k), tuple) else v for k, v in kept.items()}
 
 
@@ -94,15 +144,12 @@ def bare(names: Iterable[str]) -> dict[str, str]:
 
 def _by_name(saved: Mapping[str, Any], groups: Groups) -> tuple[Groups, dict[str, Any]]:
     """Saved groups and state, with this optimizer's names for all parameters that match."""
-    if not {"state", "param_groups"} <= set(saved):
-        shown = ", ".join(repr(str(key)) for key in list(saved)[:4]) + (", ..." if len(saved) > 4 else "")
-        raise ValueError(
-            'the state dict of an optimizer has the keys "state" and "param_groups"; this one has '
-            f"{len(saved)} keys: {shown}. Was the state dict of a model passed?"
-        )
     ours = [name for group in groups for name in group["param_names"]]
     keys = [key for group in saved["param_groups"] for key in group["params"]]
     theirs = [name for group in saved["param_groups"] for name in group.get("param_names", group["params"])]
+    twice = [name for name, count in Counter(theirs).items() if count > 1]
+    if len(theirs) == len(keys) and twice:
+        raise ValueError(f"the state dict has the parameter name {twice[0]!r} twice.")
     if len(theirs) != len(keys):
         raise ValueError(
             f'the state dict has {len(keys)} parameters in the "params" of its groups, but {len(theirs)} "param_names".'
@@ -110,16 +157,16 @@ def _by_name(saved: Mapping[str, Any], groups: Groups) -> tuple[Groups, dict[str
     if _unnamed(ours) or _unnamed(theirs):
         names = _by_position(saved["param_groups"], groups)
     else:
-        names = _renamed(theirs, [key for key in saved["state"] if isinstance(key, str)], ours)
+        names = renamed(theirs, [key for key in saved["state"] if isinstance(key, str)], ours)
     told = dict(zip(keys, (names[name] for name in theirs), strict=True))
     told |= {key: names.get(key, str(key)) for key in saved["state"] if key not in told}
-    renamed = [{**group, "params": [told[key] for key in group["params"]]} for group in saved["param_groups"]]
-    return renamed, {told[key]: entry for key, entry in saved["state"].items()}
+    mapped = [{**group, "params": [told[key] for key in group["params"]]} for group in saved["param_groups"]]
+    return mapped, {told[key]: entry for key, entry in saved["state"].items()}
 
 
 def _unnamed(names: Sequence[Any]) -> bool:
-    """Whether all are positions, or names made from positions."""
-    return all(not isinstance(name, str) or _NUMBERED.fullmatch(name) for name in names)
+    """Whether some are positions, or all are names made from positions."""
+    return any(not isinstance(name, str) for name in names) or all(_NUMBERED.fullmatch(name) for name in names)
 
 
 def _by_position(saved_groups: Groups, groups: Groups) -> dict[Any, str]:
@@ -139,7 +186,7 @@ def _by_position(saved_groups: Groups, groups: Groups) -> dict[Any, str]:
     }
 
 
-def _renamed(theirs: Sequence[str], more: Sequence[str], ours: Sequence[str]) -> dict[str, str]:
+def renamed(theirs: Sequence[str], more: Sequence[str], ours: Sequence[str]) -> dict[str, str]:
     """{saved name: this optimizer's name}. If they do not agree up to wrappers, the saved name itself."""
     own = {short: name for name, short in bare(ours).items()}
     found = {name: own.get(short, short) for name, short in bare([*theirs, *more]).items()}
@@ -169,30 +216,75 @@ def _group_problems(saved_groups: Groups, groups: Groups) -> list[str]:
     return problems
 
 
-def _state_problems(saved_groups: Groups, saved_state: dict[str, Any], groups: Groups, expected: Expected) -> list[str]:
-    """State with keys missing or too many, of another shape, or of an unknown parameter."""
+def _chain_problems(saved_groups: Groups, groups: Groups, wanted: Wanted) -> list[str]:
+    """Groups saved by an optimizer with other rules, or without an option that the rules read."""
     problems: list[str] = []
-    for group, source in zip(groups, saved_groups, strict=True):
+    for index, (source, group) in enumerate(zip(saved_groups, groups, strict=True)):
+        chain, needed = wanted(group["rule"])
+        saved = source.get(CHAIN, chain)
+        missing = [key for key in needed if key not in source]
+        if group["rule"] != "adamw" and saved != chain:
+            problems.append(
+                f"group {index} was saved by an optimizer whose rules are {saved}; the rules here are {chain}"
+            )
+        elif missing:
+            problems.append(
+                f"group {index} lacks {missing}; was it saved by another optimizer? The rules here: {chain}"
+            )
+    return problems
+
+
+def _state_problems(saved_groups: Groups, saved_state: dict[str, Any], loaded: Groups, expected: Expected) -> list[str]:
+    """State with keys missing or too many, of another shape or kind, or of an unknown parameter."""
+    problems: list[str] = []
+    for group, source in zip(loaded, saved_groups, strict=True):
         for name, param in zip(group["param_names"], group["params"], strict=True):
             if entry := saved_state.get(name):
-                like = expected(param, {**group, **source, "params": group["params"]})
-                problems += [f"{name}: {problem}" for problem in _entry_problems(entry, like)]
-    known = {name for group in groups for name in group["param_names"]}
+                like = expected(param, group)
+                # A file without "rounding" has no state of it. It begins at zero.
+                new = () if "rounding" in source else set(like) - set(expected(param, {**group, "rounding": "nearest"}))
+                missing = [key for key in like if key not in entry and key not in new]
+                problems += [f"{name}: state {key!r} is missing" for key in missing]
+                problems += [f"{name}: state {key!r} is unexpected" for key in entry if key not in like]
+                both = [(key, kind) for key, kind in like.items() if key in entry]
+                problems += [
+                    f"{name}: {p}" for key, kind in both if (p := _value_problem(entry[key], key, kind, param))
+                ]
+    known = {name for group in loaded for name in group["param_names"]}
     return problems + [f"{name}: state of a parameter in no group" for name in saved_state if name not in known]
 
 
-def _entry_problems(entry: Mapping[str, Any], like: StateLike) -> list[str]:
-    """The problems of the state of one parameter."""
-    problems = [f"state {key!r} is missing" for key in like if key not in entry]
-    problems += [f"state {key!r} is unexpected" for key in entry if key not in like]
-    for key, (shape, _) in like.items():
-        if key not in entry:
-            continue
-        if not isinstance(entry[key], Tensor | int | float):
-            problems.append(f"state {key!r} is a {type(entry[key]).__name__}, wanted a tensor")
-        elif tuple(torch.as_tensor(entry[key]).shape) != shape:
-            problems.append(f"state {key!r} has shape {tuple(torch.as_tensor(entry[key]).shape)}, wanted {shape}")
-    return problems
+def _value_problem(value: Any, key: str, kind: tuple[tuple[int, ...], torch.dtype | None], param: Tensor) -> str | None:
+    """Why a saved value cannot be the state `key` of a parameter; None if it can."""
+    shape, dtype = kind
+    what = f"state {key!r}"
+    if isinstance(value, bool) or not isinstance(value, Tensor | int | float):
+        return f"{what} is a {type(value).__name__}, wanted a tensor"
+    x = torch.as_tensor(value)
+    if any(k.__name__ == "DTensor" for k in type(x).__mro__):
+        return f"{what} is a DTensor, wanted a whole tensor (full_tensor() gives it)"
+    if tuple(x.shape) != shape:
+        return f"{what} has shape {tuple(x.shape)}, wanted {shape}"
+    if x.layout is not torch.strided or x.is_quantized:
+        return f"{what} is {'quantized' if x.is_quantized else 'sparse'}, wanted a dense tensor"
+    if x.is_meta:
+        return f"{what} is on the meta device and has no values"
+    if dtype is None:
+        return None if x.dtype is not torch.bool and _is_count(x) else f"{what} is {value!r}, wanted a count of steps"
+    wanted = "complex" if param.is_complex() else "floating-point"
+    if not (x.is_complex() if param.is_complex() else x.is_floating_point()):
+        return f"{what} is {x.dtype}, wanted {wanted} numbers"
+    square = key.endswith("_sq") or key == "row_moment"
+    if bool(x.isnan().any()) or (not square and not bool(x.isfinite().all())):
+        return f"{what} holds {'NaN' if bool(x.isnan().any()) else 'infinity'}: the run that saved it had diverged"
+    if square and not x.is_complex() and bool((x < 0).any()):
+        return f"{what} holds negative numbers, but it is an average of squares"
+    return None
+
+
+def _is_count(x: Tensor) -> bool:
+    """Whether a number is a whole one, at least 0."""
+    return not x.is_complex() and 0 <= float(x) < math.inf and float(x).is_integer()
 
 
 def _restore(value: Any, param: Tensor, group: Mapping[str, Any], dtype: torch.dtype | None) -> Tensor:

@@ -5,15 +5,22 @@ Layouts stay outside the group: a group is saved in the state dict, which may ho
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from .matrices.layout import Layout, linear
+from .options import check_options, check_scale
+from .rest import OPTIONS as REST_OPTIONS
+from .words import ruled
 
-__all__ = ["as_groups", "check_parameters", "check_used", "layouts_for", "lent", "named"]
+if TYPE_CHECKING:
+    from .optimizer import MatrixOptimizer
+
+__all__ = ["as_groups", "check_used", "lent", "prepared"]
 
 
 def as_groups(params: Any, optimizer: str) -> list[dict[str, Any]]:
@@ -40,6 +47,40 @@ def as_groups(params: Any, optimizer: str) -> list[dict[str, Any]]:
     if not all(dicts):
         raise TypeError(f"{optimizer} got dicts and tensors in one list. Put the tensors into a dict of their own.")
     return [dict(group) for group in groups]
+
+
+def prepared(optimizer: "MatrixOptimizer", given: Any) -> tuple[dict[str, Any], list[Layout]]:
+    """A group with all options of its rule and (name, tensor) pairs, and the layouts of its matrices.
+
+    Raises:
+        TypeError, ValueError: See `MatrixOptimizer`. The message names optimizer and group; nothing has changed.
+    """
+    where = f"{type(optimizer).__name__}: group {len(optimizer.param_groups)}"
+    if not isinstance(given, Mapping) or "params" not in given:
+        raise TypeError(f'{where} must be a dict with "params", got {given!r}.')
+    group = ruled(given, type(optimizer).__name__, optimizer.others, where)
+    rule = group.setdefault("rule", "matrix")
+    known = ("matrix", "adamw", *optimizer.others)
+    if rule not in known:
+        raise ValueError(f"{where} has rule {rule!r}; the rules are {known}. Give others in rules={{...}}.")
+    own = optimizer.own_options(rule)
+    other = {*REST_OPTIONS, *optimizer.defaults}.union(*(lender.defaults for lender in optimizer.others.values()))
+    check_options(group, own, other - set(own), f"{where} (rule {rule!r})")
+    try:
+        names, params = named(group["params"], len(optimizer.param_groups))
+        taken = [pair for g in optimizer.param_groups for pair in zip(g["param_names"], g["params"], strict=True)]
+        check_parameters(names, params, taken, rule)
+        layout = group.pop("layout", None)
+        layouts = [] if rule == "adamw" else layouts_for(layout, names, params)
+    except (TypeError, ValueError) as error:
+        raise (TypeError if isinstance(error, TypeError) else ValueError)(f"{where}: {error}") from error
+    group.pop("param_names", None)
+    group |= {key: value for key, value in own.items() if key not in group}
+    optimizer.check_group(group, where, {shape for layout in layouts for shape in layout.shapes})
+    if layouts:
+        check_scale(optimizer.scale_of(rule, group["scale"]), layouts, where)
+    group["params"] = list(zip(names, params, strict=True))
+    return group, layouts
 
 
 def named(params: Any, index: int) -> tuple[list[str], list[Tensor]]:
@@ -94,21 +135,55 @@ def layouts_for(given: Any, names: Sequence[str], params: Sequence[Tensor]) -> l
     return layouts
 
 
-def check_parameters(names: Sequence[str], params: Sequence[Tensor], taken: set[str], rule: str) -> None:
-    """Refuse names and tensors that appear twice, and matrix parameters that are complex or integer."""
-    seen: dict[int, str] = {}
+def check_parameters(
+    names: Sequence[str], params: Sequence[Tensor], taken: Sequence[tuple[str, Tensor]], rule: str
+) -> None:
+    """Refuse parameters that cannot be optimized, and names and tensors that appear twice.
+
+    `taken` has the name and tensor of all parameters in earlier groups.
+    """
+    known, seen = {name for name, _ in taken}, {id(param): name for name, param in taken}
     for name, param in zip(names, params, strict=True):
-        if name in taken:
+        if name in known:
             raise ValueError(f"two parameters are called {name!r}. Checkpoints need different names, so rename one.")
+        if id(param) in {id(other) for _, other in taken}:
+            raise ValueError(f"parameter {name!r} appears in more than one parameter group. Leave it in one.")
         if id(param) in seen:
             raise ValueError(f"parameters {seen[id(param)]!r} and {name!r} are the same tensor. Pass it once.")
-        if rule != "adamw" and not param.is_floating_point():
-            raise TypeError(f"parameter {name!r} is {param.dtype}; the matrix rule needs a real floating-point dtype.")
-        taken = taken | {name}
+        _check_parameter(name, param, rule)
+        known.add(name)
         seen[id(param)] = name
 
 
-def lent(rules: Any, kind: type[Optimizer]) -> dict[str, Any]:
+def _check_parameter(name: str, param: Tensor, rule: str) -> None:
+    """Refuse a tensor that has no weights of its own to be moved here."""
+    refused = f"parameter {name!r}"
+    if is_lazy(param):
+        raise TypeError(f"{refused} has no shape yet. Run the model once on an example batch, then make the optimizer.")
+    if any(kind.__name__ == "DTensor" for kind in type(param).__mro__):
+        raise TypeError(
+            f"{refused} is a DTensor, a part of a sharded or replicated parameter. Optimizers here need whole "
+            "parameters until many processes are served: use DistributedDataParallel, which keeps them whole."
+        )
+    if param.is_meta:
+        raise TypeError(
+            f"{refused} is on the meta device and has no values. Make the optimizer after the weights exist."
+        )
+    if param.layout is not torch.strided or param.is_nested or param.is_quantized:
+        kind = "quantized" if param.is_quantized else "nested" if param.is_nested else "sparse"
+        raise TypeError(f"{refused} is {kind}; the rules need a dense tensor of floating-point numbers.")
+    dtypes = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    if param.dtype not in dtypes and not (rule == "adamw" and param.is_complex()):
+        need = "the matrix rule needs a real" if rule != "adamw" else "AdamW needs a"
+        raise TypeError(f"{refused} is {param.dtype}; {need} floating-point dtype of 16, 32 or 64 bits.")
+    if not param.is_leaf:
+        raise ValueError(
+            f"{refused} is no leaf: it is the result of an operation, so its gradient is not kept. Pass the parameter "
+            "it was made of, or a detached tensor."
+        )
+
+
+def lent(rules: Any, kind: type[Optimizer], optimizer: str) -> dict[str, Any]:
     """{name: optimizer without parameters} for further `rules`, functions from parameters to a `kind` of optimizer.
 
     Raises:
@@ -116,31 +191,35 @@ def lent(rules: Any, kind: type[Optimizer]) -> dict[str, Any]:
         ValueError: If a name is taken or is no word, or an option of an optimizer is out of range.
     """
     if rules is not None and not isinstance(rules, Mapping):
-        raise TypeError(f"rules must map names to functions such as partial(PolarGrad, lr=1.0), got {rules!r}.")
+        raise TypeError(
+            f"{optimizer}: rules must map names to functions such as partial(PolarGrad, lr=1.0), got {rules!r}."
+        )
     made: dict[str, Any] = {}
     for name, make in (rules or {}).items():
         if not isinstance(name, str) or not name.isidentifier() or name in ("matrix", "adamw", "frozen"):
-            raise ValueError(f'the name of a rule must be a word other than "matrix", "adamw", "frozen"; got {name!r}.')
+            raise ValueError(
+                f'{optimizer}: the name of a rule must be a word other than "matrix", "adamw", "frozen"; got {name!r}.'
+            )
         lender = make([{"params": []}]) if callable(make) else make
         if not isinstance(lender, kind) or not callable(make):
             raise TypeError(
-                f"rules[{name!r}] must be a function from parameters to an optimizer of matrices, such as "
+                f"{optimizer}: rules[{name!r}] must be a function from parameters to an optimizer of matrices, such as "
                 f"functools.partial(PolarGrad, lr=1.0); got {make!r}."
             )
         made[name] = lender
     return made
 
 
-def check_used(groups: Sequence[Mapping[str, Any]], rules: Iterable[str], rest: bool) -> None:
+def check_used(groups: Sequence[Mapping[str, Any]], rules: Iterable[str], rest: bool, optimizer: str) -> None:
     """Raise ValueError if no group uses one of the further `rules`, or `rest` (whether ``rest=`` was given)."""
     idle = [rule for rule in rules if all(group["rule"] != rule for group in groups)]
     if idle:
         raise ValueError(
-            f'rules={idle} were given, but no group has them. Give a group "rule": {idle[0]!r}, or name it in '
-            "plan(model, overrides={pattern: rule}), or leave out rules=."
+            f'{optimizer}: rules={idle} were given, but no group has them. Give a group "rule": {idle[0]!r}, or name '
+            "it in plan(model, overrides={pattern: rule}), or leave out rules=."
         )
     if rest and all(group["rule"] != "adamw" for group in groups):
         raise ValueError(
-            "rest= was given, but no parameter would use it: every group has the matrix rule. Pass plan(model), give "
-            'the groups of embeddings, head, norms and biases "rule": "adamw", or leave out rest=.'
+            f"{optimizer}: rest= was given, but no parameter would use it: every group has the matrix rule. Pass "
+            'plan(model), give the groups of embeddings, head, norms and biases "rule": "adamw", or leave out rest=.'
         )

@@ -5,7 +5,7 @@ momentum is the one most aligned with it. The rest of the model follows torch's 
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from .optimizer import MatrixOptimizer
 from .rules.ema import Ema
 from .rules.polar import Polar
 from .scale import Scale
+from .switch import adopted, as_torch
 
 __all__ = ["Muon"]
 
@@ -33,12 +34,16 @@ class Muon(MatrixOptimizer):
 
     There is no epsilon: the update is the same for gradients of norm 1e-30 and 1e30, and zero for a zero gradient. NaN
     and infinite gradients reach the weights, because a check would cost a synchronisation. Use a GradScaler, or test
-    the loss.
+    the loss. `Exact` refuses them: then the step raises ValueError with the parameter's name before anything changes.
+
+    `from_torch` goes on where torch.optim.Muon or one of Keller Jordan's is, `to_torch` goes back, and
+    `load_state_dict` takes their checkpoints.
 
     Args:
         params: ``plan(model)``, or an iterable of 2-D tensors, of (name, tensor) pairs, or of dict groups. A group may
             set any option below that is not an object, ``"rule": "adamw"``, or ``"layout"`` (`matfn.optim.layout`) for
-            tensors that are not 2-D.
+            tensors that are not 2-D. The flags ``use_muon`` and ``algorithm`` of other Muons become the rule; their
+            other words (ns_steps, adjust_lr_fn, ...) are refused with ours.
         lr: Learning rate, >= 0, for the exact polar factor times the scale. 0.02 suits hidden matrices under the
             "jordan" scale. Under "moonlight" use the learning rate tuned for AdamW.
         momentum: In [0, 1). 0.95 is the usual choice.
@@ -56,6 +61,12 @@ class Muon(MatrixOptimizer):
             that are more than products, such as `QDWH`, and float64 for float64 weights.
         engine: How the polynomials are applied, `Direct()` or `Gram(...)`. None is a choice by counted products.
         products: The matrix products, such as `matfn.kernels.EAGER`. None is a choice by machine, dtype and size.
+        rounding: How half-precision weights are rounded after a move, of the matrices and of the rest. "nearest" loses
+            updates below half a unit in the last place, and in bfloat16 that is most of them at small learning rates.
+            "stochastic" rounds up or down at random, right on average. "compensated" keeps what rounding left in a
+            second buffer of the weights' dtype (docs/optimizers.md has the memory). Other weights move as before.
+        seed: Of the noise of "stochastic", which follows from the seed, the parameter's name and the number of its
+            step. So it is the same on every process, and a resumed run has the same bits.
         rules: {name: function from parameters to an optimizer} for further groups. For example
             ``{"polargrad": functools.partial(PolarGrad, lr=1.0)}`` serves groups with ``"rule": "polargrad"``, and its
             options are their defaults.
@@ -94,10 +105,54 @@ class Muon(MatrixOptimizer):
         precision: torch.dtype | None = None,
         engine: Engine | None = None,
         products: Products | None = None,
+        rounding: str = "nearest",
+        seed: int = 0,
         rules: Mapping[str, Callable[[Any], MatrixOptimizer]] | None = None,
         rest: Mapping[str, Any] | None = None,
     ) -> None:
         options = {"lr": lr, "momentum": momentum, "nesterov": nesterov}
         options |= {"weight_decay": weight_decay, "cautious": cautious, "scale": scale}
+        options |= {"rounding": rounding, "seed": seed}
         polar = Polar(method, precision, engine, products, owner=type(self).__name__)
         super().__init__(params, options, (Ema(), polar), rules=rules, rest=rest)
+
+    @classmethod
+    def from_torch(
+        cls, optimizer: torch.optim.Optimizer, adamw: torch.optim.AdamW | None = None, **options: Any
+    ) -> Self:
+        """Go on from torch.optim.Muon, or one of Keller Jordan's: same parameters, momentum, options and steps.
+
+        ns_steps and ns_coefficients become the method, in bfloat16 as there; adjust_lr_fn becomes the scale ("original"
+        is "jordan", "match_rms_adamw" is "moonlight"); groups with ``use_muon=False`` get the rule "adamw". A warning
+        says what has no counterpart: an eps above 1e-7, and Jordan's scale of convolutions.
+
+        Schedulers hold the old optimizer, so make new ones. The other optimizer does not change; do not use it again.
+
+        Args:
+            optimizer: The Muon.
+            adamw: torch's AdamW that moves the other parameters, to be taken over too.
+            options: Arguments of this class that go before those taken over, such as ``method=PolarExpress()``.
+
+        Raises:
+            TypeError: If an optimizer is of another kind.
+            ValueError: If groups have different steps, or Muon refuses a parameter.
+        """
+        name = f"{cls.__name__}.from_torch"
+        groups, taken, state = adopted(optimizer, adamw, name)
+        found = cls(groups, **{**taken, **options})
+        found.load_state_dict(state)
+        return found
+
+    def to_torch(self) -> tuple[torch.optim.Optimizer, torch.optim.AdamW | None]:
+        """The same in torch's own words: torch.optim.Muon for the matrices, AdamW for the rest or None without a rest.
+
+        Momentum is rounded to the dtype of the weights, as torch keeps it. Options are those of the groups. Steps that
+        repeat one quintic polynomial become ns_coefficients and ns_steps; for any other method a warning says that
+        torch goes on with its own.
+
+        Raises:
+            ValueError: If a matrix is cut or has other axes than (out, in), or a group has a rule, a scale or an option
+                that torch lacks.
+            RuntimeError: If this torch has no Muon (before 2.9).
+        """
+        return as_torch(self, f"{type(self).__name__}.to_torch")

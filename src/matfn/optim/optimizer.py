@@ -13,6 +13,7 @@ the optimizer, because groups are saved in the state dict.
 """
 
 import itertools
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
@@ -20,21 +21,36 @@ import torch
 from torch import Tensor
 
 from . import checkpoint
-from .groups import as_groups, check_parameters, check_used, layouts_for, lent, named
-from .matrices.buckets import Bucket, Kind, Run, Slot, check_gradients, fill_buckets, move
+from .groups import as_groups, check_used, lent, prepared
+from .guards import Kept, Members, check_finite, check_groups, check_members, warn_of_frozen
+from .matrices.buckets import Bucket, Kind, Run, Slot, fill_buckets, move
 from .matrices.exchange import Exchange
 from .matrices.layout import Layout
 from .matrices.padding import directions, joined
-from .options import check_options, check_scale, check_values
-from .rest import OPTIONS as REST_OPTIONS
+from .matrices.rounding import COMPENSATION, half
+from .options import check_defaults, check_scale, check_values
 from .rest import RestRule, StateLike
 from .rules.rule import Elementwise, Rule
 from .scale import SCALES, Scale
-from .state import COUNTER, check_state, count, described, make_state
+from .state import COUNTER, check_state, count, described, kinds_of, make_state
+from .switch import as_ours
+from .words import naming_arguments, refuse_flags
 
 __all__ = ["MatrixOptimizer"]
 
 Lender = Callable[[Any], "MatrixOptimizer"]
+
+
+def plain_values(group: Mapping[str, Any]) -> dict[str, Any]:
+    """What can be compared without waiting for a device. Tensors stand for their shape, dtype and device alone."""
+    names, params = group.get("param_names", ()), group.get("params", ())
+    plain = {k: Kept(x.shape, x.dtype, x.device) if isinstance(x, Tensor) else x for k, x in group.items()}
+    return {**plain, "param_names": tuple(names), "params": len(params)}
+
+
+def kind_of(gradient: Tensor | None) -> tuple[Any, ...]:
+    """What rules need to know of a gradient."""
+    return () if gradient is None else (gradient.layout, gradient.dtype, gradient.device)
 
 
 class MatrixOptimizer(torch.optim.Optimizer):
@@ -44,7 +60,8 @@ class MatrixOptimizer(torch.optim.Optimizer):
         params: A Plan, or an iterable of tensors, (name, tensor) pairs or dict groups. A group may have ``"rule"``:
             "matrix" (the default), "adamw" or a name in `rules`; and ``"layout"``: a function of the shape, or one
             Layout per parameter.
-        defaults: Options of matrix groups: lr, weight_decay, cautious, scale, and the options that the rules read.
+        defaults: Options of matrix groups: lr, weight_decay, cautious, scale, and the options that the rules read
+            (`Rule.reads`). "rounding" and "seed" may be left out; their defaults are "nearest" and 0.
         chain: An elementwise rule, then matrix rules, in order; see `matfn.optim.rules.rule`.
         rules: Further rules, as in `Muon`.
         rest: Options of torch.optim.AdamW for the adamw groups. None takes AdamW's own defaults.
@@ -58,9 +75,10 @@ class MatrixOptimizer(torch.optim.Optimizer):
         after_move: Hooks, functions of (bucket), called in order after its weights have moved.
 
     Raises:
-        ValueError: If an option is out of range, misspelt or unused, a matrix parameter is no matrix, or a name is used
-            twice.
-        TypeError: If `params` or an option has a wrong type, or a matrix parameter is complex or integer.
+        ValueError: If an option is missing, out of range, misspelt or unused, a matrix parameter is no matrix, or a
+            name is used twice.
+        TypeError: If `params` or an option has a wrong type, or a parameter cannot be optimized (integer, sparse, meta,
+            no leaf, sharded), or is complex and a matrix.
     """
 
     # Attributes kept by pickling and deepcopy beside groups and state. A subclass adds its own.
@@ -77,10 +95,11 @@ class MatrixOptimizer(torch.optim.Optimizer):
         rest: Mapping[str, Any] | None = None,
     ) -> None:
         name = type(self).__name__
+        defaults = {"rounding": "nearest", "seed": 0, **check_defaults(defaults, chain, name)}
         self.layouts: dict[Tensor, Layout] = {}
         self.scales: dict[str, Scale] = dict(self.named_scales)
         self.chain = chain
-        self.others: dict[str, MatrixOptimizer] = lent(rules, MatrixOptimizer)
+        self.others: dict[str, MatrixOptimizer] = lent(rules, MatrixOptimizer, name)
         self.rest = RestRule(rest, f"{name}: rest")
         self._start()
         if not isinstance(defaults["scale"], str):
@@ -88,10 +107,18 @@ class MatrixOptimizer(torch.optim.Optimizer):
             self.scales["custom"] = defaults["scale"]
             defaults = {**defaults, "scale": "custom"}
         super().__init__(as_groups(params, name), defaults)
-        check_used(self.param_groups, self.others, rest is not None and not hasattr(params, "groups"))
+        self._frozen = [(e.name, e.parameter) for e in getattr(params, "entries", ()) if e.rule == "frozen"]
+        check_used(self.param_groups, self.others, rest is not None and not hasattr(params, "groups"), name)
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__init__" in vars(cls):
+            cls.__init__ = naming_arguments(cls.__init__)
 
     def _start(self) -> None:
         """Set the attributes that copies and checkpoints do not have."""
+        self._frozen: list[tuple[str, Tensor]] = []
+        self._options: list[dict[str, Any]] = []  # of all groups, when they were last checked
         self.before_move: list[Callable[[Bucket, Tensor], object]] = []
         self.after_move: list[Callable[[Bucket], object]] = []
         self._exchange = Exchange()
@@ -113,37 +140,44 @@ class MatrixOptimizer(torch.optim.Optimizer):
         """The optimizer that gives groups of a matrix rule their chain, default options and scales."""
         return self if rule == "matrix" else self.others[rule]
 
+    def own_options(self, rule: str) -> dict[str, Any]:
+        """The options of groups of a rule, with defaults. Rounding is the optimizer's, unless a rule has its own."""
+        own = self.rest.defaults if rule == "adamw" else self.lender(rule).defaults
+        rounding = {key: self.defaults[key] for key in ("rounding", "seed")}
+        return {**own, **rounding} if own.get("rounding", "nearest") == "nearest" else dict(own)
+
     def scale_of(self, rule: str, name: str) -> Scale:
         """The scale of this name for groups of a matrix rule."""
         return self.lender(rule).scales[name]
 
     def kinds(self, shape: tuple[int, ...], options: Mapping[str, Any]) -> dict[str, Kind]:
-        """The state of a group's chain for matrices of a shape; see `Rule.state`. Rules must use different keys."""
-        found: dict[str, Kind] = {}
-        for rule in self.lender(options["rule"]).chain:
-            for key, kind in rule.state(shape, options).items():
-                if (key == COUNTER) != (kind == "counter"):
-                    raise ValueError(f'{rule!r} keeps {key!r} of the kind {kind!r}: "step" is the key of the counter.')
-                if key in found and key != COUNTER:
-                    raise ValueError(f"{rule!r} keeps {key!r}, as another rule of its chain does: choose another key.")
-                found[key] = kind
-        return found
+        """The state of a group's chain for matrices of a shape; see `Rule.state`."""
+        return kinds_of(self.lender(options["rule"]).chain, shape, options)
 
     def state_like(self, param: Tensor, group: Mapping[str, Any]) -> StateLike:
         """Shape and dtype of each state tensor of a parameter. Checkpoints are compared with it."""
+        rounded = half(param) and group["rounding"] != "nearest"
         if group["rule"] == "adamw":
-            return self.rest.state_like(param, group)
-        return described(param, self.layouts[param], lambda shape: self.kinds(shape, group))
+            found = self.rest.state_like(param, group, torch.float32 if rounded else param.dtype)
+        else:
+            found = described(param, self.layouts[param], lambda shape: self.kinds(shape, group))
+        if rounded and group["rounding"] == "compensated":
+            found[COMPENSATION] = (tuple(param.shape), param.dtype)
+        elif rounded:
+            found[COUNTER] = ((), None)  # the noise of each step is another
+        return found
 
     def check_group(self, group: Mapping[str, Any], where: str, shapes: Iterable[tuple[int, ...]] = ()) -> None:
-        """Refuse option values of a group that are out of range; see `Rule.check`."""
+        """Refuse option values of a group that are out of range; see `Rule.check`. Options may be left out."""
+        refuse_flags(group, set(self.own_options(group["rule"])), where)
         if group["rule"] == "adamw":
             check_values(group, where, scales=())
             return
         lender = self.lender(group["rule"])
         check_values(group, where, scales=lender.scales)
         for rule in lender.chain:
-            rule.check(group, where, shapes)
+            if all(key in group for key in rule.reads):
+                rule.check(group, where, shapes)
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -159,10 +193,17 @@ class MatrixOptimizer(torch.optim.Optimizer):
             closure: Evaluates the model again and returns the loss, which `step` returns.
 
         Raises:
-            RuntimeError: If a matrix parameter has a sparse or complex gradient, or the model was converted to another
-                dtype or device after its state was made. Nothing has changed then.
-            ValueError: If an AdamW group has "momentum" that no cyclic scheduler of torch wrote.
+            RuntimeError: If a gradient is sparse (or complex, for a matrix), a group or parameter was replaced or
+                resized, or the model was converted to another dtype or device after its state was made.
+            ValueError: If an option of a group was set to a value that it cannot have, or a method that refuses NaN
+                and infinity (such as `Exact`) would get one.
+            TypeError: If `closure` cannot be called, or an option of a group was set to another type.
+
+        In all these cases nothing has changed: no weight, no state. An error from inside a rule or a hook (out of
+        memory, say) may come when some parameters have moved; a note names those it was about.
         """
+        if closure is not None and not callable(closure):
+            raise TypeError(f"{type(self).__name__}.step takes a function of no arguments, got {closure!r}.")
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -171,17 +212,30 @@ class MatrixOptimizer(torch.optim.Optimizer):
         self._refresh()
         self._prepare()
         for lender, together in self._stacks:
-            for bucket, update in self._directions(lender, together):
-                for hook in self.before_move:
-                    hook(bucket, update)
-                move(bucket, self.scale_of, self._exchange.updates(bucket, update))
-                for hook in self.after_move:
-                    hook(bucket)
+            try:
+                self._move(lender, together)
+            except Exception as error:
+                names = ", ".join(dict.fromkeys(name for bucket in together for name in bucket.names))
+                error.add_note(f"This was in {type(self).__name__}.step, at the stack of the parameters {names}.")
+                raise
         self.rest.step([group for group in self.param_groups if group["rule"] == "adamw"], self.state)
         return loss
 
+    def _move(self, lender: "MatrixOptimizer", together: Sequence[Bucket]) -> None:
+        """Compute the directions of buckets that share a stack, and move their weights."""
+        for bucket, update in self._directions(lender, together):
+            for hook in self.before_move:
+                hook(bucket, update)
+            move(bucket, self.scale_of, self._exchange.updates(bucket, update))
+            for hook in self.after_move:
+                hook(bucket)
+
     def _refresh(self) -> None:
-        """Find the parameters with a gradient. If they have changed, sort them into buckets."""
+        """Find the parameters with a gradient, and check all that may have changed since the last step."""
+        plain = [plain_values(group) for group in self.param_groups]
+        if plain != self._options:
+            check_groups(self, plain)
+            self._options = plain
         active = [
             (index, name, param)
             for index, group in enumerate(self.param_groups)
@@ -189,30 +243,35 @@ class MatrixOptimizer(torch.optim.Optimizer):
             if param.grad is not None
         ]
         matrices = [member for member in active if self.param_groups[member[0]]["rule"] != "adamw"]
-        check_gradients((name, param) for _, name, param in matrices)
-        groups = tuple(id(group) for group in self.param_groups)
-        key = (groups, *((index, id(param), param.dtype, param.device) for index, _, param in active))
-        if key == self._key:
-            return
+        groups = tuple((id(group), group["rounding"]) for group in self.param_groups)
+        key = (groups, *((i, id(p), p.dtype, p.device, p.shape, *kind_of(p.grad)) for i, _, p in active))
+        if key != self._key:
+            check_members(self, active)
+            self._sort(active, matrices)
+            self._key = key
+        if any(rule.refuses_nan for lender in (self, *self.others.values()) for rule in lender.chain):
+            check_finite(self, matrices)
+        if self._frozen:
+            self._frozen = warn_of_frozen(self._frozen, type(self).__name__)
+
+    def _sort(self, active: Members, matrices: Members) -> None:
+        """Sort the parameters with a gradient into buckets."""
         likes = {param: self.state_like(param, self.param_groups[index]) for index, _, param in active}
         for _, name, param in active:
-            check_state(self.state.get(param, {}), param, likes[param], name)
+            check_state(self.state.get(param, {}), param, likes[param], f"{type(self).__name__}: parameter {name!r}")
         self._stacks = tuple(stack for name in ("matrix", *self.others) for stack in self._filled(name, matrices))
         moving = dict.fromkeys(slot.param for bucket in self.buckets for slot in bucket.slots)
         self._counted = tuple(param for param in moving if COUNTER in likes[param])
         for bucket in self.buckets:
             bucket.runs = self._runs(bucket)
         self._exchange.reserve(self.buckets)
-        self._key = key
 
-    def _filled(
-        self, rule: str, matrices: Sequence[tuple[int, str, Tensor]]
-    ) -> Iterator[tuple["MatrixOptimizer", tuple[Bucket, ...]]]:
+    def _filled(self, rule: str, matrices: Members) -> Iterator[tuple["MatrixOptimizer", tuple[Bucket, ...]]]:
         """The buckets of one rule, in tuples of those that are padded into one stack."""
         lender = self.lender(rule)
-        members = [(i, name, p, self.layouts[p]) for i, name, p in matrices if self.param_groups[i]["rule"] == rule]
+        entries = [(i, name, p, self.layouts[p]) for i, name, p in matrices if self.param_groups[i]["rule"] == rule]
         below = min((rule.padded_below for rule in lender.chain[1:]), default=0)
-        for together in joined(fill_buckets(members), below):
+        for together in joined(fill_buckets(entries), below):
             yield lender, together
 
     def _runs(self, bucket: Bucket) -> tuple[Run, ...]:
@@ -271,39 +330,23 @@ class MatrixOptimizer(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, as torch does; names, rule, layout and errors as for the class's `params`."""
-        group, index = dict(param_group), len(self.param_groups)
-        where = f"{type(self).__name__}: group {index}"
-        rule = group.setdefault("rule", "matrix")
-        known = ("matrix", "adamw", *self.others)
-        if rule not in known:
-            raise ValueError(f"{where} has rule {rule!r}; the rules are {known}. Give others in rules={{...}}.")
-        own = self.rest.defaults if rule == "adamw" else self.lender(rule).defaults
-        other = {*REST_OPTIONS, *self.defaults}.union(*(lender.defaults for lender in self.others.values()))
-        check_options(group, own, other - set(own), f"{where} (rule {rule!r})")
-        names, params = named(group["params"], index)
-        layout = group.pop("layout", None)
-        layouts = [] if rule == "adamw" else layouts_for(layout, names, params)
-        taken = {name for g in self.param_groups for name in g["param_names"]}
-        check_parameters(names, params, taken, rule)
-        group.pop("param_names", None)
-        group |= {key: value for key, value in own.items() if key not in group}
-        self.check_group(group, where, {shape for layout in layouts for shape in layout.shapes})
-        if layouts:
-            check_scale(self.scale_of(rule, group["scale"]), layouts, where)
-        group["params"] = list(zip(names, params, strict=True))
-        if not names:
+        group, layouts = prepared(self, param_group)
+        own, params = self.own_options(group["rule"]), [param for _, param in group["params"]]
+        if not params:
             group["param_names"] = []  # torch sets it only if there are parameters, but wants it in all groups or none
         super().add_param_group(group)
         for key in set(self.defaults) - set(own) - set(param_group):
             del group[key]  # torch gives every group the matrix defaults
         self.layouts.update(zip(params, layouts, strict=False))
+        added = {id(param) for param in params}
+        self._frozen = [(name, param) for name, param in self._frozen if id(param) not in added]
 
     def state_dict(self) -> dict[str, Any]:
         """Groups and state in torch's own format, with names; see `matfn.optim.checkpoint`."""
         for before in self._optimizer_state_dict_pre_hooks.values():
             before(self)
         self.rest.adopt_momentum(self.param_groups)
-        saved = checkpoint.dump(self.param_groups, self.state)
+        saved = checkpoint.dump(self.param_groups, self.state, lambda rule: self._wanted(rule)[0])
         for after in self._optimizer_state_dict_post_hooks.values():
             saved = after(self, saved) or saved
         return saved
@@ -312,18 +355,38 @@ class MatrixOptimizer(torch.optim.Optimizer):
         """Restore a result of `state_dict`, bit for bit. If it does not fit, nothing changes.
 
         Raises:
-            ValueError: If parameters are missing, unexpected, in another group or of another shape. All are named.
-            TypeError: If `state_dict` is no mapping, or an option in it has a wrong type.
+            ValueError: If parameters are missing, unexpected, in another group or of another shape (all are named), the
+                state has NaN or another kind of tensor, or another optimizer saved it.
+            TypeError: If `state_dict` is no mapping, or a part or an option of it has a wrong type.
         """
-        if not isinstance(state_dict, Mapping):
-            raise TypeError(f"load_state_dict takes the result of state_dict(), got a {type(state_dict).__name__}.")
+        name = type(self).__name__
+        saved = state_dict
+        try:
+            if isinstance(saved, Mapping):
+                saved = dict(saved)
+                for before in self._optimizer_load_state_dict_pre_hooks.values():
+                    saved = before(self, saved) or saved
+            saved, remarks = as_ours(saved, self)
+            groups, state = checkpoint.load(saved, self.param_groups, self.state_like, self.check_group, self._wanted)
+        except (TypeError, ValueError) as error:
+            raise (TypeError if isinstance(error, TypeError) else ValueError)(f"{name}: {error}") from error
         self.rest.adopt_momentum(self.param_groups)  # a momentum that a new scheduler wrote must not stay
-        saved = dict(state_dict)
-        for before in self._optimizer_load_state_dict_pre_hooks.values():
-            saved = before(self, saved) or saved
-        checkpoint.load(saved, self.param_groups, self.state, self.state_like, self.check_group)
+        self.state.clear()
+        self.state.update(state)
+        for group, new in zip(self.param_groups, groups, strict=True):
+            group.update({k: v for k, v in new.items() if k in group or k != "momentum"})
+        for text in remarks:
+            warnings.warn(f"{name}.load_state_dict: {text}", stacklevel=2)
         for after in self._optimizer_load_state_dict_post_hooks.values():
             after(self)
+
+    def _wanted(self, rule: str) -> tuple[str, tuple[str, ...]]:
+        """The names of the rules behind the rule of a group, and the options that they read."""
+        if rule == "adamw":
+            return "AdamW", ("lr", "betas", "eps", "weight_decay")
+        chain = self.lender(rule).chain
+        names = ", ".join(type(link).__name__ for link in chain)
+        return names, ("lr", "weight_decay", *dict.fromkeys(key for link in chain for key in link.reads))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), **{name: getattr(self, name) for name in self.kept}}
@@ -331,4 +394,6 @@ class MatrixOptimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.defaults.pop("differentiable", None)  # torch adds it for its own optimizers; it is no option here
+        for options in (self.defaults, *self.param_groups):  # a pickle of an earlier version has no rounding
+            options.update({"rounding": "nearest", "seed": 0, **options})
         self._start()

@@ -6,11 +6,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .matrices.layout import Layout
+from .matrices.rounding import ROUNDINGS
 
-__all__ = ["FOREIGN", "check_count", "check_number", "check_options", "check_scale", "check_values"]
+__all__ = [
+    "FOREIGN",
+    "check_count",
+    "check_defaults",
+    "check_number",
+    "check_options",
+    "check_scale",
+    "check_values",
+    "meant",
+]
 
 # Keys that other tools write into groups: schedulers and weight averaging of torch, layer-wise decay, loggers.
 FOREIGN = frozenset({"initial_lr", "max_lr", "min_lr", "base_lr", "swa_lr", "lr_scale", "lr_mult", "name"}) | frozenset(
@@ -35,12 +46,12 @@ def check_options(group: Mapping[str, Any], own: Iterable[str], other: Iterable[
             raise ValueError(f"{where} has option {key!r}, which its rule does not know. It knows {sorted(own)}.")
         if str(key).lower() in _ARGUMENTS:
             raise ValueError(f"{where} has {key!r}, which is an argument of the optimizer, the same for all groups.")
-        meant = _meant(key, own) or _meant(key, set(other))
-        if meant:
-            raise ValueError(f"{where} has an unknown option {key!r}; did you mean {meant!r}?")
+        close = meant(key, own) or meant(key, set(other))
+        if close:
+            raise ValueError(f"{where} has an unknown option {key!r}; did you mean {close!r}?")
 
 
-def _meant(key: object, options: set[str]) -> str | None:
+def meant(key: object, options: set[str]) -> str | None:
     """The option that a key resembles, or None."""
     word = str(key).lower().replace("-", "_")
     if word in _MEANT:
@@ -55,6 +66,25 @@ def _meant(key: object, options: set[str]) -> str | None:
     return next((option for option, letters in short.items() if close and letters == close[0]), None)
 
 
+def check_defaults(defaults: Any, chain: Any, where: str) -> dict[str, Any]:
+    """The default options of an optimizer, if the chain is one of rules and every option that it reads is there.
+
+    Raises:
+        TypeError: If `defaults` is no mapping, or `chain` no tuple of rules.
+        ValueError: If options are missing. The message names them and who reads them.
+    """
+    if not isinstance(defaults, Mapping):
+        raise TypeError(f"{where}: defaults must be a mapping of options such as dict(lr=0.02), got {defaults!r}.")
+    if not isinstance(chain, tuple) or not all(callable(getattr(rule, "update", None)) for rule in chain) or not chain:
+        raise TypeError(f"{where}: chain must be a tuple of an elementwise rule and matrix rules, got {chain!r}.")
+    readers = dict.fromkeys(("lr", "weight_decay", "cautious", "scale"), "MatrixOptimizer")
+    readers |= {key: type(rule).__name__ for rule in chain for key in getattr(rule, "reads", ())}
+    missing = [f"{key!r} (read by {reader})" for key, reader in readers.items() if key not in defaults]
+    if missing:
+        raise ValueError(f"{where}: the default options lack {', '.join(missing)}. They are {sorted(defaults)}.")
+    return dict(defaults)
+
+
 def check_values(group: Mapping[str, Any], where: str, scales: Iterable[str]) -> None:
     """Refuse option values of a wrong type (TypeError) or out of range (ValueError).
 
@@ -62,8 +92,9 @@ def check_values(group: Mapping[str, Any], where: str, scales: Iterable[str]) ->
     names that the option "scale" may have.
     """
     for key in ("lr", "weight_decay", "eps", "ridge"):
-        if key in group and not check_number(group[key], f"{where}: {key}") >= 0:
-            raise ValueError(f"{where}: {key} must be >= 0, got {group[key]}.")
+        value = check_number(group[key], f"{where}: {key}") if key in group else 0.0
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{where}: {key} must be {'finite' if value == math.inf else '>= 0'}, got {group[key]}.")
     for key in (*_FLAGS, *_MAYBE_FLAGS):
         value = group.get(key)
         if key in group and not isinstance(value, bool) and (value is not None or key not in _MAYBE_FLAGS):
@@ -73,6 +104,11 @@ def check_values(group: Mapping[str, Any], where: str, scales: Iterable[str]) ->
     for key in ("momentum", "beta2"):
         if key in group and not 0 <= check_number(group[key], f"{where}: {key}") < 1:
             raise ValueError(f"{where}: {key} must be in [0, 1), got {group[key]}.")
+    if group.get("rounding", "nearest") not in ROUNDINGS:
+        raise ValueError(f"{where}: rounding must be one of {ROUNDINGS}, got {group['rounding']!r}.")
+    seed = group.get("seed", 0)
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"{where}: seed must be a whole number, got {seed!r}.")
     if "scale" in group and (not isinstance(group["scale"], str) or group["scale"] not in set(scales)):
         raise ValueError(
             f"{where}: scale must be one of {sorted(scales)}, got {group['scale']!r}. "
@@ -98,10 +134,16 @@ def check_scale(scale: Any, layouts: Iterable[Layout], where: str) -> None:
 
 def check_number(value: Any, what: str) -> float:
     """A real number, or a tensor of one element, as a float. Other types raise TypeError, bools too."""
-    one = isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex()
-    if isinstance(value, bool) or not (one or isinstance(value, Real)):
+    if isinstance(value, Tensor):
+        kind = f"a tensor of shape {tuple(value.shape)} in {value.dtype} on {value.device}"
+        if value.numel() != 1 or value.is_meta or value.is_complex() or value.dtype is torch.bool:
+            raise TypeError(f"{what} must be a number or a real tensor of one element, got {kind}.")
+    elif isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{what} must be a number, got {value!r} of type {type(value).__name__}.")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{what} must fit a double, got a number of {len(str(value))} digits.") from None
 
 
 def check_count(value: Any, what: str) -> None:

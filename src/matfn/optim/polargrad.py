@@ -92,6 +92,8 @@ class PolarGrad(MatrixOptimizer):
         precision: torch.dtype | None = None,
         engine: Engine | None = None,
         products: Products | None = None,
+        rounding: str = "nearest",
+        seed: int = 0,
         rules: Mapping[str, Callable[[Any], MatrixOptimizer]] | None = None,
         rest: Mapping[str, Any] | None = None,
     ) -> None:
@@ -100,5 +102,6 @@ class PolarGrad(MatrixOptimizer):
         momentum = (0.0 if variant == "vanilla" else 0.95) if momentum is None else momentum
         options = {"lr": lr, "variant": variant, "momentum": momentum, "power": power, "scale": scale}
         options |= {"growth": growth, "weight_decay": weight_decay, "cautious": cautious}
+        options |= {"rounding": rounding, "seed": seed}
         polar = Polar(method, precision, engine, products, purpose=Purpose.ORACLE, owner=type(self).__name__)
         super().__init__(params, options, (VariantEma(), Nuclear(polar)), rules=rules, rest=rest)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .matrices.rounding import COMPENSATION, half, narrowed_, noise_key, widened
 from .options import check_options, check_values
 
 __all__ = ["OPTIONS", "RestRule", "StateLike"]
@@ -43,23 +44,37 @@ class RestRule:
             check_options(options, OPTIONS, (), where)
             raise ValueError(f"{where} has {sorted(unknown)} which torch.optim.AdamW lacks; its options are {OPTIONS}.")
         check_values(options, where, scales={})
-        self.options = options
+        self.options, self.where = options, where
         # AdamW refuses an empty list. The first step replaces this scalar.
         self._adamw = torch.optim.AdamW([torch.zeros(())], **options)
         self.defaults: dict[str, Any] = dict(self._adamw.defaults)
 
-    def __reduce__(self) -> tuple[type["RestRule"], tuple[dict[str, Any]]]:
-        return (RestRule, (self.options,))  # without groups and state, which belong to the optimizer
+    def __reduce__(self) -> tuple[type["RestRule"], tuple[dict[str, Any], str]]:
+        return (RestRule, (self.options, self.where))  # without groups and state, which belong to the optimizer
 
     def step(self, groups: list[dict[str, Any]], state: Any) -> None:
-        """One AdamW step on `groups`, with the caller's `state`, both in place."""
-        if groups:
-            self._adamw.param_groups = groups
+        """One AdamW step on `groups`, with the caller's `state`, both in place.
+
+        Half-precision weights of a group whose rounding is not "nearest" are moved as float32 copies, with moments in
+        float32, and rounded by it. AdamW itself would round to nearest.
+        """
+        if not groups:
+            return
+        copies: dict[Tensor, tuple[str, Tensor, dict[str, Any]]] = {}  # {copy: (name, weight, group)}
+        try:
+            self._adamw.param_groups = [_with_copies(group, state, copies) for group in groups]
             self._adamw.state = state
             self._adamw.step()
+        finally:
+            moments = {copy: state.pop(copy, {}) for copy in copies}
+        for wide, (name, weight, group) in copies.items():
+            state[weight] = held = {**state.get(weight, {}), **moments[wide]}
+            if group["rounding"] == "compensated" and COMPENSATION not in held:
+                held[COMPENSATION] = torch.zeros_like(weight)
+            key = noise_key(group["seed"], name, 0, int(held["step"]))
+            narrowed_(weight, wide, group["rounding"], key, held.get(COMPENSATION))
 
-    @staticmethod
-    def adopt_momentum(groups: Iterable[dict[str, Any]]) -> None:
+    def adopt_momentum(self, groups: Iterable[dict[str, Any]]) -> None:
         """Turn the "momentum" that a cyclic scheduler wrote into AdamW groups into beta1.
 
         torch's OneCycleLR and CyclicLR choose between "momentum" and beta1 by the optimizer's defaults, which here are
@@ -68,16 +83,37 @@ class RestRule:
         Raises:
             ValueError: If an AdamW group has "momentum" without a cyclic scheduler.
         """
-        for index, group in enumerate(groups):
-            if group["rule"] != "adamw" or "momentum" not in group:
-                continue
+        given = [(i, group) for i, group in enumerate(groups) if group.get("rule") == "adamw" and "momentum" in group]
+        for index, group in given:
             if "base_momentum" not in group:
-                raise ValueError(f'group {index} has rule "adamw" and was given "momentum": set its "betas" instead.')
+                owner = self.where.removesuffix(": rest")
+                raise ValueError(f'{owner}: group {index} has rule "adamw" and was given "momentum": set its "betas".')
+        for _, group in given:
             group["betas"] = (group.pop("momentum"), group["betas"][1])
 
     @staticmethod
-    def state_like(param: Tensor, group: Mapping[str, Any]) -> StateLike:
-        """Shape and dtype (None: as saved) of each state tensor of a parameter. Checkpoints are compared with it."""
+    def state_like(param: Tensor, group: Mapping[str, Any], dtype: torch.dtype) -> StateLike:
+        """Shape and dtype (None: as saved) of each state tensor of a parameter, whose moments are in `dtype`."""
         moments = ["exp_avg", "exp_avg_sq"] + (["max_exp_avg_sq"] if group.get("amsgrad") else [])
-        shapes = {name: (tuple(param.shape), param.dtype) for name in moments}
+        shapes = {name: (tuple(param.shape), dtype) for name in moments}
         return {"step": ((), None), **shapes}
+
+
+def _with_copies(
+    group: dict[str, Any], state: Any, copies: dict[Tensor, tuple[str, Tensor, dict[str, Any]]]
+) -> dict[str, Any]:
+    """The group, with float32 copies in place of the weights that its rounding concerns; `copies` gets them."""
+    if group["rounding"] == "nearest":
+        return group
+    params = []
+    for name, weight in zip(group["param_names"], group["params"], strict=True):
+        if not half(weight) or weight.grad is None:
+            params.append(weight)
+            continue
+        rest = state.get(weight, {}).get(COMPENSATION) if group["rounding"] == "compensated" else None
+        wide = widened(weight.detach(), rest)
+        wide.grad = weight.grad.to(torch.float32)
+        state[wide] = {key: value for key, value in state.get(weight, {}).items() if key != COMPENSATION}
+        copies[wide] = (name, weight, group)
+        params.append(wide)
+    return {**group, "params": params}

@@ -52,7 +52,9 @@ class Shampoo(MatrixOptimizer):
             about the least that float32 can resolve. 0 needs ``Exact(singular="pseudo-inverse")``.
         eps: Of the graft "adam", as in AdamW.
         factor_every: Steps from one update of the factors to the next.
-        root_every: Steps from one computation of the roots to the next. 10 to 100 is usual.
+        root_every: Steps from one computation of the roots to the next. 10 to 100 is usual. With the graft "none" roots
+            are also computed 1, 2, 4, ... steps after the first ones: the size of a step is theirs, and those of a
+            first small gradient would make the next steps huge.
         start: Step of the first roots, from 1.
         graft: "adam", "sgd" or "none".
         root: p of the inverse p-th roots: None is 2 k for k sides; one number holds for every k (2 for 1/2 on each
@@ -93,12 +95,15 @@ class Shampoo(MatrixOptimizer):
         method: RootMethod | None = None,
         tolerance: float = 0.2,
         cutting: Cutting | None = None,
+        rounding: str = "nearest",
+        seed: int = 0,
         rules: Mapping[str, Callable[[Any], MatrixOptimizer]] | None = None,
         rest: Mapping[str, Any] | None = None,
     ) -> None:
         options = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
         options |= {"cautious": cautious, "scale": "unit", "beta2": beta2, "ridge": ridge, "eps": eps}
         options |= {"factor_every": factor_every, "root_every": root_every, "start": start}
+        options |= {"rounding": rounding, "seed": seed}
         rule = InverseRoots(Cutting() if cutting is None else cutting, graft, root, method, tolerance)
         super().__init__(params, options, (Ema(), rule), rules=rules, rest=rest)
 

@@ -30,7 +30,9 @@ class SOAP(MatrixOptimizer):
 
     with bias corrections c and c'. As in the paper, a step uses the bases of earlier gradients: in the basis of its own
     gradient Adam would divide rounding errors by themselves. So the first step has no basis. It is Adam's own in the
-    coordinates of the weights, and its V is dropped. (The reference implementation skips it.)
+    coordinates of the weights, and both B and V begin anew at the second step: only the factors keep the first
+    gradient. (The reference implementation does not move at the first step. From the second step on it is the same.)
+    So early steps are bounded as Adam's are, whatever the size of the first gradient is.
 
     As in Adam, entries of gradients must be within 1e-18 and 1e18 in float32: NaN and infinity reach the weights, and
     an infinite square stops its entry, here of G'. Neither enters the factors.
@@ -63,10 +65,13 @@ class SOAP(MatrixOptimizer):
         eps: float = 1e-8,
         basis_every: int = 10,
         cutting: Cutting | None = None,
+        rounding: str = "nearest",
+        seed: int = 0,
         rules: Mapping[str, Callable[[Any], MatrixOptimizer]] | None = None,
         rest: Mapping[str, Any] | None = None,
     ) -> None:
         options = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
         options |= {"cautious": cautious, "scale": "unit", "beta2": beta2, "eps": eps, "basis_every": basis_every}
+        options |= {"rounding": rounding, "seed": seed}
         rule = Eigenbasis(Cutting(block=None, largest=10000) if cutting is None else cutting)
         super().__init__(params, options, (Ema(), rule), rules=rules, rest=rest)

@@ -10,9 +10,26 @@ from .matrices.buckets import Kind, working_dtype
 from .matrices.layout import Layout
 from .rest import StateLike
 
-__all__ = ["COUNTER", "check_state", "count", "described", "make_state"]
+__all__ = ["COUNTER", "check_state", "count", "described", "kinds_of", "make_state"]
 
 COUNTER = "step"
+
+
+def kinds_of(chain: Iterable[Any], shape: tuple[int, ...], options: Mapping[str, Any]) -> dict[str, Kind]:
+    """The state of a chain of rules for matrices of a shape.
+
+    Raises:
+        ValueError: If two rules use one key, or "step" is no counter.
+    """
+    found: dict[str, Kind] = {}
+    for rule in chain:
+        for key, kind in rule.state(shape, options).items():
+            if (key == COUNTER) != (kind == "counter"):
+                raise ValueError(f'{rule!r} keeps {key!r} of the kind {kind!r}: "step" is the key of the counter.')
+            if key in found and key != COUNTER:
+                raise ValueError(f"{rule!r} keeps {key!r}, as another rule of its chain does: choose another key.")
+            found[key] = kind
+    return found
 
 
 def described(param: Tensor, layout: Layout, kinds: Callable[[tuple[int, ...]], Mapping[str, Kind]]) -> StateLike:
@@ -51,7 +68,7 @@ def count(states: Iterable[MutableMapping[str, Any]]) -> None:
         state[COUNTER] = state[COUNTER] + 1 if COUNTER in state else torch.ones((), dtype=torch.float32, device="cpu")
 
 
-def check_state(state: Mapping[str, Any], param: Tensor, expected: StateLike, name: str) -> None:
+def check_state(state: Mapping[str, Any], param: Tensor, expected: StateLike, where: str) -> None:
     """Raise RuntimeError for state that was made before the parameter was converted or moved.
 
     Casting it would hide that the model has changed, and round a float64 momentum.
@@ -61,9 +78,14 @@ def check_state(state: Mapping[str, Any], param: Tensor, expected: StateLike, na
         if held is None or dtype is None:  # a counter may stay on the host
             continue
         if (held.dtype, held.device, tuple(held.shape)) != (dtype, param.device, shape):
+            if tuple(held.shape) != shape:
+                raise RuntimeError(
+                    f"{where} has shape {tuple(param.shape)} and needs {key!r} of shape {shape}, but has it "
+                    f"in {tuple(held.shape)}: it was resized. Make a new optimizer after you resize a parameter."
+                )
             raise RuntimeError(
-                f"parameter {name!r} is now {param.dtype} on {param.device} and needs its {key!r} in {dtype} there, "
+                f"{where} is now {param.dtype} on {param.device} and needs its {key!r} in {dtype} there, "
                 f"but has it in {held.dtype} on {held.device}: the model was converted or moved after the optimizer's "
-                "first step. Convert the model before you make the optimizer, or cast the state once by "
-                "optimizer.load_state_dict(optimizer.state_dict())."
+                "first step, or its rounding was changed. Convert the model before you make the optimizer, or cast the "
+                "state once by optimizer.load_state_dict(optimizer.state_dict())."
             )

@@ -16,12 +16,13 @@ from torch import Tensor
 from ..scale import Scale
 from . import foreach
 from .layout import Layout
+from .rounding import COMPENSATION, half, narrowed_, noise_key, widened
 
 # 16 MB in float32. Larger stacks leave the cache of a CPU between passes (a step of GPT-2 small takes a third longer),
 # and save nothing on a GPU, where single products of such matrices fill the device.
 ENTRIES = 2**22
 
-__all__ = ["ENTRIES", "Bucket", "Kind", "Run", "Slot", "check_gradients", "fill_buckets", "move", "working_dtype"]
+__all__ = ["ENTRIES", "Bucket", "Kind", "Run", "Slot", "fill_buckets", "move", "working_dtype"]
 
 Kind = Literal["element", "row", "matrix", "counter"] | tuple[int, int, int]  # see `Rule.state`
 
@@ -235,23 +236,13 @@ def fill_buckets(members: Iterable[tuple[int, str, Tensor, Layout]]) -> tuple[Bu
     return tuple(filled)
 
 
-def check_gradients(members: Iterable[tuple[str, Tensor]]) -> None:
-    """Raise RuntimeError for a sparse or complex gradient of a (name, parameter)."""
-    for name, param in members:
-        if param.grad is not None and (param.grad.is_sparse or param.grad.is_complex()):
-            raise RuntimeError(
-                f"parameter {name!r} has a {'sparse' if param.grad.is_sparse else 'complex'} gradient; the matrix rule "
-                'needs a dense real one. Give it the rule "adamw" in a group of its own, or make the gradient dense.'
-            )
-
-
 def move(bucket: Bucket, scale_of: Callable[[str, str], Scale], updates: list[Tensor]) -> None:
-    """Decay and move the parameters of a bucket: p <- (1 - lr wd) p - lr scale update, rounded once.
+    """Decay and move the parameters of a bucket: p <- (1 - lr wd) p - lr scale update, rounded once; see `rounding`.
 
     If lr is a tensor on the parameters' device, it stays there.
 
     Args:
-        bucket: The matrices. Its runs have lr, weight_decay, cautious and scale.
+        bucket: The matrices. Its runs have lr, weight_decay, cautious, scale, rounding and seed.
         scale_of: (rule, name of the scale) -> scale.
         updates: One for each slot, with the axes of the weights' view, in the bucket's dtype. They are overwritten.
     """
@@ -265,9 +256,23 @@ def move(bucket: Bucket, scale_of: Callable[[str, str], Scale], updates: list[Te
         name = group["scale"]
         if name not in bucket.factors:
             bucket.factors[name] = scale_of(group["rule"], name)(*bucket.shape[1:])
-        weights = [slot.read(slot.param) for slot in run.slots]
+        held = [slot.read(slot.param) for slot in run.slots]
+        rests = [_compensation(run, slot) for slot in run.slots]
+        exact = [group["rounding"] != "nearest" and half(weight) for weight in held]
+        weights = [widened(w, rest) if wide else w for w, rest, wide in zip(held, rests, exact, strict=True)]
         wide = [weight.dtype is bucket.dtype for weight in weights]
         for same in dict.fromkeys(wide):
             chosen = weights if all(wide) else [w for w, here in zip(weights, wide, strict=True) if here is same]
             moves = their if all(wide) else [u for u, here in zip(their, wide, strict=True) if here is same]
             foreach.moved(chosen, moves, lr * -bucket.factors[name], decay, cautious=group["cautious"])
+        for slot, weight, moved, rest, narrow in zip(run.slots, held, weights, rests, exact, strict=True):
+            if narrow:
+                key = noise_key(group["seed"], slot.name, slot.piece, run.step)
+                narrowed_(weight, moved, group["rounding"], key, rest)
+
+
+def _compensation(run: Run, slot: Slot) -> Tensor | None:
+    """The view of what rounding left of the weights of a slot; None if its group keeps nothing."""
+    if run.options["rounding"] != "compensated" or not half(slot.param):
+        return None
+    return slot.read(run.held(slot.param, COMPENSATION, run.options))

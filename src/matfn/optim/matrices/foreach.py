@@ -9,10 +9,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-__all__ = ["add_", "average_squares_", "copy_", "in_cache", "lerp_", "lerp_into", "moved", "mul_"]
+__all__ = ["add_", "average_squares_", "copy_", "in_cache", "lerp_", "lerp_into", "moved", "mul_", "zero_"]
 
 copy_ = torch._foreach_copy_  # (targets, sources): targets <- sources, converted to the targets' dtype
 lerp_ = torch._foreach_lerp_  # (targets, ends, weight): targets <- targets + weight (ends - targets)
+zero_ = torch._foreach_zero_
 mul_ = torch._foreach_mul_  # (targets, factor): targets <- factor targets; a tensor has no axes and the same device
 
 _LARGE = 2**18  # from this many entries on, the cost of a call is negligible

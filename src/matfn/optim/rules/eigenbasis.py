@@ -9,6 +9,7 @@ from torch import Tensor
 from ..matrices import foreach
 from ..matrices.buckets import Kind, Run, Slot
 from .blocks import Block
+from .ema import MOMENTUM
 from .kronecker import Blocks, Factor, Kronecker, along, gathered, gradients_of, keep, portions
 
 __all__ = ["Eigenbasis", "first_bases", "refined"]
@@ -26,6 +27,7 @@ class Eigenbasis(Kronecker):
 
     second = BASES
     counts = ("basis_every",)
+    reads = (*Kronecker.reads, *counts, "eps")
 
     def state(self, shape: tuple[int, ...], options: Mapping[str, Any]) -> dict[str, Kind]:
         """Bases beside the factors, and the second moment in their coordinates."""
@@ -46,6 +48,9 @@ class Eigenbasis(Kronecker):
             for some in portions(found, self.portion):
                 orders |= _renewed(some, first)
         for runs, batches in batched:
+            for run in runs:
+                if run.step == 2:  # V has no square of the first gradient, so the momentum must not have it either
+                    foreach.zero_(run.views(MOMENTUM))
             if orders:
                 _reorder(runs, batches, orders)
             gradients = gradients_of(runs)
@@ -54,7 +59,7 @@ class Eigenbasis(Kronecker):
 
     def update(self, stack: Tensor, runs: Sequence[Run]) -> Tensor:
         """Adam's step in the eigenbasis, in the coordinates of the weights."""
-        self.correct(stack, runs)
+        self.correct(stack, runs, dropped=1)
         gradients, squares = gradients_of(runs), gathered(runs, SQUARES)
         for blocks in self.batches(runs):
             options, step = blocks.options, blocks.step

@@ -21,6 +21,8 @@ class Ema(Elementwise):
     momentum and nesterov.
     """
 
+    reads = ("momentum", "nesterov")
+
     def state(self, shape: tuple[int, ...], options: Mapping[str, Any]) -> dict[str, Kind]:
         """The momentum, one number for each entry."""
         return {MOMENTUM: "element"}
@@ -32,6 +34,8 @@ class Ema(Elementwise):
 
 class VariantEma(Ema):
     """Momentum by PolarGrad's option `variant`: averaged gradients, summed gradients, or the gradient itself."""
+
+    reads = ("variant", "momentum")
 
     def state(self, shape: tuple[int, ...], options: Mapping[str, Any]) -> dict[str, Kind]:
         """The momentum, except for "vanilla". In "polar-first" it is the momentum of polar factors."""

@@ -142,6 +142,7 @@ class Kronecker(Rule):
     """
 
     second: str
+    reads = ("momentum", "nesterov", "beta2")
     counts: tuple[str, ...] = ()
     portion = 2**22  # 16 MB in float32. An iteration needs six times as much, and larger batches leave the caches.
 
@@ -189,10 +190,10 @@ class Kronecker(Rule):
             foreach.lerp_(blocks.state(side, FACTORS), list(fresh), 1 - beta2)
 
     @staticmethod
-    def correct(stack: Tensor, runs: Sequence[Run]) -> None:
-        """Divide the momentum by the sum of its weights, in place."""
+    def correct(stack: Tensor, runs: Sequence[Run], dropped: int = 0) -> None:
+        """Divide the momentum by the sum of its weights, in place. The first `dropped` gradients are not in it."""
         for run in runs:
-            momentum = float(run.options["momentum"])
+            momentum, age = float(run.options["momentum"]), max(run.step - dropped, 1)
             if momentum:
-                share = 1 - momentum ** (run.step + 1 if run.options["nesterov"] else run.step)
+                share = 1 - momentum ** (age + 1 if run.options["nesterov"] else age)
                 stack[run.where].mul_(1 / share)

@@ -21,6 +21,8 @@ class RowNorm(Rule):
     Options: beta2 and eps.
     """
 
+    reads = ("beta2", "eps")
+
     def state(self, shape: tuple[int, ...], options: Mapping[str, Any]) -> dict[str, Kind]:
         """v, one number for each row."""
         return {ROWS: "row"}
@@ -44,8 +46,9 @@ class Sign(Rule):
     """The sign of each entry."""
 
     def update(self, stack: Tensor, runs: Sequence[Run]) -> Tensor:
-        """The signs, in place."""
-        return stack.sign_()
+        """The signs, in place. NaN stays: torch's sign of it is 0, which would hide it for ever."""
+        lost = stack.isnan()
+        return stack.sign_().masked_fill_(lost, torch.nan)
 
 
 class ElementNorm(Rule):
@@ -53,6 +56,8 @@ class ElementNorm(Rule):
 
     The result has the norm of an exact polar factor. Options: beta2 and eps.
     """
+
+    reads = ("beta2", "eps")
 
     def state(self, shape: tuple[int, ...], options: Mapping[str, Any]) -> dict[str, Kind]:
         """V, one number for each entry."""

@@ -29,8 +29,11 @@ class Nuclear(Rule):
         polar: The rule that computes U. It is held here because nu needs both A and U.
     """
 
+    reads = ("variant", "momentum", "power", "growth")
+
     def __init__(self, polar: Polar) -> None:
         self.polar = polar
+        self.refuses_nan = polar.refuses_nan
 
     def check(self, options: Mapping[str, Any], where: str, shapes: Iterable[tuple[int, ...]] = ()) -> None:
         """See `Rule`."""

@@ -61,6 +61,7 @@ class Polar(Rule):
         for name, given in self.options.items():
             if isinstance(method, Evaluation) and given is not None:
                 raise ValueError(f"{owner}: {method!r} does not iterate, so {name}={given} has no use; leave it out.")
+        self.refuses_nan = isinstance(method, Evaluation)
         self._plans: dict[tuple[Any, ...], RunPlan] = {}
 
     def __getstate__(self) -> dict[str, Any]:

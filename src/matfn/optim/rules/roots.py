@@ -55,6 +55,7 @@ class InverseRoots(Kronecker):
 
     second = ROOTS
     counts = ("factor_every", "root_every", "start")
+    reads = (*Kronecker.reads, *counts, "ridge", "eps")
 
     def __init__(
         self,
@@ -142,12 +143,21 @@ class InverseRoots(Kronecker):
         if step == 1:
             for one in self.factors(blocks):
                 one.last.diagonal(dim1=-2, dim2=-1).fill_(1.0)
-        if step < options["start"] or (step - options["start"]) % options["root_every"]:
+        if not self._falls_due(step - options["start"], options["root_every"]):
             return
         weight = 1 - float(options["beta2"]) ** ((step - 1) // options["factor_every"] + 1)
         for one in self.factors(blocks, weight):
             A = one.values
             yield (self.p(len(blocks.shape)), float(options["ridge"]), A.shape[-1], A.dtype, A.device), one
+
+    def _falls_due(self, age: int, every: int) -> bool:
+        """Whether roots are due so many steps after the first ones.
+
+        A young average changes by as much as it is. Without a graft its old roots would set the size of the step, so
+        roots are computed at the ages 1, 2, 4, ... below `root_every`, too.
+        """
+        early = self.graft == "none" and 0 < age < every and age & (age - 1) == 0
+        return age >= 0 and (early or age % every == 0)
 
 
 def _adam(stack: Tensor, runs: Sequence[Run]) -> Tensor:

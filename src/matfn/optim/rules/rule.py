@@ -21,7 +21,15 @@ __all__ = ["Elementwise", "Rule"]
 
 
 class Link(Protocol):
-    """Checks of options, and state between steps. By default there is nothing to check or to keep."""
+    """Checks of options, and state between steps. By default there is nothing to check or to keep.
+
+    Attributes:
+        reads: The options that the rule reads. An optimizer whose default options lack one is refused.
+        refuses_nan: Whether `update` raises for NaN and infinity. A step then looks for them before anything changes.
+    """
+
+    reads: tuple[str, ...] = ()
+    refuses_nan: bool = False
 
     def check(self, options: Mapping[str, Any], where: str, shapes: Iterable[tuple[int, ...]] = ()) -> None:
         """Refuse option values that are out of range.
