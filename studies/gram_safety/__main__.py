@@ -3,7 +3,7 @@
 from studies.gram_safety.report import report
 from studies.reproduce import reproduction
 
-app = reproduction({"full": lambda notice: report(notice, 16), "quick": lambda notice: report(notice, 4)})
+app = reproduction({"full": lambda notice: report(notice, 8), "quick": lambda notice: report(notice, 2)})
 
 if __name__ == "__main__":
     app()

@@ -21,7 +21,7 @@ from matfn.linalg.norms import prescale
 from matfn.run.plan import DEFLATED, LIFTED, THINLY, Purpose, RunPlan, resolve
 from matfn.run.preparation import prepared
 
-__all__ = ["SPECTRA", "VECTORS", "Case", "Matrices", "bred", "cases", "drawn", "errors"]
+__all__ = ["SPECTRA", "VECTORS", "Case", "Errors", "Matrices", "bred", "cases", "drawn", "errors"]
 
 CPU = torch.device("cpu")
 Draw = Callable[[Tensor, Tensor], Tensor]  # from uniform numbers (b, n) and (b, 1) to singular values (b, n)
@@ -151,7 +151,7 @@ class Case:
 
     @property
     def bound(self) -> float:
-        """The largest error that the plan promises or, in half precision, that the model of the engine foretells."""
+        """What Gram may add to the error of `Direct`: 1 %, or in half precision what the model of the engine foretells."""
         foretold = gram_error(self.schedule, self.restarts, self.plan.precision)
         return 0.01 if self.plan.precision == torch.float32 else foretold
 
@@ -205,34 +205,53 @@ def _plans(shape: tuple[int, int]) -> Iterator[tuple[str, RunPlan]]:
         yield name, replace(plan, products=mirrored, wide=EAGER)
     for precision in (torch.float32, torch.bfloat16, torch.float16):
         asked = resolve(ORTHOGONALIZE, None, shape, torch.float32, CPU, purpose=Purpose.STEP, precision=precision)
-        defaults = {"five steps": (LIFTED, Gram((2, 4))), "deflated": (DEFLATED, Gram(())), "thinly": (THINLY, Gram(()))}
+        defaults = {
+            "five steps": (LIFTED, Gram((2, 4))),
+            "deflated": (DEFLATED, Gram(())),
+            "thinly": (THINLY, Gram(())),
+        }
         for name, (method, engine) in defaults.items():
             given = resolve(ORTHOGONALIZE, method, shape, torch.float32, CPU, precision=precision, engine=engine)
             usual = asked.engine if asked.method == method else given.engine
             yield f"Muon's {name}", replace(given, products=mirrored, wide=EAGER, engine=usual)
 
 
-@torch.no_grad()
-def errors(case: Case, A: Tensor) -> tuple[Tensor, Tensor]:
-    """The error (b,) of the engine, and the greatest singular value (b,) that it returns; A is (b, n, m), float32.
+@dataclass(frozen=True)
+class Errors:
+    """Of a batch, (b,) each.
 
-    The error is the larger one of ||U - T||_F / ||T||_F and ||U - T||_2 / ||T||_2, for the T that `Direct` returns in
-    float64 for the same matrix; for a plan that deflates or rounds to half precision, the matrix after that.
+    Attributes:
+        gram: The larger one of ||U - T||_F / ||T||_F and ||U - T||_2 / ||T||_2, for the T that `Direct` returns in
+            float64 for the same matrix; for a plan that deflates or rounds to half precision, the matrix after that.
+        direct: The same for `Direct` in the dtype of the plan: what the dtype loses with any engine.
+        greatest: The greatest singular value of U.
     """
+
+    gram: Tensor
+    direct: Tensor
+    greatest: Tensor
+
+
+@torch.no_grad()
+def errors(case: Case, A: Tensor) -> Errors:
+    """The errors of a plan on the matrices A, (b, n, m) or (b, m, n), float32."""
     plan, schedule = case.plan, case.schedule
     A = A if (plan.shape[0] <= plan.shape[1]) == (A.shape[-2] <= A.shape[-1]) else A.mT
     X, _ = prescale(A)
     P, first = prepared(ORTHOGONALIZE, X, plan.preparation, plan.precision, plan.wide, plan.products)
     assert plan.engine is not None
-    U = plan.engine.run(ORTHOGONALIZE, P, schedule, plan.products, 0, first).double()
+    U, V = (e.run(ORTHOGONALIZE, P, schedule, plan.products, 0, first).double() for e in (plan.engine, Direct()))
     exact = A.double() if plan.precision == torch.float32 and not plan.preparation.deflation else P.double()
     norm = replace(plan.preparation, deflation=0.0)
     start = prescale(exact)[0] if exact.shape == A.shape and not plan.preparation.deflation else exact
     Y, begun = prepared(ORTHOGONALIZE, start, norm, torch.float64, EAGER, EAGER)
     T = Direct().run(ORTHOGONALIZE, Y, schedule, EAGER, 0, begun)
+    return Errors(_error(U, T), _error(V, T), _spectral(torch.where(U.isfinite(), U, 1e6)))
+
+
+def _error(U: Tensor, T: Tensor) -> Tensor:
     E = torch.where(U.isfinite(), U - T, 1e6)
-    error = torch.maximum(_share(_frobenius(E), _frobenius(T)), _share(_spectral(E), _spectral(T)))
-    return error, _spectral(torch.where(U.isfinite(), U, 1e6))
+    return torch.maximum(_share(_frobenius(E), _frobenius(T)), _share(_spectral(E), _spectral(T)))
 
 
 def _frobenius(X: Tensor) -> Tensor:
