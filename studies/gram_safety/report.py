@@ -25,11 +25,12 @@ products that mirror a symmetric result. A cell of the table is the worst over a
 nearly equal entries, the axes; a quarter of the matrices has a scale from 1e-30 to 1e30, a quarter has zero rows and
 columns. From each draw the search climbs: the half with the largest errors stays, with changed copies."""
 
-BOUND = """The error is the larger of the Frobenius and the spectral one, relative to the result. `of Direct` is the error that
-`Direct` has in the same dtype, on the matrices that are worst for it: steep schedules and half precision lose digits
-with every engine. The bound is for what Gram adds to the error of `Direct` on the same matrix. In float32 it is the
-promise of 1 %. In half precision no promise holds for every spectrum, because one rounding of M, 2^-9 in bfloat16, is
-larger than the squares of small singular values; the bound is `matfn.engines.gram_error`, the model in the worst case."""
+BOUND = """The error is the larger of the Frobenius and the spectral one, relative to the result. `of Direct` is the
+error that `Direct` has in the same dtype, on the matrices that are worst for it: steep schedules and half precision
+lose digits with every engine. The bound is for what Gram adds to the error of `Direct` on the same matrix. In float32
+it is the promise of 1 %. In half precision no promise holds for every spectrum, because one rounding of M, 2^-9 in
+bfloat16, is larger than the squares of small singular values; the bound is `matfn.engines.gram_error`, the model in the
+worst case."""
 
 _ROUNDS = 4
 
@@ -122,7 +123,7 @@ def made(found: list[Found]) -> Report:
                     "error found at",
                 ),
                 [(f.case.name, _cells(f)) for f in found],
-                "`top`: the greatest singular value returned; `exact top`: the greatest of the schedule in exact arithmetic.",
+                "`top`: the greatest singular value returned; `exact top`: the greatest in exact arithmetic.",
             )
         ],
         figures={"": ("worst error by plan and kind of spectrum", lambda: _map(found))},

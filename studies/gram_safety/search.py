@@ -151,7 +151,7 @@ class Case:
 
     @property
     def bound(self) -> float:
-        """What Gram may add to the error of `Direct`: 1 %, or in half precision what the model of the engine foretells."""
+        """What Gram may add to the error of `Direct`: 1 %, or in half precision what its model foretells."""
         foretold = gram_error(self.schedule, self.restarts, self.plan.precision)
         return 0.01 if self.plan.precision == torch.float32 else foretold
 
@@ -167,6 +167,7 @@ _GIVEN: dict[str, Method] = {
     "Newton-Schulz": NewtonSchulz(steps=8),
     "Jordan": Tuned("jordan"),
 }
+_DEFAULTS = {"five steps": (LIFTED, Gram((2, 4))), "deflated": (DEFLATED, Gram(())), "thinly": (THINLY, Gram(()))}
 _SHAPES = ((16, 64), (32, 48), (24, 768), (64, 16))  # 768 columns: long sums
 _MACHINES = ("x86-avx2", "amd-avx512-bf16", "cuda-sm90")
 
@@ -205,12 +206,7 @@ def _plans(shape: tuple[int, int]) -> Iterator[tuple[str, RunPlan]]:
         yield name, replace(plan, products=mirrored, wide=EAGER)
     for precision in (torch.float32, torch.bfloat16, torch.float16):
         asked = resolve(ORTHOGONALIZE, None, shape, torch.float32, CPU, purpose=Purpose.STEP, precision=precision)
-        defaults = {
-            "five steps": (LIFTED, Gram((2, 4))),
-            "deflated": (DEFLATED, Gram(())),
-            "thinly": (THINLY, Gram(())),
-        }
-        for name, (method, engine) in defaults.items():
+        for name, (method, engine) in _DEFAULTS.items():
             given = resolve(ORTHOGONALIZE, method, shape, torch.float32, CPU, precision=precision, engine=engine)
             usual = asked.engine if asked.method == method else given.engine
             yield f"Muon's {name}", replace(given, products=mirrored, wide=EAGER, engine=usual)

@@ -27,8 +27,8 @@ class Gram:
     M and Q take a step from the same sides: M <- Z (M Z) and Q <- Z Q keep M = (Q X)(Q X)^T for every Z, so an error of
     Z changes the path and is corrected by the next steps, as in `Direct`. With Q Z in place of Z Q it is not corrected:
     the null space of a low-rank matrix, where Q is largest, leaks into the result (error 2 instead of .006 at rank 1,
-    192 x 768, in float32). Z Q differs from its transpose by rounding alone, but its two halves have errors of different
-    size, so its product must not be mirrored.
+    192 x 768, in float32). Z Q differs from its transpose by rounding alone, but the errors of its two halves differ in
+    size, so this product must not be mirrored.
 
     Attributes:
         restarts: Steps after which to restart, e.g. (2,). None computes them from the schedule and the unit roundoff of

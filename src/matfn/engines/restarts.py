@@ -1,9 +1,9 @@
 """Restarts: the steps after which the Gram engine starts again, from a first-order model of its rounding errors.
 
-The engine carries M_t = X_t X_t^T and Q_t with X_t = Q_t X_0. Every step multiplies both by the same Z, as M <- Z M Z and
-Q <- Z Q, so an error of Z changes the path, as in `Direct`, but M stays the Gram matrix of X. Three errors do separate
-them. Let s_i be the singular values of X_t, m_i = s_i^2, R(m) the product of the steps from t to the end of the
-stretch, and s -> f(s) all steps after the stretch, for numbers:
+The engine carries M_t = X_t X_t^T and Q_t with X_t = Q_t X_0. Every step multiplies both by the same Z, as M <- Z M Z
+and Q <- Z Q, so an error of Z changes the path, as in `Direct`, but M stays the Gram matrix of X. Three errors do
+separate them. Let s_i be the singular values of X_t, m_i = s_i^2, R(m) the product of the steps from t to the end of
+the stretch, and s -> f(s) all steps after the stretch, for numbers:
 
 | error                            | size                      | change of X, left direction i, right direction j     |
 |----------------------------------|---------------------------|------------------------------------------------------|
