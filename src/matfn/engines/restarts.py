@@ -17,8 +17,9 @@ pairs s_i, s_j from 0 to `upper`; a spectrum with a null space or a tiny tail ha
 direction, because a mirrored product spreads it over all.
 """
 
+from collections.abc import Iterator
 from functools import lru_cache
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import numpy as np
 import torch
@@ -70,7 +71,7 @@ def best_restarts(schedule: Schedule, count: int, dtype: torch.dtype) -> tuple[t
     """
     if not 0 <= count < schedule.steps:
         raise ValueError(f"{schedule.steps} steps have room for 0 to {schedule.steps - 1} restarts, got count={count}")
-    return _best_of_each_count(schedule, dtype)[count]
+    return next(islice(_best_of_each_count(schedule, dtype), count, None))
 
 
 def gram_error(schedule: Schedule, restarts: tuple[int, ...], dtype: torch.dtype) -> float:
@@ -107,20 +108,18 @@ def _margins(schedule: Schedule, restarts: tuple[int, ...], unit_roundoff: float
     )
 
 
-@lru_cache(maxsize=256)
-def _best_of_each_count(schedule: Schedule, dtype: torch.dtype) -> tuple[tuple[tuple[int, ...], float], ...]:
-    """Return the best positions of 0, 1, 2, ... restarts: the shortest path of each length through the steps."""
+def _best_of_each_count(schedule: Schedule, dtype: torch.dtype) -> Iterator[tuple[tuple[int, ...], float]]:
+    """Find the best positions of 0, 1, 2, ... restarts: the shortest path of each length through the steps."""
     error, steps = _stretches(schedule, dtype), schedule.steps
-    ways, found = {0: (0.0, ())}, []
+    ways: dict[int, tuple[float, tuple[int, ...]]] = {0: (0.0, ())}
     for _ in range(steps):
         longer = {
             end: min((lost + error[start, end], (*at, end)) for start, (lost, at) in ways.items() if start < end)
             for end in range(min(ways) + 1, steps + 1)
         }
         lost, at = longer.pop(steps)
-        found.append((at[:-1], lost))
+        yield at[:-1], lost
         ways = longer
-    return tuple(found)
 
 
 @lru_cache(maxsize=256)
