@@ -33,7 +33,11 @@ from matfn.optim import SOAP, Cutting, Muon, NorMuon, PolarGrad, Shampoo, minima
 _SMALL = "without precision=, momenta below 48 rows are iterated in float32, which is quicker there on this machine"
 _DEFAULTS = ("muon/default/*", "muon/deflated/*", "muon/prism*", "muon/ritz-minimax/*", "muon/schedule/*")
 _DEFAULTS += ("normuon/default/*", "normuon/mixed/*", "normuon/options/*")
+_GRAM = "the Gram engine multiplies Q from the other side, and restarts by a model for every spectrum"
+_OBLONG = tuple(f"orthogonalize/*/{shape}/*" for shape in ("oblong", "batch", "tall", "wide"))
+_OBLONG += ("muon/*/step*", "normuon/*/step*")  # with a schedule as the method; the others are equal
 EXPECTED: dict[str, str] = {
+    **{before + pattern: _GRAM for pattern in _OBLONG for before in ("", "resume/")},
     "orthogonalize/*/float16*": "float16 products are emulated on this machine, so the iteration runs in float32",
     **{f"{before}soap/*": "SOAP's momentum begins anew at the second step" for before in ("", "resume/")},
     "shampoo/none/*": "Shampoo without a graft renews the roots of a young average",

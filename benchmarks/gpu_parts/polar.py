@@ -9,7 +9,7 @@ from torch import Tensor
 import matfn
 from benchmarks.gpu_parts.products import Counting, matmul_rate, triton_products
 from benchmarks.timing import Place, timed
-from matfn.engines.restarts import amplification, restarts_for
+from matfn.engines.restarts import gram_error, restarts_for
 from matfn.kernels import EAGER, Products
 
 Row = dict[str, Any]
@@ -37,12 +37,12 @@ SHAPES = {
 
 
 def tolerance(method: Any, engine: matfn.Direct | matfn.Gram, dtype: torch.dtype) -> float:
-    """100 units of roundoff, times the amplification predicted for the Gram engine."""
+    """100 units of roundoff, and the error predicted for the Gram engine."""
     roundoff = torch.finfo(dtype).eps / 2
     if isinstance(engine, matfn.Direct):
         return 100 * roundoff
     schedule = method.schedule(2)
-    return 100 * roundoff * amplification(schedule, restarts_for(schedule, dtype), roundoff)
+    return 100 * roundoff + gram_error(schedule, restarts_for(schedule, dtype), dtype)
 
 
 def engines(dtype: torch.dtype) -> tuple[matfn.Direct | matfn.Gram, ...]:

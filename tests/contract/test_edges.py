@@ -8,7 +8,7 @@ import torch
 import matfn
 from loops import named
 from matfn import Gram
-from matfn.engines import amplification
+from matfn.engines import gram_error
 from matfn.engines.restarts import margins, restarts_for
 from matfn.iteration.protocols import Evaluation, Fitted, Scheduled
 from matfn.iteration.target import POLAR, Domain
@@ -47,8 +47,7 @@ def spoilt(method, engine, dtype):
     """Whether Gram with the restarts it was given may blow rounding up to 1 in that dtype, as its model has it."""
     if not isinstance(engine, Gram) or engine.restarts is None or not isinstance(method, Scheduled):
         return False
-    roundoff = torch.finfo(dtype).eps / 2
-    return not amplification(method.schedule(2), engine.restarts, roundoff) * roundoff < 1
+    return not gram_error(method.schedule(2), engine.restarts, dtype) < 1
 
 
 @cases.every_orthogonalization

@@ -113,7 +113,7 @@ def _gram(degrees: list[int], n: int, m: int, tall: bool, restarts: tuple[int, .
         if fresh:
             yield Product("syrk", n, m, n)
         yield from _split(k, n)
-        yield from (square,) * (not fresh)
+        yield from (Product("mm", n, n, n),) * (not fresh)  # Z Q
         if step + 1 < len(degrees) and step + 1 not in restarts:
             yield from (square, square)  # Z (M Z)
     yield _applied("mm", n, m, tall)

@@ -1,4 +1,21 @@
-"""Restarts: the steps after which the Gram engine starts again, from a scalar model of its rounding errors."""
+"""Restarts: the steps after which the Gram engine starts again, from a first-order model of its rounding errors.
+
+The engine carries M_t = X_t X_t^T and Q_t with X_t = Q_t X_0. Every step multiplies both by the same Z, as M <- Z M Z
+and Q <- Z Q, so an error of Z changes the path, as in `Direct`, but M stays the Gram matrix of X. Three errors do
+separate them. Let s_i be the singular values of X_t, m_i = s_i^2, R(m) the product of the steps from t to the end of
+the stretch, and s -> f(s) all steps after the stretch, for numbers:
+
+| error                            | size                      | change of X, left direction i, right direction j     |
+|----------------------------------|---------------------------|------------------------------------------------------|
+| M = X X^T is formed              | formed x max m            | (R_i - R_j) / (m_i - m_j) s_j, the derivative of R   |
+| M <- Z (M Z) is carried          | carried x max z^2 x max m | the same, with the values at its step                |
+| a product for Q, or Q X at last  | u x max z x ... x max z   | s_j                                                  |
+
+The steps after the stretch multiply such a change by |f_i - f_j| / |s_i - s_j| or (f_i + f_j) / (s_i + s_j), the
+derivative of an odd function of a matrix (Daleckii and Krein). The model adds the largest change of each error over all
+pairs s_i, s_j from 0 to `upper`; a spectrum with a null space or a tiny tail has the worst pair. An error may have any
+direction, because a mirrored product spreads it over all.
+"""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -11,59 +28,60 @@ from ..iteration.protocols import Iteration
 from ..iteration.schedule import Schedule
 from ..linalg.constant import constant
 
-__all__ = ["amplification", "best_restarts", "fewest_restarts", "margins", "restarts_for"]
+__all__ = ["best_restarts", "fewest_restarts", "gram_error", "margins", "restarts_for"]
 
-# Rounding errors of M and Q reach X multiplied by the amplification; they may reach 5 % of the result.
-_TOLERATED = 0.05
+_TOLERATED = 0.05  # largest rounding error for which Gram() itself leaves out a restart
+# A sum of k products in float32 errs by about k^(1/2) roundings (Higham, Mary, SIAM J. Sci. Comput. 41, 2019); a matrix
+# with equal entries reaches this. 64 stands for 4096 columns. Products in half precision add in float32.
+_SUMMED = 64
+_CARRIED = 4  # roundings of Z (M Z), relative to max z^2 max m: two products, two roundings each
+_SINGLE = torch.finfo(torch.float32).eps / 2
 
 
 def restarts_for(method: Iteration, dtype: torch.dtype) -> tuple[int, ...]:
-    """Return the fewest restarts that keep (amplification) x (unit roundoff of `dtype`) below 5 %.
+    """Return the fewest restarts that keep the rounding error below 5 %, or near the error of a restart every step.
 
-    A method without a schedule cannot be simulated; it restarts after every second step.
+    In half precision one step alone may lose more than 5 %. More restarts do not help there, so twice the error of a
+    restart after every step is accepted. A method without a schedule cannot be simulated; it restarts after every
+    second step.
     """
     if not isinstance(method, Schedule):
         return tuple(range(2, method.steps, 2))
-    return fewest_restarts(method, torch.finfo(dtype).eps / 2, _TOLERATED)
+    every = gram_error(method, tuple(range(1, method.steps)), dtype)
+    return fewest_restarts(method, dtype, max(_TOLERATED, 2 * every))
 
 
 @lru_cache(maxsize=256)
-def fewest_restarts(schedule: Schedule, unit_roundoff: float, tolerated: float) -> tuple[int, ...]:
-    """Return the fewest restarts, at the best places, with (amplification) x (unit roundoff) <= `tolerated`.
+def fewest_restarts(schedule: Schedule, dtype: torch.dtype, tolerated: float) -> tuple[int, ...]:
+    """Return the fewest restarts, at the best places, with `gram_error` <= `tolerated`.
 
-    The unit roundoff is that of the dtype of the Gram matrix. If no places reach `tolerated`, every step restarts.
+    If no places reach `tolerated`, every step restarts.
     """
-    for restarts, worst in _best_of_each_count(schedule, unit_roundoff):
-        if worst * unit_roundoff <= tolerated:
+    for restarts, error in _best_of_each_count(schedule, dtype):
+        if error <= tolerated:
             return restarts
     return tuple(range(1, schedule.steps))
 
 
-def best_restarts(schedule: Schedule, count: int, delta: float) -> tuple[tuple[int, ...], float]:
-    """Return the positions of `count` restarts, below `steps`, with the least amplification, and this amplification.
+def best_restarts(schedule: Schedule, count: int, dtype: torch.dtype) -> tuple[tuple[int, ...], float]:
+    """Return the positions of `count` restarts, below `steps`, with the least `gram_error`, and this error.
 
-    `schedule` is for p = 2; `delta` > 0 is the rounding error of the eigenvalues of the Gram matrix, relative to the
-    largest.
-
-    References:
-        The restart chooser of the package gram-newton-schulz, which takes delta = 4e-4.
+    Raises:
+        ValueError: If there are not that many places.
     """
     if not 0 <= count < schedule.steps:
         raise ValueError(f"{schedule.steps} steps have room for 0 to {schedule.steps - 1} restarts, got count={count}")
-    return next(islice(_best_of_each_count(schedule, delta), count, None))
+    return next(islice(_best_of_each_count(schedule, dtype), count, None))
 
 
-def amplification(schedule: Schedule, restarts: tuple[int, ...], delta: float) -> float:
-    """Return the worst max|Q| / min|Q| over the steps, for singular values 1 .. 1e-10 whose squares lost `delta`.
+def gram_error(schedule: Schedule, restarts: tuple[int, ...], dtype: torch.dtype) -> float:
+    """Predict the largest rounding error of the Gram engine, relative to the spectral norm of the result, about 1.
 
-    A polynomial made for positive eigenvalues lifts negative ones without bound, so a missing restart gives a huge or
-    infinite number.
+    The worst case over all spectra in [0, `upper`], exact zeros included. The model is of first order: a result above
+    about 0.1 only tells that digits are lost, not how many.
     """
-    x, worst = schedule.upper * _singular_values(), 1.0
-    for start, end in pairwise((0, *sorted(restarts), schedule.steps)):
-        ratios, images = zip(*_run(schedule, start, end, x, delta), strict=True)
-        x, worst = images[-1], max(worst, *ratios)
-    return worst
+    error = _stretches(schedule, dtype)
+    return sum(error[stretch] for stretch in pairwise((0, *sorted(restarts), schedule.steps)))
 
 
 def margins(method: Iteration, restarts: tuple[int, ...], dtype: torch.dtype) -> tuple[float, ...]:
@@ -83,46 +101,63 @@ def margins(method: Iteration, restarts: tuple[int, ...], dtype: torch.dtype) ->
 
 @constant
 def _margins(schedule: Schedule, restarts: tuple[int, ...], unit_roundoff: float) -> tuple[float, ...]:
-    x, found = schedule.upper * _singular_values(), []
-    for start, end in pairwise((0, *sorted(restarts))):
-        before = x
-        *_, (_, x) = _run(schedule, start, end, x, 0.0)
-        found.append(1 + unit_roundoff * float(np.abs(x / before).max()))
-    return tuple(found)
+    s = schedule.upper * np.logspace(-10, 0, 10001)
+    images = [s, *schedule.trace(s)]
+    return tuple(
+        1 + unit_roundoff * float(np.abs(images[end] / images[start]).max()) for start, end in pairwise((0, *restarts))
+    )
 
 
-def _best_of_each_count(schedule: Schedule, delta: float) -> Iterator[tuple[tuple[int, ...], float]]:
-    """Find the best positions of 0, 1, 2, ... restarts in steps^3 / 6 simulated steps; all subsets would take 2^steps.
-
-    Keeps only the best way to each place of the last restart. This is exact for one restart; beyond, it neglects that
-    the singular values at a restart depend a little on the earlier restarts.
-    """
-    ways = {0: (1.0, (), schedule.upper * _singular_values())}
-    for _ in range(schedule.steps):
-        longer: dict[int, tuple[float, tuple[int, ...], np.ndarray]] = {}
-        for start, (worst, restarts, x) in ways.items():
-            for end, (ratio, image) in enumerate(_run(schedule, start, schedule.steps, x, delta), start + 1):
-                worst = max(worst, ratio)
-                if end not in longer or worst < longer[end][0]:
-                    longer[end] = (worst, (*restarts, end), image)
-        worst, restarts, _ = longer.pop(schedule.steps)
-        yield restarts[:-1], worst
+def _best_of_each_count(schedule: Schedule, dtype: torch.dtype) -> Iterator[tuple[tuple[int, ...], float]]:
+    """Find the best positions of 0, 1, 2, ... restarts: the shortest path of each length through the steps."""
+    error, steps = _stretches(schedule, dtype), schedule.steps
+    ways: dict[int, tuple[float, tuple[int, ...]]] = {0: (0.0, ())}
+    for _ in range(steps):
+        longer = {
+            end: min((lost + error[start, end], (*at, end)) for start, (lost, at) in ways.items() if start < end)
+            for end in range(min(ways) + 1, steps + 1)
+        }
+        lost, at = longer.pop(steps)
+        yield at[:-1], lost
         ways = longer
 
 
-def _run(schedule: Schedule, start: int, end: int, x: np.ndarray, delta: float) -> Iterator[tuple[float, np.ndarray]]:
-    """Simulate steps from a restart at `start`: yield max|Q| / min|Q| and the x of a restart after each step."""
-    Q = np.ones_like(x)
-    with np.errstate(over="ignore", invalid="ignore"):
-        m = x**2 - delta
-    for row in schedule.rows[start:end]:
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            z = row(m)
-            m, Q = m * z**2, Q * z
-            ratio, image = float(np.abs(Q).max() / np.abs(Q).min()), x * Q
-        yield (ratio if np.isfinite(ratio) else float("inf")), image
+@lru_cache(maxsize=256)
+def _stretches(schedule: Schedule, dtype: torch.dtype) -> dict[tuple[int, int], float]:
+    """Return the error of each stretch [start, end) of steps without a restart, by the table at the top."""
+    unit = torch.finfo(dtype).eps / 2
+    formed = _SUMMED * unit if unit <= _SINGLE else unit + _SUMMED * _SINGLE
+    s = schedule.upper * np.concatenate([[0.0], np.logspace(-10, 0, 101)])
+    errors = {}
+    with np.errstate(all="ignore"):
+        values = [s, *schedule.trace(s)]
+        z = [row(x**2) for row, x in zip(schedule.rows, values, strict=False)]
+        largest, steepest = ([float(np.abs(x).max()) for x in rows] for rows in (values, z))
+        for end in range(1, schedule.steps + 1):
+            after = _after(values[end], values[-1])
+            R, growth, carried = np.ones_like(s), 1.0, 0.0
+            for start in reversed(range(end)):
+                R, growth = R * z[start], growth * steepest[start]
+                change = _worst(_divided(R, values[start] ** 2) * values[start] * after)
+                factors = (end - start) * unit * growth * _worst(values[start] * after)
+                errors[start, end] = _worst(formed * largest[start] ** 2 * change + carried + factors)
+                if start:
+                    carried += _CARRIED * unit * (steepest[start - 1] * largest[start - 1]) ** 2 * change
+    return errors
 
 
-def _singular_values() -> np.ndarray:
-    # A thousand points would miss the sharp extremes of |Q| by 2 %.
-    return np.logspace(0, -10, 10001)
+def _after(s: np.ndarray, f: np.ndarray) -> np.ndarray:
+    """Return by how much the steps that map s to f multiply a change of X between the directions i and j."""
+    both = s[:, None] + s
+    return np.maximum(np.abs(_divided(f, s)), np.where(both == 0, 0.0, (f[:, None] + f) / both))
+
+
+def _divided(F: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Return (F_i - F_j) / (x_i - x_j); 0 for equal x, as the grid has the derivative between neighbours."""
+    gap = x[:, None] - x
+    return np.where(gap == 0, 0.0, (F[:, None] - F) / gap)
+
+
+def _worst(change: np.ndarray | float) -> float:
+    """Return the largest magnitude; infinity for a schedule that overflows."""
+    return float(np.nan_to_num(np.abs(change), nan=np.inf).max())

@@ -1,36 +1,41 @@
 """Rank: restrict a computed polar factor to the range of a rank-deficient A, or complete it to orthonormal columns."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 __all__ = ["completed", "on_the_range", "on_the_range_if_deficient"]
 
 
+Multiply = Callable[[Tensor, Tensor], Tensor]  # the product of two stacks (b, rows, columns)
+
+
 @torch.no_grad()
-def _null(U: Tensor, A: Tensor) -> Tensor:
+def _null(U: Tensor, A: Tensor, multiply: Multiply) -> Tensor:
     """Return N, (b, n, n): the right singular vectors v with ||A v|| <= max(m, n) eps sigma_1, other columns zero."""
-    H = U.mT @ A
+    H = multiply(U.mT, A)
     H = (H + H.mT) / 2
     finite = torch.isfinite(H).all(-1).all(-1)[:, None, None]
     _, V = torch.linalg.eigh(torch.where(finite, H, 0.0))
-    sigma = torch.linalg.vector_norm(A @ V, dim=-2, keepdim=True)
+    sigma = torch.linalg.vector_norm(multiply(A, V), dim=-2, keepdim=True)
     tolerance = max(A.shape[-2:]) * torch.finfo(A.dtype).eps * sigma.amax(-1, keepdim=True)
     return torch.where(sigma <= tolerance, V, 0.0)
 
 
-def on_the_range(U: Tensor, A: Tensor) -> Tensor:
+def on_the_range(U: Tensor, A: Tensor, multiply: Multiply = torch.matmul) -> Tensor:
     """Restrict U (b, m, n) to the range of A (b, m, n): set U to zero on the null space of A.
 
     Iterations lift every singular value that is not exactly zero, rounding noise included. Singular values up to max(m,
     n) eps sigma_1 count as zero here. The right singular vectors v are the eigenvectors of H = sym(U^T A), the singular
     values are the lengths ||A v||. If none counts as zero, the result is U, bit for bit. The function reads nothing
     back from the device, and keeps zero rows and columns exactly zero. A has the dtype of U, float32 or float64, and
-    Frobenius norm 1; NaN passes through.
+    Frobenius norm 1; NaN passes through. `multiply` computes the four products.
     """
     if A.shape[-2] < A.shape[-1]:
-        return on_the_range(U.mT, A.mT).mT
-    N = _null(U, A)
-    projected = U - (U @ N) @ N.mT
+        return on_the_range(U.mT, A.mT, multiply).mT
+    N = _null(U, A, multiply)
+    projected = U - multiply(multiply(U, N), N.mT)
     live = A != 0
     return projected * live.any(-1, keepdim=True) * live.any(-2, keepdim=True)
 

@@ -68,7 +68,7 @@ def _whole(plan: RunPlan, A: Tensor, key: int | Tensor) -> Tensor:
         return _iterated(plan, A, key, prescale)
     wide = A.to(torch.promote_types(A.dtype, torch.float32))
     U = _iterated(plan, wide, key, prescale).to(wide.dtype)
-    return on_the_range(U, prescale(wide)[0])
+    return on_the_range(U, prescale(wide)[0], plan.wide.mm)
 
 
 def _iterated(plan: RunPlan, A: Tensor, key: int | Tensor, scale: Callable[[Tensor], tuple[Tensor, Scale]]) -> Tensor:

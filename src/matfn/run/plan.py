@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..engines import Coupled, Direct, Engine, Gram, amplification
+from ..engines import Coupled, Direct, Engine, Gram, gram_error
 from ..engines.cost import engine_cost
 from ..engines.restarts import fewest_restarts
 from ..iteration.protocols import Evaluation, Fitted, Iteration, Method, Scheduled
@@ -345,9 +345,9 @@ def _gram_or_direct(schedule: Schedule, shape: tuple[int, int], dtype: torch.dty
         return Direct(), "Gram saves no products on square matrices"
     if schedule.rational:
         return Direct(), "Gram squares the condition number that rational steps are made for"
-    roundoff, tolerated = torch.finfo(dtype).eps / 2, min(schedule.error(), _TOLERATED)
-    gram = Gram(fewest_restarts(schedule, roundoff, tolerated))
-    lost = amplification(schedule, gram.restarts or (), roundoff) * roundoff
+    tolerated = min(schedule.error(), _TOLERATED)
+    gram = Gram(fewest_restarts(schedule, dtype, tolerated))
+    lost = gram_error(schedule, gram.restarts or (), dtype)
     if not lost <= tolerated:
         return Direct(), f"Gram would lose {lost:.2g} to rounding in {dtype}, more than {tolerated:.2g}"
     costs = {engine: engine_cost(schedule, engine, shape) for engine in (Direct(), gram)}
