@@ -5,13 +5,19 @@ from torch import Tensor
 
 from ..errors import SpectrumError
 
-__all__ = ["check_definite", "check_spectrum", "symmetric_part"]
+__all__ = ["check_definite", "check_spectrum", "check_symmetric", "symmetric_part"]
 
 
-def symmetric_part(A: Tensor, verb: str, eps: float) -> Tensor:
-    """Return (A + A^T)/2; refuse an A (..., n, n) that differs from A^T by more than 4 n eps of its largest entry.
+def symmetric_part(A: Tensor) -> Tensor:
+    """Return (A + A^T)/2 for A (..., n, n)."""
+    return A / 2 + A.mT / 2  # not (A + A.mT) / 2, which overflows for entries near the largest number
 
-    A is in float32 at least, so that the sum overflows no sooner than its entries; eps is of the dtype that was given.
+
+def check_symmetric(A: Tensor, verb: str, eps: float) -> None:
+    """Refuse an A (..., n, n) that differs from A^T by more than 4 n eps of its largest entry.
+
+    A is in float32 at least, so that the difference overflows no sooner than half of its entries; eps is of the dtype
+    that was given.
     """
     asymmetry = (A - A.mT).abs().amax((-2, -1))
     allowed = 4 * A.shape[-1] * eps * A.abs().amax((-2, -1))
@@ -21,7 +27,6 @@ def symmetric_part(A: Tensor, verb: str, eps: float) -> Tensor:
             f"{verb} takes symmetric matrices, but A and A.mT differ by {worst:.2g} of the largest entry: pass "
             "(A + A.mT) / 2 if the difference is rounding"
         )
-    return A / 2 + A.mT / 2  # not (A + A.mT) / 2, which overflows for entries near the largest number
 
 
 def check_spectrum(values: Tensor, what: str, zero: float | None, negative: float) -> None:

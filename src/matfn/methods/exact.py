@@ -48,18 +48,29 @@ class Exact:
         """
         eps = torch.finfo(A.dtype).eps
         A = A.to(torch.float64)
+        if target.name == "polar":
+            return _polar(A, eps)
+        return _sign(A, eps) if target.name == "sign" else self._power(target, A, eps, eps)
+
+    def evaluate_sum(self, target: Target, A: Tensor, eps: float) -> Tensor:
+        """Compute a root or an inverse of each A + ridge I, (b, n, n), summed in float64.
+
+        The ridge is exact, so eigenvalues count as zero up to eps of float64. Those that rounding of A may make
+        negative are judged by `eps`, of the dtype of A.
+        """
+        return self._power(target, A, torch.finfo(A.dtype).eps, eps)
+
+    def _power(self, target: Target, A: Tensor, zero: float, rounding: float) -> Tensor:
+        """Compute A^h of each A in float64, with h = target.homogeneity."""
+        n = A.shape[-1]
         match target.name, self.singular:
-            case "polar", _:
-                return _polar(A, eps)
-            case "sign", _:
-                return _sign(A, eps)
             case "inv", "refuse":
                 return _inverse(A)
             case "inv", _:
-                return torch.linalg.pinv(A / _peak_of(A), rtol=A.shape[-1] * eps) / _peak_of(A)
+                return torch.linalg.pinv(A / _peak_of(A), rtol=n * zero) / _peak_of(A)
             case _, "refuse":
-                return _power(A, eps, target)
-        return _pseudo_power(A, A.shape[-1] * eps, target)
+                return _power(A, zero, n * rounding, target)
+        return _pseudo_power(A, n * zero, n * rounding, target)
 
 
 def _polar(A: Tensor, eps: float) -> Tensor:
@@ -124,19 +135,19 @@ def _peak_of(A: Tensor) -> Tensor:
     return torch.ldexp(torch.ones_like(peak), torch.where(peak == 0, 0, torch.frexp(peak).exponent - 1))
 
 
-def _power(A: Tensor, eps: float, target: Target) -> Tensor:
-    """Compute A^h of each symmetric positive (semi)definite A, (b, n, n); h is the homogeneity of the target."""
+def _power(A: Tensor, zero: float, negative: float, target: Target) -> Tensor:
+    """Compute A^h of each symmetric positive (semi)definite A, (b, n, n); the limits are as in `check_spectrum`."""
     peak = _peak_of(A)
     values, V = torch.linalg.eigh(A / peak)
-    check_spectrum(values, str(target), eps if target.homogeneity < 0 else None, A.shape[-1] * eps)
+    check_spectrum(values, str(target), zero if target.homogeneity < 0 else None, negative)
     return (V * values.clamp(min=0).pow(target.homogeneity).unsqueeze(-2)) @ V.mT * peak**target.homogeneity
 
 
-def _pseudo_power(A: Tensor, zero: float, target: Target) -> Tensor:
+def _pseudo_power(A: Tensor, zero: float, negative: float, target: Target) -> Tensor:
     """Compute A^h on the range of A and zero on its null space; `zero` is relative to the largest eigenvalue."""
     peak = _peak_of(A)
     values, V = torch.linalg.eigh(A / peak)
-    check_spectrum(values, str(target), None, zero)  # refuses negative eigenvalues only
+    check_spectrum(values, str(target), None, negative)  # refuses negative eigenvalues only
     range_ = values > zero * values[..., -1:]
     powers = torch.where(range_, values.where(range_, 1.0).pow(target.homogeneity), 0.0)
     return (V * powers.unsqueeze(-2)) @ V.mT * peak**target.homogeneity

@@ -1,5 +1,7 @@
 """Arguments: checks of what the public functions take; errors say what was given, what was wanted, what to do."""
 
+import math
+from numbers import Real
 from typing import cast
 
 import torch
@@ -9,7 +11,8 @@ from ..iteration.protocols import Evaluation, Iteration, Method, Scheduled
 from ..iteration.schedule import Schedule
 from ..iteration.target import Domain, Target
 
-__all__ = ["check_finite", "check_matrix", "check_method", "check_options", "check_rounding", "sketch_key"]
+__all__ = ["check_finite", "check_matrix", "check_method", "check_options", "check_ridge", "check_rounding"]
+__all__ += ["check_sum", "sketch_key"]
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _NAMES = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
@@ -40,6 +43,72 @@ def check_finite(A: Tensor, verb: str) -> None:
             f"{verb} takes finite matrices, but {len(bad)} of {A.numel()} entries of the argument are NaN or "
             f"infinite, the first at index {tuple(bad[0].tolist())}"
         )
+
+
+def check_ridge(ridge: object, A: Tensor, verb: str, *, relative: object) -> Tensor | None:
+    """Return the ridge of each matrix of A (..., n, n) as a float64 tensor (...); None for the number 0.
+
+    The values of a tensor are checked by `check_sum`.
+    """
+    batch, most = A.shape[:-2], _most(A.dtype)
+    if not isinstance(relative, bool):
+        raise TypeError(
+            f"{verb}: relative must be True (the ridge is a multiple of ||A||_F) or False, got {relative!r}"
+        )
+    if isinstance(ridge, Tensor):
+        fits = len(ridge.shape) <= len(batch) and all(
+            r in (1, b) for r, b in zip(reversed(ridge.shape), reversed(batch), strict=False)
+        )
+        if not fits or ridge.dtype == torch.bool or ridge.is_complex() or ridge.layout != torch.strided:
+            raise ValueError(
+                f"{verb}: ridge must be a finite number, or a dense real tensor with one for each matrix of A, which "
+                f"broadcasts to {tuple(batch)}, got {ridge.dtype}, {ridge.layout}, shape {tuple(ridge.shape)}"
+            )
+        return ridge.to(A.device, torch.float64).expand(batch)
+    # `ridge <= most` before float(): a long integer has no float.
+    if isinstance(ridge, bool) or not isinstance(ridge, Real) or not 0 <= ridge <= most:
+        raise ValueError(
+            f"{verb}: ridge must be a finite number from 0 to {most:.3g}, the largest of "
+            f"{_wide(A.dtype)}, or a tensor with one for each matrix, got {_shown(ridge)}: it is added to the diagonal"
+        )
+    return None if ridge == 0 else torch.full(batch, float(ridge), dtype=torch.float64, device=A.device)
+
+
+def check_sum(ridge: Tensor, B: Tensor, dtype: torch.dtype, verb: str) -> None:
+    """Refuse a ridge (...) with bad values, or a sum B = A + ridge I, (..., n, n), too large for the dtype of A."""
+    most = _most(dtype)
+    bad = ~((ridge >= 0) & (ridge <= most))
+    if bool(bad.any()):
+        index = int(bad.reshape(-1).nonzero()[0])
+        which = f" for matrix {index} of {bad.numel()}" if bad.numel() > 1 else ""
+        raise ValueError(
+            f"{verb}: ridge must be a finite number from 0 to {most:.3g}, got "
+            f"{ridge.reshape(-1)[index].item():.6g}{which}: it is added to the diagonal"
+        )
+    peak = B.abs().max().item()
+    if not peak <= most:
+        raise ValueError(
+            f"{verb}: A + ridge I overflows {_wide(dtype)}: entries up to {peak:.3g}, and the largest number is "
+            f"{most:.3g}: pass a smaller ridge, or " + ("scale A" if math.isinf(peak) else "A.to(torch.float64)")
+        )
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which the functions of matrices of `dtype` are computed at least."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _most(dtype: torch.dtype) -> float:
+    return torch.finfo(_wide(dtype)).max
+
+
+def _shown(value: object) -> str:
+    """Return a short repr."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer with more digits than Python prints
+        return "an integer of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:40]}... ({len(text)} characters)"
 
 
 def check_method(method: object, target: Target) -> Method:

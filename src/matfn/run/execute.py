@@ -7,17 +7,18 @@ import torch
 from torch import Tensor
 
 from ..errors import SpectrumError
-from ..iteration.protocols import Evaluation, Fitted, Method
+from ..iteration.protocols import Evaluation, Fitted, Method, Summed
 from ..iteration.schedule import PLAIN
 from ..iteration.target import POLAR, Domain, Target
 from ..linalg.definite import check_definite
 from ..linalg.norms import Scale, prescale, prescale_
 from ..linalg.rank import completed, on_the_range, on_the_range_if_deficient
+from ..methods import Exact
 from .arguments import check_method
 from .plan import Purpose, RunPlan, resolve
 from .preparation import prepared
 
-__all__ = ["accurate", "execute", "execute_", "polar_factor"]
+__all__ = ["accurate", "evaluated_sum", "execute", "execute_", "polar_factor"]
 
 
 def execute(plan: RunPlan, A: Tensor, key: int | Tensor = 0) -> Tensor:
@@ -89,6 +90,17 @@ def _iterated(plan: RunPlan, A: Tensor, key: int | Tensor, scale: Callable[[Tens
     del X, first
     result = plan.engine.run(target, held.pop(), plan.iteration, plan.products, key, held.pop())
     return result if target.homogeneity == 0 else divisor.undo(result.to(wide), target.homogeneity)
+
+
+def evaluated_sum(target: Target, A: Tensor, method: Method | None, eps: float) -> Tensor | None:
+    """Compute the function of A + ridge I, (..., n, n) in float64, if the method takes sums in float64; None if not.
+
+    `eps` is of the dtype before the sum. The default method is `Exact()`.
+    """
+    method = Exact() if method is None else check_method(method, target)
+    if not isinstance(method, Summed) or A.numel() == 0:
+        return None
+    return method.evaluate_sum(target, A.reshape(-1, *A.shape[-2:]), eps).reshape(A.shape)
 
 
 def accurate(target: Target, A: Tensor, method: Method | None, key: int | Tensor = 0) -> Tensor:
