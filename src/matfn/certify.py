@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from .errors import shown
 from .iteration.defect import orthonormality, power_defect
 from .iteration.target import INV_ROOT, TARGETS, Target
 from .linalg.norms import prescale
 from .linalg.nuclear import LEADING, nuclear_norm
-from .run.arguments import check_finite, check_matrix
+from .run.arguments import check_finite, check_generator, check_matrix, check_readable
 
 __all__ = ["Certificate", "balanced_residual", "certify"]
 
@@ -100,6 +101,9 @@ def certify(
     """
     target = _target(of, p)
     _check_only(only, target)
+    if not isinstance(exact, bool):
+        raise TypeError(f"certify: exact must be True or False, got {shown(exact)}")
+    check_generator(generator)
     _check_pair(X, U, target)
     scaled, scale = prescale(_wide(X))
     S = None if exact or scaled.shape[-2] <= _DENSE else _signs(scaled, _COLUMNS, generator)
@@ -136,27 +140,30 @@ def _wide(A: Tensor) -> Tensor:
 def _check_pair(X: Tensor, U: Tensor, target: Target) -> None:
     for name, argument in (("X", X), ("U", U)):
         check_matrix(argument, replace(target, verb="certify"))
+        check_readable(argument, "certify")
         if argument.numel() == 0:
             raise ValueError(f"certify needs nonempty matrices, got {name} of shape {tuple(argument.shape)}")
         check_finite(argument, "certify")
     if X.shape != U.shape:
         raise ValueError(f"certify compares matrices of one shape, got X {tuple(X.shape)} and U {tuple(U.shape)}")
+    if X.device != U.device:
+        raise ValueError(f"certify compares matrices on one device, got X on {X.device} and U on {U.device}: move U")
 
 
 def _check_only(only: str | None, target: Target) -> None:
     inverse_root = target.name in ("inv_sqrt", "inv_root")
     known = {"residual": target.name not in ("polar", "sign"), "balanced": inverse_root, None: True}
-    if not known.get(only):
+    if not (only is None or isinstance(only, str)) or not known.get(only):
         raise ValueError(
             'only must be "residual" (of a root or an inverse), "balanced" (of an inverse root) or None; '
-            f"got {only!r} of {target.name}"
+            f"got {shown(only)} of {target.name}"
         )
 
 
 def _target(of: str, p: int | None) -> Target:
     named = {target.name: target for target in TARGETS}
-    if of not in named:
-        raise ValueError(f"of must be one of {', '.join(named)}, got {of!r}")
+    if not isinstance(of, str) or of not in named:
+        raise ValueError(f"of must be one of {', '.join(named)}, got {shown(of)}")
     if of in ("root", "inv_root"):
         if p is None:
             raise ValueError(f"certify needs the exponent of {of}: pass p=..., for example p=4")

@@ -14,7 +14,7 @@ from .kernels import Products
 from .kernels.products import without_autocast
 from .linalg.definite import check_symmetric, symmetric_part
 from .linalg.norms import prescale
-from .run.arguments import check_finite, check_matrix, check_ridge, check_sum, sketch_key
+from .run.arguments import check_finite, check_matrix, check_readable, check_result, check_ridge, check_sum, sketch_key
 from .run.convergence import check_converged
 from .run.execute import accurate, evaluated_sum, execute, polar_factor
 from .run.plan import resolve
@@ -105,16 +105,18 @@ def polar(
         The named tuple (U, H).
 
     Raises:
-        ValueError: If A has NaN or infinite entries, or `side` or `factor` is another word.
+        ValueError: If A has NaN or infinite entries, `side` or `factor` is another word, or H overflows the dtype of A.
 
     Warns:
-        ConvergenceWarning: If the steps of `method` left singular values that are neither 1 nor 0.
+        ConvergenceWarning: If the steps of `method` left singular values that are neither 1 nor 0, or if U is
+            orthogonal but not the polar factor: H is then not symmetric or has negative eigenvalues.
     """
     if factor not in ("range", "complete"):
         raise ValueError(f'factor must be "range" or "complete", got {factor!r}: it says what U does to the null space')
     if side not in ("right", "left"):
         raise ValueError(f'side must be "right" (A = U H) or "left" (A = H U), got {side!r}')
     check_matrix(A, POLAR)
+    check_readable(A, "polar")
     value = partial(_polar, side, factor, method, sketch_key(generator))
     return Polar(*attach(A, value, polar_adjoint(side)))
 
@@ -131,7 +133,7 @@ def _polar(side: str, factor: str, method: Method | None, key: int | Tensor, A: 
     flat = U.reshape(scaled.shape)
     H = flat.mT @ scaled if side == "right" else scaled @ flat.mT
     H = scale.undo((H + H.mT) / 2, 1.0).reshape(*A.shape[:-2], n, n)
-    return U.to(A.dtype), H.to(A.dtype)
+    return U.to(A.dtype), check_result(H, A.dtype, "polar")
 
 
 def signm(A: Tensor, *, method: Method | None = None, generator: Generator | None = None) -> Tensor:
@@ -140,7 +142,7 @@ def signm(A: Tensor, *, method: Method | None = None, generator: Generator | Non
     Args:
         A: (..., n, n). `Exact` takes any spectrum off the imaginary axis; an iteration needs real eigenvalues off zero.
             `QDWH` and `ZoloPD` keep each half plane, so values that they do not bring to +1 or -1 are seen. Polynomials
-            move complex eigenvalues; one in fifty or so ends at the wrong sign, which S S = I cannot show.
+            move complex eigenvalues, some to the wrong sign; the eigenvalues of S A show this.
         method: Default `Exact()`.
         generator: As in `orthogonalize`.
 
@@ -174,7 +176,7 @@ def sqrtm(
     Raises:
         SpectrumError: If A + ridge I has a negative eigenvalue, whatever the method.
         ValueError: If A is not symmetric or not finite, or ridge is negative, not finite, or so large that A + ridge I
-            overflows the dtype of A (float32 for half precision).
+            overflows the dtype of A (float32 for half precision); or if the result overflows the dtype of A.
 
     Warns:
         ConvergenceWarning: If the steps of `method` were too few.
@@ -264,6 +266,7 @@ def _accurate(
 ) -> Tensor:
     """Compute one of the square functions, with its closed-form derivative."""
     check_matrix(A, target)
+    check_readable(A, target.verb)
     key, added = sketch_key(generator), check_ridge(ridge, A, target.verb, relative=relative)
     B = A
     if added is not None and A.numel():
@@ -294,5 +297,7 @@ def _value(target: Target, method: Method | None, key: int | Tensor, dtype: torc
     if result is None:
         A = A.to(wide)
         result = accurate(target, A, method, key)
+        narrow = check_result(result, dtype, target.verb)
         check_converged(target, A, result, method)
-    return (result.to(dtype),)
+        return (narrow,)
+    return (check_result(result, dtype, target.verb),)

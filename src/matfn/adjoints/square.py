@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..errors import SpectrumError
+from ..errors import SpectrumError, which
 from ..iteration.target import SIGN, Target
 from ..linalg.lu import inv_ex
 from ..methods import Exact
@@ -83,7 +83,7 @@ def _roots(target: Target, eps: float, A: Tensor) -> tuple[Tensor, ...]:
     ratios = values[..., 0] / values[..., -1].abs()
     if not bool((ratios > eps).all()):
         raise SpectrumError(
-            f"{target} has no derivative at a singular matrix: the smallest eigenvalue is "
+            f"{target} has no derivative at a singular matrix: the smallest eigenvalue of {which(~(ratios > eps))} is "
             f"{ratios.nan_to_num().min().item():.3g} of the largest; add ridge=..."
         )
     r = values ** (1 / target.p)

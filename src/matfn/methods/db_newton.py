@@ -11,7 +11,7 @@ from ..iteration.residual import Residual
 from ..iteration.step import Scalar, Step
 from ..kernels import Products
 from ..linalg.lu import inv_ex
-from .checks import check_count, check_sketch
+from .checks import MOST_STEPS, check_count, check_sketch
 from .prism.fit import least_of_any_size, moments, sketched
 
 __all__ = ["DBNewton", "Inverting"]
@@ -65,7 +65,7 @@ class DBNewton:
     sketch: int | str = 8
 
     def __post_init__(self) -> None:
-        check_count("steps", self.steps, 1)
+        check_count("steps", self.steps, 1, MOST_STEPS)
         check_sketch(self.sketch)
 
     def precision(self, dtype: torch.dtype) -> torch.dtype:

@@ -7,12 +7,13 @@ from typing import cast
 import torch
 from torch import Generator, Tensor
 
+from ..errors import shown, which
 from ..iteration.protocols import Evaluation, Iteration, Method, Scheduled
 from ..iteration.schedule import Schedule
 from ..iteration.target import Domain, Target
 
-__all__ = ["check_finite", "check_matrix", "check_method", "check_options", "check_ridge", "check_rounding"]
-__all__ += ["check_sum", "sketch_key"]
+__all__ = ["check_finite", "check_generator", "check_matrix", "check_method", "check_options", "check_ridge"]
+__all__ += ["check_readable", "check_result", "check_rounding", "check_sum", "sketch_key"]
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _NAMES = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
@@ -22,16 +23,38 @@ def check_matrix(A: Tensor, target: Target) -> None:
     """Refuse another type, dtype, layout or shape than the function takes; looks at metadata, never at values."""
     verb = target.verb
     if not isinstance(A, Tensor):
-        raise TypeError(f"{verb} takes a torch.Tensor of shape (..., m, n), got {type(A).__name__}")
+        raise TypeError(
+            f"{verb} takes a torch.Tensor of shape (..., m, n), got {type(A).__name__}: convert with torch.as_tensor"
+        )
+    if A.is_nested:
+        raise TypeError(f"{verb} takes matrices of one shape, got a nested tensor: pass the tensors of A.unbind()")
+    if type(A).__name__ == "DTensor":
+        raise TypeError(f"{verb} takes a tensor of this process, got a DTensor: pass A.full_tensor()")
     if A.dtype not in DTYPES:
         advice = "complex matrices are not supported" if A.is_complex() else "convert with A.to(torch.float32)"
+        advice = "convert with A.dequantize()" if A.is_quantized else advice
         raise TypeError(f"{verb} takes {_NAMES}, got {A.dtype}: {advice}")
     if A.layout != torch.strided:
         raise TypeError(f"{verb} takes dense tensors, got layout {A.layout}: convert with A.to_dense()")
     if A.ndim < 2:
-        raise ValueError(f"{verb} takes matrices of shape (..., m, n), got shape {tuple(A.shape)}")
+        raise ValueError(
+            f"{verb} takes matrices of shape (..., m, n), got shape {tuple(A.shape)}: give a vector a second axis, "
+            "for example A.unsqueeze(0)"
+        )
     if target.domain is not Domain.RECTANGULAR and A.shape[-2] != A.shape[-1]:
-        raise ValueError(f"{verb} takes square matrices (..., n, n), got shape {tuple(A.shape)}")
+        raise ValueError(
+            f"{verb} takes square matrices (..., n, n), got shape {tuple(A.shape)}: rectangular ones are for "
+            "polar and orthogonalize"
+        )
+
+
+def check_readable(A: Tensor, verb: str) -> None:
+    """Refuse tensors without values, for functions that look at values."""
+    if A.is_meta or type(A).__name__ in ("FakeTensor", "FunctionalTensor"):
+        raise TypeError(
+            f"{verb} looks at the values of its argument, and a {'meta' if A.is_meta else 'fake'} tensor has none: "
+            "pass a tensor with data; orthogonalize and explain need the shape alone"
+        )
 
 
 def check_finite(A: Tensor, verb: str) -> None:
@@ -41,8 +64,23 @@ def check_finite(A: Tensor, verb: str) -> None:
         bad = (~finite).nonzero()
         raise ValueError(
             f"{verb} takes finite matrices, but {len(bad)} of {A.numel()} entries of the argument are NaN or "
-            f"infinite, the first at index {tuple(bad[0].tolist())}"
+            f"infinite, the first at index {tuple(bad[0].tolist())}: mend or leave out this matrix"
         )
+
+
+def check_result(result: Tensor, dtype: torch.dtype, verb: str) -> Tensor:
+    """Return a result (..., m, n) in `dtype`; refuse entries that are too large for it."""
+    narrow = result.to(dtype)
+    finite = torch.isfinite(narrow).all(-1).all(-1)
+    if not bool(finite.all()):
+        peak = result.abs().nan_to_num(nan=math.inf, posinf=math.inf).max().item()
+        size = f" with entries up to {peak:.3g}" if math.isfinite(peak) else ""
+        advice = "scale A" if dtype == torch.float64 else "pass A.to(torch.float64), or scale A"
+        raise ValueError(
+            f"{verb}: the result of {which(~finite)} overflows {dtype}{size}: the largest number is "
+            f"{torch.finfo(dtype).max:.3g}; {advice}"
+        )
+    return narrow
 
 
 def check_ridge(ridge: object, A: Tensor, verb: str, *, relative: object) -> Tensor | None:
@@ -69,7 +107,7 @@ def check_ridge(ridge: object, A: Tensor, verb: str, *, relative: object) -> Ten
     if isinstance(ridge, bool) or not isinstance(ridge, Real) or not 0 <= ridge <= most:
         raise ValueError(
             f"{verb}: ridge must be a finite number from 0 to {most:.3g}, the largest of "
-            f"{_wide(A.dtype)}, or a tensor with one for each matrix, got {_shown(ridge)}: it is added to the diagonal"
+            f"{_wide(A.dtype)}, or a tensor with one for each matrix, got {shown(ridge)}: it is added to the diagonal"
         )
     return None if ridge == 0 else torch.full(batch, float(ridge), dtype=torch.float64, device=A.device)
 
@@ -80,10 +118,9 @@ def check_sum(ridge: Tensor, B: Tensor, dtype: torch.dtype, verb: str) -> None:
     bad = ~((ridge >= 0) & (ridge <= most))
     if bool(bad.any()):
         index = int(bad.reshape(-1).nonzero()[0])
-        which = f" for matrix {index} of {bad.numel()}" if bad.numel() > 1 else ""
         raise ValueError(
             f"{verb}: ridge must be a finite number from 0 to {most:.3g}, got "
-            f"{ridge.reshape(-1)[index].item():.6g}{which}: it is added to the diagonal"
+            f"{ridge.reshape(-1)[index].item():.6g} for {which(bad)}: it is added to the diagonal"
         )
     peak = B.abs().max().item()
     if not peak <= most:
@@ -100,15 +137,6 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 
 def _most(dtype: torch.dtype) -> float:
     return torch.finfo(_wide(dtype)).max
-
-
-def _shown(value: object) -> str:
-    """Return a short repr."""
-    try:
-        text = repr(value)
-    except ValueError:  # an integer with more digits than Python prints
-        return "an integer of thousands of digits"
-    return text if len(text) <= 80 else f"{text[:40]}... ({len(text)} characters)"
 
 
 def check_method(method: object, target: Target) -> Method:
@@ -155,8 +183,13 @@ def check_rounding(iteration: object, precision: torch.dtype) -> None:
 
 def sketch_key(generator: Generator | None) -> int | Tensor:
     """Return the key of all sketches of one call, drawn on the device of the generator and never read."""
+    check_generator(generator)
+    return 0 if generator is None else torch.randint(2**32, (), generator=generator, device=generator.device)
+
+
+def check_generator(generator: object) -> None:
+    """Refuse anything but a generator or None."""
     if generator is not None and not isinstance(generator, Generator):
         raise TypeError(
             f"generator must be a torch.Generator or None, got {generator!r}: torch.Generator().manual_seed(0)"
         )
-    return 0 if generator is None else torch.randint(2**32, (), generator=generator, device=generator.device)

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import SpectrumError
-from ..iteration.protocols import Evaluation, Fitted, Method, Summed
+from ..errors import SpectrumError, which
+from ..iteration.protocols import Evaluation, Fitted, Method, Scheduled, Summed
 from ..iteration.schedule import PLAIN
 from ..iteration.target import POLAR, Domain, Target
 from ..linalg.definite import check_definite
@@ -113,27 +113,40 @@ def accurate(target: Target, A: Tensor, method: Method | None, key: int | Tensor
         SpectrumError: For a root of an indefinite matrix, or an inverse root of a singular one, whatever the method.
     """
     method = _fitted(target, A, method)
+    if isinstance(method, Scheduled):
+        try:
+            method.schedule(target.p)
+        except ValueError as error:
+            raise ValueError(f"{target}: {error}") from None
     plan = resolve(target, method, (A.shape[-2], A.shape[-1]), A.dtype, A.device, purpose=Purpose.DIGITS)
     iterates = plan.iteration is not None
     if iterates and target.domain is Domain.SPD and A.numel():
         check_definite(A, str(target), target.homogeneity < 0)
     result = execute(plan, A, key)
     if iterates and not bool(torch.isfinite(result).all()):
-        raise SpectrumError(
-            f"{target} by {plan.method!r} diverged: {_cause(target, A.dtype)}; method=Exact() takes every matrix for "
-            "which the function is defined"
-        )
+        scaled = prescale(A.reshape(-1, *A.shape[-2:]))[0]
+        finite = torch.isfinite(result if target.homogeneity == 0 else execute(plan, scaled, key)).all(-1).all(-1)
+        if not bool(finite.all()):  # else the numbers of the result are too large, which the verb refuses
+            first = scaled[int((~finite.reshape(-1)).nonzero()[0])]
+            raise SpectrumError(
+                f"{target} by {plan.method!r} diverged for {which(~finite)}: {_cause(target, first)}; method=Exact() "
+                "takes every matrix for which the function is defined"
+            )
     return result
 
 
-def _cause(target: Target, dtype: torch.dtype) -> str:
-    """Name the likely cause of a divergence."""
+def _cause(target: Target, A: Tensor) -> str:
+    """Name the likely cause of the divergence for one matrix A (m, n)."""
+    wider = "" if A.dtype == torch.float64 else ", or pass float64"
     if target.domain is Domain.SPD:
-        wider = "" if dtype == torch.float64 else ", or pass float64"
-        return f"the matrix is too ill-conditioned for an iteration in {dtype}: add ridge=...{wider}"
-    if target.domain is Domain.SQUARE:
+        return f"it is too ill-conditioned for an iteration in {A.dtype}: add ridge=...{wider}"
+    if target.name == "inv":
+        return f"the steps see the square of its condition number, too large for {A.dtype}: add ridge=...{wider}"
+    if target.name == "sign" and bool((A.mT == A).all()):
+        return f"it is too ill-conditioned for an iteration in {A.dtype}" + wider.replace(", or", ":")
+    if target.name == "sign":
         return "an iteration needs a real spectrum off zero"
-    return "the steps do not fit the singular values: take a smaller lower bound, or a wider dtype"
+    return "the steps do not fit the singular values: take a smaller lower bound" + wider
 
 
 def polar_factor(A: Tensor, factor: str, method: Method | None, key: int | Tensor = 0) -> Tensor:
