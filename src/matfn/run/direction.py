@@ -27,7 +27,7 @@ __all__ = ["misdirected"]
 
 # In eps: converged steps left ||H - H^T||_F / (2 ||A||_F) of at most 1 (n = 17) to 8 (n = 200) for QDWH, 36 for the
 # quintics of Polar Express, 120 for fitted steps of degree 9. High degrees add their own amplification of rounding.
-_ROUNDING, _GROWTH, _LIFT = 16.0, 2.0, 2.0
+_ROUNDING, _GROWTH, _LIFT = 32.0, 4.0, 2.0
 
 
 @torch.no_grad()
@@ -57,15 +57,16 @@ def misdirected(target: Target, X: Tensor, U: Tensor, method: Method) -> tuple[i
         _check_nonsingular(X, part, eye)
     if not bool(wrong.any()):
         return None
-    angle, flipped = _turned(H, limit)
-    worst = int(angle.argmax())
-    if angle[worst] <= math.sqrt(torch.finfo(X.dtype).eps):
+    error, flipped = _error(X, U)
+    error = torch.where(wrong, error, 0.0)
+    worst = int(error.argmax())
+    if error[worst] <= math.sqrt(torch.finfo(X.dtype).eps):
         return None
     equation = "||S A - A S||" if target.name == "sign" else "||U^T A - A^T U||"
     signs = f", {int(flipped[worst])} of its vectors with the wrong sign" if flipped[worst] else ""
     return worst, (
         f"{equation}_F / ||A||_F of about {2 * skew[worst].item():.2g}, where rounding explains {2 * limit:.2g}: it is "
-        f"{'an involution' if target.name == 'sign' else 'orthogonal'}, but about {angle[worst].item():.2g} from the "
+        f"{'an involution' if target.name == 'sign' else 'orthogonal'}, but about {error[worst].item():.2g} from the "
         f"{'sign' if target.name == 'sign' else 'polar factor'}{signs}"
     )
 
@@ -81,17 +82,18 @@ def _limit(method: Method, X: Tensor) -> float:
     return torch.finfo(X.dtype).eps * (_ROUNDING + _GROWTH * X.shape[-2] ** 0.5 + _LIFT * lifted)
 
 
-def _turned(H: Tensor, limit: float) -> tuple[Tensor, Tensor]:
-    """Return ||U - V||_F / sqrt(n) for the right factor V to first order, (b,), and the number of flipped vectors.
+def _error(X: Tensor, U: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ||U - V||_F / sqrt(r) on the range, of rank r, for the polar factor V of X (b, n, m), and what is flipped.
 
-    With U = V exp(W), W skew, and V^T A = P positive semidefinite, H = U^T A is P - W P, so H - H^T = -(W P + P W).
+    The sign of a symmetric matrix is its polar factor. The second result is the number of flipped singular vectors.
     """
-    H = H.double()
-    values, V = torch.linalg.eigh((H + H.mT) / 2)
-    size = values.abs()
-    W = (V.mT @ (H - H.mT) @ V) / (size[:, :, None] + size[:, None, :] + limit)
-    flipped = (values < -limit).sum(-1)
-    return ((W.square().sum((-2, -1)) + 4 * flipped) / H.shape[-1]).sqrt(), flipped
+    X, U = X.double(), U.double()
+    W, sigma, Vh = torch.linalg.svd(X, full_matrices=False)
+    live = sigma > max(X.shape[-2:]) * torch.finfo(U.dtype).eps * sigma[:, :1]
+    D = (W.mT @ U @ Vh.mT) * live.unsqueeze(-2)
+    flipped = (live & (D.diagonal(dim1=-2, dim2=-1) < 0)).sum(-1)
+    error = torch.linalg.matrix_norm(D - torch.diag_embed(live.to(D.dtype)))
+    return error / live.sum(-1).clamp(min=1).sqrt(), flipped
 
 
 def _check_nonsingular(X: Tensor, part: Tensor, eye: Tensor) -> None:
