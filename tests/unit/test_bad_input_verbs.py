@@ -9,7 +9,19 @@ import torch
 
 import matfn
 from loops import looped
-from matfn import METHODS, DBNewton, Exact, NewtonSchulz, PolarExpress, Prism, Recorder, RitzMinimax, Tuned, ZoloPD
+from matfn import (
+    METHODS,
+    DBNewton,
+    Exact,
+    NewtonSchulz,
+    PolarExpress,
+    Polynomial,
+    Prism,
+    Recorder,
+    RitzMinimax,
+    Tuned,
+    ZoloPD,
+)
 from matfn.methods.resolvents import Resolvents
 
 NAN, INF = float("nan"), float("inf")
@@ -96,8 +108,28 @@ def test_what_is_no_matrix(name):
 @pytest.mark.parametrize("name", VALUES)
 def test_tensors_without_values(name):
     refused(lambda: VERBS[name](torch.empty(3, 3, device="meta")), f"^{name} looks at the values .* a meta tensor")
-    refused(lambda: VERBS[name](fake()), f"^{name} looks at the values .* a fake tensor")
+    refused(lambda: VERBS[name](fake()), f"^{name} takes a fake tensor within its mode")
     assert matfn.orthogonalize(torch.empty(3, 4, device="meta")).shape == (3, 4)
+
+
+def test_fake_tensors_outside_their_mode():
+    refused(lambda: matfn.orthogonalize(fake()), "^orthogonalize takes a fake tensor within its mode")
+
+
+def test_ridges_without_values():
+    nested = torch.nested.nested_tensor([torch.ones(1)])
+    for ridge in (torch.tensor(1.0, device="meta"), nested, fake()):
+        refused(lambda ridge=ridge: matfn.inv(EYE, ridge=ridge), "^inv: ridge must be .* dense real tensor with values")
+
+
+def test_degrees_that_amplify_rounding_beyond_the_dtype():
+    """The advice fits the dtype."""
+    steep = Polynomial((1.0, *(1e10 * (-1.0) ** k for k in range(1, 4))))
+    for dtype, words in ((torch.float32, r"Pass A.to\(torch.float64\)"), (torch.float64, "Take lower degrees")):
+        factor = 1.0 if dtype == torch.float32 else 1e10
+        row = Polynomial(tuple(factor * c for c in steep.coefficients))
+        schedule = matfn.Schedule((row,), 2, 1e-3, "steep")
+        refused(partial(matfn.orthogonalize, EYE.to(dtype), method=schedule), "amplifies rounding", words)
 
 
 @pytest.mark.parametrize("name", VALUES)

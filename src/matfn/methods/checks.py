@@ -60,14 +60,14 @@ def check_count(name: str, value: object, least: int, most: int) -> None:
 
 def check_number(name: str, value: object, low: float, high: float, why: str) -> None:
     """Refuse anything but a real number with low <= value < high."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not low <= value < high:
+    if isinstance(value, bool) or not isinstance(value, Real) or not low <= cast(float, value) < high:
         raise ValueError(f"{name} must be a number in [{low:g}, {high:g}), got {shown(value)}: {why}")
 
 
 def check_interval(name: str, ends: object, most: float) -> None:
     """Refuse anything but a pair (low, high) of numbers with 0 < low <= high < most."""
     pair = ends if isinstance(ends, tuple) and len(ends) == 2 else ()
-    real = [end for end in pair if isinstance(end, Real) and not isinstance(end, bool)]
+    real = [cast(float, end) for end in pair if isinstance(end, Real) and not isinstance(end, bool)]
     if len(real) < 2 or not 0 < real[0] <= real[1] < most:
         raise ValueError(f"{name} must be (low, high) with 0 < low <= high < {most:g}, got {shown(ends)}")
 

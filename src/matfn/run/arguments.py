@@ -6,6 +6,7 @@ from typing import cast
 
 import torch
 from torch import Generator, Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from ..errors import shown, which
 from ..iteration.protocols import Evaluation, Iteration, Method, Scheduled
@@ -30,6 +31,10 @@ def check_matrix(A: Tensor, target: Target) -> None:
         raise TypeError(f"{verb} takes matrices of one shape, got a nested tensor: pass the tensors of A.unbind()")
     if type(A).__name__ == "DTensor":
         raise TypeError(f"{verb} takes a tensor of this process, got a DTensor: pass A.full_tensor()")
+    if type(A).__name__ == "FakeTensor" and not _get_current_dispatch_mode_stack():
+        raise TypeError(
+            f"{verb} takes a fake tensor within its mode alone: with the FakeTensorMode that made it, or data"
+        )
     if A.dtype not in DTYPES:
         advice = "complex matrices are not supported" if A.is_complex() else "convert with A.to(torch.float32)"
         advice = "convert with A.dequantize()" if A.is_quantized else advice
@@ -94,6 +99,11 @@ def check_ridge(ridge: object, A: Tensor, verb: str, *, relative: object) -> Ten
             f"{verb}: relative must be True (the ridge is a multiple of ||A||_F) or False, got {relative!r}"
         )
     if isinstance(ridge, Tensor):
+        if ridge.is_nested or ridge.is_meta or type(ridge).__name__ in ("DTensor", "FakeTensor"):
+            kind = "nested" if ridge.is_nested else "meta" if ridge.is_meta else type(ridge).__name__
+            raise ValueError(
+                f"{verb}: ridge must be a finite number, or a dense real tensor with values, got a {kind} one"
+            )
         fits = len(ridge.shape) <= len(batch) and all(
             r in (1, b) for r, b in zip(reversed(ridge.shape), reversed(batch), strict=False)
         )
@@ -104,7 +114,7 @@ def check_ridge(ridge: object, A: Tensor, verb: str, *, relative: object) -> Ten
             )
         return ridge.to(A.device, torch.float64).expand(batch)
     # `ridge <= most` before float(): a long integer has no float.
-    if isinstance(ridge, bool) or not isinstance(ridge, Real) or not 0 <= ridge <= most:
+    if isinstance(ridge, bool) or not isinstance(ridge, Real) or not 0 <= cast(float, ridge) <= most:
         raise ValueError(
             f"{verb}: ridge must be a finite number from 0 to {most:.3g}, the largest of "
             f"{_wide(A.dtype)}, or a tensor with one for each matrix, got {shown(ridge)}: it is added to the diagonal"
@@ -173,11 +183,12 @@ def check_options(engine: object, precision: object, products: object) -> None:
 def check_rounding(iteration: object, precision: torch.dtype) -> None:
     """Refuse a schedule whose coefficients lift rounding errors of M to the size of q(M) in this dtype."""
     roundoff = torch.finfo(precision).eps / 2
+    advice = {torch.float32: "Pass A.to(torch.float64), a wider dtype, or take ", torch.float64: "Take "}
+    wider = advice.get(precision, "Iterate in a wider dtype (precision=torch.float32), or with ")
     if isinstance(iteration, Schedule) and iteration.rounding * roundoff >= 1:
         raise ValueError(
             f"this schedule ({iteration.source}) amplifies rounding errors by {iteration.rounding:.3g}, and those of "
-            f"{precision} are {roundoff:.2g}: nothing would be left of the result. Iterate in a wider dtype "
-            "(precision=torch.float32), or with lower degrees"
+            f"{precision} are {roundoff:.2g}: nothing would be left of the result. {wider}lower degrees"
         )
 
 
