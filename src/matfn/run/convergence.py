@@ -10,6 +10,7 @@ from torch import Tensor
 from ..errors import ConvergenceWarning, SpectrumError
 from ..iteration.defect import EQUATION, isometry, power_defect
 from ..iteration.protocols import Evaluation, Fitted, Method, Scheduled
+from ..iteration.schedule import Schedule
 from ..iteration.target import Target
 from ..linalg.norms import prescale
 from .direction import misdirected
@@ -34,7 +35,8 @@ def check_converged(target: Target, A: Tensor, U: Tensor, method: Method | None)
     - sqrt(eps), half of the digits: the next step would have given the others. Coupled steps for square roots leave
       sqrt(condition) eps, which is no more for a matrix that is not singular;
     - for inverses 8 eps times the condition number, at most 0.1 in all; for a sign sqrt(eps) ||S||_F^2 / n instead;
-    - 2 p times the error of the schedule or the `tol` of the method, if this error is at most 0.01.
+    - 2 p times the error of the schedule or the `tol` of the method, if this error is at most 0.01, and 2 p times the
+      rounding that the coefficients of a schedule amplify.
 
     A small residual leaves the direction open: `misdirected` tests that, too.
 
@@ -75,7 +77,7 @@ def _residual_explained(target: Target, X: Tensor, U: Tensor, method: Method) ->
             f"{given} explains {limit:.2g}. An iteration needs real eigenvalues off zero; method=Exact() takes every "
             "spectrum off the imaginary axis"
         )
-    if size <= limit + 2 * target.p * _asked(target, method):
+    if size <= limit + 2 * target.p * (_asked(target, method) + _lifted(target, method) * eps):
         return True
     _warn(
         f"{given} explains {limit:.2g}. It has not converged: take more steps, a `lower` below the spectrum, if it has "
@@ -121,6 +123,12 @@ def _asked(target: Target, method: Method) -> float:
     """The error that the method was asked to leave, if it is small."""
     error = method.schedule(target.p).error() if isinstance(method, Scheduled) else getattr(method, "tol", None) or 0.0
     return error if error <= _ASKED else 0.0
+
+
+def _lifted(target: Target, method: Method) -> float:
+    """How far the steps amplify rounding: coupled steps do not correct it where it does not commute with A."""
+    schedule = method.schedule(target.p) if isinstance(method, Scheduled) else None
+    return schedule.rounding if isinstance(schedule, Schedule) else 1.0
 
 
 def _given(target: Target, method: Method, index: int, count: int) -> str:
