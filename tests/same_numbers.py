@@ -35,6 +35,8 @@ _DEFAULTS = ("muon/default/*", "muon/deflated/*", "muon/prism*", "muon/ritz-mini
 _DEFAULTS += ("normuon/default/*", "normuon/mixed/*", "normuon/options/*")
 EXPECTED: dict[str, str] = {
     "orthogonalize/*/float16*": "float16 products are emulated on this machine, so the iteration runs in float32",
+    "certify/*": "up to 512 rows the figures are exact, and the direction is cut to [-1, 1]",
+    "*/0.001/exact": "the ridge is added in float64, not in the dtype of the matrix",
     **{before + pattern: _SMALL for pattern in _DEFAULTS for before in ("", "resume/")},
 }
 
