@@ -78,10 +78,11 @@ def certify(
     """Measure how good U is as the function `of` of X.
 
     Everything is computed in float64. Up to 512 rows (or columns, if they are fewer) the figures are exact up to
-    rounding: dense products and singular values, about 5 n m multiply-adds a row. Larger matrices take thin products
+    rounding: dense products and singular values, about 5 n^2 m multiply-adds. Larger matrices take thin products
     alone, about 1500 m n multiply-adds, which give estimates. Norms are then within a factor of 1.5 in 9,999 cases of
-    10,000. The direction is right to rounding for the exact factor. For other factors it is within 0.05 of the
-    true value, for any spectrum of X (tests/certify_accuracy.py).
+    10,000. The direction is right to rounding for the exact factor. For other factors it was within 0.04 of the true
+    value on 990 problems of eleven kinds of spectra (tests/certify_accuracy.py); the noise alone has a standard
+    deviation of at most 0.03 (`nuclear_norm`).
 
     Args:
         X: (..., m, n), the matrices; square except for the polar factor. With a ridge, pass X + ridge I.

@@ -53,10 +53,8 @@ def check_converged(target: Target, A: Tensor, U: Tensor, method: Method | None)
     U = scale.undo(U.reshape(scaled.shape).to(scaled.dtype), -target.homogeneity)
     if _residual_explained(target, scaled, U, method) and (found := misdirected(target, scaled, U, method)):
         worst, what = found
-        _warn(
-            f"{_given(target, method, worst, len(scaled))} {what}. The method loses the directions of small values: "
-            f"take QDWH(), {_wider(scaled)}or method=Exact()"
-        )
+        stable = "a method that keeps small values, such as QDWH()" if target.homogeneity == 0 else "other steps"
+        _warn(f"{_given(target, method, worst, len(scaled))} {what}. Take {stable}, {_wider(scaled)}or method=Exact()")
 
 
 def _residual_explained(target: Target, X: Tensor, U: Tensor, method: Method) -> bool:
