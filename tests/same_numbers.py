@@ -41,6 +41,8 @@ EXPECTED: dict[str, str] = {
     "orthogonalize/*/float16*": "float16 products are emulated on this machine, so the iteration runs in float32",
     **{f"{before}soap/*": "SOAP's momentum begins anew at the second step" for before in ("", "resume/")},
     "shampoo/none/*": "Shampoo without a graft renews the roots of a young average",
+    "certify/*": "up to 512 rows the figures are exact, and the direction is cut to [-1, 1]",
+    "*/0.001/exact": "the ridge is added in float64, not in the dtype of the matrix",
     **{before + pattern: _SMALL for pattern in _DEFAULTS for before in ("", "resume/")},
 }
 

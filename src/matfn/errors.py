@@ -1,6 +1,8 @@
 """The errors and warnings of matfn: what was given, what was wanted, what to do."""
 
-__all__ = ["ConvergenceWarning", "SpectrumError"]
+from torch import Tensor
+
+__all__ = ["ConvergenceWarning", "SpectrumError", "shown", "which"]
 
 
 class SpectrumError(ValueError):
@@ -13,3 +15,18 @@ class ConvergenceWarning(UserWarning):
     The result is what the steps reached, and is returned. ``warnings.simplefilter("error", ConvergenceWarning)`` makes
     it an error.
     """
+
+
+def which(bad: Tensor) -> str:
+    """Name the first marked matrix of a batch: "matrix 1 of 3", or "the matrix" if there is one alone."""
+    bad = bad.reshape(-1)
+    return f"matrix {int(bad.nonzero()[0])} of {len(bad)}" if len(bad) > 1 else "the matrix"
+
+
+def shown(value: object) -> str:
+    """Return the repr of a value in at most about 100 characters."""
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:  # an integer with more digits than Python prints
+        return "an integer of thousands of digits"
+    return text if len(text) <= 100 else f"{text[:60]}... ({len(text)} characters)"

@@ -1,23 +1,22 @@
 """The verbs: check the argument, then compute; all but `orthogonalize` have a closed-form derivative (`adjoints`)."""
 
 from functools import partial
-from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
-from .adjoints import adjoint, attach, polar_adjoint
+from .adjoints import adjoint, attach, polar_adjoint, with_ridge
 from .engines import Engine
 from .iteration.protocols import Evaluation, Method
 from .iteration.target import INV, INV_ROOT, INV_SQRT, ORTHOGONALIZE, POLAR, ROOT, SIGN, SQRT, Domain, Target
 from .kernels import Products
 from .kernels.products import without_autocast
-from .linalg.definite import symmetric_part
+from .linalg.definite import check_symmetric, symmetric_part
 from .linalg.norms import prescale
-from .run.arguments import check_finite, check_matrix, sketch_key
+from .run.arguments import check_finite, check_matrix, check_readable, check_result, check_ridge, check_sum, sketch_key
 from .run.convergence import check_converged
-from .run.execute import accurate, execute, polar_factor
+from .run.execute import accurate, evaluated_sum, execute, polar_factor
 from .run.plan import resolve
 
 __all__ = ["Polar", "inv", "inv_rootm", "inv_sqrtm", "orthogonalize", "polar", "rootm", "signm", "sqrtm"]
@@ -106,16 +105,18 @@ def polar(
         The named tuple (U, H).
 
     Raises:
-        ValueError: If A has NaN or infinite entries, or `side` or `factor` is another word.
+        ValueError: If A has NaN or infinite entries, `side` or `factor` is another word, or H overflows the dtype of A.
 
     Warns:
-        ConvergenceWarning: If the steps of `method` left singular values that are neither 1 nor 0.
+        ConvergenceWarning: If the steps of `method` left singular values that are neither 1 nor 0, or if U is
+            orthogonal but not the polar factor: H is then not symmetric or has negative eigenvalues.
     """
     if factor not in ("range", "complete"):
         raise ValueError(f'factor must be "range" or "complete", got {factor!r}: it says what U does to the null space')
     if side not in ("right", "left"):
         raise ValueError(f'side must be "right" (A = U H) or "left" (A = H U), got {side!r}')
     check_matrix(A, POLAR)
+    check_readable(A, "polar")
     value = partial(_polar, side, factor, method, sketch_key(generator))
     return Polar(*attach(A, value, polar_adjoint(side)))
 
@@ -132,7 +133,7 @@ def _polar(side: str, factor: str, method: Method | None, key: int | Tensor, A: 
     flat = U.reshape(scaled.shape)
     H = flat.mT @ scaled if side == "right" else scaled @ flat.mT
     H = scale.undo((H + H.mT) / 2, 1.0).reshape(*A.shape[:-2], n, n)
-    return U.to(A.dtype), H.to(A.dtype)
+    return U.to(A.dtype), check_result(H, A.dtype, "polar")
 
 
 def signm(A: Tensor, *, method: Method | None = None, generator: Generator | None = None) -> Tensor:
@@ -141,7 +142,7 @@ def signm(A: Tensor, *, method: Method | None = None, generator: Generator | Non
     Args:
         A: (..., n, n). `Exact` takes any spectrum off the imaginary axis; an iteration needs real eigenvalues off zero.
             `QDWH` and `ZoloPD` keep each half plane, so values that they do not bring to +1 or -1 are seen. Polynomials
-            move complex eigenvalues; one in fifty or so ends at the wrong sign, which S S = I cannot show.
+            move complex eigenvalues, some to the wrong sign; the eigenvalues of S A show this.
         method: Default `Exact()`.
         generator: As in `orthogonalize`.
 
@@ -149,62 +150,99 @@ def signm(A: Tensor, *, method: Method | None = None, generator: Generator | Non
         SpectrumError: If an eigenvalue lies on the imaginary axis, to working precision; by an iteration, if S S is
             further from I than real eigenvalues explain. Steps that were too few give a ConvergenceWarning.
     """
-    return _accurate(SIGN, A, method, 0.0, generator)
+    return _accurate(SIGN, A, method, 0.0, generator, relative=False)
 
 
-def sqrtm(A: Tensor, *, ridge: float = 0.0, method: Method | None = None, generator: Generator | None = None) -> Tensor:
+def sqrtm(
+    A: Tensor,
+    *,
+    ridge: float | Tensor = 0.0,
+    relative: bool = False,
+    method: Method | None = None,
+    generator: Generator | None = None,
+) -> Tensor:
     """The symmetric positive semidefinite R with R R = A + ridge I.
 
     Args:
         A: (..., n, n), symmetric positive semidefinite (definite, for an iteration).
-        ridge: Added to the diagonal first; an absolute number, at least 0.
+        ridge: Added to the diagonal first: a number of at least 0, or a tensor that broadcasts to the leading shape of
+            A, with one number for each matrix. It has a gradient. The sum is in float64, and `Exact` takes it as it is;
+            an iteration rounds it to its own precision, in which a ridge below eps ||A|| is lost.
+        relative: Whether the ridge is a multiple of ||A||_F, as in `Shampoo`: no eigenvalue is needed, and the
+            condition number of A + ridge ||A||_F I is at most 1 + 1/ridge. The gradient includes ||A||_F.
         method: Default `Exact()`.
         generator: As in `orthogonalize`.
 
     Raises:
         SpectrumError: If A + ridge I has a negative eigenvalue, whatever the method.
-        ValueError: If A is not symmetric, not finite, or ridge is negative.
+        ValueError: If A is not symmetric or not finite, or ridge is negative, not finite, or so large that A + ridge I
+            overflows the dtype of A (float32 for half precision); or if the result overflows the dtype of A.
 
     Warns:
         ConvergenceWarning: If the steps of `method` were too few.
     """
-    return _accurate(SQRT, A, method, ridge, generator)
+    return _accurate(SQRT, A, method, ridge, generator, relative=relative)
 
 
 def inv_sqrtm(
-    A: Tensor, *, ridge: float = 0.0, method: Method | None = None, generator: Generator | None = None
+    A: Tensor,
+    *,
+    ridge: float | Tensor = 0.0,
+    relative: bool = False,
+    method: Method | None = None,
+    generator: Generator | None = None,
 ) -> Tensor:
     """The symmetric positive definite B with B (A + ridge I) B = I; otherwise as `sqrtm`.
 
     Raises:
         SpectrumError: If A + ridge I is singular or indefinite, whatever the method.
     """
-    return _accurate(INV_SQRT, A, method, ridge, generator)
+    return _accurate(INV_SQRT, A, method, ridge, generator, relative=relative)
 
 
 def inv_rootm(
-    A: Tensor, p: int, *, ridge: float = 0.0, method: Method | None = None, generator: Generator | None = None
+    A: Tensor,
+    p: int,
+    *,
+    ridge: float | Tensor = 0.0,
+    relative: bool = False,
+    method: Method | None = None,
+    generator: Generator | None = None,
 ) -> Tensor:
     """The symmetric positive definite (A + ridge I)^(-1/p) for an integer p of at least 1; otherwise as `inv_sqrtm`.
 
     p = 1 is the inverse, p = 4 the root of Shampoo.
     """
-    return _accurate(INV_ROOT.with_exponent(p), A, method, ridge, generator)
+    return _accurate(INV_ROOT.with_exponent(p), A, method, ridge, generator, relative=relative)
 
 
 def rootm(
-    A: Tensor, p: int, *, ridge: float = 0.0, method: Method | None = None, generator: Generator | None = None
+    A: Tensor,
+    p: int,
+    *,
+    ridge: float | Tensor = 0.0,
+    relative: bool = False,
+    method: Method | None = None,
+    generator: Generator | None = None,
 ) -> Tensor:
     """The symmetric positive semidefinite (A + ridge I)^(1/p) for an integer p of at least 1; otherwise as `sqrtm`."""
-    return _accurate(ROOT.with_exponent(p), A, method, ridge, generator)
+    return _accurate(ROOT.with_exponent(p), A, method, ridge, generator, relative=relative)
 
 
-def inv(A: Tensor, *, ridge: float = 0.0, method: Method | None = None, generator: Generator | None = None) -> Tensor:
+def inv(
+    A: Tensor,
+    *,
+    ridge: float | Tensor = 0.0,
+    relative: bool = False,
+    method: Method | None = None,
+    generator: Generator | None = None,
+) -> Tensor:
     """The inverse of a nonsingular A + ridge I.
 
     Args:
         A: (..., n, n). An iteration sees the squares of its singular values: `lower` bounds (sigma_n / ||A||_F)^2.
         ridge: As in `sqrtm`.
+        relative: As in `sqrtm`.
         method: Default `Exact()` (LU).
         generator: As in `orthogonalize`.
 
@@ -214,26 +252,52 @@ def inv(A: Tensor, *, ridge: float = 0.0, method: Method | None = None, generato
     Warns:
         ConvergenceWarning: If B A is not near I: the steps of `method` were too few, or the matrix is singular.
     """
-    return _accurate(INV, A, method, ridge, generator)
+    return _accurate(INV, A, method, ridge, generator, relative=relative)
 
 
-def _accurate(target: Target, A: Tensor, method: Method | None, ridge: float, generator: Generator | None) -> Tensor:
+def _accurate(
+    target: Target,
+    A: Tensor,
+    method: Method | None,
+    ridge: float | Tensor,
+    generator: Generator | None,
+    *,
+    relative: bool,
+) -> Tensor:
     """Compute one of the square functions, with its closed-form derivative."""
     check_matrix(A, target)
-    if not isinstance(ridge, Real) or not 0 <= float(ridge) < float("inf"):
-        raise ValueError(f"ridge must be a finite number of at least 0, got {ridge!r}: it is added to the diagonal")
-    value = partial(_value, target, method, ridge, sketch_key(generator))
-    return attach(A, value, adjoint(target, ridge))[0]
+    check_readable(A, target.verb)
+    key, added = sketch_key(generator), check_ridge(ridge, A, target.verb, relative=relative)
+    B = A
+    if added is not None and A.numel():
+        B = with_ridge(A, added, partial(_check_sum, target), relative=relative)
+    return attach(B, partial(_value, target, method, key, A.dtype), adjoint(target))[0]
 
 
-def _value(target: Target, method: Method | None, ridge: float, key: int | Tensor, A: Tensor) -> tuple[Tensor]:
-    """Check values, add the ridge, compute in float32 at least, return in the dtype of A."""
+def _check_sum(target: Target, A: Tensor, ridge: Tensor, B: Tensor) -> None:
+    """Check the values of A, of the ridge and of their sum B."""
+    _check_values(target, A, A.dtype)
+    check_sum(ridge, B, A.dtype, target.verb)
+
+
+def _check_values(target: Target, A: Tensor, dtype: torch.dtype) -> None:
     check_finite(A, target.verb)
-    work = A.to(torch.promote_types(A.dtype, torch.float32))
     if target.domain is Domain.SPD and A.numel():
-        work = symmetric_part(work, target.verb, torch.finfo(A.dtype).eps)
-    if ridge:
-        work = work + ridge * torch.eye(A.shape[-1], dtype=work.dtype, device=work.device)
-    result = accurate(target, work, method, key)
-    check_converged(target, work, result, method)
-    return (result.to(A.dtype),)
+        check_symmetric(A.to(torch.promote_types(A.dtype, torch.float32)), target.verb, torch.finfo(dtype).eps)
+
+
+def _value(target: Target, method: Method | None, key: int | Tensor, dtype: torch.dtype, A: Tensor) -> tuple[Tensor]:
+    """Compute the function of A, which is of `dtype`, or in float64 if a ridge was added; return it in `dtype`."""
+    _check_values(target, A, dtype)
+    wide = torch.promote_types(dtype, torch.float32)
+    A = A.to(torch.promote_types(A.dtype, wide))
+    if target.domain is Domain.SPD:
+        A = symmetric_part(A)
+    result = evaluated_sum(target, A, method, torch.finfo(dtype).eps) if A.dtype != wide else None
+    if result is None:
+        A = A.to(wide)
+        result = accurate(target, A, method, key)
+        narrow = check_result(result, dtype, target.verb)
+        check_converged(target, A, result, method)
+        return (narrow,)
+    return (check_result(result, dtype, target.verb),)

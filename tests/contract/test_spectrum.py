@@ -54,7 +54,7 @@ def test_verb(method):
                 if message := cases.refusal(method, target):
                     with pytest.raises(ValueError) as refused:  # noqa: PT011 -- the message is compared
                         verb(target, A, method)
-                    assert str(refused.value) == message
+                    assert str(refused.value) == f"{target}: {message}"
                     continue
                 engine = None if isinstance(method, Evaluation) else chosen(target)
                 compare(verb(target, A, method), target, method, engine, values, matrix)

@@ -124,7 +124,7 @@ def test_nu_is_that_of_the_very_factor_and_certify_says_how_wrong(method, precis
     # float32 sums of 4096 products, in pairs: 12 roundings; then the product nu U
     assert torch.allclose(moved.double(), nu * u.double(), rtol=20 * EPS32, atol=0)
     nuclear = torch.linalg.svdvals(g.double()).sum()
-    assert (nu / nuclear).item() == pytest.approx(certify(g, u, exact=True).direction.item(), rel=1e-6)
+    assert min(1.0, (nu / nuclear).item()) == pytest.approx(certify(g, u, exact=True).direction.item(), rel=1e-6)
     if isinstance(method, QDWH):
         assert abs(nu / nuclear - 1) < 1e-6
 

@@ -161,7 +161,8 @@ def test_the_residual_without_checks_is_the_certified_one(p):
     A = torch.cat([matrix(spectrum, 40) for spectrum in SPECTRA])
     U = torch.cat([applied(lambda x: 1.1 * x ** (-1 / p), X[None]) for X in A])
     certified = certify(A, U, of="inv_root", p=p, only="balanced").residual
-    assert torch.allclose(balanced_residual(A, U, p), certified, rtol=1e-9, atol=0)
+    ratio = balanced_residual(A, U, p) / certified  # 16 random columns: a standard deviation of 0.18 at most
+    assert ((ratio > 0.5) & (ratio < 2)).all()
     assert certified.min() > 0.08
 
 

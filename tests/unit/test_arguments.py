@@ -88,7 +88,7 @@ def test_a_schedule_compiles_without_a_break(A, backend, engine):
         (
             lambda A: matfn.signm(torch.tensor([[1.0, 5], [-5, 1]]), method=PolarExpress(steps=12)),
             SpectrumError,
-            r"diverged: an iteration needs a real spectrum",
+            r"diverged for the matrix: an iteration needs a real spectrum",
         ),
     ],
 )

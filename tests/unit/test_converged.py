@@ -62,6 +62,8 @@ def test_too_few_steps_are_said(verb, method, dtype):
 )
 def test_rounding_is_not_taken_for_it(verb, method, condition, dtype):
     """Steps far past convergence: at condition 1e4 in float32 the residual of an inverse root is 1e-4 and more."""
+    if isinstance(method, DBNewton) and verb is VERBS["polar"] and condition**2 * torch.finfo(dtype).eps > 1:
+        pytest.skip("it inverts M, whose condition number is the square: see below")
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)
         verb(definite(condition, dtype), method)

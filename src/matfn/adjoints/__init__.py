@@ -2,6 +2,7 @@
 
 from .implicit import attach
 from .polar import polar_adjoint
+from .ridge import with_ridge
 from .square import adjoint
 
-__all__ = ["adjoint", "attach", "polar_adjoint"]
+__all__ = ["adjoint", "attach", "polar_adjoint", "with_ridge"]

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import SpectrumError
+from ..errors import SpectrumError, which
 from ..linalg.lu import inv_ex
 from .implicit import in_front
 
@@ -38,7 +38,9 @@ class RootEquation(torch.autograd.Function):
         if r is None or V is None:
             return by_newton(R, C)
         if order > 1 and bool((r == 0).any()):
-            raise SpectrumError("second derivatives need full rank, and this matrix is singular to working precision")
+            raise SpectrumError(
+                f"second derivatives need full rank, and {which((r == 0).any(-1))} is singular to working precision"
+            )
         return by_spectrum(C, p, r, V)
 
     @staticmethod
@@ -108,7 +110,7 @@ def by_newton(N: Tensor, C: Tensor) -> Tensor:
     for _ in range(_STEPS):
         inverse, info = inv_ex(N)
         if bool((info != 0).any()):
-            raise SpectrumError("the matrix is singular to working precision, so its sign has no derivative")
+            raise SpectrumError(f"signm has no derivative where {which(info != 0)} is singular to working precision")
         mu = (_norm(inverse) / _norm(N)).sqrt()
         N_new, C_new = (mu * N + inverse / mu) / 2, (mu * C + inverse @ C @ inverse / mu) / 2
         settled = (_change(N_new, N) <= tolerance) & (_change(C_new, C) <= tolerance)
@@ -116,7 +118,7 @@ def by_newton(N: Tensor, C: Tensor) -> Tensor:
         if bool(settled.all()):  # quadratic: the next step is exact to rounding
             inverse, _ = inv_ex(N)
             return (C + inverse @ C @ inverse) / 4
-    raise SpectrumError("the derivative did not converge: an eigenvalue is on or very near the imaginary axis")
+    raise SpectrumError("the derivative of signm did not converge: an eigenvalue is very near the imaginary axis")
 
 
 def _norm(A: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..errors import SpectrumError
+from ..errors import SpectrumError, which
 from ..iteration.target import SIGN, Target
 from ..linalg.lu import inv_ex
 from ..methods import Exact
@@ -15,8 +15,8 @@ from .implicit import Gradients, Implicit, Pullback, symmetrised
 __all__ = ["adjoint"]
 
 
-def adjoint(target: Target, ridge: float) -> Pullback:
-    """Return the pullback of A -> f(A + ridge I), for every target except the polar factor.
+def adjoint(target: Target) -> Pullback:
+    """Return the pullback of A -> f(A), for every target except the polar factor.
 
     The pullback works in float64 and uses A alone, not the computed value. So it is the gradient of the exact function,
     equally accurate for every method.
@@ -25,19 +25,15 @@ def adjoint(target: Target, ridge: float) -> Pullback:
         case "sign":
             return _sign_adjoint
         case "inv":
-            return partial(_inverse_adjoint, ridge)
-    return partial(_root_adjoint, target, ridge)
+            return _inverse_adjoint
+    return partial(_root_adjoint, target)
 
 
-def _inverse_adjoint(ridge: float, A: Tensor, _: tuple[Tensor, ...], gradients: Gradients) -> Tensor:
-    """Return the gradient -B^T G B^T for B = (A + ridge I)^-1, by LU in float64."""
+def _inverse_adjoint(A: Tensor, _: tuple[Tensor, ...], gradients: Gradients) -> Tensor:
+    """Return the gradient -B^T G B^T for B = A^-1, by LU in float64."""
     (G,) = gradients
-    B = inv_ex(_shifted(A.to(torch.float64), ridge))[0].mT
+    B = inv_ex(A.to(torch.float64))[0].mT
     return (-B @ G.to(torch.float64) @ B).to(A.dtype)
-
-
-def _shifted(A: Tensor, ridge: float) -> Tensor:
-    return A + ridge * torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
 
 
 def _sign_adjoint(A: Tensor, _: tuple[Tensor, ...], gradients: Gradients) -> Tensor:
@@ -64,17 +60,17 @@ def _pulled_sign(A: Tensor, outputs: tuple[Tensor, ...], gradients: Gradients) -
     return Y - S.mT @ Y @ S.mT
 
 
-def _root_adjoint(target: Target, ridge: float, A: Tensor, _: tuple[Tensor, ...], gradients: Gradients) -> Tensor:
-    """Compute the symmetric gradient of R = (A + ridge I)^(1/p) or of R^-1.
+def _root_adjoint(target: Target, A: Tensor, _: tuple[Tensor, ...], gradients: Gradients) -> Tensor:
+    """Compute the symmetric gradient of R = A^(1/p) or of R^-1.
 
     The gradient is the solution X of sum_{i+j=p-1} R^i X R^j = C, with C = G for a gradient G of R and
     C = -R^-1 G R^-1 for a gradient G of R^-1. A is symmetric, so only the symmetric parts of G and of the result count.
 
     Raises:
-        SpectrumError: If A + ridge I is singular to the precision of its dtype; roots have no derivative there.
+        SpectrumError: If A is singular to the precision of its dtype; roots have no derivative there.
     """
     (G,) = gradients
-    A64 = _shifted(symmetrised(A.to(torch.float64)), ridge)
+    A64 = symmetrised(A.to(torch.float64))
     compute = partial(_roots, target, torch.finfo(torch.promote_types(A.dtype, torch.float32)).eps)
     outputs = Implicit.apply(A64, compute, partial(_pulled_root, target.p), 2)
     both = (G.to(torch.float64), None) if target.homogeneity > 0 else (None, G.to(torch.float64))
@@ -87,7 +83,7 @@ def _roots(target: Target, eps: float, A: Tensor) -> tuple[Tensor, ...]:
     ratios = values[..., 0] / values[..., -1].abs()
     if not bool((ratios > eps).all()):
         raise SpectrumError(
-            f"{target} has no derivative at a singular matrix: the smallest eigenvalue is "
+            f"{target} has no derivative at a singular matrix: the smallest eigenvalue of {which(~(ratios > eps))} is "
             f"{ratios.nan_to_num().min().item():.3g} of the largest; add ridge=..."
         )
     r = values ** (1 / target.p)

@@ -10,7 +10,7 @@ from .schedule import Schedule
 from .step import Step
 from .target import Target
 
-__all__ = ["Engine", "Evaluation", "First", "Fitted", "Iteration", "Method", "Scheduled"]
+__all__ = ["Engine", "Evaluation", "First", "Fitted", "Iteration", "Method", "Scheduled", "Summed"]
 
 
 @runtime_checkable
@@ -46,6 +46,15 @@ class Evaluation(Protocol):
 
     def evaluate(self, target: Target, A: Tensor) -> Tensor:
         """Return the function `target` of each matrix of A, (b, m, n) in float32 or float64."""
+        ...
+
+
+@runtime_checkable
+class Summed(Protocol):
+    """An evaluation in float64 that takes A + ridge I without rounding it to the dtype of A."""
+
+    def evaluate_sum(self, target: Target, A: Tensor, eps: float) -> Tensor:
+        """Return the function `target` of each sum A, (b, n, n) in float64; `eps` is of the dtype before the sum."""
         ...
 
 

@@ -103,6 +103,10 @@ class Recorder:
             IndexError: If the batch has no such matrix.
             TypeError: If a step holds more than numbers, such as the inverse of its matrix (`DBNewton`).
         """
+        if isinstance(index, bool) or not isinstance(index, int):
+            raise TypeError(f"schedule_of: index must be an integer, the number of a matrix, got {index!r}")
+        if lower is not None and (not isinstance(lower, int | float) or not 0 < lower < 1):
+            raise ValueError(f"schedule_of: lower must be a number in (0, 1), got {lower!r}: it bounds s from below")
         if self._p is None:
             raise RuntimeError(f"{self!r} has recorded nothing yet: pass it to a function as method= first")
         if not self._kept:

@@ -5,10 +5,13 @@ from enum import Enum
 
 from torch import Tensor
 
+from ..errors import shown
 from .residual import Form
 
 __all__ = ["INV", "INV_ROOT", "INV_SQRT", "ORTHOGONALIZE", "POLAR", "ROOT", "SIGN", "SQRT", "TARGETS"]
-__all__ += ["Domain", "Target"]
+__all__ += ["MOST_EXPONENT", "Domain", "Target"]
+
+MOST_EXPONENT = 256  # the p-th root of a matrix of condition 1e16 is then within 15 % of a multiple of I
 
 
 class Domain(Enum):
@@ -59,8 +62,11 @@ class Target:
 
     def with_exponent(self, p: int) -> "Target":
         """Return the same function for another p; only `inv_root` and `root` have a choice of p."""
-        if isinstance(p, bool) or not isinstance(p, int) or p < 1:
-            raise ValueError(f"{self.verb}: p must be a positive integer, got {p!r}: the p-th root of A solves R^p = A")
+        if isinstance(p, bool) or not isinstance(p, int) or not 1 <= p <= MOST_EXPONENT:
+            raise ValueError(
+                f"{self.verb}: p must be a positive integer, got {shown(p)}, and at most {MOST_EXPONENT}: the p-th "
+                "root of A solves R^p = A"
+            )
         return replace(self, p=p, homogeneity=self.homogeneity / p)
 
     @property

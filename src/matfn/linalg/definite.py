@@ -3,25 +3,37 @@
 import torch
 from torch import Tensor
 
-from ..errors import SpectrumError
+from ..errors import SpectrumError, which
 
-__all__ = ["check_definite", "check_spectrum", "symmetric_part"]
+_NONSYMMETRIC = (
+    "functions of nonsymmetric matrices, except inv and signm, are not supported. A product of symmetric positive "
+    "definite A and B is similar to a symmetric matrix: f(A B) = A^(1/2) f(A^(1/2) B A^(1/2)) A^(-1/2)"
+)
+
+__all__ = ["check_definite", "check_spectrum", "check_symmetric", "symmetric_part"]
 
 
-def symmetric_part(A: Tensor, verb: str, eps: float) -> Tensor:
-    """Return (A + A^T)/2; refuse an A (..., n, n) that differs from A^T by more than 4 n eps of its largest entry.
-
-    A is in float32 at least, so that the sum overflows no sooner than its entries; eps is of the dtype that was given.
-    """
-    asymmetry = (A - A.mT).abs().amax((-2, -1))
-    allowed = 4 * A.shape[-1] * eps * A.abs().amax((-2, -1))
-    if bool((asymmetry > allowed).any()):
-        worst = (asymmetry / A.abs().amax((-2, -1))).max().item()
-        raise ValueError(
-            f"{verb} takes symmetric matrices, but A and A.mT differ by {worst:.2g} of the largest entry: pass "
-            "(A + A.mT) / 2 if the difference is rounding"
-        )
+def symmetric_part(A: Tensor) -> Tensor:
+    """Return (A + A^T)/2 for A (..., n, n)."""
     return A / 2 + A.mT / 2  # not (A + A.mT) / 2, which overflows for entries near the largest number
+
+
+def check_symmetric(A: Tensor, verb: str, eps: float) -> None:
+    """Refuse an A (..., n, n) that differs from A^T by more than 4 n eps of its largest entry.
+
+    A is in float32 at least, so that the difference overflows no sooner than half of its entries; eps is of the dtype
+    that was given.
+    """
+    peak = A.abs().amax((-2, -1))
+    asymmetry = (A / 2 - A.mT / 2).abs().amax((-2, -1))
+    bad = asymmetry > 2 * A.shape[-1] * eps * peak
+    if bool(bad.any()):
+        worst = (2 * asymmetry / torch.where(peak == 0, 1.0, peak)).max().item()
+        advice = "pass (A + A.mT) / 2" if worst <= eps**0.5 else _NONSYMMETRIC
+        raise ValueError(
+            f"{verb} takes symmetric matrices, but {which(bad)} differs from its transpose by {worst:.2g} of the "
+            f"largest entry: {advice}"
+        )
 
 
 def check_spectrum(values: Tensor, what: str, zero: float | None, negative: float) -> None:
@@ -40,13 +52,15 @@ def check_spectrum(values: Tensor, what: str, zero: float | None, negative: floa
     which = "the smallest eigenvalue" + (f" of matrix {worst} of {len(relative)}" if len(relative) > 1 else "")
     given = f"{which} is {relative[worst].item():.3g} of the largest"
     if zero is not None and bool((relative <= zero).any()):
-        advice = "add ridge=..." if values.dtype == torch.float64 and zero < 1e-12 else "add ridge=..., or use float64"
+        advice = "add ridge=..., or a larger one" + ("" if zero < 1e-12 else ", or use float64")
         raise SpectrumError(
             f"{what} needs a positive definite matrix, but {given}, which is zero or negative to working precision: "
             f"{advice}"
         )
     if bool((relative < -negative).any()):
-        raise SpectrumError(f"{what} needs a positive semidefinite matrix, but {given}: add ridge=... to shift it")
+        raise SpectrumError(
+            f"{what} needs a positive semidefinite matrix, but {given}: add ridge=..., or a larger one, to shift it"
+        )
 
 
 @torch.no_grad()

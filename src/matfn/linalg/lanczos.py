@@ -7,8 +7,6 @@ from torch import Tensor
 
 __all__ = ["lanczos", "root_forms"]
 
-_STEPS = 20  # the two bounds approach each other as 1 / steps for a spectrum of many decades, else geometrically
-
 
 def lanczos(product: Callable[[Tensor], Tensor], S: Tensor, steps: int) -> Tensor:
     """Compute tridiagonal matrices T with s^T f(M) s close to ||s||^2 (f(T))_11 for each column s of S.
@@ -50,14 +48,19 @@ def lanczos(product: Callable[[Tensor], Tensor], S: Tensor, steps: int) -> Tenso
     return T
 
 
-def root_forms(X: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:
-    """Return lower and upper bounds, (b, columns), of s^T (X X^T)^(1/2) s for the columns s != 0 of S (n, columns).
+def root_forms(X: Tensor, S: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """Return lower and upper bounds, (b, columns), of s^T (X X^T)^(1/2) s for the columns s != 0 of S (b, n, columns).
 
-    X is (b, n, m), n <= m. All even derivatives of the square root are negative. So Gauss quadrature is an upper bound,
-    and Gauss-Radau quadrature with a node at 0 is a lower bound.
+    X is (b, n, m) with steps < n <= m. All even derivatives of the square root are negative. So Gauss quadrature is an
+    upper bound, and Gauss-Radau quadrature with a node at 0 is a lower bound. The bounds approach each other as
+    1 / steps for a spectrum of many decades, else geometrically.
     """
-    steps, norms = min(_STEPS, X.shape[-2]), torch.linalg.vector_norm(S, dim=-2)
-    T = lanczos(lambda V: X @ (X.mT @ V), S.expand(X.shape[0], -1, -1), steps)
+    norms = torch.linalg.vector_norm(S, dim=-2)
+    T = lanczos(lambda V: X @ (X.mT @ V), S, steps)
+    # Below this length X^T s is rounding, and s is a null vector.
+    zero = torch.linalg.vector_norm(X.mT @ S, dim=-2)
+    zero = zero <= S.shape[-2] * torch.finfo(S.dtype).eps * norms * torch.linalg.matrix_norm(X)[:, None]
+    T = torch.where(zero[..., None, None], 0.0, T)
     return _root_form(T, norms), _root_form(T[..., :steps, :steps], norms)
 
 

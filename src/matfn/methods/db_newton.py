@@ -11,7 +11,7 @@ from ..iteration.residual import Residual
 from ..iteration.step import Scalar, Step
 from ..kernels import Products
 from ..linalg.lu import inv_ex
-from .checks import check_count, check_sketch
+from .checks import MOST_STEPS, check_count, check_sketch
 from .prism.fit import least_of_any_size, moments, sketched
 
 __all__ = ["DBNewton", "Inverting"]
@@ -51,7 +51,8 @@ class DBNewton:
 
     Use it for square roots of positive definite matrices of condition below 1/eps, in float32 or float64: it needs half
     the steps of a polynomial iteration, each with one inverse. For the polar factor it inverts a Gram matrix, which
-    squares the condition number; `QDWH` does not.
+    squares the condition number: beyond 1/sqrt(eps) the factor is orthogonal and wrong, which `polar` warns of. `QDWH`
+    does not square it.
 
     Attributes:
         steps: At least 1; 8 steps reach rounding for condition numbers up to 1e6.
@@ -65,7 +66,7 @@ class DBNewton:
     sketch: int | str = 8
 
     def __post_init__(self) -> None:
-        check_count("steps", self.steps, 1)
+        check_count("steps", self.steps, 1, MOST_STEPS)
         check_sketch(self.sketch)
 
     def precision(self, dtype: torch.dtype) -> torch.dtype:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import SpectrumError
+from ..errors import SpectrumError, shown, which
 from ..iteration.target import Target
 from ..linalg.definite import check_spectrum
 from ..linalg.lu import inv_ex
@@ -36,35 +36,49 @@ class Exact:
     singular: str = "refuse"
 
     def __post_init__(self) -> None:
-        if self.singular not in ("refuse", "pseudo-inverse"):
-            raise ValueError(f'singular must be "refuse" or "pseudo-inverse", got {self.singular!r}')
+        if not isinstance(self.singular, str) or self.singular not in ("refuse", "pseudo-inverse"):
+            raise ValueError(f'singular must be "refuse" or "pseudo-inverse", got {shown(self.singular)}')
 
     def evaluate(self, target: Target, A: Tensor) -> Tensor:
         """Compute the function `target` of each matrix of A, (b, m, n).
 
         Raises:
             SpectrumError: If the function is not defined on the spectrum.
-            ValueError: If a matrix for the polar factor has NaN or infinite entries.
+            ValueError: If a matrix has NaN or infinite entries.
         """
         eps = torch.finfo(A.dtype).eps
         A = A.to(torch.float64)
+        finite = torch.isfinite(A).all(-1).all(-1)
+        if not bool(finite.all()):
+            raise ValueError(
+                f"{target} by Exact() needs finite matrices, but {which(~finite)} has NaN or infinite entries"
+            )
+        if target.name == "polar":
+            return _polar(A, eps)
+        return _sign(A, eps) if target.name == "sign" else self._power(target, A, eps, eps)
+
+    def evaluate_sum(self, target: Target, A: Tensor, eps: float) -> Tensor:
+        """Compute a root or an inverse of each A + ridge I, (b, n, n), summed in float64.
+
+        The ridge is exact, so eigenvalues count as zero up to eps of float64. Those that rounding of A may make
+        negative are judged by `eps`, of the dtype of A.
+        """
+        return self._power(target, A, torch.finfo(A.dtype).eps, eps)
+
+    def _power(self, target: Target, A: Tensor, zero: float, rounding: float) -> Tensor:
+        """Compute A^h of each A in float64, with h = target.homogeneity."""
+        n = A.shape[-1]
         match target.name, self.singular:
-            case "polar", _:
-                return _polar(A, eps)
-            case "sign", _:
-                return _sign(A, eps)
             case "inv", "refuse":
                 return _inverse(A)
             case "inv", _:
-                return torch.linalg.pinv(A / _peak_of(A), rtol=A.shape[-1] * eps) / _peak_of(A)
+                return torch.linalg.pinv(A / _peak_of(A), rtol=n * zero) / _peak_of(A)
             case _, "refuse":
-                return _power(A, eps, target)
-        return _pseudo_power(A, A.shape[-1] * eps, target)
+                return _power(A, zero, n * rounding, target)
+        return _pseudo_power(A, n * zero, n * rounding, target)
 
 
 def _polar(A: Tensor, eps: float) -> Tensor:
-    if not bool(torch.isfinite(A).all()):
-        raise ValueError("Exact() needs finite matrices, but this one has NaN or infinite entries")
     W, sigma, Vh = torch.linalg.svd(A / _peak_of(A), full_matrices=False)
     tolerance = max(A.shape[-2:]) * eps * sigma[..., :1]
     U = (W * (sigma > tolerance).unsqueeze(-2)) @ Vh
@@ -78,10 +92,11 @@ def _inverse(A: Tensor) -> Tensor:
     inverse, info = inv_ex(A)
     # For a singular matrix LU may find a tiny pivot instead of zero; the inverse is then rounding noise.
     condition = torch.linalg.matrix_norm(A) * torch.linalg.matrix_norm(inverse)
-    if bool((info != 0).any()) or not bool((condition * torch.finfo(A.dtype).eps < 1).all()):
+    singular = (info != 0) | ~(condition * torch.finfo(A.dtype).eps < 1)
+    if bool(singular.any()):
         raise SpectrumError(
-            "inv needs an invertible matrix, but this one is singular to working precision: for a symmetric matrix add "
-            "ridge=..."
+            f"inv needs an invertible matrix, but {which(singular)} is singular to working precision: for a symmetric "
+            'matrix add ridge=..., or take method=Exact("pseudo-inverse")'
         )
     return inverse / peak
 
@@ -90,8 +105,12 @@ def _sign(A: Tensor, eps: float) -> Tensor:
     if bool((A.mT == A).all()):
         values, V = torch.linalg.eigh(A / _peak_of(A))
         floor = eps * values.abs().amax(-1, keepdim=True)
-        if bool((values.abs() <= floor).any()):
-            raise SpectrumError("signm needs nonzero eigenvalues, but the matrix is singular to working precision")
+        singular = (values.abs() <= floor).any(-1)
+        if bool(singular.any()):
+            raise SpectrumError(
+                f"signm needs nonzero eigenvalues, but {which(singular)} is singular to working precision: add r I, "
+                "which moves small eigenvalues off zero"
+            )
         return (V * values.sign().unsqueeze(-2)) @ V.mT
     return _newton_sign(A)
 
@@ -99,12 +118,13 @@ def _sign(A: Tensor, eps: float) -> Tensor:
 def _newton_sign(A: Tensor) -> Tensor:
     """Iterate X <- (mu X + (mu X)^-1) / 2, which converges quadratically near the sign."""
     X, eps = A / _peak_of(A), torch.finfo(A.dtype).eps
+    change = torch.ones_like(X[:, 0, 0])
     for _ in range(_NEWTON_STEPS):
         Y, info = inv_ex(X)
         if bool((info != 0).any()):
             raise SpectrumError(
-                "signm needs eigenvalues off the imaginary axis, but to working precision this matrix has some on it "
-                "(zero, or a pair such as i and -i)"
+                f"signm needs eigenvalues off the imaginary axis, but to working precision {which(info != 0)} has some "
+                "on it (zero, or a pair such as i and -i)"
             )
         mu = (torch.linalg.matrix_norm(Y) / torch.linalg.matrix_norm(X)).sqrt()[..., None, None]
         new = (mu * X + Y / mu) / 2
@@ -112,7 +132,9 @@ def _newton_sign(A: Tensor) -> Tensor:
         X = new
         if bool((change <= eps**0.5).all()):  # quadratic: the next step is exact to rounding
             return (X + inv_ex(X)[0]) / 2
-    raise SpectrumError("signm did not converge: the matrix has eigenvalues on or very near the imaginary axis")
+    raise SpectrumError(
+        f"signm did not converge: {which(~(change <= eps**0.5))} has eigenvalues on or very near the imaginary axis"
+    )
 
 
 def _peak_of(A: Tensor) -> Tensor:
@@ -124,19 +146,19 @@ def _peak_of(A: Tensor) -> Tensor:
     return torch.ldexp(torch.ones_like(peak), torch.where(peak == 0, 0, torch.frexp(peak).exponent - 1))
 
 
-def _power(A: Tensor, eps: float, target: Target) -> Tensor:
-    """Compute A^h of each symmetric positive (semi)definite A, (b, n, n); h is the homogeneity of the target."""
+def _power(A: Tensor, zero: float, negative: float, target: Target) -> Tensor:
+    """Compute A^h of each symmetric positive (semi)definite A, (b, n, n); the limits are as in `check_spectrum`."""
     peak = _peak_of(A)
     values, V = torch.linalg.eigh(A / peak)
-    check_spectrum(values, str(target), eps if target.homogeneity < 0 else None, A.shape[-1] * eps)
+    check_spectrum(values, str(target), zero if target.homogeneity < 0 else None, negative)
     return (V * values.clamp(min=0).pow(target.homogeneity).unsqueeze(-2)) @ V.mT * peak**target.homogeneity
 
 
-def _pseudo_power(A: Tensor, zero: float, target: Target) -> Tensor:
+def _pseudo_power(A: Tensor, zero: float, negative: float, target: Target) -> Tensor:
     """Compute A^h on the range of A and zero on its null space; `zero` is relative to the largest eigenvalue."""
     peak = _peak_of(A)
     values, V = torch.linalg.eigh(A / peak)
-    check_spectrum(values, str(target), None, zero)  # refuses negative eigenvalues only
+    check_spectrum(values, str(target), None, negative)  # refuses negative eigenvalues only
     range_ = values > zero * values[..., -1:]
     powers = torch.where(range_, values.where(range_, 1.0).pow(target.homogeneity), 0.0)
     return (V * powers.unsqueeze(-2)) @ V.mT * peak**target.homogeneity

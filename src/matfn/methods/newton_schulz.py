@@ -5,7 +5,7 @@ from functools import lru_cache
 
 from ..iteration.schedule import Schedule
 from ..iteration.step import Polynomial
-from .checks import check_count, check_degree, check_exponent
+from .checks import MOST_STEPS, check_count, check_degree, check_exponent
 
 __all__ = ["NewtonSchulz"]
 
@@ -28,7 +28,7 @@ class NewtonSchulz:
 
     def __post_init__(self) -> None:
         check_degree(self.degree)
-        check_count("steps", self.steps, 1)
+        check_count("steps", self.steps, 1, MOST_STEPS)
 
     def schedule(self, p: int = 2) -> Schedule:
         """Return all steps for exponent p."""

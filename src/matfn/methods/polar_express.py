@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from numbers import Real
 
+from ..errors import shown
 from ..iteration.schedule import Preparation, Schedule
 from ..iteration.step import Polynomial
 from ..minimax import Request, cached_rows
-from .checks import check_count, check_degrees, check_exponent, check_number
+from .checks import MOST_STEPS, check_count, check_degrees, check_exponent, check_number, check_work
 
 __all__ = ["PolarExpress"]
 
@@ -53,12 +54,14 @@ class PolarExpress:
     def __post_init__(self) -> None:
         degrees = check_degrees(self.degree)
         settled = (len(degrees) if isinstance(self.degree, tuple) else 5) if self.steps is None else self.steps
-        check_count("steps", settled, 1)
+        check_count("steps", settled, 1, MOST_STEPS)
+        check_work(degrees if isinstance(self.degree, tuple) else degrees * settled)
         if isinstance(self.degree, tuple) and settled != len(degrees):
             raise ValueError(f"degree={self.degree} lists {len(degrees)} steps, but steps={self.steps}: leave out one")
-        if isinstance(self.lower, bool) or not isinstance(self.lower, Real) or not 0 < float(self.lower) < 1:
+        number = isinstance(self.lower, Real) and not isinstance(self.lower, bool)
+        if not number or not 0 < self.lower < 1 or float(self.lower) == 0:
             raise ValueError(
-                f"lower must be a number in (0, 1), got {self.lower!r}: it bounds s from below, 1 from above"
+                f"lower must be a number in (0, 1), got {shown(self.lower)}: it bounds s from below, 1 from above"
             )
         if self.cushion is not None:
             check_number("cushion", self.cushion, 0, 1, "it is the least ratio lower/upper a step is designed for")

@@ -4,19 +4,28 @@ import ast
 import difflib
 import re
 from dataclasses import fields
-from fractions import Fraction
 from typing import Any
+
+from ..errors import shown
 
 __all__ = ["method_from", "spec_of"]
 
+_LONGEST = 1000  # characters
+_FRACTION = re.compile(r"([0-9]{1,15})/0*([1-9][0-9]{0,14})")
 _COMMA = re.compile(r",(?![^()]*\))")  # a comma outside parentheses
 
 
 def method_from(text: str, known: dict[str, type]) -> Any:
     """Build the method that `text` describes."""
+    if not isinstance(text, str):
+        raise TypeError(f'a method is written as text such as "polar-express:steps=6", got {shown(text)}')
+    if len(text) > _LONGEST:
+        raise ValueError(
+            f"the text of a method has at most {_LONGEST} characters, got {shown(text)}: list fewer arguments"
+        )
     name, _, arguments = text.strip().partition(":")
     if name not in known:
-        raise ValueError(f"unknown method {name!r}: {_nearest(name, known)}")
+        raise ValueError(f"unknown method {shown(name)}: {_nearest(name, known)}")
     keywords: dict[str, Any] = {}
     for key, argument in (_pair(part, text) for part in _COMMA.split(arguments) if part.strip()):
         if key in keywords:
@@ -55,12 +64,11 @@ def _pair(part: str, text: str) -> tuple[str, Any]:
         raise ValueError(f"expected key=value, got {part.strip()!r} in {text!r}")
     try:
         return key.strip(), ast.literal_eval(value.strip())
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last two: thousands of signs or brackets
         pass
-    try:
-        return key.strip(), float(Fraction(value.strip()))  # 1/16
-    except (ValueError, ZeroDivisionError):
-        return key.strip(), value.strip()  # a bare word, such as jordan
+    if fraction := _FRACTION.fullmatch(value.strip()):  # 1/16
+        return key.strip(), int(fraction[1]) / int(fraction[2])
+    return key.strip(), value.strip()  # a bare word, such as jordan
 
 
 def _nearest(word: str, known: Any) -> str:

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
+from ..errors import shown
 from ..iteration.schedule import Schedule
 from ..iteration.step import Polynomial
-from .checks import check_count, check_exponent
+from .checks import MOST_STEPS, check_count, check_exponent
 
 __all__ = ["TUNINGS", "Tuned"]
 
@@ -62,11 +63,11 @@ class Tuned:
     steps: int | None = None
 
     def __post_init__(self) -> None:
-        if self.name not in TUNINGS:
-            raise ValueError(f"unknown tuning {self.name!r}: known are {', '.join(TUNINGS)}")
+        if not isinstance(self.name, str) or self.name not in TUNINGS:
+            raise ValueError(f"unknown tuning {shown(self.name)}: known are {', '.join(TUNINGS)}")
         tuning = TUNINGS[self.name]
         settled = (5 if tuning.repeats else len(tuning.rows)) if self.steps is None else self.steps
-        check_count("steps", settled, 1)
+        check_count("steps", settled, 1, MOST_STEPS)
         if not tuning.repeats and settled != len(tuning.rows):
             raise ValueError(f"tuning {self.name!r} has {len(tuning.rows)} steps, got steps={self.steps}: leave it out")
         object.__setattr__(self, "steps", settled)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from ..errors import shown
 from .qdwh import Rational
 
 __all__ = ["ZoloPD"]
@@ -32,5 +33,7 @@ class ZoloPD(Rational):
 
     def __post_init__(self) -> None:
         if self.r is not None and (isinstance(self.r, bool) or not isinstance(self.r, int) or not 1 <= self.r <= 8):
-            raise ValueError(f"r must be None or an integer from 1 to 8, got {self.r!r}: it counts the terms of a step")
+            raise ValueError(
+                f"r must be None or an integer from 1 to 8, got {shown(self.r)}: it counts the terms of a step"
+            )
         self._check_bounds()

@@ -1,8 +1,12 @@
 """Request: the arguments and the rows of compositions and tables, without importing mpmath."""
 
+import math
 from dataclasses import dataclass
 
-__all__ = ["GridRequest", "Request", "Row"]
+__all__ = ["GridRequest", "Request", "Row", "check_size"]
+
+MOST_P = 256
+MOST_DEGREE = 41
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,11 @@ class Request:
     safety: float
     inner_safety: float = 1.0
 
+    def __post_init__(self) -> None:
+        check_size(self.p, max(self.degrees, default=0))
+        if not (math.isfinite(self.lower) and 0 < self.lower < 1):
+            raise ValueError(f"a composition needs 0 < lower < 1, got {self.lower}")
+
 
 @dataclass(frozen=True)
 class GridRequest:
@@ -38,6 +47,18 @@ class GridRequest:
     start: float
     spacing: float
     limit: int = 1000
+
+    def __post_init__(self) -> None:
+        check_size(self.p, 2 * self.k + 1)
+
+
+def check_size(p: int, degree: int) -> None:
+    """Refuse exponents and degrees whose exchange does not end within seconds, or is singular in its precision."""
+    if not 1 <= p <= MOST_P or not 3 <= degree <= MOST_DEGREE:
+        raise ValueError(
+            f"minimax steps are computed for p from 1 to {MOST_P} and degrees from 3 to {MOST_DEGREE}, got {p=} and "
+            f"{degree=}"
+        )
 
 
 @dataclass(frozen=True)

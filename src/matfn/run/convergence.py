@@ -10,8 +10,10 @@ from torch import Tensor
 from ..errors import ConvergenceWarning, SpectrumError
 from ..iteration.defect import EQUATION, isometry, power_defect
 from ..iteration.protocols import Evaluation, Fitted, Method, Scheduled
+from ..iteration.schedule import Schedule
 from ..iteration.target import Target
 from ..linalg.norms import prescale
+from .direction import misdirected
 
 __all__ = ["check_converged"]
 
@@ -33,7 +35,10 @@ def check_converged(target: Target, A: Tensor, U: Tensor, method: Method | None)
     - sqrt(eps), half of the digits: the next step would have given the others. Coupled steps for square roots leave
       sqrt(condition) eps, which is no more for a matrix that is not singular;
     - for inverses 8 eps times the condition number, at most 0.1 in all; for a sign sqrt(eps) ||S||_F^2 / n instead;
-    - 2 p times the error of the schedule or the `tol` of the method, if this error is at most 0.01.
+    - 2 p times the error of the schedule or the `tol` of the method, if this error is at most 0.01, and 2 p times the
+      rounding that the coefficients of a schedule amplify.
+
+    A small residual leaves the direction open: `misdirected` tests that, too.
 
     Decompositions (None is one) are not checked, and nothing is checked under `torch.compile`. The argument A and the
     result U, (..., m, n), are float32 or float64 and finite.
@@ -46,26 +51,37 @@ def check_converged(target: Target, A: Tensor, U: Tensor, method: Method | None)
         return
     scaled, scale = prescale(A.reshape(-1, *A.shape[-2:]))
     U = scale.undo(U.reshape(scaled.shape).to(scaled.dtype), -target.homogeneity)
-    residual, condition = _residual(target, scaled, U if U.shape[-2] <= U.shape[-1] else U.mT)
-    eps = torch.finfo(scaled.dtype).eps
+    if _residual_explained(target, scaled, U, method) and (found := misdirected(target, scaled, U, method)):
+        worst, what = found
+        stable = "a method that keeps small values, such as QDWH()" if target.homogeneity == 0 else "other steps"
+        _warn(f"{_given(target, method, worst, len(scaled))} {what}. Take {stable}, {_wider(scaled)}or method=Exact()")
+
+
+def _residual_explained(target: Target, X: Tensor, U: Tensor, method: Method) -> bool:
+    """Warn or raise if the residual is larger than rounding and the asked error explain; return whether it is not."""
+    residual, condition = _residual(target, X, U if U.shape[-2] <= U.shape[-1] else U.mT)
+    eps = torch.finfo(X.dtype).eps
     allowed = math.sqrt(eps) * condition if target.name == "sign" else math.sqrt(eps) + _ROUNDING * eps * condition
     excess = torch.nan_to_num(residual / allowed.clamp(max=_MOST), nan=math.inf)
     worst = int(excess.argmax())
-    if excess[worst] <= 1:
-        return
     size, limit = residual[worst].item(), min(_MOST, allowed[worst].item())
+    if excess[worst] <= 1:
+        return True
+    given = (
+        f"{_given(target, method, worst, len(residual))} {EQUATION[target.name]} of about {size:.2g}, where rounding"
+    )
     if target.name == "sign" and (_measures(method) or not size <= _of_real(method)):
         raise SpectrumError(
-            f"{_given(target, method, worst, len(residual), size, limit)}. An iteration needs real eigenvalues off "
-            "zero; method=Exact() takes every spectrum off the imaginary axis"
+            f"{given} explains {limit:.2g}. An iteration needs real eigenvalues off zero; method=Exact() takes every "
+            "spectrum off the imaginary axis"
         )
-    if size > limit + 2 * target.p * _asked(target, method):
-        warnings.warn(
-            f"{_given(target, method, worst, len(residual), size, limit)}. It has not converged: take more steps, a "
-            "`lower` below the spectrum, if it has one, a wider dtype, or method=Exact()",
-            ConvergenceWarning,
-            stacklevel=_outside(),
-        )
+    if size <= limit + 2 * target.p * (_asked(target, method) + _lifted(target, method) * eps):
+        return True
+    _warn(
+        f"{given} explains {limit:.2g}. It has not converged: take more steps, a `lower` below the spectrum, if it has "
+        f"one, {_wider(X)}or method=Exact()"
+    )
+    return False
 
 
 def _residual(target: Target, X: Tensor, U: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,7 +94,7 @@ def _residual(target: Target, X: Tensor, U: Tensor) -> tuple[Tensor, Tensor]:
         return norm(isometry(U, S)) * weight, torch.zeros_like(X[:, 0, 0])
     # With X between the powers of U, an error that does not commute with X counts least (`certify`). An inverse stands
     # on the left, as in its steps; the residual of X U grows with the square of the condition number.
-    right = target.p - (1 if target.name == "inv" else target.p // 2)
+    right = target.p - (1 if target.name == "inv" else max(1, target.p // 2))
     defect, W = power_defect(target, X, U, S, right)
     if target.name == "sign":
         return norm(defect) * weight, torch.linalg.vector_norm(U, dim=(-2, -1)).square().div(n).clamp(min=1.0)
@@ -107,12 +123,22 @@ def _asked(target: Target, method: Method) -> float:
     return error if error <= _ASKED else 0.0
 
 
-def _given(target: Target, method: Method, index: int, count: int, size: float, limit: float) -> str:
-    which = f" of matrix {index} of {count}" if count > 1 else ""
-    return (
-        f"{target} by {method!r} left a residual {EQUATION[target.name]} of about {size:.2g}{which}, where rounding "
-        f"explains {limit:.2g}"
-    )
+def _lifted(target: Target, method: Method) -> float:
+    """How far the steps amplify rounding: coupled steps do not correct it where it does not commute with A."""
+    schedule = method.schedule(target.p) if isinstance(method, Scheduled) else None
+    return schedule.rounding if isinstance(schedule, Schedule) else 1.0
+
+
+def _given(target: Target, method: Method, index: int, count: int) -> str:
+    return f"{target} by {method!r} left a residual" + (f" of matrix {index} of {count}," if count > 1 else "")
+
+
+def _wider(X: Tensor) -> str:
+    return "" if X.dtype == torch.float64 else "a wider dtype, "
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, ConvergenceWarning, stacklevel=_outside())
 
 
 def _outside() -> int:

@@ -6,18 +6,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import SpectrumError
-from ..iteration.protocols import Evaluation, Fitted, Method
+from ..errors import SpectrumError, which
+from ..iteration.protocols import Evaluation, Fitted, Method, Scheduled, Summed
 from ..iteration.schedule import PLAIN
 from ..iteration.target import POLAR, Domain, Target
 from ..linalg.definite import check_definite
 from ..linalg.norms import Scale, prescale, prescale_
 from ..linalg.rank import completed, on_the_range, on_the_range_if_deficient
+from ..methods import Exact
 from .arguments import check_method
 from .plan import Purpose, RunPlan, resolve
 from .preparation import prepared
 
-__all__ = ["accurate", "execute", "execute_", "polar_factor"]
+__all__ = ["accurate", "evaluated_sum", "execute", "execute_", "polar_factor"]
 
 
 def execute(plan: RunPlan, A: Tensor, key: int | Tensor = 0) -> Tensor:
@@ -91,6 +92,17 @@ def _iterated(plan: RunPlan, A: Tensor, key: int | Tensor, scale: Callable[[Tens
     return result if target.homogeneity == 0 else divisor.undo(result.to(wide), target.homogeneity)
 
 
+def evaluated_sum(target: Target, A: Tensor, method: Method | None, eps: float) -> Tensor | None:
+    """Compute the function of A + ridge I, (..., n, n) in float64, if the method takes sums in float64; None if not.
+
+    `eps` is of the dtype before the sum. The default method is `Exact()`.
+    """
+    method = Exact() if method is None else check_method(method, target)
+    if not isinstance(method, Summed) or A.numel() == 0:
+        return None
+    return method.evaluate_sum(target, A.reshape(-1, *A.shape[-2:]), eps).reshape(A.shape)
+
+
 def accurate(target: Target, A: Tensor, method: Method | None, key: int | Tensor = 0) -> Tensor:
     """Compute as `execute`, for verbs that may wait for the device: the method may look at A, the spectrum is checked.
 
@@ -101,27 +113,40 @@ def accurate(target: Target, A: Tensor, method: Method | None, key: int | Tensor
         SpectrumError: For a root of an indefinite matrix, or an inverse root of a singular one, whatever the method.
     """
     method = _fitted(target, A, method)
+    if isinstance(method, Scheduled):
+        try:
+            method.schedule(target.p)
+        except ValueError as error:
+            raise ValueError(f"{target}: {error}") from None
     plan = resolve(target, method, (A.shape[-2], A.shape[-1]), A.dtype, A.device, purpose=Purpose.DIGITS)
     iterates = plan.iteration is not None
     if iterates and target.domain is Domain.SPD and A.numel():
         check_definite(A, str(target), target.homogeneity < 0)
     result = execute(plan, A, key)
     if iterates and not bool(torch.isfinite(result).all()):
-        raise SpectrumError(
-            f"{target} by {plan.method!r} diverged: {_cause(target, A.dtype)}; method=Exact() takes every matrix for "
-            "which the function is defined"
-        )
+        scaled = prescale(A.reshape(-1, *A.shape[-2:]))[0]
+        finite = torch.isfinite(result if target.homogeneity == 0 else execute(plan, scaled, key)).all(-1).all(-1)
+        if not bool(finite.all()):  # else the numbers of the result are too large, which the verb refuses
+            first = scaled[int((~finite.reshape(-1)).nonzero()[0])]
+            raise SpectrumError(
+                f"{target} by {plan.method!r} diverged for {which(~finite)}: {_cause(target, first)}; method=Exact() "
+                "takes every matrix for which the function is defined"
+            )
     return result
 
 
-def _cause(target: Target, dtype: torch.dtype) -> str:
-    """Name the likely cause of a divergence."""
+def _cause(target: Target, A: Tensor) -> str:
+    """Name the likely cause of the divergence for one matrix A (m, n)."""
+    wider = "" if A.dtype == torch.float64 else ", or pass float64"
     if target.domain is Domain.SPD:
-        wider = "" if dtype == torch.float64 else ", or pass float64"
-        return f"the matrix is too ill-conditioned for an iteration in {dtype}: add ridge=...{wider}"
-    if target.domain is Domain.SQUARE:
+        return f"it is too ill-conditioned for an iteration in {A.dtype}: add ridge=...{wider}"
+    if target.name == "inv":
+        return f"the steps see the square of its condition number, too large for {A.dtype}: add ridge=...{wider}"
+    if target.name == "sign" and bool((A.mT == A).all()):
+        return f"it is too ill-conditioned for an iteration in {A.dtype}" + wider.replace(", or", ":")
+    if target.name == "sign":
         return "an iteration needs a real spectrum off zero"
-    return "the steps do not fit the singular values: take a smaller lower bound, or a wider dtype"
+    return "the steps do not fit the singular values: take a smaller lower bound" + wider
 
 
 def polar_factor(A: Tensor, factor: str, method: Method | None, key: int | Tensor = 0) -> Tensor:

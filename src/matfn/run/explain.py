@@ -3,6 +3,7 @@
 import textwrap
 import time
 from functools import lru_cache
+from numbers import Real
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from ..engines import Coupled, Direct, Gram
 from ..engines.cost import computed, products_of
+from ..errors import shown
 from ..iteration.schedule import PLAIN, Schedule
 from ..iteration.target import INV_ROOT, ORTHOGONALIZE, POLAR, TARGETS, Target
 from ..kernels import Products
@@ -59,7 +61,7 @@ def explain(
         >>> print(matfn.explain((768, 3072), "muon"))
     """
     if not isinstance(verb, str) or verb.lower() not in _VERBS:
-        raise ValueError(f"explain: verb must be one of {', '.join(_VERBS)}, got {verb!r}")
+        raise ValueError(f"explain: verb must be one of {', '.join(_VERBS)}, got {shown(verb)}")
     verb = verb.lower()
     unknown = set(options) - {"method", "engine", "precision", "products"}
     if unknown:
@@ -68,9 +70,11 @@ def explain(
     target = _exponent(target, verb, p)
     matrix = x if isinstance(x, Tensor) else _meta(x)
     if dtype is not None and dtype not in DTYPES:
-        raise TypeError(f"explain: dtype must be one of {', '.join(map(str, DTYPES))}, got {dtype!r}")
+        raise TypeError(f"explain: dtype must be one of {', '.join(map(str, DTYPES))}, got {shown(dtype)}")
     check_matrix(matrix, target)
-    where = torch.device(device if device is not None else matrix.device if isinstance(x, Tensor) else "cpu")
+    if isinstance(ridge, bool) or not isinstance(ridge, Real) or not 0 <= ridge < float("inf"):
+        raise ValueError(f"explain: ridge must be a finite number of at least 0, got {shown(ridge)}")
+    where = _device(device if device is not None else matrix.device if isinstance(x, Tensor) else "cpu")
     shape, method = (matrix.shape[-2], matrix.shape[-1]), options.pop("method", None)
     return resolve(target, method, shape, dtype or matrix.dtype, where, purpose=purpose, ridge=ridge, **options)
 
@@ -85,10 +89,19 @@ def _exponent(target: Target, verb: str, p: int | None) -> Target:
     return target.with_exponent(4 if p is None else p)
 
 
+def _device(device: object) -> torch.device:
+    try:
+        return torch.device(device)  # pyright: ignore[reportArgumentType]
+    except (RuntimeError, TypeError):
+        raise ValueError(
+            f'explain: device must be a torch.device or a name such as "cpu" or "cuda:0", got {shown(device)}'
+        ) from None
+
+
 def _meta(shape: object) -> Tensor:
     sides = list(shape) if isinstance(shape, tuple | list | torch.Size) else []
     if len(sides) < 2 or not all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 2**31 for n in sides):
-        raise ValueError(f"explain takes a tensor or a shape such as (768, 3072), got {shape!r}")
+        raise ValueError(f"explain takes a tensor or a shape such as (768, 3072), got {shown(shape)}")
     return torch.empty(*sides, device="meta")
 
 

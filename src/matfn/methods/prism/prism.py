@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
+from ...errors import shown
 from ...iteration.residual import Residual
 from ...iteration.step import Polynomial
-from ..checks import check_count, check_degree, check_sketch
+from ..checks import MOST_STEPS, check_count, check_degree, check_interval, check_sketch
 from .family import Family, family
 from .fit import blocks, least, moments, sketched
 
@@ -47,14 +48,15 @@ class Prism:
     def __post_init__(self) -> None:
         if self.degree is not None:
             check_degree(self.degree)
-        check_count("steps", self.steps, 1)
+        check_count("steps", self.steps, 1, MOST_STEPS)
         check_sketch(self.sketch)
-        if self.draw not in ("fresh", "fixed"):
-            raise ValueError(f'draw must be "fresh" (one sketch per step) or "fixed" (one for all), got {self.draw!r}')
-        check_count("warm", self.warm, 0)
-        ends = self.interval
-        if ends is not None and not (isinstance(ends, tuple) and len(ends) == 2 and 0 < ends[0] <= ends[1] < 1e3):
-            raise ValueError(f"interval must be (low, high) with 0 < low <= high < 1000, got {ends!r}")
+        if not isinstance(self.draw, str) or self.draw not in ("fresh", "fixed"):
+            raise ValueError(
+                f'draw must be "fresh" (one sketch per step) or "fixed" (one for all), got {shown(self.draw)}'
+            )
+        check_count("warm", self.warm, 0, MOST_STEPS)
+        if self.interval is not None:
+            check_interval("interval", self.interval, 1e3)
 
     @property
     def invariant(self) -> bool:

@@ -10,6 +10,7 @@ from ...iteration.target import Target
 from ...kernels import EAGER, Products
 from ...linalg.norms import prescale
 from ...minimax.resolvents import PoleSum, fewest_poles
+from ..checks import check_exponent, check_number
 from .inverse_factor import add_resolvents
 
 __all__ = ["Resolvents", "resolvents"]
@@ -50,6 +51,9 @@ class Resolvents:
     products: Products | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        check_exponent(self.p)
+        check_number("lower", self.lower, 1e-300, 1, "it bounds s = m^(1/p) from below after division by the norm")
+        check_number("error", self.error, 1e-3, 1, "the worst relative error of an eigenvalue")
         self.terms()
 
     def terms(self) -> PoleSum:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...errors import which
 from ...iteration.residual import Form, Residual
 from ...linalg.lanczos import lanczos
 from ...linalg.tridiagonal import eigen
@@ -34,15 +35,15 @@ def density(residual: Residual, columns: int, depth: int, draw: int) -> Density:
 
     For functions whose derivatives keep their signs, the errors of the two rules have opposite signs. The node of
     Gauss-Radau at 0 holds the weight of eigenvalues that are too small for Gauss: small ones and exact zeros. Each of
-    the `depth` steps is one product with the `columns` vectors of sketch number `draw`. A nonsymmetric M is refused,
-    because Lanczos steps say nothing about it.
+    the `depth` steps is one product with the `columns` vectors of sketch number `draw`. Number 0 belongs to the first
+    step, which refuses a nonsymmetric M, because Lanczos steps say nothing about it.
 
     References:
         Golub, Meurant, "Matrices, Moments and Quadrature with Applications" (2010), Chapter 6. Ubaru, Chen, Saad, "Fast
         estimation of tr(f(A)) via stochastic Lanczos quadrature", SIAM J. Matrix Anal. Appl. 38 (2017).
     """
     b = residual.M.shape[0]
-    if residual.form is Form.SQUARE:
+    if residual.form is Form.SQUARE and draw == 0:
         _check_symmetric(residual.wide, residual.roundoff)
     S = residual.sketch(columns, draw).expand(b, -1, -1)
     T = lanczos(residual.product, S, depth).to(torch.float64)
@@ -60,10 +61,14 @@ def density(residual: Residual, columns: int, depth: int, draw: int) -> Density:
 
 
 def _check_symmetric(M: Tensor, roundoff: float) -> None:
-    """Refuse a nonsymmetric M; rounding alone stays far below the limit. Reads one flag, for the sign only."""
+    """Refuse the first M = A A of a nonsymmetric A. Reads one flag, for the sign only.
+
+    A product of norm-1 matrices has rounding errors of about n^(1/2) u, and ||M||_F is at least n^(-1/2). Later steps
+    of an ill-conditioned A differ from their transposes by more, u times the condition number, and are not checked.
+    """
     asymmetry = torch.linalg.matrix_norm(M - M.mT) > roundoff**0.5 * torch.linalg.matrix_norm(M)
     if bool(asymmetry.any()):
         raise ValueError(
-            "RitzMinimax uses Lanczos steps, which need a symmetric matrix, but this one is nonsymmetric: for its sign "
-            "take PolarExpress(...), NewtonSchulz(...) or Exact()"
+            f"signm by RitzMinimax needs symmetric matrices, because it takes Lanczos steps, but {which(asymmetry)} is "
+            "nonsymmetric: take PolarExpress(...), NewtonSchulz(...) or Exact()"
         )

@@ -8,12 +8,13 @@ from torch import Tensor
 from ...iteration.residual import Residual
 from ...iteration.step import Magnified, Polynomial
 from ...linalg.bounds import greatest_eigenvalue
-from ..checks import check_count, check_degrees, check_number
+from ..checks import MOST_COLUMNS, MOST_STEPS, check_count, check_degrees, check_number
 from .density import Density, density
 from .table import best_first_step, best_step, chain, floor, reached
 
 __all__ = ["RitzMinimax"]
 
+_DEGREE = 11  # the 350 polynomials of this degree take half a minute, once
 _MOST = 100  # default steps with `tol`; the iteration ends earlier, when all values above roundoff have converged
 
 
@@ -57,9 +58,14 @@ class RitzMinimax:
         if self.steps is None:
             usual = len(degrees) if isinstance(self.degree, tuple) else 5
             object.__setattr__(self, "steps", usual if self.tol is None else _MOST)
-        check_count("steps", self.steps, 1)
-        check_count("sketch", self.sketch, 1)
-        check_count("krylov", self.krylov, 2)
+        check_count("steps", self.steps, 1, MOST_STEPS)
+        check_count("sketch", self.sketch, 1, MOST_COLUMNS)
+        check_count("krylov", self.krylov, 2, _MOST)
+        if max(degrees) > _DEGREE:
+            raise ValueError(
+                f"RitzMinimax takes degrees up to {_DEGREE}, got {max(degrees)}: its tables of minimax steps would "
+                "take minutes to compute"
+            )
 
     def step(self, k: int, residual: Residual) -> Polynomial | Magnified:
         """Return the polynomial of step k, with coefficients (b, 1, 1): each matrix has its own."""

@@ -176,8 +176,8 @@ def reached(tol: float, k: int, residual: Residual, degrees: tuple[int, ...]) ->
     """
     if tol <= residual.roundoff:
         raise ValueError(
-            f"tol={tol:g} is out of reach in {residual.M.dtype}, whose unit roundoff is {residual.roundoff:.2g}: "
-            "iterate in a wider dtype (precision=...), or give steps=... instead of tol"
+            f"tol={tol:g} is out of reach in {residual.M.dtype}, whose unit roundoff is {residual.roundoff:.2g}: give "
+            "a larger tol, steps=... instead of tol" + ("" if residual.M.dtype == torch.float64 else ", or float64")
         )
     short = residual.norm() > tol * residual.M.shape[-1] ** 0.5  # False for NaN: no step removes it
     return k >= len(_floors(residual, degrees)) or not bool(short.any())
