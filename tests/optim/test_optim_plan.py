@@ -95,7 +95,7 @@ ROLES = [
     (block(a=GPTNeoXAttention()), "blocks.0.a.qkv.weight", "qkv", "matrix", ((1, 18, 6),)),
     (block(c_attn=Conv1D(18, 6)), "blocks.0.c_attn.weight", "qkv", "matrix", ((1, 6, 6),) * 3),
     (block(c_fc=Conv1D(24, 6)), "blocks.0.c_fc.weight", "linear", "matrix", ((1, 24, 6),)),
-    (block(experts=Experts()), "blocks.0.experts.w1", "experts", "matrix", ((4, 6, 5),)),
+    (block(experts=Experts()), "blocks.0.experts.w1", "expert", "matrix", ((4, 6, 5),)),
     (block(experts=Experts()), "blocks.0.experts.w2_bias", "bias", "adamw", None),
     (Named(e=nn.Embedding(9, 4), fc=L), "e.weight", "embedding", "adamw", None),
     (Named(e=nn.EmbeddingBag(9, 4), fc=L), "e.weight", "embedding", "adamw", None),
@@ -400,7 +400,7 @@ def test_repr_is_one_short_line_and_one_matrix_is_singular():
 def test_the_table_is_aligned_fits_120_columns_and_loses_nothing():
     long = "a_rather_long_name_for_a_module_that_someone_wrote"
     deep = [Named(**{long: Named(**{long: nn.Linear(100, 300, bias=False)})}) for _ in range(12)]
-    model = Named(h=nn.ModuleList([Named(qkv=nn.Linear(6, 18), deep=d) for d in deep]), e=nn.Embedding(9, 6))
+    model = Named(h=nn.ModuleList([Named(qkv=nn.Linear(6, 18), deep=d) for d in deep]), e=nn.Embedding(9, 6), head=L)
     text = str(plan(model))
     assert max(len(line) for line in text.splitlines()) <= 120
     assert "h.0-11.qkv.weight" in text
@@ -454,5 +454,6 @@ def test_mixture_of_transformers():
     decided = plan(transformers.GptOssForCausalLM(config))
     experts = decided["model.layers.0.mlp.experts.gate_up_proj"]
     assert experts.parameter.shape == (4, 16, 48)
-    assert experts.layout.matrices == ((4, 48, 16),)
+    assert experts.layout.matrices == ((4, 24, 16),) * 2
+    assert experts.layout.cuts == (1, 1)  # gate and up in turn
     assert decided["model.layers.0.mlp.experts.down_proj"].layout.matrices == ((4, 16, 24),)

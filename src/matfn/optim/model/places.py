@@ -1,0 +1,120 @@
+"""Where the matrices of a model stand between data and outputs: heads, input layers, hidden ones, by the graph."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+
+from torch import Tensor
+
+from .fused import Cut, blocks, parts
+from .graph import Graph, Node, Use, shape_of
+
+__all__ = ["Fact", "facts"]
+
+
+@dataclass(frozen=True)
+class Fact:
+    """What the graph says of one parameter.
+
+    Attributes:
+        kind: "product", "lookup", "both" (an embedding that is the head too) or "elementwise".
+        place: "head" (its output reaches the outputs through no other matrix), "hidden" (through others only), or ""
+            where the graph leaves it open: its output is added to a stream that other matrices read too.
+        shallow: Whether its input came through no other matrix.
+        rows: The parameter's axes that are output, empty if not known.
+        columns: The parameter's axes that are summed over.
+        cut: The blocks into which its output is cut, or None.
+    """
+
+    kind: str
+    place: str = ""
+    shallow: bool = False
+    rows: tuple[int, ...] = ()
+    columns: tuple[int, ...] = ()
+    cut: Cut | None = None
+
+
+def facts(graph: Graph) -> dict[Tensor, Fact]:
+    """What the graph says of each parameter that it reaches."""
+    found = {param: Fact("elementwise") for param in graph.elementwise}
+    through = _through(graph)
+    heads = _heads(graph, through)
+    by_param: dict[Tensor, list[Use]] = defaultdict(list)
+    for use in (use for uses in graph.uses.values() for use in uses):
+        by_param[use.param].append(use)
+    for param, uses in by_param.items():
+        products = [use for use in uses if use.kind == "product"]
+        if not products:
+            found[param] = Fact("lookup")
+            continue
+        nodes = {use.node for use in products}
+        place = "head" if nodes <= heads and not nodes & through else "hidden" if not nodes & heads else ""
+        if place == "hidden" and not nodes & through:
+            place = ""  # the end of a stream to which other matrices add
+        first = products[0]
+        found[param] = Fact(
+            "both" if len(products) < len(uses) else "product",
+            place,
+            all(use.shallow for use in products),
+            first.rows,
+            first.columns,
+            parts(products) or blocks(graph, first),
+        )
+    return found
+
+
+def _heads(graph: Graph, through: set[Node]) -> set[Node]:
+    """Products from which a way leads to the outputs that meets no other matrix, and that end no residual stream.
+
+    The last product of a residual stream is added to the outputs of earlier ones. Each of those is read by later
+    matrices as well, so an output that any of them reaches directly has no head.
+    """
+    found: set[Node] = set()
+    for root in _ends(graph):
+        last = _last(graph, root)
+        if not last & through:
+            found |= last
+    return found
+
+
+def _ends(graph: Graph) -> Iterator[Node]:
+    """The operations that give the outputs; of a loss, those from which the scalars are made."""
+    pending, seen = [node for node, _ in graph.roots], set[Node]()
+    while pending:
+        node = pending.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        scalar = prod(shape_of(node)) == 1 and node not in graph.uses
+        if scalar:
+            pending += list(graph.data_of(node))
+        else:
+            yield node
+
+
+def _last(graph: Graph, root: Node) -> set[Node]:
+    """The uses and walls that are met first on the ways back from an output."""
+    found, seen, pending = set[Node](), set[Node](), [root]
+    while pending:
+        node = pending.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if node in graph.uses or node in graph.walls:
+            found.add(node)
+        else:
+            pending += list(graph.data_of(node))
+    return found
+
+
+def _through(graph: Graph) -> set[Node]:
+    """The uses and walls whose output is read by another matrix: all on the ways back from the operands of uses."""
+    seen = set[Node]()
+    pending = [child for node in (*graph.uses, *graph.walls) for child in graph.data_of(node)]
+    while pending:
+        node = pending.pop()
+        if node not in seen:
+            seen.add(node)
+            pending += list(graph.data_of(node))
+    return seen & (graph.uses.keys() | graph.walls)
