@@ -10,7 +10,7 @@ __all__ = ["FUSED", "HEAD", "HEAD_AT_ROOT", "INPUT", "KNOWN", "ROUTER", "STATE",
 # The last name of a layer that gives an output, or the name of a container whose last layer does. Only outside of
 # numbered blocks.
 HEAD = (
-    r"(lm_?|out_|.*_)?heads?(_\w+)?|(\w*_)?classifiers?(_\w+)?|unembed(ding)?|embed_out|(to_)?logits?(_\w+)?|lm_loss"
+    r"(lm_?|out_|.*_)?heads?(_\w+)?|(?!pre_)(\w*_)?classifiers?(_\w+)?|unembed(ding)?|embed_out|(to_)?logits?(_\w+)?|lm_loss"
     r"|scores?|(qa|sop|nsp)_outputs|(class|bbox|mask)_embed|(\w*_)?predict(or|ions?)?(_\w+)?|seq_relationship|cls"
     r"|(action|value|policy|critic|actor)(_(net|fn|head|layer|out|mlp))?|decoder_pred|pred_layer|conv_out|out_conv"
     r"|output_(projection|layer|proj)|answer_layer|\w+_regressor"

@@ -24,8 +24,9 @@ def head(c: Candidate) -> Decision | None:
     if place == "hidden":
         return None
     if reason:
-        open_ = c.fact is not None
-        return Decision("head", "adamw", None, reason, "name", look=open_ or reason.startswith("as many rows"))
+        out, n = weight_shape(c.first.module) or (0, 0)
+        sure = reason.startswith("output by") or (reason.startswith("last layer") and out != n)
+        return Decision("head", "adamw", None, reason, "name" if sure else "guess", look=not sure or c.fact is not None)
     if _ends_sequence(c.model, c.first.path):
         return Decision("head", "adamw", None, "the last layer of an nn.Sequential")
     return None if c.fact is not None else _last(c)
@@ -71,10 +72,15 @@ def _by_vocabulary(c: Candidate) -> str:
 def _ends_sequence(model: Model, path: str) -> bool:
     """Whether a layer is the last one of the model, an nn.Sequential, whose order is that of the calculation."""
     inner, place = model.at.get(""), ""
+    if not isinstance(inner, nn.Sequential) or len(model.shapes) < 2:
+        return False
     while isinstance(inner, nn.Sequential):
-        filled = [(name, child) for name, child in inner.named_children() if any(True for _ in child.parameters())]
-        weighted = [(name, m) for name, m in filled if any(weight_shape(x) is not None for x in m.modules())]
-        if not weighted or len(model.shapes) < 2:
+        weighted = [
+            (name, child)
+            for name, child in inner.named_children()
+            if any(weight_shape(module) is not None for module in child.modules())
+        ]
+        if not weighted:
             return False
         place, inner = f"{place}.{weighted[-1][0]}".lstrip("."), weighted[-1][1]
     return place == path and inner is not None and weight_shape(inner) is not None

@@ -28,7 +28,7 @@ def _reparametrized(c: Candidate) -> Decision | None:
     made = c.first.made
     if made.startswith("the magnitudes of"):
         return Decision("gain", "adamw", None, made)
-    if not made or made in ("weight_norm", "SpectralNorm", "spectral_norm", "spectral_norm or pruning"):
+    if not made or made in ("weight_norm", "spectral_norm", "a pruned weight"):
         return None
     what = "an orthogonal weight" if made == "orthogonal" else f"a weight computed by {made}"
     reason = f"parameter of {what}: not the matrix itself"
@@ -326,6 +326,8 @@ def recognise(candidate: Candidate) -> Decision | None:
     if is_open_end(candidate):
         note = 'the last layer: if it is the output, "adamw" by overrides='
         return replace(decided, reason=f"{decided.reason}; {note}", certainty="guess", look=True)
+    if candidate.fact is not None and candidate.fact.place == "hidden" and decided.certainty in ("class", "name"):
+        decided = replace(decided, certainty="graph")
     if candidate.model.read and candidate.fact is None:
         decided = replace(decided, reason=f"the example does not reach it; {decided.reason}", look=True)
     return decided

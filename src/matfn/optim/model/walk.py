@@ -26,7 +26,7 @@ _INNER = {
 # torch's hooks for reparametrized weights: {ending of the stored parameter: what it is}. The weight is made anew from
 # them before each call of the module.
 _NAMES = {"WeightNorm": "weight_norm", "SpectralNorm": "spectral_norm", "Orthogonal": "orthogonal"}
-_STORED = {"_v": "weight_norm", "_g": "the magnitudes of weight_norm", "_orig": "spectral_norm or pruning"}
+_STORED = {"_v": "weight_norm", "_g": "the magnitudes of weight_norm", "_orig": "spectral_norm"}
 
 
 class PlanError(ValueError):
