@@ -11,12 +11,12 @@ from torch import nn
 from matfn.optim import Plan, PlanError, plan
 
 from .models import class_names, examples, limited, small_models
-from .oracle import affine
+from .oracle import answers
 
 __all__ = ["sweep"]
 
 
-def sweep(out: Path, only: str = "", seconds: int = 60) -> None:
+def sweep(out: Path, only: str = "", seconds: int = 40) -> None:
     """Plan all classes whose name contains `only`. Classes that `out` holds already are skipped."""
     warnings.simplefilter("ignore")
     done = {json.loads(line)["class"] for line in out.read_text().splitlines()} if out.exists() else set()
@@ -49,7 +49,7 @@ def _planned(model: nn.Module) -> dict[str, Any]:
             row.pop(f"{key}_failed", None)
             if batch is not None:
                 row["example"] = {name: list(x.shape) for name, x in batch.items()}
-                row["affine"] = _affine(model, batch, row)
+                row["oracle"] = _answers(model, batch, row)
             break
     return row
 
@@ -80,7 +80,7 @@ def _output_weight(model: Any) -> str | None:
     return next((name for name, param in model.named_parameters() if param is weight), None)
 
 
-def _affine(model: nn.Module, batch: dict[str, torch.Tensor], row: dict[str, Any]) -> list[str] | None:
+def _answers(model: nn.Module, batch: dict[str, torch.Tensor], row: dict[str, Any]) -> dict[str, str] | None:
     """The oracle's answer for the matrices outside of numbered blocks and all that some source calls a head."""
     if row["device"] == "meta":
         return None
@@ -90,6 +90,6 @@ def _affine(model: nn.Module, batch: dict[str, torch.Tensor], row: dict[str, Any
         if entry[1] in ("head", "tied head") or row["names"].get(name, entry)[1] == "head" or ".0." not in f".{name}"
     ]
     try:
-        return affine(model, batch, [name for name in asked if not name.split(".")[-2:-1] == ["1"]][:40])
+        return answers(model, batch, [name for name in asked if name.split(".")[-2:-1] != ["1"]][:40])
     except Exception:
         return None

@@ -13,7 +13,7 @@ HEAD = (
     r"(lm_?|out_|.*_)?heads?(_\w+)?|(?!pre_)(\w*_)?classifiers?(_\w+)?|unembed(ding)?|embed_out|(to_)?logits?(_\w+)?|lm_loss"
     r"|scores?|(qa|sop|nsp)_outputs|(class|bbox|mask)_embed|(\w*_)?predict(or|ions?)?(_\w+)?|seq_relationship|cls"
     r"|(action|value|policy|critic|actor)(_(net|fn|head|layer|out|mlp))?|decoder_pred|pred_layer|conv_out|out_conv"
-    r"|output_(projection|layer|proj)|answer_layer|\w+_regressor"
+    r"|output_(projection|layer|proj)|answer_layer|\w+_regressor|(text|visual|vision|image|audio|speech)_projection"
 )
 # Names that mean an output only where the layer or container belongs to the model itself.
 HEAD_AT_ROOT = r"output|out|outputs|out_proj|proj_out|final(_(layer|linear|conv|proj))?|fc(_out)?|last(_\w+)?|decoder"

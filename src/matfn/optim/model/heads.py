@@ -20,45 +20,54 @@ def head(c: Candidate) -> Decision | None:
     place = c.fact.place if c.fact is not None and c.fact.kind in ("product", "both") else ""
     if place == "head":
         return Decision("head", "adamw", None, "its output reaches the outputs through no other matrix", "graph")
-    reason = _by_name(c.model, c.first.place) or _by_vocabulary(c)
     if place == "hidden":
         return None
+    reason, sure = _by_name(c.model, c.first.place)
+    reason = reason or _by_vocabulary(c)
     if reason:
-        out, n = weight_shape(c.first.module) or (0, 0)
-        sure = reason.startswith("output by") or (reason.startswith("last layer") and out != n)
-        return Decision("head", "adamw", None, reason, "name" if sure else "guess", look=not sure or c.fact is not None)
+        return Decision("head", "adamw", None, reason, "name" if sure else "guess", not sure or c.fact is not None)
     if _ends_sequence(c.model, c.first.path):
         return Decision("head", "adamw", None, "the last layer of an nn.Sequential")
-    return None if c.fact is not None else _last(c)
+    return _unread(c)
 
 
 def _raw(c: Candidate) -> Decision | None:
-    """A parameter that is no layer, but a head by the graph."""
-    if c.fact is None or c.fact.place != "head" or c.fact.kind != "product" or c.first.is_a("MultiheadAttention"):
+    """A parameter that is no layer's weight, but a head by the graph, or by the name of its module."""
+    if c.first.is_a("MultiheadAttention") or isinstance(c.first.module, nn.RNNBase | nn.RNNCellBase):
         return None
-    if isinstance(c.first.module, nn.RNNBase | nn.RNNCellBase):
-        return None
-    return Decision("head", "adamw", None, "its output reaches the outputs through no other matrix", "graph")
+    if c.fact is not None:
+        if c.fact.place != "head" or c.fact.kind != "product":
+            return None
+        return Decision("head", "adamw", None, "its output reaches the outputs through no other matrix", "graph")
+    reason, _ = _by_name(c.model, c.first.place) if c.first.leaf in ("weight", "kernel") else ("", False)
+    return Decision("head", "adamw", None, reason, "guess", look=True) if reason else None
 
 
-def _by_name(model: Model, place: str) -> str:
-    """The reason why the name of a layer, or of a container that ends with it, means an output; empty if none does."""
+def _by_name(model: Model, place: str) -> tuple[str, bool]:
+    """The reason why the name of a layer, or of a container that ends with it, means an output; and how sure it is.
+
+    A container is sure at the root of the model, with a last layer that changes the width: others often end in a
+    layer before a norm, or serve another purpose.
+    """
     parts = place.split(".")
     for i, part in enumerate(parts):
         if part.isdigit():
             break
         root = ".".join(parts[:i]) in ("", "model", "module", "base_model.model")
-        if not re.fullmatch(HEAD, part) and not (root and re.fullmatch(HEAD_AT_ROOT, part)):
-            continue
-        if i == len(parts) - 1:
-            return f"output by its name ({part})"
         group = ".".join(parts[: i + 1])
-        listed = parts[i + 1].isdigit() and not isinstance(model.at.get(group), nn.Sequential)
-        group = f"{group}.{parts[i + 1]}" if listed else group
+        sequence = isinstance(model.at.get(group), nn.Sequential)
+        last = i == len(parts) - 1
+        at_root = root and (last or sequence) and re.fullmatch(HEAD_AT_ROOT, part)
+        if not re.fullmatch(HEAD, part) and not at_root:
+            continue
+        if last:
+            return f"output by its name ({part})", True
+        group = f"{group}.{parts[i + 1]}" if parts[i + 1].isdigit() and not sequence else group
         inside = [inner for path in model.shapes if f"{(inner := place_of(path))}.".startswith(f"{group}.")]
         if inside and inside[-1] == place:
-            return f"last layer of the output ({group})"
-    return ""
+            out, n = model.shapes.get(place, (0, 0))
+            return f"last layer of the output ({group})", root and out != n
+    return "", False
 
 
 def _by_vocabulary(c: Candidate) -> str:
@@ -78,7 +87,7 @@ def _ends_sequence(model: Model, path: str) -> bool:
         weighted = [
             (name, child)
             for name, child in inner.named_children()
-            if any(weight_shape(module) is not None for module in child.modules())
+            if any(sum(size > 1 for size in param.shape) > 1 for param in child.parameters())
         ]
         if not weighted:
             return False
@@ -86,20 +95,25 @@ def _ends_sequence(model: Model, path: str) -> bool:
     return place == path and inner is not None and weight_shape(inner) is not None
 
 
-def _last(c: Candidate) -> Decision | None:
-    """The last layer of the model, if nothing else is an output: a head, if no layer reads so many values."""
-    if not is_open_end(c) or any(part.isdigit() for part in c.first.parts[:-1]):
+def _unread(c: Candidate) -> Decision | None:
+    """A layer outside of numbered blocks whose output no layer reads, by the shapes: a head, if none is named."""
+    parts = c.first.parts
+    if c.fact is not None or any(part.isdigit() for part in parts[:-1]) or len(c.model.shapes) < 2 or _named(c.model):
         return None
     out, _ = c.model.shapes[c.first.path]
     if any(n % out == 0 for _, n in c.model.shapes.values()) and out > 1:
         return None
-    reason = "the last layer, and by the shapes no layer reads its output; an example shows it"
+    reason = "by the shapes no layer reads its output; an example shows it"
     return Decision("head", "adamw", None, reason, "guess", look=True)
 
 
 def is_open_end(c: Candidate) -> bool:
     """Whether a layer is the last one of a model in which no name means an output, and no example shows its place."""
-    paths = list(c.model.shapes)
-    if c.fact is not None or not c.is_layer or c.first.path != paths[-1] or len(paths) < 2:
+    if c.fact is not None or not c.is_layer or len(c.model.shapes) < 2:
         return False
-    return not any(_by_name(c.model, place_of(path)) for path in paths)
+    return c.first.path == list(c.model.shapes)[-1] and not _named(c.model)
+
+
+def _named(model: Model) -> bool:
+    """Whether the name of some layer means an output."""
+    return any(_by_name(model, place_of(path))[0] for path in model.shapes)

@@ -117,22 +117,27 @@ def _recurrent(c: Candidate) -> Decision | None:
 
 def _used(c: Candidate) -> Decision | None:
     """A raw parameter whose output and input axes the graph shows."""
-    layout = None if c.fact is None else _layout_of(c.fact, tuple(c.param.shape))
+    stacked = int(c.param.ndim == 3 and _beside_experts(c))  # how many first axes number matrices
+    layout = None if c.fact is None else _layout_of(c.fact, tuple(c.param.shape), stacked)
     if layout is None:
         return None
     number = "(number, out, in)" if layout == stack(c.param.shape) else "(out, in)"
     if layout not in (stack(c.param.shape), linear(c.param.shape)):
         number = "(number, in, out)" if layout == transposed_stack(c.param.shape) else "with its outputs last"
-    role = "expert" if layout.batch and _beside_experts(c) else "linear"
+    role = "expert" if layout.batch and stacked else "linear"
     return Decision(role, "matrix", layout, f"stored {number}, by its use in the example", "graph")
 
 
-def _layout_of(fact: Fact, shape: tuple[int, ...]) -> Layout | None:
-    """The layout with the axes that the graph shows; axes that are neither output nor input number matrices."""
-    if not fact.rows or not fact.columns or set(fact.rows) & set(fact.columns):
+def _layout_of(fact: Fact, shape: tuple[int, ...], stacked: int) -> Layout | None:
+    """The layout with the axes that the graph shows; axes that are neither output nor input number matrices.
+
+    The first axis of experts numbers them also where one product computes all of them.
+    """
+    rows = tuple(axis for axis in fact.rows if axis >= stacked)
+    if not rows or not fact.columns or set(rows) & set(fact.columns):
         return None
-    batch = tuple(axis for axis in range(len(shape)) if axis not in (*fact.rows, *fact.columns))
-    return Layout(shape, shape, batch, fact.rows[-1], fact.columns, (), fact.rows[:-1])
+    batch = tuple(axis for axis in range(len(shape)) if axis not in (*rows, *fact.columns))
+    return Layout(shape, shape, batch, rows[-1], fact.columns, (), rows[:-1])
 
 
 def _experts(c: Candidate) -> Decision | None:
@@ -170,7 +175,9 @@ def _agrees(shape: tuple[int, ...], order: tuple[int, int], others: list[tuple[i
     """Whether another weight projects back, if (output, input) are the axes `order`. Gate and up may be one weight."""
     out, n = (shape[axis] for axis in order)
     back = [tuple(other[axis] for axis in order) for other in others]
-    return any(out_2 == n and n_2 in (out, 2 * out, out / 2) for out_2, n_2 in back)
+    return any(
+        out_2 in (n, 2 * n) and out in (n_2, 2 * n_2) and (out_2, out) != (2 * n, 2 * n_2) for out_2, n_2 in back
+    )
 
 
 def _router(c: Candidate, found: Decision) -> Decision:
@@ -198,14 +205,14 @@ def _fused(c: Candidate, found: Decision) -> Decision:
     role = (
         found.role if found.role == "expert" else "qkv" if re.search("qkv|key_value|c_attn|W_pack", last) else "fused"
     )
-    if c.fact is not None and c.fact.kind in ("product", "both"):
-        return _cut_by_graph(c, found, role, count)
     if "lora_A" in c.first.path:
         return found
+    if c.fact is not None and c.fact.kind in ("product", "both"):
+        return _cut_by_graph(c, found, role, count)
     known = next((row for row in KNOWN if _fits(row, c, last)), None)
     if known is not None:
         return _cut_by_class(c, found, role, known)
-    return found if count is None else _cut_by_name(c, found, role, count)
+    return _perhaps(c, found) if count is None else _cut_by_name(c, found, role, count)
 
 
 def _cut_by_class(c: Candidate, found: Decision, role: str, known: Known) -> Decision:
@@ -287,6 +294,22 @@ def _cut_by_name(c: Candidate, found: Decision, role: str, count: int) -> Decisi
         return found  # what it gives is read whole: no fused matrix
     role = role if role == "qkv" else found.role
     return replace(found, role=role, reason=f"fused by name, taken whole: {advice}", certainty="guess", look=True)
+
+
+def _perhaps(c: Candidate, found: Decision) -> Decision:
+    """Marks a linear layer beside which one reads a half or a third of its output, and none reads all of it."""
+    if found.layout is None or found.role != "linear" or c.param.ndim != 2:
+        return found
+    _, m, _ = found.layout.matrices[0]
+    above = c.first.path.rpartition(".")[0]
+    beside = _neighbours(c) or {
+        n for path, (_, n) in c.model.shapes.items() if path.rpartition(".")[0] == above.rpartition(".")[0] and above
+    }
+    parts = [count for count in (2, 3) if m % count == 0 and m // count in beside]
+    if m in beside or not parts:
+        return found
+    reason = f"{found.reason}; perhaps {parts[0]} matrices by the shapes beside it, taken whole: an example shows it"
+    return replace(found, reason=reason, certainty="guess", look=True)
 
 
 def _neighbours(c: Candidate) -> set[int]:
