@@ -19,10 +19,15 @@ __all__ = ["answers"]
 _NOT_OUTPUTS = "past|hidden_state|attention|cache|encoder_|vision_|text_model|embeds|states|loss|mems"
 
 
-def answers(model: nn.Module, example: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, str]:
+Batch = Mapping[str, Tensor] | tuple[Tensor, ...]
+
+
+def answers(model: nn.Module, example: Batch, names: Iterable[str]) -> dict[str, str]:
     """{parameter: "affine" or "local"} for those among `names` that answer as a head does; in float64."""
     model = model.double().eval()
-    batch = {key: x.double() if x.is_floating_point() else x for key, x in example.items()}
+    batch: Batch = (
+        tuple(map(_double, example)) if isinstance(example, tuple) else {key: _double(x) for key, x in example.items()}
+    )
     params = dict(model.named_parameters())
     found: dict[str, str] = {}
     with torch.no_grad():
@@ -37,7 +42,7 @@ def answers(model: nn.Module, example: Mapping[str, Tensor], names: Iterable[str
     return found
 
 
-def _affine(model: nn.Module, batch: Mapping[str, Tensor], param: Tensor, middle: Tensor) -> bool:
+def _affine(model: nn.Module, batch: Batch, param: Tensor, middle: Tensor) -> bool:
     step = torch.randn(param.shape, dtype=param.dtype, generator=torch.Generator().manual_seed(1))
     step *= 0.3 / param.shape[-1] ** 0.5
     before = param.clone()
@@ -50,7 +55,7 @@ def _affine(model: nn.Module, batch: Mapping[str, Tensor], param: Tensor, middle
     return bool(slope > 0 and bend < 1e-9 * (slope + middle.norm()))
 
 
-def _local(model: nn.Module, batch: Mapping[str, Tensor], param: Tensor, middle: Tensor) -> bool:
+def _local(model: nn.Module, batch: Batch, param: Tensor, middle: Tensor) -> bool:
     rows = param.shape[0]
     if rows < 2:
         return False
@@ -64,12 +69,17 @@ def _local(model: nn.Module, batch: Mapping[str, Tensor], param: Tensor, middle:
     return True
 
 
-def _outputs(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+def _outputs(model: nn.Module, batch: Batch) -> Tensor:
     torch.manual_seed(0)
-    returned: Any = model(**batch)
+    returned: Any = model(*batch) if isinstance(batch, tuple) else model(**batch)
+    returned = [returned] if isinstance(returned, Tensor) else returned
     named = returned.items() if isinstance(returned, Mapping) else enumerate(returned)
     wanted = [value for key, value in named if not re.search(_NOT_OUTPUTS, str(key))]
     return torch.cat([x.double().reshape(-1) for x in _tensors(wanted) if x.is_floating_point()])
+
+
+def _double(x: Tensor) -> Tensor:
+    return x.double() if x.is_floating_point() else x
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -13,7 +13,7 @@ from matfn.optim import Plan, PlanError, plan
 from .models import class_names, examples, limited, small_models
 from .oracle import answers
 
-__all__ = ["sweep"]
+__all__ = ["entries", "sweep"]
 
 
 def sweep(out: Path, only: str = "", seconds: int = 40) -> None:
@@ -42,7 +42,7 @@ def _planned(model: nn.Module) -> dict[str, Any]:
     for key, batches in (("names", [None]), ("graph", examples(model))):
         for batch in batches:
             try:
-                row[key] = _entries(plan(model, batch, allow=("empty",)))
+                row[key] = entries(plan(model, batch, allow=("empty",)))
             except PlanError as error:
                 row[f"{key}_failed"] = " ".join(str(error).split())[:300]
                 continue
@@ -54,7 +54,8 @@ def _planned(model: nn.Module) -> dict[str, Any]:
     return row
 
 
-def _entries(planned: Plan) -> dict[str, Any]:
+def entries(planned: Plan) -> dict[str, Any]:
+    """What was decided for each parameter of two or more axes: shape, role, rule, certainty, look, matrices, reason."""
     return {
         e.name: [
             list(e.parameter.shape),

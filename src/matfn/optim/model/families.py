@@ -10,7 +10,7 @@ __all__ = ["FUSED", "HEAD", "HEAD_AT_ROOT", "INPUT", "KNOWN", "ROUTER", "STATE",
 # The last name of a layer that gives an output, or the name of a container whose last layer does. Only outside of
 # numbered blocks.
 HEAD = (
-    r"(lm_?|out_|.*_)?heads?(_\w+)?|(?!pre_)(\w*_)?classifiers?(_\w+)?|unembed(ding)?|embed_out|(to_)?logits?(_\w+)?|lm_loss"
+    r"(lm_?|out_|.*_)?heads?(_\w+)?|(?!pre_)(\w*_)?classif(iers?)?(_\w+)?|unembed(ding)?|embed_out|(to_)?logits?(_\w+)?|lm_loss"
     r"|scores?|(qa|sop|nsp)_outputs|(class|bbox|mask)_embed|(\w*_)?predict(or|ions?)?(_\w+)?|seq_relationship|cls"
     r"|(action|value|policy|critic|actor)(_(net|fn|head|layer|out|mlp))?|decoder_pred|pred_layer|conv_out|out_conv"
     r"|output_(projection|layer|proj)|answer_layer|\w+_regressor|(text|visual|vision|image|audio|speech)_projection"
@@ -62,6 +62,9 @@ class Known:
 
 
 _GPT2 = r".*\.(GPT2|DecisionTransformerGPT2|ImageGPT)Attention"
+_TIMM = (
+    r"timm\.(layers\.attention|models\.(vision_transformer|swin_transformer(_v2)?|beit|eva|xcit|cait|volo))\.\w*Att\w*"
+)
 # The first row that fits counts. Its blocks lie one after the other, or repeat for each head.
 KNOWN = (
     Known(_GPT2, r"c_attn", 3, unless="is_cross_attention"),
@@ -72,7 +75,8 @@ KNOWN = (
     Known(r".*\.Falcon\w*Attention", r"query_key_value", 3, "num_heads", unless="multi_query"),
     Known(r".*\.CodeGen\w*Attention", r"qkv_proj", 3, 4),
     Known(r"transformers\..*\.Attention", r"c_attn", 3),
-    Known(r"(timm|transformers)\..*Attention\w*", r"qkv", 3),
+    Known(r"transformers\..*Attention\w*", r"qkv", 3),
+    Known(_TIMM, r"qkv", 3),
     Known(r"transformers\..*\.(ModernBert\w*|Mpt)Attention", r"Wqkv", 3),
     Known(r".*\.(GptOss|OpenAIMoe)Experts", r"gate_up_proj", 2, "intermediate_size"),
     Known(r"transformers\..*Experts", r"gate_up_proj", 2),

@@ -33,18 +33,23 @@ class Cut:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Rows of the weight along an activation: for each axis its size and its stride in rows (None: no rows)."""
+    """Rows of the weight along an activation: for each axis its size and its stride in rows (None: no rows).
+
+    A view may merge an axis of rows with others, as heads with the batch. Such an axis has the stride 0, and its rows
+    are kept as `merged`: they may be read, but the axis cannot be cut.
+    """
 
     sizes: tuple[int, ...]
     strides: tuple[int | None, ...]
     offset: int = 0
+    merged: tuple[tuple[int, int], ...] = ()  # (size, stride)
 
     def indices(self) -> NDArray[numpy.int64]:
         """The row numbers, sorted."""
         found = numpy.array([self.offset])
-        for size, stride in zip(self.sizes, self.strides, strict=True):
-            if stride is not None:
-                found = (found[:, None] + stride * numpy.arange(size)).reshape(-1)
+        axes = [(size, stride) for size, stride in zip(self.sizes, self.strides, strict=True) if stride]
+        for size, stride in (*axes, *self.merged):
+            found = (found[:, None] + stride * numpy.arange(size)).reshape(-1)
         return numpy.sort(found)
 
     def take(self, axis: int, start: int, length: int, step: int = 1) -> "_Rows":
@@ -54,34 +59,38 @@ class _Rows:
             return replace(self, sizes=(*self.sizes[:axis], length, *self.sizes[axis + 1 :]))
         sizes = (*self.sizes[:axis], length, *self.sizes[axis + 1 :])
         strides = (*self.strides[:axis], stride * step, *self.strides[axis + 1 :])
-        return _Rows(sizes, strides, self.offset + start * stride)
+        return replace(self, sizes=sizes, strides=strides, offset=self.offset + start * stride)
 
     def without(self, axis: int) -> "_Rows":
         """The rows without an axis of length 1."""
         return self.moved([i for i in range(len(self.sizes)) if i != axis])
 
     def moved(self, order: list[int]) -> "_Rows":
-        return _Rows(tuple(self.sizes[i] for i in order), tuple(self.strides[i] for i in order), self.offset)
+        sizes, strides = (tuple(values[i] for i in order) for values in (self.sizes, self.strides))
+        return _Rows(sizes, strides, self.offset, self.merged)
 
     def viewed(self, after: tuple[int, ...]) -> "_Rows | None":
-        """The rows after a view, or None if it merges rows with other axes."""
+        """The rows after a view, or None if the sizes do not fit."""
+        groups = regroup(self.sizes, after)
         strides: list[int | None] = [None] * len(after)
-        for olds, news in regroup(self.sizes, after) or ():
-            rows = [k for k in olds if self.strides[k] is not None and self.sizes[k] > 1]
+        merged = list(self.merged)
+        for olds, news in groups or ():
+            rows = [
+                (self.sizes[k], stride) for k in olds if (stride := self.strides[k]) is not None and self.sizes[k] > 1
+            ]
             if not rows:
                 continue
-            stride = self.strides[rows[-1]] or 0
-            expected = stride
-            for k in reversed(rows):
-                if self.strides[k] != expected:
-                    return None
-                expected *= self.sizes[k]
-            if any(self.sizes[k] > 1 for k in olds if k not in rows):
-                return None
+            even = all(s == t * n for (_, s), (n, t) in pairwise(rows))
+            if len(rows) < sum(self.sizes[k] > 1 for k in olds) or not even or not all(s for _, s in rows):
+                merged += [(size, stride) for size, stride in rows if stride]
+                for k in news:
+                    strides[k] = 0
+                continue
+            stride = rows[-1][1]
             for k in reversed(news):
                 strides[k] = stride
                 stride *= after[k]
-        return _Rows(after, tuple(strides), self.offset)
+        return None if groups is None else _Rows(after, tuple(strides), self.offset, tuple(merged))
 
 
 @dataclass(frozen=True)
@@ -165,6 +174,8 @@ def _split(graph: Graph, node: Node, rows: _Rows, far: int) -> list[_Block] | No
         taken = rows.take(axis, start, length)
         taken = taken.without(axis) if single else taken
         start += length
+        if rows.strides[axis] == 0:
+            return None
         if rows.strides[axis] is not None:
             found.append(_Block(taken, node, index))
         elif graph.consumers.get((node, index)):
@@ -181,6 +192,8 @@ def _taken(graph: Graph, node: Node, rows: _Rows, far: int) -> list[_Block] | No
     if name == "IndexBackward0":
         return _indexed(node, rows)
     axis = dim(node._saved_dim) % len(rows.sizes)
+    if rows.strides[axis] == 0:
+        return None
     if name == "GluBackward0":
         half = rows.sizes[axis] // 2
         both = [rows.take(axis, start, half) for start in (0, half)]
@@ -202,7 +215,7 @@ def _indexed(node: Node, rows: _Rows) -> list[_Block] | None:
     axis, index = given[0]
     places = [int(i) % rows.sizes[axis] for i in index]
     steps = {b - a for a, b in pairwise(places)} or {1}
-    if rows.strides[axis] is None or len(steps) != 1 or min(steps) < 1:
+    if not rows.strides[axis] or len(steps) != 1 or min(steps) < 1:
         return None
     return [_Block(rows.take(axis, places[0], len(places), steps.pop()), node, 0)]
 

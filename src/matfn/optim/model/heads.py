@@ -25,7 +25,7 @@ def head(c: Candidate) -> Decision | None:
     reason, sure = _by_name(c.model, c.first.place)
     reason = reason or _by_vocabulary(c)
     if reason:
-        return Decision("head", "adamw", None, reason, "name" if sure else "guess", not sure or c.fact is not None)
+        return Decision("head", "adamw", None, reason, "name" if sure else "guess", not sure or c.model.read)
     if _ends_sequence(c.model, c.first.path):
         return Decision("head", "adamw", None, "the last layer of an nn.Sequential")
     return _unread(c)
@@ -61,13 +61,26 @@ def _by_name(model: Model, place: str) -> tuple[str, bool]:
         if not re.fullmatch(HEAD, part) and not at_root:
             continue
         if last:
-            return f"output by its name ({part})", True
+            return ("", False) if _read_by_head(model, place) else (f"output by its name ({part})", True)
         group = f"{group}.{parts[i + 1]}" if parts[i + 1].isdigit() and not sequence else group
         inside = [inner for path in model.shapes if f"{(inner := place_of(path))}.".startswith(f"{group}.")]
-        if inside and inside[-1] == place:
+        if inside and inside[-1] == place and not _read_by_head(model, place):
             out, n = model.shapes.get(place, (0, 0))
             return f"last layer of the output ({group})", root and out != n
     return "", False
+
+
+def _read_by_head(model: Model, place: str) -> bool:
+    """Whether a convolution is called a head, but a linear layer after it that is one too reads all its channels."""
+    if not isinstance(model.at.get(place), nn.modules.conv._ConvNd):
+        return False
+    paths = list(model.shapes)
+    out, _ = model.shapes[place]
+    for path in paths[paths.index(place) + 1 :]:
+        linear = not isinstance(model.at.get(path), nn.modules.conv._ConvNd)
+        if linear and model.shapes[path][1] == out and not path.split(".")[-1].isdigit():
+            return True
+    return False
 
 
 def _by_vocabulary(c: Candidate) -> str:
@@ -98,10 +111,11 @@ def _ends_sequence(model: Model, path: str) -> bool:
 def _unread(c: Candidate) -> Decision | None:
     """A layer outside of numbered blocks whose output no layer reads, by the shapes: a head, if none is named."""
     parts = c.first.parts
-    if c.fact is not None or any(part.isdigit() for part in parts[:-1]) or len(c.model.shapes) < 2 or _named(c.model):
+    if c.model.read or any(part.isdigit() for part in parts[:-1]) or len(c.model.shapes) < 2 or _named(c.model):
         return None
     out, _ = c.model.shapes[c.first.path]
-    if any(n % out == 0 for _, n in c.model.shapes.values()) and out > 1:
+    flat = isinstance(c.first.module, nn.modules.conv._ConvNd)  # its channels may be read with their places
+    if any(n in (out, out / 2, out / 3) or (flat and n % out == 0) for _, n in c.model.shapes.values()):
         return None
     reason = "by the shapes no layer reads its output; an example shows it"
     return Decision("head", "adamw", None, reason, "guess", look=True)
@@ -109,7 +123,7 @@ def _unread(c: Candidate) -> Decision | None:
 
 def is_open_end(c: Candidate) -> bool:
     """Whether a layer is the last one of a model in which no name means an output, and no example shows its place."""
-    if c.fact is not None or not c.is_layer or len(c.model.shapes) < 2:
+    if c.model.read or not c.is_layer or len(c.model.shapes) < 2:
         return False
     return c.first.path == list(c.model.shapes)[-1] and not _named(c.model)
 

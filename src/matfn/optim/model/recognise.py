@@ -57,11 +57,21 @@ def _vector(c: Candidate) -> Decision | None:
         return Decision("bias", "adamw", None, "bias")
     if c.param.ndim < 2:
         return Decision("vector", "adamw", None, "no matrix: fewer than two axes")
-    if re.search(TABLE, c.first.leaf) and not (c.fact is not None and c.fact.kind == "product"):
-        return Decision("position", "adamw", None, f"an embedding by its name ({c.first.leaf})", "name")
-    if c.long < 2 and c.first.leaf != "weight":
+    if not (c.fact is not None and c.fact.kind == "product") and (table := _table(c)) is not None:
+        return table
+    if c.long < 2 and not c.is_layer:
         return Decision("vector", "adamw", None, "no matrix: at most one axis is longer than 1")
     return None
+
+
+def _table(c: Candidate) -> Decision | None:
+    """A raw parameter that is called a table or a token, or lies in a module that is."""
+    if c.first.leaf == "weight":
+        return None
+    called = next((name for name in (c.first.leaf, *c.first.parts[-1:]) if re.search(TABLE, name)), None)
+    return (
+        None if called is None else Decision("position", "adamw", None, f"an embedding by its name ({called})", "name")
+    )
 
 
 def _elementwise(c: Candidate) -> Decision | None:
@@ -201,7 +211,9 @@ def _fused(c: Candidate, found: Decision) -> Decision:
     if found.role not in ("linear", "conv", "expert", "input", "router") or found.layout is None:
         return found
     last = c.first.parts[-1] if c.first.parts and c.first.leaf == "weight" else c.first.leaf
-    count = next((count for pattern, count in FUSED.items() if re.fullmatch(pattern, last)), None)
+    names = [last, *(part for part in c.first.parts[-2:-1] if not _neighbours(c))]  # qkv, or the one layer in a qkv
+    known = [(name, count) for name in names for pattern, count in FUSED.items() if re.fullmatch(pattern, name)]
+    last, count = known[0] if known else (last, None)
     role = (
         found.role if found.role == "expert" else "qkv" if re.search("qkv|key_value|c_attn|W_pack", last) else "fused"
     )
@@ -209,9 +221,9 @@ def _fused(c: Candidate, found: Decision) -> Decision:
         return found
     if c.fact is not None and c.fact.kind in ("product", "both"):
         return _cut_by_graph(c, found, role, count)
-    known = next((row for row in KNOWN if _fits(row, c, last)), None)
-    if known is not None:
-        return _cut_by_class(c, found, role, known)
+    row = next((row for row in KNOWN if _fits(row, c, last)), None)
+    if row is not None:
+        return _cut_by_class(c, found, role, row)
     return _perhaps(c, found) if count is None else _cut_by_name(c, found, role, count)
 
 
@@ -298,13 +310,13 @@ def _cut_by_name(c: Candidate, found: Decision, role: str, count: int) -> Decisi
 
 def _perhaps(c: Candidate, found: Decision) -> Decision:
     """Marks a linear layer beside which one reads a half or a third of its output, and none reads all of it."""
-    if found.layout is None or found.role != "linear" or c.param.ndim != 2:
+    if found.layout is None or found.role not in ("linear", "conv") or not c.is_layer or not c.first.parts[1:]:
         return found
-    _, m, _ = found.layout.matrices[0]
-    above = c.first.path.rpartition(".")[0]
-    beside = _neighbours(c) or {
-        n for path, (_, n) in c.model.shapes.items() if path.rpartition(".")[0] == above.rpartition(".")[0] and above
-    }
+    m, _ = c.model.shapes[c.first.path]
+    above = c.first.path.rpartition(".")[0].rpartition(".")[0]
+    beside = _neighbours(c)
+    if not beside and found.role == "linear":
+        beside = {n for path, (_, n) in c.model.shapes.items() if path.rpartition(".")[0] == above}
     parts = [count for count in (2, 3) if m % count == 0 and m // count in beside]
     if m in beside or not parts:
         return found
@@ -323,7 +335,7 @@ def _neighbours(c: Candidate) -> set[int]:
 
 Rule = Callable[[Candidate], Decision | None]
 MATRICES: tuple[Rule, ...] = (_linear, _convolution, _recurrent, _used, _experts)
-RULES: tuple[Rule, ...] = (_reparametrized, _embedding, _vector, _attention, head, _elementwise, *MATRICES)
+RULES: tuple[Rule, ...] = (_reparametrized, _embedding, _vector, _attention, head, _elementwise, *MATRICES, _table)
 
 
 def as_matrix(c: Candidate) -> Layout | None:
