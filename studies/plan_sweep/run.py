@@ -16,13 +16,13 @@ from .oracle import answers
 __all__ = ["entries", "sweep"]
 
 
-def sweep(out: Path, only: str = "", seconds: int = 40) -> None:
-    """Plan all classes whose name contains `only`. Classes that `out` holds already are skipped."""
+def sweep(out: Path, only: str = "", every: int = 1, seconds: int = 40) -> None:
+    """Plan each `every`-th class whose name contains `only`. Classes that `out` holds already are skipped."""
     warnings.simplefilter("ignore")
     done = {json.loads(line)["class"] for line in out.read_text().splitlines()} if out.exists() else set()
     with out.open("a") as file:
-        for name in class_names():
-            if name in done or only not in name:
+        for name in [name for name in class_names() if only in name][::every]:
+            if name in done:
                 continue
             row: dict[str, Any] = {"class": name}
             try:

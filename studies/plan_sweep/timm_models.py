@@ -42,8 +42,11 @@ def sweep_timm(out: Path, seconds: int = 60) -> None:
 
 def _planned(model: Any) -> dict[str, Any]:
     given = model.get_classifier()
-    heads = [module for part in (given if isinstance(given, tuple | list) else [given]) for module in part.modules()]
-    weights = [module.weight for module in heads if isinstance(module, nn.Linear | nn.Conv2d)]
+    layers = [
+        [module for module in part.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+        for part in (given if isinstance(given, tuple | list) else [given])
+    ]
+    weights = [found[-1].weight for found in layers if found]  # of a classifier of several layers the last one
     row: dict[str, Any] = {
         "device": "meta",
         "expected": [name for name, param in model.named_parameters() if any(param is w for w in weights)],

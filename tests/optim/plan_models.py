@@ -115,6 +115,45 @@ class Rotated(nn.Module):
         return self.head(torch.tanh(torch.cat([a * 2, b], -1)))
 
 
+class Turned(nn.Module):
+    """The halves of each head of q turn into each other and are joined: one matrix, as in rotary embeddings."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.head = nn.Linear(8, 16), nn.Linear(16, 3)
+
+    def forward(self, x):
+        a, b = self.q(x).view(-1, 2, 8).chunk(2, -1)
+        return self.head(torch.tanh(torch.cat([a * 0.6 - b * 0.8, b * 0.6 + a * 0.8], -1).flatten(1)))
+
+
+class Written(nn.Module):
+    """Two parts of a projection are written into one tensor: one matrix."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.head = nn.Linear(8, 12), nn.Linear(12, 3)
+
+    def forward(self, x):
+        a, b = self.q(x).split((4, 8), -1)
+        y = x.new_zeros(len(x), 12)
+        y[:, :4] = a * 2
+        y[:, 4:] = b
+        return self.head(torch.tanh(y))
+
+
+class Parallel(nn.Module):
+    """gate and up beside another branch in one concatenation: two matrices all the same."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.side, self.head = nn.Linear(8, 12), nn.Linear(8, 6), nn.Linear(12, 3)
+
+    def forward(self, x):
+        gate, up = self.q(x).chunk(2, -1)
+        return self.head(torch.tanh(torch.cat([torch.relu(gate) * up, self.side(x)], -1)))
+
+
 class Experts(nn.Module):
     """Four experts 8 -> 12 -> 8 in two parameters, (number, out, in) or (number, in, out)."""
 
@@ -170,6 +209,20 @@ class Residual(nn.Module):
         for layer in self.layers:
             x = x + layer.down(torch.relu(layer.up(x)))
         return x
+
+
+class Refined(nn.Module):
+    """Each box is the last one corrected, and a later layer reads it: an output, but not by the graph alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.bbox_embed = nn.Linear(8, 8), nn.Linear(8, 4)
+        self.quality, self.class_embed = nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        h = torch.tanh(self.body(x))
+        box = self.bbox_embed(h)
+        return {"boxes": box, "logits": self.class_embed(torch.tanh(h + self.quality(box)))}
 
 
 class TwoHeads(nn.Module):

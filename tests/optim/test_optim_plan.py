@@ -281,7 +281,7 @@ class HasModule(nn.Module):
     def __init__(self):
         super().__init__()
         self.lin = nn.Linear(8, 8)
-        self.module = Named(lin=nn.Linear(8, 8), module=nn.Linear(8, 4))
+        self.module = Named(lin=nn.Linear(8, 8), module=nn.Linear(8, 8))
         self.temp = nn.Parameter(torch.ones(1))
 
 
@@ -383,7 +383,7 @@ def test_an_assumed_orientation_of_experts_is_said_and_can_be_overridden():
 
 
 def test_a_last_layer_taken_as_hidden_is_said():
-    model = Named(fc1=nn.Linear(4, 6), fc2=nn.Linear(6, 6), fc3=nn.Linear(6, 3))
+    model = Named(fc1=nn.Linear(4, 6), fc2=nn.Linear(6, 6), fc3=nn.Linear(6, 6))
     decided = plan(model)
     assert [("last layer" in decided[f"fc{i}.weight"].reason) for i in (1, 2, 3)] == [False, False, True]
     with_head = Named(fc1=nn.Linear(4, 6), lm_head=nn.Linear(6, 3))

@@ -11,12 +11,16 @@ from plan_models import (
     Experts,
     Forecaster,
     Gated,
+    Parallel,
     Raw,
+    Refined,
     Residual,
     Rotated,
     Tied,
+    Turned,
     TwoHeads,
     WithLoss,
+    Written,
 )
 from torch import nn
 from torch.nn.utils import parametrizations, prune
@@ -119,8 +123,14 @@ def test_gate_and_up_are_cut_as_the_model_takes_them(how, layout):
     assert plan(Gated(how), X)["inner.weight"].layout == layout
 
 
-def test_parts_that_are_joined_again_are_one_matrix():
-    assert plan(Rotated(), X)["q.weight"].layout == linear((12, 8))
+@pytest.mark.parametrize("make", [Rotated, Turned, Written])
+def test_parts_that_are_joined_again_are_one_matrix(make):
+    decided = plan(make(), X)
+    assert decided["q.weight"].layout == linear(decided["q.weight"].parameter.shape)
+
+
+def test_gate_and_up_beside_another_branch_are_two_matrices():
+    assert plan(Parallel(), X)["q.weight"].layout == linear((12, 8)).cut(2)
 
 
 @pytest.mark.parametrize("order", ["out_in", "in_out"])
@@ -167,6 +177,13 @@ def test_the_graph_is_stronger_than_a_name_and_a_name_stronger_than_nothing():
     decided = plan(model, X)
     assert decided["classifier.weight"].rule == decided["mid.weight"].rule == "matrix"
     assert decided["tail.weight"].role == "head"
+
+
+def test_an_output_that_another_layer_reads_too_is_decided_by_its_name_and_marked():
+    decided = plan(Refined(), X)
+    assert (decided["bbox_embed.weight"].role, decided["bbox_embed.weight"].look) == ("head", True)
+    assert decided["quality.weight"].rule == "matrix"
+    assert decided["class_embed.weight"].certainty == "graph"
 
 
 def test_an_override_is_stronger_than_the_graph():

@@ -18,7 +18,7 @@ __all__ = ["Cut", "blocks", "parts"]
 _SPLITS = ("SplitBackward0", "SplitWithSizesBackward0", "UnsafeSplitBackward0", "UnbindBackward0")
 _TAKES = ("SelectBackward0", "SliceBackward0", "IndexBackward0", "GluBackward0")
 _VIEWS = ("ViewBackward0", "UnsafeViewBackward0", "ReshapeAliasBackward0")
-_JOINS = ("CatBackward0", "StackBackward0")
+_JOINS = ("CatBackward0", "StackBackward0", "torch::autograd::CopySlices")
 _MIXES = ("Mm", "Bmm", "Addmm", "Baddbmm", "Convolution", "ScaledDotProduct", "Linear", "GroupedMm")
 _FAR = 60  # operations that are followed behind a block before it is taken as not joined again
 
@@ -221,13 +221,18 @@ def _indexed(node: Node, rows: _Rows) -> list[_Block] | None:
 
 
 def _joined(graph: Graph, found: list[_Block]) -> bool:
-    """Whether all blocks come together again in one concatenation, each on its own way, before any product."""
+    """Whether all blocks come together again before any product, in one tensor and beside each other there."""
     reached = [_reached(graph, block) for block in found if block.node.name() != "GluBackward0"]
-    common = set[tuple[Node, int]]().intersection(*reached) if len(reached) < 2 else reached[0].intersection(*reached)
-    return any(
-        node.name() in _JOINS and all(set(node.next_functions) & (own - common) for own in reached)
-        for node, _ in common
-    )
+    if len(reached) < 2:
+        return False
+    every, common = set[tuple[Node, int]]().union(*reached), reached[0].intersection(*reached)
+    joins = {node for node, _ in common if node.name() in _JOINS}
+    return any(len({child for child in node.next_functions if child in every}) >= _sides(node, found) for node in joins)
+
+
+def _sides(node: Node, found: list[_Block]) -> int:
+    """How many operands of a join must come from the blocks: writing into a part of a tensor has two operands."""
+    return 2 if node.name() == _JOINS[-1] else len(found)
 
 
 def _reached(graph: Graph, block: _Block) -> set[tuple[Node, int]]:
@@ -240,7 +245,7 @@ def _reached(graph: Graph, block: _Block) -> set[tuple[Node, int]]:
                 continue
             new = {(node, index) for index in range(len(node._input_metadata))} - seen
             seen |= new
-            pending += () if node.name() in _JOINS else new
+            pending += new
     return seen
 
 

@@ -5,7 +5,7 @@ import re
 from torch import nn
 
 from .candidate import Candidate, Decision, Model, place_of, weight_shape
-from .families import HEAD, HEAD_AT_ROOT
+from .families import HEAD, HEAD_AT_ROOT, HEAD_PERHAPS
 
 __all__ = ["head"]
 
@@ -58,6 +58,8 @@ def _by_name(model: Model, place: str) -> tuple[str, bool]:
         sequence = isinstance(model.at.get(group), nn.Sequential)
         last = i == len(parts) - 1
         at_root = root and (last or sequence) and re.fullmatch(HEAD_AT_ROOT, part)
+        if last and re.fullmatch(HEAD_PERHAPS, part):
+            return f"perhaps an output by its name ({part})", False
         if not re.fullmatch(HEAD, part) and not at_root:
             continue
         if last:
@@ -86,7 +88,7 @@ def _read_by_head(model: Model, place: str) -> bool:
 def _by_vocabulary(c: Candidate) -> str:
     """The reason why a layer with one row for each token is an output; empty if it is none."""
     shape = weight_shape(c.first.module)
-    if shape is None or c.first.numbered or shape[0] != c.model.vocabulary or shape[0] <= shape[1]:
+    if shape is None or c.param.ndim > 2 or c.first.numbered or shape[0] != c.model.vocabulary or shape[0] <= shape[1]:
         return ""
     return "as many rows as the vocabulary"
 

@@ -36,10 +36,17 @@ class Fact:
 
 
 def facts(graph: Graph) -> dict[Tensor, Fact]:
-    """What the graph says of each parameter that it reaches."""
+    """What the graph says of each parameter that it reaches.
+
+    A head is a product from which every way to the outputs meets no other matrix. The last product of a residual stream
+    is of this kind too, but it is added to the outputs of earlier products, which later matrices read as well. So an
+    output that such a product reaches directly shows no heads.
+    """
     found = {param: Fact("elementwise") for param in graph.elementwise}
     through = _through(graph)
-    heads = _heads(graph, through)
+    ends = [_last(graph, root) for root in _ends(graph)]
+    direct = set[Node]().union(*ends)
+    heads = set[Node]().union(*(last for last in ends if not last & through))
     by_param: dict[Tensor, list[Use]] = defaultdict(list)
     for use in (use for uses in graph.uses.values() for use in uses):
         by_param[use.param].append(use)
@@ -49,9 +56,7 @@ def facts(graph: Graph) -> dict[Tensor, Fact]:
             found[param] = Fact("lookup")
             continue
         nodes = {use.node for use in products}
-        place = "head" if nodes <= heads and not nodes & through else "hidden" if not nodes & heads else ""
-        if place == "hidden" and not nodes & through:
-            place = ""  # the end of a stream to which other matrices add
+        place = "head" if nodes <= heads else "" if nodes & direct else "hidden"
         first = products[0]
         found[param] = Fact(
             "both" if len(products) < len(uses) else "product",
@@ -61,20 +66,6 @@ def facts(graph: Graph) -> dict[Tensor, Fact]:
             first.columns,
             parts(products) or blocks(graph, first),
         )
-    return found
-
-
-def _heads(graph: Graph, through: set[Node]) -> set[Node]:
-    """Products from which a way leads to the outputs that meets no other matrix, and that end no residual stream.
-
-    The last product of a residual stream is added to the outputs of earlier ones. Each of those is read by later
-    matrices as well, so an output that any of them reaches directly has no head.
-    """
-    found: set[Node] = set()
-    for root in _ends(graph):
-        last = _last(graph, root)
-        if not last & through:
-            found |= last
     return found
 
 
