@@ -111,23 +111,28 @@ def _ends_sequence(model: Model, path: str) -> bool:
 
 
 def _unread(c: Candidate) -> Decision | None:
-    """A layer outside of numbered blocks whose output no layer reads, by the shapes: a head, if none is named."""
-    parts = c.first.parts
-    if c.model.read or any(part.isdigit() for part in parts[:-1]) or len(c.model.shapes) < 2 or _named(c.model):
+    """A layer whose output no layer reads by the shapes, as are all after it: a head, if none is named."""
+    parts, paths = c.first.parts, list(c.model.shapes)
+    if c.model.read or any(part.isdigit() for part in parts[:-1]) or len(paths) < 2 or _named(c.model):
         return None
-    out, _ = c.model.shapes[c.first.path]
-    flat = isinstance(c.first.module, nn.modules.conv._ConvNd)  # its channels may be read with their places
-    if any(n in (out, out / 2, out / 3) or (flat and n % out == 0) for _, n in c.model.shapes.values()):
+    if any(_is_read(c.model, path) for path in paths[paths.index(c.first.path) :]):
         return None
     reason = "by the shapes no layer reads its output; an example shows it"
     return Decision("head", "adamw", None, reason, "guess", look=True)
 
 
+def _is_read(model: Model, path: str) -> bool:
+    """Whether some layer takes as many inputs as a layer has outputs, or a half or third of them."""
+    out, _ = model.shapes[path]
+    flat = isinstance(model.at.get(path), nn.modules.conv._ConvNd)  # its channels may be read with their places
+    return any(n in (out, out / 2, out / 3) or (flat and n % out == 0) for _, n in model.shapes.values())
+
+
 def is_open_end(c: Candidate) -> bool:
-    """Whether a layer is the last one of a model in which no name means an output, and no example shows its place."""
-    if c.model.read or not c.is_layer or len(c.model.shapes) < 2:
+    """Whether a layer may be an output of a model in which no name means one, and no example shows its place."""
+    if c.model.read or not c.is_layer or len(c.model.shapes) < 2 or _named(c.model):
         return False
-    return c.first.path == list(c.model.shapes)[-1] and not _named(c.model)
+    return c.first.path == list(c.model.shapes)[-1] or not (c.first.numbered or _is_read(c.model, c.first.path))
 
 
 def _named(model: Model) -> bool:

@@ -248,6 +248,8 @@ def _decide(
     if override is None and blocks is None and heads is None:
         return found
     rule = override if isinstance(override, str) else "matrix"
+    if found is not None and found.certainty == "guess" and (matrix := as_matrix(c)) is not None:
+        role = role if found.layout is not None else matrix.role  # a head by a guess only: the user knows better
     try:
         layout = _layout(c, override, found)
         layout = layout if blocks is None else layout.cut(blocks)
@@ -293,9 +295,9 @@ def _layout(c: Candidate, override: Override | None, found: Decision | None) -> 
                 f'an override is "matrix", "adamw", "frozen", a rule\'s name, a Layout or a function; got {override!r}'
                 + (f", did you mean {meant[0]!r}?" if meant else ".")
             )
-    known = found.layout if found is not None and found.layout is not None else as_matrix(c)
-    if known is not None:
-        return known
+    known = found if found is not None and found.layout is not None else as_matrix(c)
+    if known is not None and known.layout is not None:
+        return known.layout
     if len(shape) < 2:
         raise ValueError(f"shape {shape} has fewer than two axes, so it is no matrix.")
     return stack(shape) if len(shape) == 3 else linear(shape)

@@ -299,7 +299,8 @@ def _cut_by_name(c: Candidate, found: Decision, role: str, count: int) -> Decisi
     _, m, n = found.layout.matrices[0]
     beside = _neighbours(c)
     advice = "an example shows its blocks, or cut it with qkv="
-    if count and m % count == 0 and (m // count in beside or (not beside and count == 3 and m == 3 * n)):
+    plain = count == 3 and m == 3 * n and role == "qkv" and m not in beside
+    if count and m % count == 0 and (m // count in beside or plain):
         reason = f"{count} blocks by name and shapes, assumed one after the other; {advice}"
         return replace(found, role=role, layout=found.layout.cut(count), reason=reason, certainty="guess", look=True)
     if m in beside:
@@ -338,9 +339,9 @@ MATRICES: tuple[Rule, ...] = (_linear, _convolution, _recurrent, _used, _experts
 RULES: tuple[Rule, ...] = (_reparametrized, _embedding, _vector, _attention, head, _elementwise, *MATRICES, _table)
 
 
-def as_matrix(c: Candidate) -> Layout | None:
-    """The layout of a parameter as a matrix, whatever its role; None if no rule knows one."""
-    return next((found.layout for rule in MATRICES if (found := rule(c)) is not None), None)
+def as_matrix(c: Candidate) -> Decision | None:
+    """The decision for a parameter as a matrix, whatever its place; None if no rule knows its layout."""
+    return next((found for rule in MATRICES if (found := rule(c)) is not None), None)
 
 
 def recognise(candidate: Candidate) -> Decision | None:
@@ -359,7 +360,7 @@ def recognise(candidate: Candidate) -> Decision | None:
     if candidate.first.made:
         decided = replace(decided, reason=f"parameter of {candidate.first.made}; {decided.reason}")
     if is_open_end(candidate):
-        note = 'the last layer: if it is the output, "adamw" by overrides='
+        note = 'the last layer, or no layer reads its output: if it is the output, "adamw" by overrides='
         return replace(decided, reason=f"{decided.reason}; {note}", certainty="guess", look=True)
     if candidate.fact is not None and candidate.fact.place == "hidden" and decided.certainty in ("class", "name"):
         decided = replace(decided, certainty="graph")
