@@ -66,7 +66,7 @@ class _Rows:
         return self.moved([i for i in range(len(self.sizes)) if i != axis])
 
     def moved(self, order: list[int]) -> "_Rows":
-        sizes, strides = (tuple(values[i] for i in order) for values in (self.sizes, self.strides))
+        sizes, strides = tuple(self.sizes[i] for i in order), tuple(self.strides[i] for i in order)
         return _Rows(sizes, strides, self.offset, self.merged)
 
     def viewed(self, after: tuple[int, ...]) -> "_Rows | None":
