@@ -185,6 +185,30 @@ class Raw(nn.Module):
         return functional.linear(torch.tanh(self.mix @ x.mT).mT, self.v)
 
 
+class LowRank(nn.Module):
+    """A weight with a low rank correction B A, added before it is used."""
+
+    def __init__(self):
+        super().__init__()
+        self.w, self.head = nn.Linear(8, 8), nn.Linear(8, 3)
+        self.A, self.B = nn.Parameter(torch.randn(2, 8)), nn.Parameter(torch.randn(8, 2))
+
+    def forward(self, x):
+        return self.head(torch.tanh(functional.linear(x, self.w.weight + self.B @ self.A, self.w.bias)))
+
+
+class Queries(nn.Module):
+    """Learned vectors ask: a parameter that is data."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.att = nn.Parameter(torch.randn(4, 8)), nn.MultiheadAttention(8, 2, batch_first=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(self.att(self.q.expand(1, -1, -1), x[None], x[None])[0])
+
+
 class Checkpointed(nn.Module):
     def __init__(self, reentrant):
         super().__init__()

@@ -11,7 +11,9 @@ from plan_models import (
     Experts,
     Forecaster,
     Gated,
+    LowRank,
     Parallel,
+    Queries,
     Raw,
     Refined,
     Residual,
@@ -149,6 +151,16 @@ def test_raw_parameters_are_read_by_their_use():
     assert decided["mix"].layout == linear((8, 8))
     assert (decided["field"].role, decided["field"].rule, decided["field"].decays) == ("gain", "adamw", False)
     Muon(decided)
+
+
+def test_factors_of_a_weight_are_matrices_and_learned_queries_are_not():
+    decided = plan(LowRank(), X)
+    assert decided["A"].layout == linear((2, 8))
+    assert decided["B"].layout == linear((8, 2))
+    assert decided["w.weight"].layout == linear((8, 8))
+    queries = plan(Queries(), X)
+    assert (queries["q"].role, queries["q"].rule) == ("position", "adamw")
+    assert queries["att.in_proj_weight"].layout == linear((24, 8)).cut(3)
 
 
 @pytest.mark.parametrize(

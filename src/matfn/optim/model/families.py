@@ -29,7 +29,7 @@ TABLE = (
     r"|codebook)(_|$)"
 )
 # The name of a raw parameter that acts entry by entry: decay rates of state spaces.
-STATE = r"A_logs?|A|D|D_skip|dt_bias|dt|decay\w*|lambd?a\w*|gamma\w*|layer_?scale\w*|scale"
+STATE = r"A_logs?|D_skip|dt_bias|decay\w*|lambd?a\w*|gamma\w*|layer_?scale\w*"
 
 # {name of a linear layer: number of equal blocks of its rows, 0 for blocks of other sizes or an unknown order}. The
 # shapes of neighbours must agree, and an example is stronger.

@@ -35,6 +35,7 @@ _PRODUCTS = {
 _LAYERS = {"LinearBackward0": (0, 1), "MkldnnLinearBackward0": (0, 1), "TrilinearBackward0": (0, 1)}
 _LOOKUPS = ("EmbeddingBackward0", "EmbeddingBagBackward0", "IndexSelectBackward0", "IndexBackward0", "GatherBackward0")
 _VIEWS = ("ViewBackward0", "UnsafeViewBackward0", "ReshapeAliasBackward0")
+_SQUARE = (frozenset([0]), frozenset([1]))  # the axes of a matrix as it is stored
 _CASTS = ("ToCopyBackward0", "CloneBackward0", "ContiguousBackward0", "AliasBackward0", "ExpandBackward0")
 
 
@@ -102,6 +103,8 @@ class Graph:
     uses: dict[Node, list[Use]] = field(default_factory=dict)
     walls: set[Node] = field(default_factory=set)  # operations that hide matrices: checkpoints that rerun a function
     elementwise: set[Tensor] = field(default_factory=set)
+    tokens: set[Tensor] = field(default_factory=set)  # parameters that are data of a product, as learned queries
+    factors: dict[Tensor, tuple[int, int]] = field(default_factory=dict)  # {B or A of a weight B A: (out, in) axes}
     consumers: dict[tuple[Node, int], list[Node]] = field(default_factory=lambda: defaultdict(list))
 
     def data_of(self, node: Node) -> Iterator[Node]:
@@ -170,6 +173,8 @@ def _evaluate(graph: Graph, node: Node) -> None:
     value: Weight | Data
     if uses:
         graph.uses[node] = uses
+        chosen = {use.param for use in uses}
+        graph.tokens |= {x.param for x in operands if isinstance(x, Weight) and x.long} - chosen
         value = Data(deep=True)
     elif any(isinstance(x, Data) for x in operands):
         graph.elementwise |= {x.param for x in operands if isinstance(x, Weight)}
@@ -178,6 +183,9 @@ def _evaluate(graph: Graph, node: Node) -> None:
         if "CheckpointFunction" in node.name():
             graph.walls.add(node)
     else:
+        if node.name() in _PRODUCTS:
+            plain = [x for x in operands if isinstance(x, Weight) and x.bare and x.axes == _SQUARE]
+            graph.factors |= {x.param: (0, 1) for x in plain}
         value = max((x for x in operands if isinstance(x, Weight)), key=lambda x: x.param.numel(), default=Data(False))
     for index in range(len(node._input_metadata)):
         graph.values[node, index] = _viewed(node, index, value) if isinstance(value, Weight) else value

@@ -18,7 +18,8 @@ class Fact:
     """What the graph says of one parameter.
 
     Attributes:
-        kind: "product", "lookup", "both" (an embedding that is the head too) or "elementwise".
+        kind: "product", "lookup", "both" (an embedding that is the head too), "elementwise", or "token" (it is data
+            of a product, as learned queries are).
         place: "head" (its output reaches the outputs through no other matrix), "hidden" (through others only), or ""
             where the graph leaves it open: its output is added to a stream that other matrices read too.
         shallow: Whether its input came through no other matrix.
@@ -43,6 +44,8 @@ def facts(graph: Graph) -> dict[Tensor, Fact]:
     output that such a product reaches directly shows no heads.
     """
     found = {param: Fact("elementwise") for param in graph.elementwise}
+    found |= {param: Fact("token") for param in graph.tokens}
+    found |= {param: Fact("product", rows=(out,), columns=(n,)) for param, (out, n) in graph.factors.items()}
     through = _through(graph)
     ends = [_last(graph, root) for root in _ends(graph)]
     direct = set[Node]().union(*ends)

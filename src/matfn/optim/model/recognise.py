@@ -75,11 +75,13 @@ def _table(c: Candidate) -> Decision | None:
 
 
 def _elementwise(c: Candidate) -> Decision | None:
-    """Raw parameters that act entry by entry. A layer's weight stays a matrix, whatever the graph shows."""
+    """Raw parameters that act entry by entry, or are data. The weight of a layer stays a matrix in any case."""
     if c.is_layer:
         return None
     if c.fact is not None and c.fact.kind == "elementwise":
         return Decision("gain", "adamw", None, "acts entry by entry in the example", "graph")
+    if c.fact is not None and c.fact.kind == "token":
+        return Decision("position", "adamw", None, "is data of a product in the example, as learned queries", "graph")
     if c.fact is None and re.fullmatch(STATE, c.first.leaf) and c.param.ndim <= 3:
         return Decision("gain", "adamw", None, f"acts entry by entry, by its name ({c.first.leaf})", "name")
     return None
