@@ -57,9 +57,9 @@ def test_convolutions_are_heads_by_the_same_names(path):
 
 
 def test_a_convolution_called_head_before_a_classifier_is_none():
-    model = Named(blocks=BODY["body"], conv_head=nn.Conv2d(8, 40, 1), classifier=nn.Linear(40, 3))
-    decided = plan(model)
-    assert (decided["conv_head.weight"].rule, decided["classifier.weight"].rule) == ("matrix", "adamw")
+    for classifier, name in ((nn.Linear(40, 3), ""), (nn.Sequential(nn.Dropout(0.1), nn.Linear(40, 3)), "1.")):
+        decided = plan(Named(blocks=BODY["body"], conv_head=nn.Conv2d(8, 40, 1), classifier=classifier))
+        assert (decided["conv_head.weight"].rule, decided[f"classifier.{name}weight"].rule) == ("matrix", "adamw")
 
 
 @pytest.mark.parametrize("path", ["pre_classifier", "classifier.dense", "layers.0.head", "decoder.0.fc"])

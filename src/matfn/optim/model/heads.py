@@ -7,7 +7,7 @@ from torch import nn
 from .candidate import Candidate, Decision, Model, place_of, weight_shape
 from .families import HEAD, HEAD_AT_ROOT, HEAD_PERHAPS
 
-__all__ = ["head"]
+__all__ = ["head", "is_open_end"]
 
 
 def head(c: Candidate) -> Decision | None:
@@ -73,16 +73,12 @@ def _by_name(model: Model, place: str) -> tuple[str, bool]:
 
 
 def _read_by_head(model: Model, place: str) -> bool:
-    """Whether a convolution is called a head, but a linear layer after it that is one too reads all its channels."""
-    if not isinstance(model.at.get(place), nn.modules.conv._ConvNd):
+    """Whether a convolution is called a head, but a linear layer after it reads all its channels."""
+    if place not in model.shapes or not isinstance(model.at.get(place), nn.modules.conv._ConvNd):
         return False
-    paths = list(model.shapes)
-    out, _ = model.shapes[place]
-    for path in paths[paths.index(place) + 1 :]:
-        linear = not isinstance(model.at.get(path), nn.modules.conv._ConvNd)
-        if linear and model.shapes[path][1] == out and not path.split(".")[-1].isdigit():
-            return True
-    return False
+    paths, (out, _) = list(model.shapes), model.shapes[place]
+    after = [path for path in paths[paths.index(place) + 1 :] if model.shapes[path][1] == out]
+    return any(not isinstance(model.at.get(path), nn.modules.conv._ConvNd) for path in after)
 
 
 def _by_vocabulary(c: Candidate) -> str:
@@ -113,9 +109,9 @@ def _ends_sequence(model: Model, path: str) -> bool:
 def _unread(c: Candidate) -> Decision | None:
     """A layer whose output no layer reads by the shapes, as are all after it: a head, if none is named."""
     parts, paths = c.first.parts, list(c.model.shapes)
-    if c.model.read or any(part.isdigit() for part in parts[:-1]) or len(paths) < 2 or _named(c.model):
+    if c.model.read or any(part.isdigit() for part in parts[:-1]) or len(paths) < 2:
         return None
-    if any(_is_read(c.model, path) for path in paths[paths.index(c.first.path) :]):
+    if any(_is_read(c.model, path) for path in paths[paths.index(c.first.path) :]) or _named(c.model):
         return None
     reason = "by the shapes no layer reads its output; an example shows it"
     return Decision("head", "adamw", None, reason, "guess", look=True)
@@ -130,9 +126,10 @@ def _is_read(model: Model, path: str) -> bool:
 
 def is_open_end(c: Candidate) -> bool:
     """Whether a layer may be an output of a model in which no name means one, and no example shows its place."""
-    if c.model.read or not c.is_layer or len(c.model.shapes) < 2 or _named(c.model):
+    if c.model.read or not c.is_layer or len(c.model.shapes) < 2:
         return False
-    return c.first.path == list(c.model.shapes)[-1] or not (c.first.numbered or _is_read(c.model, c.first.path))
+    last = c.first.path == list(c.model.shapes)[-1]
+    return (last or not (c.first.numbered or _is_read(c.model, c.first.path))) and not _named(c.model)
 
 
 def _named(model: Model) -> bool:
