@@ -66,6 +66,7 @@ ROLES = [
     (block(fc=nn.Linear(4, 6)), "blocks.0.fc.weight", "linear", "matrix", ((1, 6, 4),)),
     (block(fc=nn.Linear(4, 6)), "blocks.0.fc.bias", "bias", "adamw", None),
     (block(fc=QuantLinear(4, 6)), "blocks.0.fc.weight", "linear", "matrix", ((1, 6, 4),)),
+    (block(b=nn.Bilinear(4, 5, 6)), "blocks.0.b.weight", "linear", "matrix", ((1, 6, 20),)),
     (block(fc=nn.Linear(4, 1)), "blocks.0.fc.weight", "linear", "adamw", None),
     (block(c=nn.Conv1d(4, 6, 3)), "blocks.0.c.weight", "conv", "matrix", ((1, 6, 12),)),
     (block(c=nn.Conv2d(4, 6, (3, 2))), "blocks.0.c.weight", "conv", "matrix", ((1, 6, 24),)),

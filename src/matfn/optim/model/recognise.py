@@ -96,6 +96,8 @@ def _attention(c: Candidate) -> Decision | None:
 
 
 def _linear(c: Candidate) -> Decision | None:
+    if isinstance(c.first.module, nn.Bilinear) and c.first.leaf == "weight":
+        return Decision("linear", "matrix", linear(c.param.shape), "bilinear, (out, in x in)")
     if not c.is_layer or c.param.ndim != 2:
         return None
     if c.first.is_a("Conv1D"):
@@ -216,9 +218,8 @@ def _fused(c: Candidate, found: Decision) -> Decision:
     names = [last, *(part for part in c.first.parts[-2:-1] if not _neighbours(c))]  # qkv, or the one layer in a qkv
     known = [(name, count) for name in names for pattern, count in FUSED.items() if re.fullmatch(pattern, name)]
     last, count = known[0] if known else (last, None)
-    role = (
-        found.role if found.role == "expert" else "qkv" if re.search("qkv|key_value|c_attn|W_pack", last) else "fused"
-    )
+    qkv = "qkv" if re.search("qkv|key_value|c_attn|W_pack", last) else "fused"
+    role = found.role if found.role in ("expert", "input", "router") else qkv
     if "lora_A" in c.first.path:
         return found
     if c.fact is not None and c.fact.kind in ("product", "both"):
