@@ -10,7 +10,7 @@ import torch
 from plan_models import Chain, Denoiser, Named
 from torch import nn
 
-from matfn.optim import PlanError, plan
+from matfn.optim import Muon, PlanError, plan
 
 X = torch.randn(6, 8)
 
@@ -157,6 +157,19 @@ def test_frozen_weights_are_seen_and_stay_frozen():
         ("head", "adamw"),
     ]
     assert [p.requires_grad for p in model.parameters()] == [False] * 4 + [True] * 2
+
+
+def test_a_kept_parameter_trains_once_it_is_unfrozen():
+    model = Chain(a=nn.Linear(8, 8), b=nn.Linear(8, 8), c=nn.Linear(8, 3))
+    model.a.requires_grad_(False)
+    optimizer = Muon(plan(model, X, frozen="keep"), lr=0.1, weight_decay=0.1)
+    before = model.a.weight.detach().clone()
+    for unfrozen in (False, True):
+        model.a.requires_grad_(unfrozen)
+        optimizer.zero_grad()
+        model(X).square().sum().backward()
+        optimizer.step()
+        assert torch.equal(before, model.a.weight) != unfrozen
 
 
 def test_under_no_grad_and_inference_mode_the_graph_is_read_all_the_same():

@@ -27,7 +27,7 @@ from plan_models import (
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
-from matfn.optim import Muon, plan
+from matfn.optim import Muon, PlanError, plan
 from matfn.optim.matrices.layout import linear, stack, transposed, transposed_stack
 from studies.plan_sweep.oracle import answers
 
@@ -111,6 +111,14 @@ def test_each_block_moves_one_of_q_k_and_v(how, width, layout):
     pieces = plan(Block(attention), IDS)["attn.qkv.weight"].layout.pieces(torch.arange(width)[:, None].expand(-1, 16))
     blocks = [sorted(set(piece.reshape(-1).tolist())) for piece in pieces]
     assert blocks == [[row for row in range(width) if owner[row] == k] for k in range(3)]
+
+
+def test_the_qkv_hint_cuts_all_rows_also_where_blocks_repeat():
+    model = Block(Attention("by_head"))
+    with pytest.raises(PlanError, match=r"Cut all of them with qkv=\{...: 12\}"):
+        plan(model, IDS, heads={"attn.qkv.weight": 4})
+    told = plan(model, IDS, qkv={"attn.qkv.weight": 12})["attn.qkv.weight"]
+    assert told.layout == linear((48, 16)).cut(12)  # q, k, v of each head apart
 
 
 @pytest.mark.parametrize(

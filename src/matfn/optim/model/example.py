@@ -41,7 +41,8 @@ def read_example(model: nn.Module, example: Any) -> dict[Tensor, Fact]:
     """What the graph of one example says of the parameters.
 
     The model runs in eval mode, so that nothing is dropped. If some weights are not reached, it runs in train mode as
-    well: some outputs exist only there. Then it is left as it was.
+    well: some outputs exist only there. One of the two runs may fail, as a batch norm does in train mode on a batch of
+    one. The model is left as it was.
 
     Args:
         model: The model. Wrappers are set aside, and compiled parts run uncompiled.

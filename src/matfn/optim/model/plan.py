@@ -246,10 +246,14 @@ def _decide(
     if override in ("adamw", "frozen"):
         return Decision(role, str(override), None, "by override", "told")
     if override is None and blocks is None and heads is None:
+        if found is not None and not c.param.requires_grad:
+            return replace(found, reason=f"frozen now; {found.reason}")
         return found
-    rule = override if isinstance(override, str) else "matrix"
-    if found is not None and found.certainty == "guess" and (matrix := as_matrix(c)) is not None:
-        role = role if found.layout is not None else matrix.role  # a head by a guess only: the user knows better
+    rule, matrix = override if isinstance(override, str) else "matrix", as_matrix(c)
+    if found is not None and found.certainty == "guess" and found.layout is None and matrix is not None:
+        role = matrix.role  # a head by a guess only: the user knows better
+    if blocks is not None and matrix is not None:
+        found = matrix  # the hint cuts all rows, not those of one repeat
     try:
         layout = _layout(c, override, found)
         layout = layout if blocks is None else layout.cut(blocks)
