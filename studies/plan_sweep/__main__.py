@@ -2,7 +2,7 @@
 
 python -m studies.plan_sweep OUT [PART OF THE NAME [EACH n-TH]]    the classes of transformers
 python -m studies.plan_sweep OUT --timm                            the families of timm
-python -m studies.plan_sweep OUT OUT --report                      docs/results/plan_sweep.md from both
+python -m studies.plan_sweep OUT OUT --report                      docs/results/plan_sweep.md and .json
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""The result page of the sweep: what was planned, what was missed, what was marked."""
+"""The result page of the sweep: what was planned, what was missed, what was marked. Each class is in the JSON beside."""
 
 import json
 from collections import Counter
@@ -50,7 +50,7 @@ def judged(row: Row) -> dict[str, Any]:
 
 
 def report(paths: Sequence[Path]) -> None:
-    """Write the page from the sweeps in `paths`."""
+    """Write the page, and the judgement of each class, from the sweeps in `paths`."""
     lines = [
         "# The sweep of plan over transformers and timm",
         "",
@@ -58,12 +58,25 @@ def report(paths: Sequence[Path]) -> None:
         "compares the plans with heads that are known otherwise: for transformers the output embeddings of the library",
         "and names written by hand (`studies/plan_sweep/expected.py`), for timm `get_classifier()`. A second oracle",
         "changes weights and looks at the outputs: they are affine in a head, or change in one coordinate alone.",
-        f"One thread of a CPU, torch {torch.__version__.split('+')[0]} and the versions in constraints.txt.",
+        "",
+        "How to read the numbers. A weight that the example does not reach is marked: most marks by the graph are vision",
+        "towers of models that got text alone. Without an example nothing tells a fused matrix of an uncommon name from a",
+        "whole one: these are listed as whole where the graph cuts. The oracle cannot confirm a head where the outputs are",
+        "normalised or mixed (retrieval, contrastive losses, masks from products of two heads), where they do not depend",
+        "on it for these random weights, or where they are not finite. Classes that could not be built lack a package,",
+        "or their small or default configuration is not consistent.",
+        "",
+        "Each third class of transformers whose name contains `For`; of timm one model of each module.",
+        f"One thread of a CPU; transformers with torch {torch.__version__.split('+')[0]} and the versions in constraints.txt,",
+        "timm 1.0.31 with torch 2.14.1.",
         "",
     ]
+    found: dict[str, Any] = {}
     for path in paths:
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         lines += [f"## {'timm' if 'timm' in path.name else 'transformers'}", "", *_tables(rows), ""]
+        found |= {row["class"]: row.get("failed") or {k: v for k, v in judged(row).items() if v} for row in rows}
+    PAGE.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
     PAGE.write_text("\n".join(lines).rstrip() + "\n")
     print("\n".join(lines))
 

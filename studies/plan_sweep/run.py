@@ -88,7 +88,9 @@ def _answers(model: nn.Module, batch: dict[str, torch.Tensor], row: dict[str, An
     asked = [
         name
         for name, entry in row["graph"].items()
-        if entry[1] in ("head", "tied head") or row["names"].get(name, entry)[1] == "head" or ".0." not in f".{name}"
+        if entry[1] in ("head", "tied head")
+        or row.get("names", {}).get(name, entry)[1] == "head"
+        or ".0." not in f".{name}"
     ]
     try:
         return answers(model, batch, [name for name in asked if name.split(".")[-2:-1] != ["1"]][:40])

@@ -62,7 +62,9 @@ def test_a_convolution_called_head_before_a_classifier_is_none():
         assert (decided["conv_head.weight"].rule, decided[f"classifier.{name}weight"].rule) == ("matrix", "adamw")
 
 
-@pytest.mark.parametrize("path", ["pre_classifier", "classifier.dense", "layers.0.head", "decoder.0.fc"])
+@pytest.mark.parametrize(
+    "path", ["pre_classifier", "classifier.dense", "layers.0.head", "decoder.0.fc", "attention.inner.value"]
+)
 def test_layers_with_similar_names_are_no_heads_without_a_remark(path):
     model = nested(path, nn.Linear(8, 8))
     model.classifier = getattr(model, "classifier", Named())

@@ -12,7 +12,7 @@ __all__ = ["FUSED", "HEAD", "HEAD_AT_ROOT", "HEAD_PERHAPS", "INPUT", "KNOWN", "R
 HEAD = (
     r"(lm_?|out_|.*_)?heads?(_\w+)?|(?!pre_)(\w*_)?classif(iers?)?(_\w+)?|unembed(ding)?|embed_out|(to_)?logits?(_\w+)?|lm_loss"
     r"|scores?|(qa|sop|nsp)_outputs|(class|bbox|mask)_embed|(\w*_)?predict(or|ions?)?(_\w+)?|seq_relationship|cls"
-    r"|(action|value|policy|critic|actor)(_(net|fn|head|layer|out|mlp))?|decoder_pred|pred_layer|conv_out|out_conv"
+    r"|(action|value|policy|critic|actor)_(net|fn|head|layer|out|mlp)|policy|critic|actor|decoder_pred|pred_layer|conv_out|out_conv"
     r"|output_(projection|layer|proj)|answer_layer|\w+_regressor"
 )
 # Names that may mean an output: the projection into a space of several modalities.
@@ -37,7 +37,8 @@ FUSED = {
     r"(to_|w|W)?qkv(_proj)?|c_attn|W_pack|(attn_)?in_proj|Wqkv": 3,
     r"(to_|c_)?kv(_proj)?|Wkv|key_value": 2,
     r"gate_up(_proj)?|up_gate_proj|w13|w1w3|w12|Wi|dense_h_to_4h_gate|ffn_in_fused|gate_and_up_proj": 2,
-    r"query_key_value|in_proj_(qkvz|ba|qkv|z|b|a)|kv_a_proj_with_mqa|kv_b_proj|x_proj|projection_in": 0,
+    r"query_key_value|(queries_)?keys_values|in_proj_(qkvz|ba|qkv|z|b|a)|kv_a_proj_with_mqa|kv_b_proj": 0,
+    r"x_proj|projection_in": 0,
 }
 
 

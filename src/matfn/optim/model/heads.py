@@ -68,7 +68,7 @@ def _by_name(model: Model, place: str) -> tuple[str, bool]:
         inside = [inner for path in model.shapes if f"{(inner := place_of(path))}.".startswith(f"{group}.")]
         if inside and inside[-1] == place and not _read_by_head(model, place):
             out, n = model.shapes.get(place, (0, 0))
-            return f"last layer of the output ({group})", root and out != n
+            return f"last layer of the output ({group})", root and out != n and not part.startswith("proj")
     return "", False
 
 
