@@ -1,4 +1,4 @@
-"""The result page of the sweep: what was planned, what was missed, what was marked. Each class is in the JSON beside."""
+"""The result page of the sweep: what was planned, missed and marked. The JSON beside it has each class."""
 
 import json
 from collections import Counter
