@@ -6,7 +6,20 @@ from collections import Counter
 import pytest
 import torch
 
-from matfn.optim import SCALES, Layout, jordan, moonlight, spectral, unit
+from matfn.optim import (
+    SCALES,
+    SOAP,
+    AdaMuon,
+    Layout,
+    Muon,
+    NorMuon,
+    PolarGrad,
+    Shampoo,
+    jordan,
+    moonlight,
+    spectral,
+    unit,
+)
 from matfn.optim.matrices.buckets import fill_buckets
 from matfn.optim.matrices.layout import convolution, linear, stack, transposed, transposed_convolution, transposed_stack
 
@@ -26,6 +39,11 @@ CASES = [
     (transposed_convolution((6, 4, 3, 3), groups=2), ((2, 4, 27),)),
     (linear((1, 7)), ((1, 1, 7),)),
     (linear((0, 7)), ((1, 0, 7),)),
+    (linear((12, 4)).cut(3, repeats=2), ((1, 4, 4),) * 3),
+    (linear((12, 4)).cut((4, 1, 1), repeats=2), ((1, 8, 4), (1, 2, 4), (1, 2, 4))),
+    (transposed((4, 12)).cut(2, repeats=6), ((1, 6, 4),) * 2),
+    (transposed_stack((5, 4, 6)).cut(2, repeats=3), ((5, 3, 4),) * 2),
+    (convolution((6, 4, 3)).cut(2, repeats=3), ((1, 3, 12),) * 2),
 ]
 
 
@@ -34,6 +52,19 @@ def test_the_matrices_are_as_documented_and_cover_every_entry_once(layout, matri
     assert layout.matrices == matrices
     x = torch.arange(math.prod(layout.shape), dtype=torch.float64).view(layout.shape)
     assert sorted(torch.cat([piece.reshape(-1) for piece in layout.pieces(x)]).tolist()) == list(range(x.numel()))
+
+
+def test_repeated_blocks_take_their_rows_from_every_repeat():
+    weight = torch.arange(12.0)[:, None] * torch.ones(1, 4)
+    rows = [piece.reshape(-1, 4)[:, 0].tolist() for piece in linear((12, 4)).cut((3, 2, 1), repeats=2).pieces(weight)]
+    assert rows == [[0, 1, 2, 6, 7, 8], [3, 4, 9, 10], [5, 11]]
+    turns = linear((12, 4)).cut(2, repeats=6).pieces(weight)
+    assert [piece.reshape(-1, 4)[:, 0].tolist() for piece in turns] == [list(range(0, 12, 2)), list(range(1, 12, 2))]
+    for wrong in ({"blocks": 3, "repeats": 5}, {"blocks": 5, "repeats": 2}, {"blocks": 1, "repeats": 0}):
+        with pytest.raises(ValueError, match="cannot be"):
+            linear((12, 4)).cut(**wrong)
+    with pytest.raises(ValueError, match="cannot be tiled"):
+        linear((12, 4)).cut(3, repeats=2).tiled(rows=2)
 
 
 @pytest.mark.parametrize(("layout", "matrices"), CASES)
@@ -137,3 +168,23 @@ def test_scales():
     assert unit(256, 144) == 1
     named = [("jordan", jordan), ("spectral", spectral), ("moonlight", moonlight), ("unit", unit)]
     assert list(SCALES.items()) == named
+
+
+@pytest.mark.parametrize("make", [Muon, NorMuon, AdaMuon, PolarGrad, Shampoo, SOAP], ids=lambda make: make.__name__)
+def test_every_optimizer_moves_repeated_blocks_as_it_moves_the_same_blocks_in_order(make):
+    """The oracle is the same optimizer on a weight whose rows were put into order beforehand."""
+    order = torch.tensor([0, 1, 2, 6, 7, 8, 3, 4, 9, 10, 5, 11])
+    generator = torch.Generator().manual_seed(0)
+    stored = torch.nn.Parameter(torch.randn(12, 5, generator=generator))
+    sorted_ = torch.nn.Parameter(stored.detach()[order].clone())
+    repeated, plain = linear((12, 5)).cut((3, 2, 1), repeats=2), linear((12, 5)).cut((6, 4, 2))
+    optimizers = [
+        make([{"params": [param], "layout": [layout]}], lr=0.1)
+        for param, layout in ((stored, repeated), (sorted_, plain))
+    ]
+    for _ in range(3):
+        stored.grad = torch.randn(12, 5, generator=generator)
+        sorted_.grad = stored.grad[order].clone()
+        for optimizer in optimizers:
+            optimizer.step()
+        torch.testing.assert_close(stored[order], sorted_, rtol=0, atol=0)

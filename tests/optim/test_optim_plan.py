@@ -66,6 +66,7 @@ ROLES = [
     (block(fc=nn.Linear(4, 6)), "blocks.0.fc.weight", "linear", "matrix", ((1, 6, 4),)),
     (block(fc=nn.Linear(4, 6)), "blocks.0.fc.bias", "bias", "adamw", None),
     (block(fc=QuantLinear(4, 6)), "blocks.0.fc.weight", "linear", "matrix", ((1, 6, 4),)),
+    (block(b=nn.Bilinear(4, 5, 6)), "blocks.0.b.weight", "linear", "matrix", ((1, 6, 20),)),
     (block(fc=nn.Linear(4, 1)), "blocks.0.fc.weight", "linear", "adamw", None),
     (block(c=nn.Conv1d(4, 6, 3)), "blocks.0.c.weight", "conv", "matrix", ((1, 6, 12),)),
     (block(c=nn.Conv2d(4, 6, (3, 2))), "blocks.0.c.weight", "conv", "matrix", ((1, 6, 24),)),
@@ -95,7 +96,7 @@ ROLES = [
     (block(a=GPTNeoXAttention()), "blocks.0.a.qkv.weight", "qkv", "matrix", ((1, 18, 6),)),
     (block(c_attn=Conv1D(18, 6)), "blocks.0.c_attn.weight", "qkv", "matrix", ((1, 6, 6),) * 3),
     (block(c_fc=Conv1D(24, 6)), "blocks.0.c_fc.weight", "linear", "matrix", ((1, 24, 6),)),
-    (block(experts=Experts()), "blocks.0.experts.w1", "experts", "matrix", ((4, 6, 5),)),
+    (block(experts=Experts()), "blocks.0.experts.w1", "expert", "matrix", ((4, 6, 5),)),
     (block(experts=Experts()), "blocks.0.experts.w2_bias", "bias", "adamw", None),
     (Named(e=nn.Embedding(9, 4), fc=L), "e.weight", "embedding", "adamw", None),
     (Named(e=nn.EmbeddingBag(9, 4), fc=L), "e.weight", "embedding", "adamw", None),
@@ -281,7 +282,7 @@ class HasModule(nn.Module):
     def __init__(self):
         super().__init__()
         self.lin = nn.Linear(8, 8)
-        self.module = Named(lin=nn.Linear(8, 8), module=nn.Linear(8, 4))
+        self.module = Named(lin=nn.Linear(8, 8), module=nn.Linear(8, 8))
         self.temp = nn.Parameter(torch.ones(1))
 
 
@@ -383,7 +384,7 @@ def test_an_assumed_orientation_of_experts_is_said_and_can_be_overridden():
 
 
 def test_a_last_layer_taken_as_hidden_is_said():
-    model = Named(fc1=nn.Linear(4, 6), fc2=nn.Linear(6, 6), fc3=nn.Linear(6, 3))
+    model = Named(fc1=nn.Linear(4, 6), fc2=nn.Linear(6, 6), fc3=nn.Linear(6, 6))
     decided = plan(model)
     assert [("last layer" in decided[f"fc{i}.weight"].reason) for i in (1, 2, 3)] == [False, False, True]
     with_head = Named(fc1=nn.Linear(4, 6), lm_head=nn.Linear(6, 3))
@@ -400,7 +401,7 @@ def test_repr_is_one_short_line_and_one_matrix_is_singular():
 def test_the_table_is_aligned_fits_120_columns_and_loses_nothing():
     long = "a_rather_long_name_for_a_module_that_someone_wrote"
     deep = [Named(**{long: Named(**{long: nn.Linear(100, 300, bias=False)})}) for _ in range(12)]
-    model = Named(h=nn.ModuleList([Named(qkv=nn.Linear(6, 18), deep=d) for d in deep]), e=nn.Embedding(9, 6))
+    model = Named(h=nn.ModuleList([Named(qkv=nn.Linear(6, 18), deep=d) for d in deep]), e=nn.Embedding(9, 6), head=L)
     text = str(plan(model))
     assert max(len(line) for line in text.splitlines()) <= 120
     assert "h.0-11.qkv.weight" in text
@@ -454,5 +455,6 @@ def test_mixture_of_transformers():
     decided = plan(transformers.GptOssForCausalLM(config))
     experts = decided["model.layers.0.mlp.experts.gate_up_proj"]
     assert experts.parameter.shape == (4, 16, 48)
-    assert experts.layout.matrices == ((4, 48, 16),)
+    assert experts.layout.matrices == ((4, 24, 16),) * 2
+    assert experts.layout.cuts == (1, 1)  # gate and up in turn
     assert decided["model.layers.0.mlp.experts.down_proj"].layout.matrices == ((4, 16, 24),)

@@ -168,11 +168,12 @@ def test_a_closure_makes_the_gradient_that_is_measured():
 
 def model():
     torch.manual_seed(0)
-    return nn.Sequential(nn.Embedding(11, 6), nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 11))
+    parts = [nn.Embedding(11, 6), nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 8), nn.Linear(8, 11)]
+    return nn.Sequential(*parts)
 
 
 def test_a_whole_model_by_plan_with_names_and_patterns():
-    """Matrices by the observer, the embedding by the difference of its weights, vectors not at all."""
+    """Matrices by the observer, embedding and head by the difference of their weights, vectors not at all."""
     net = model()
     optimizer = Muon(plan(net), lr=0.1, rest={"lr": 0.01, "weight_decay": 0.0})
     before = {name: p.detach().clone() for name, p in net.named_parameters()}
@@ -180,7 +181,7 @@ def test_a_whole_model_by_plan_with_names_and_patterns():
     seen = []
     telemetry = Telemetry(optimizer, seen.append, every=1, budget=1.0)
     optimizer.step()
-    assert set(seen[0].figures) == {"0.weight", "1.weight", "3.weight"}
+    assert set(seen[0].figures) == {"0.weight", "1.weight", "3.weight", "4.weight"}
     assert [name for name in sorted(seen[0].figures) if "nu" in seen[0].figures[name]] == ["1.weight", "3.weight"]
     for name, figures_ in seen[0].figures.items():
         moved = (before[name] - dict(net.named_parameters())[name].detach()).norm() / before[name].norm()

@@ -35,7 +35,7 @@ def kinds_of(chain: Iterable[Any], shape: tuple[int, ...], options: Mapping[str,
 def described(param: Tensor, layout: Layout, kinds: Callable[[tuple[int, ...]], Mapping[str, Kind]]) -> StateLike:
     """Shape and dtype of each state tensor of a matrix parameter, from the kinds for each shape; see `Rule.state`."""
     dtype, found = working_dtype(param), StateLike()
-    rows = tuple(layout.split[axis] for axis in (*layout.batch, layout.rows))
+    rows = tuple(layout.split[axis] for axis in (*layout.batch, *layout.outer, layout.rows))
     shapes = {"element": tuple(param.shape), "row": rows, "matrix": (len(layout.cuts), layout.matrices[0][0])}
     for (b, m, n), shape in zip(layout.matrices, layout.shapes, strict=True):
         for key, kind in kinds(shape).items():

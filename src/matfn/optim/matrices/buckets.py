@@ -43,7 +43,7 @@ class Slot:
 
     def __post_init__(self) -> None:
         x = self.layout
-        in_order = (*x.batch, x.rows, *x.columns) == tuple(range(len(x.shape)))
+        in_order = (*x.batch, *x.outer, x.rows, *x.columns) == tuple(range(len(x.shape)))
         object.__setattr__(self, "shape", x.shapes[self.piece])
         object.__setattr__(self, "whole", x.split == x.shape and in_order and len(x.cuts) == 1)
 
@@ -100,7 +100,10 @@ class Run:
     def __getitem__(self, key: str) -> Tensor:
         views, kind = self.views(key), self._kind(self.slots[0], key)
         if kind != "element":
-            tails = [view.shape[-1:] if kind == "row" else view.shape[1:] for view in views]
+            tails = [
+                slot.shape[:1] if kind == "row" else view.shape[1:]
+                for slot, view in zip(self.slots, views, strict=True)
+            ]
             parts = zip(self.slots, views, tails, strict=True)
             return torch.cat([view.reshape(slot.count, *tail) for slot, view, tail in parts])
         return self._stacked(views, views[0].dtype)

@@ -7,7 +7,7 @@ parameter for any strides (channels-last too). Gradients are read and updates wr
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from torch import Tensor
@@ -25,12 +25,14 @@ class Layout:
         batch: Axes of `split` that number the matrices.
         rows: The axis of `split` that is the output; m is its length.
         columns: Axes of `split` that are the input; n is the product of their lengths.
-        cuts: Lengths of consecutive row blocks, each a matrix (q, k and v of a fused projection). Their sum is m. The
-            default is one block.
+        cuts: Lengths of consecutive blocks of the axis `rows`, each a matrix (q, k and v of a fused projection). Their
+            sum is the length of that axis. The default is one block.
+        outer: Axes of `split` that are output too, before `rows`. They serve blocks that repeat: the q, k and v of one
+            head after those of another, or gate and up in turn. A block then takes its rows from every repeat.
 
     Raises:
-        ValueError: If `batch`, `rows` and `columns` do not name each axis of `split` once, `split` does not refine
-            `shape`, or the cuts do not add up to m.
+        ValueError: If `batch`, `outer`, `rows` and `columns` do not name each axis of `split` once, `split` does not
+            refine `shape`, or the cuts do not add up to the length of `rows`.
     """
 
     shape: tuple[int, ...]
@@ -39,11 +41,13 @@ class Layout:
     rows: int
     columns: tuple[int, ...]
     cuts: tuple[int, ...] = ()
+    outer: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if sorted((*self.batch, self.rows, *self.columns)) != list(range(len(self.split))):
+        if sorted((*self.batch, *self.outer, self.rows, *self.columns)) != list(range(len(self.split))):
+            also = f"outer={self.outer}, " if self.outer else ""
             raise ValueError(
-                f"Layout: batch={self.batch}, rows={self.rows}, columns={self.columns} must name each axis of "
+                f"Layout: batch={self.batch}, {also}rows={self.rows}, columns={self.columns} must name each axis of "
                 f"split={self.split} exactly once."
             )
         if not _refines(self.shape, self.split):
@@ -61,43 +65,56 @@ class Layout:
     @property
     def matrices(self) -> tuple[tuple[int, int, int], ...]:
         """One ``(b, m, n)`` per row block: b matrices of m x n."""
-        b = math.prod(self.split[axis] for axis in self.batch)
-        n = math.prod(self.split[axis] for axis in self.columns)
-        return tuple((b, m, n) for m in self.cuts)
+        b, repeats, n = (
+            math.prod(self.split[axis] for axis in axes) for axes in (self.batch, self.outer, self.columns)
+        )
+        return tuple((b, repeats * cut, n) for cut in self.cuts)
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         """The shape of one matrix of each row block, with each column axis kept."""
-        return tuple((m, *(self.split[axis] for axis in self.columns)) for m in self.cuts)
+        return tuple((m, *(self.split[axis] for axis in self.columns)) for _, m, _ in self.matrices)
 
     def pieces(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Views of `x`, one per row block, with axes in the order (batch..., rows, columns...).
+        """Views of `x`, one per row block, with axes in the order (batch..., outer..., rows, columns...).
 
         Raises:
             ValueError: If `x` has another shape than `shape`.
         """
         if tuple(x.shape) != self.shape:
             raise ValueError(f"Layout for shape {self.shape} got a tensor of shape {tuple(x.shape)}.")
-        opened = x.view(self.split).permute(*self.batch, self.rows, *self.columns)
-        return opened.split(self.cuts, dim=len(self.batch))
+        opened = x.view(self.split).permute(*self.batch, *self.outer, self.rows, *self.columns)
+        return opened.split(self.cuts, dim=len(self.batch) + len(self.outer))
 
     def slot(self, stack: Tensor, piece: int) -> Tensor:
         """A view of a contiguous stack ``(b, m, n)`` with the axes of ``pieces(x)[piece]``."""
-        sizes = [self.split[axis] for axis in self.batch]
+        sizes = [self.split[axis] for axis in (*self.batch, *self.outer)]
         return stack.view(*sizes, self.cuts[piece], *(self.split[axis] for axis in self.columns))
 
-    def cut(self, blocks: int | Sequence[int]) -> Self:
+    def cut(self, blocks: int | Sequence[int], repeats: int = 1) -> Self:
         """The same layout with the rows cut into `blocks`: the length of each, or the number of equal ones.
+
+        Args:
+            blocks: The number of equal blocks, or their lengths.
+            repeats: How often the sequence of blocks is repeated along the rows. The lengths are then those in one
+                repeat, and a block has its rows of all repeats. ``cut(3, repeats=heads)`` separates q, k and v that are
+                stored head by head. ``cut(2, repeats=m // 2)`` separates gate and up that are stored in turn.
 
         Raises:
             ValueError: If the rows cannot be cut this way.
         """
         m = self.split[self.rows]
+        if repeats < 1 or m % repeats or (repeats > 1 and self.outer):
+            raise ValueError(f"{m} rows cannot be read as {repeats} repeats of blocks (shape {self.shape}).")
         if isinstance(blocks, int):
-            if blocks < 1 or m % blocks:
-                raise ValueError(f"{m} rows cannot be cut into {blocks} equal blocks (shape {self.shape}).")
-            blocks = (m // blocks,) * blocks
-        return type(self)(self.shape, self.split, self.batch, self.rows, self.columns, tuple(blocks))
+            if blocks < 1 or (m // repeats) % blocks:
+                raise ValueError(f"{m // repeats} rows cannot be cut into {blocks} equal blocks (shape {self.shape}).")
+            blocks = (m // repeats // blocks,) * blocks
+        if repeats == 1:
+            return replace(self, cuts=tuple(blocks))
+        split = (*self.split[: self.rows], repeats, m // repeats, *self.split[self.rows + 1 :])
+        batch, columns = (tuple(axis + (axis > self.rows) for axis in axes) for axes in (self.batch, self.columns))
+        return type(self)(self.shape, split, batch, self.rows + 1, columns, tuple(blocks), (self.rows,))
 
     def tiled(self, rows: int = 1, columns: int = 1) -> Self:
         """The same layout with each matrix cut into a grid of equal blocks: heads, or blocks of a large matrix.
@@ -112,6 +129,8 @@ class Layout:
             ValueError: If an axis or a row block cannot be cut this way.
         """
         m = self.split[self.rows]
+        if self.outer:
+            raise ValueError(f"rows that repeat blocks cannot be tiled (shape {self.shape}, read as {self.split}).")
         if rows != 1 and (rows < 1 or m % rows or any(cut % (m // rows) for cut in self.cuts)):
             raise ValueError(f"row blocks of {self.cuts} cannot be cut into {rows} equal blocks (shape {self.shape}).")
         if columns != 1 and (columns < 1 or not self.columns or self.split[self.columns[0]] % columns):

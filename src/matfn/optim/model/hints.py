@@ -1,5 +1,9 @@
-"""Hints: the mappings {name pattern: value} that a user passes to `plan`. They are checked and looked up here."""
+"""Hints: the mappings {pattern: value} that a user passes to `plan`. They are checked and looked up here.
 
+A pattern is a glob on names, "role:" and a glob on roles, or an ``re.Pattern`` for the whole name.
+"""
+
+import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -8,11 +12,12 @@ from typing import Any
 from torch import nn
 
 from ..matrices.layout import Layout
-from .recognise import Candidate
+from .candidate import Candidate
 from .walk import PlanError, aliases
 
 __all__ = ["Override", "Pattern", "check_arguments", "first", "refuse_idle_patterns"]
 
+ROLE = "role:"
 Pattern = str | re.Pattern[str]
 Override = str | Layout | Callable[[tuple[int, ...]], Layout]
 
@@ -29,7 +34,9 @@ def check_arguments(model: object, overrides: object, qkv: object, heads: object
         if given is not None and not isinstance(given, Mapping):
             raise TypeError(f"{what} must be a mapping {{pattern: {wanted}}}, got {given!r}.")
         for pattern, value in (given or {}).items():
-            if not isinstance(pattern, str | re.Pattern):
+            if not isinstance(pattern, str) and not (
+                isinstance(pattern, re.Pattern) and isinstance(pattern.pattern, str)
+            ):
                 raise TypeError(f"{what}: a pattern must be a string or an re.Pattern, got {pattern!r}.")
             if what == "qkv" and not _is_blocks(value):
                 raise TypeError(f"qkv[{pattern!r}] must be a number of blocks or their sizes (q, k, v), got {value!r}.")
@@ -46,20 +53,27 @@ def _is_blocks(value: object) -> bool:
     return bool(sizes) and all(isinstance(size, int) and not isinstance(size, bool) for size in sizes)
 
 
-def refuse_idle_patterns(patterns: Sequence[Pattern], found: Mapping[str, Candidate]) -> None:
+def refuse_idle_patterns(patterns: Sequence[Pattern], found: Mapping[str, Candidate], roles: Mapping[str, str]) -> None:
     """Raise for a pattern that matches no parameter: a misspelt pattern would silently change the plan."""
-    names = [name for c in found.values() for name in aliases(c)]
     for pattern in patterns:
-        if not any(_matches(pattern, name) for name in names):
-            text = pattern if isinstance(pattern, str) else pattern.pattern
-            raise PlanError(f"pattern {text!r} matches no parameter. The model has {len(names)}, such as {names[:3]}.")
+        if any(_matches(pattern, c, roles[name]) for name, c in found.items()):
+            continue
+        text = pattern if isinstance(pattern, str) else pattern.pattern
+        if text.startswith(ROLE) and isinstance(pattern, str):
+            raise PlanError(f"pattern {text!r} matches no parameter. The roles here are {sorted(set(roles.values()))}.")
+        names = [name for c in found.values() for name in aliases(c)]
+        near = difflib.get_close_matches(text, names, n=3, cutoff=0.4) or names[:3]
+        raise PlanError(f"pattern {text!r} matches no parameter. The model has {len(names)}, such as {near}.")
 
 
-def first(decisions: Mapping[Pattern, Any] | None, c: Candidate) -> Any:
-    """The value of the first pattern that matches one of the parameter's names, or None."""
-    names = aliases(c)
-    return next((v for p, v in (decisions or {}).items() if any(_matches(p, name) for name in names)), None)
+def first(decisions: Mapping[Pattern, Any] | None, c: Candidate, role: str) -> Any:
+    """The value of the first pattern that matches the parameter's role or one of its names, or None."""
+    return next((value for pattern, value in (decisions or {}).items() if _matches(pattern, c, role)), None)
 
 
-def _matches(pattern: Pattern, name: str) -> bool:
-    return fnmatchcase(name, pattern) if isinstance(pattern, str) else pattern.fullmatch(name) is not None
+def _matches(pattern: Pattern, c: Candidate, role: str) -> bool:
+    if isinstance(pattern, str) and pattern.startswith(ROLE):
+        return fnmatchcase(role, pattern.removeprefix(ROLE).strip())
+    if isinstance(pattern, str):
+        return any(fnmatchcase(name, pattern) for name in aliases(c))
+    return any(pattern.fullmatch(name) is not None for name in aliases(c))

@@ -1,19 +1,24 @@
-"""plan(model): for every parameter of a model its role, its rule, its matrices, and the reason.
+"""plan(model): for every parameter of a model its role, its rule, its matrices, the reason, and how certain that is.
 
-Two mistakes with matrix optimizers give no sign: an embedding or head is orthogonalized, or no weight is (a wrapper
-flattened the weights, a name filter missed). `plan` raises an error for both, and prints as a table.
+The sources, the strongest first: the user's overrides, the class of a module, the autograd graph of one example, names
+and shapes. Two mistakes with matrix optimizers give no sign: an embedding or head is orthogonalized, or no weight is (a
+wrapper flattened the weights, a name filter missed). `plan` raises an error for both, and prints as a table.
 """
 
 import difflib
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..matrices.layout import Layout, linear, stack
+from .candidate import Candidate, Decision
+from .example import check_example, read_example
 from .hints import Override, Pattern, check_arguments, first, refuse_idle_patterns
-from .recognise import Candidate, Decision, recognise
+from .places import Fact
+from .recognise import as_matrix, recognise
 from .table import render
 from .walk import PlanError, candidates
 
@@ -22,6 +27,8 @@ __all__ = ["Entry", "Plan", "PlanError", "plan"]
 # {role: the word in `allow` without which a matrix of this role is an error}.
 _NEEDS_ALLOW = {"embedding": "embedding", "position": "embedding", "tied head": "embedding", "head": "head"}
 _ALLOW = ("empty", "embedding", "head")
+_FROZEN = ("leave", "keep")
+_VECTORS = ("norm", "bias", "gain", "vector")
 
 
 @dataclass(frozen=True)
@@ -31,10 +38,13 @@ class Entry:
     Attributes:
         name: The name without the prefixes of torch.compile, DDP and FSDP.
         parameter: The tensor.
-        role: The kind of parameter: linear, qkv, conv, embedding, head, norm, ...
+        role: The kind of parameter: embedding, position, head, tied head, input, linear, qkv, fused, conv, depthwise,
+            gates, expert, router, parametrized, norm, gain, bias, vector or other.
         rule: "matrix", "adamw", "frozen", or the name of another rule for matrices.
         layout: How the parameter is read as matrices; None under "adamw" and "frozen".
         reason: Why this role and rule were chosen.
+        certainty: The source of the decision: "told" (an override or hint), "class", "graph", "name" or "guess".
+        look: Whether a person should look at the decision: it is a guess, or two sources disagree.
     """
 
     name: str
@@ -43,9 +53,14 @@ class Entry:
     rule: str
     layout: Layout | None
     reason: str
+    certainty: str = "told"
+    look: bool = False
 
     def __repr__(self) -> str:
-        return f"Entry({self.name!r}, {tuple(self.parameter.shape)}, {self.role!r}, {self.rule!r}, {self.reason!r})"
+        return (
+            f"Entry({self.name!r}, {tuple(self.parameter.shape)}, {self.role!r}, {self.rule!r}, {self.reason!r}, "
+            f"{self.certainty!r}{', look=True' * self.look})"
+        )
 
     @property
     def is_matrix(self) -> bool:
@@ -54,8 +69,16 @@ class Entry:
 
     @property
     def decays(self) -> bool:
-        """Whether weight decay applies. Norms, biases and other vectors do not decay, as in nanoGPT."""
-        return self.is_matrix or (self.parameter.ndim >= 2 and self.role not in ("norm", "bias"))
+        """Whether weight decay applies.
+
+        Norms, biases, gains and other vectors do not decay, as in nanoGPT. Nor does a parameter of AdamW with the
+        attribute ``_no_weight_decay``, which models of state spaces set.
+        """
+        if self.is_matrix:
+            return True
+        token = self.role == "position" and sum(size > 1 for size in self.parameter.shape) < 2
+        kept = self.role in _VECTORS or token or getattr(self.parameter, "_no_weight_decay", False)
+        return self.parameter.ndim >= 2 and not kept
 
 
 @dataclass(frozen=True)
@@ -74,7 +97,13 @@ class Plan:
         for entry in self.entries:
             if entry.name == name:
                 return entry
-        raise KeyError(f"this plan has no parameter {name!r}")
+        near = difflib.get_close_matches(str(name), [entry.name for entry in self.entries], n=3)
+        raise KeyError(f"this plan has no parameter {name!r}" + (f"; near are {near}" if near else ""))
+
+    @property
+    def looks(self) -> tuple[Entry, ...]:
+        """The entries that want a look: guesses, and decisions on which two sources disagree."""
+        return tuple(entry for entry in self.entries if entry.look)
 
     def __repr__(self) -> str:
         known = dict.fromkeys(("matrix", "adamw", "frozen", *(e.rule for e in self)))
@@ -105,44 +134,80 @@ class Plan:
 
 def plan(
     model: nn.Module,
+    example: Any = None,
     *,
     overrides: Mapping[Pattern, Override] | None = None,
     qkv: Mapping[Pattern, int | Sequence[int]] | None = None,
     heads: Mapping[Pattern, int] | None = None,
+    frozen: str = "leave",
     allow: Collection[str] = (),
 ) -> Plan:
     """Decide for every parameter of a model whether it is orthogonalized, and how it is read as matrices.
 
+    With an example batch the model runs once (twice, if some weights take part in training only), and the autograd
+    graph shows what names can only suggest: the heads, the layers that read the data, the blocks of fused projections,
+    the order of axes. The model is left as it was: its mode, buffers, gradients and the random numbers.
+
     Args:
         model: A module, which may be compiled or wrapped in DDP.
+        example: One batch, as small as the model takes: a tensor, a tuple of positional arguments, a mapping of keyword
+            arguments, or a function from the model to its loss or outputs. If the outputs have a field "loss" that
+            is a tensor, it alone counts; else all outputs do. None (the default) reads no graph.
         overrides: {pattern: decision}, stronger than the rules. A decision is "matrix", "adamw", "frozen" (not in the
             optimizer), the name of another rule for matrices (which the optimizer gets in its ``rules=``), a Layout, or
-            a function from shape to Layout (see `matfn.optim.layout`). A string pattern is a glob on names, an
-            ``re.Pattern`` must match the whole name, and the first match counts. Expert weights of three axes are read
-            as (number, out, in), and the plan says so. For (number, in, out) pass
-            ``{"*.experts.*": transposed_stack}``; otherwise the update has the scale of the transpose.
+            a function from shape to Layout (see `matfn.optim.layout`). A string pattern is a glob on names, or
+            "role:" and a role, such as "role:head", "role:input" or "role:router". An ``re.Pattern`` must match the
+            whole name. The first match counts.
         qkv: {pattern: blocks} for fused matrices. `blocks` is the number of rows of each block, as (q, k, v), or the
             number of equal blocks.
         heads: {pattern: number of heads} for projections into heads: each head becomes a matrix. For fused q, k, v give
             the number of query heads; k and v are cut into heads of the same size. The projection out of the heads has
             its heads in the columns: use ``overrides={pattern: lambda shape: linear(shape).tiled(columns=8)}``.
+        frozen: "leave" (the default) leaves parameters with ``requires_grad=False`` out of the optimizer. They would
+            not train if they were unfrozen later. "keep" gives them the rule they would have, for gradual unfreezing;
+            without a gradient an optimizer does not move them.
         allow: Plans that are accepted instead of raising: "embedding" and "head" (an override orthogonalizes one),
             "empty" (nothing is orthogonalized).
 
     Raises:
-        TypeError: If `model` is no module, a hint is no mapping, or a pattern or decision has a wrong type.
+        TypeError: If `model` is no module, a hint is no mapping, a pattern or decision has a wrong type, or the example
+            is a list.
         PlanError: If no rule knows a parameter of two or more axes, a pattern matches nothing, a cut does not fit, the
-            plan needs `allow`, two parameters share a name, or a parameter would be lost.
+            plan needs `allow`, two parameters share a name, a parameter would be lost or is sharded, or the model does
+            not run on the example.
     """
     check_arguments(model, overrides, qkv, heads)
     if isinstance(allow, str) or not isinstance(allow, Collection) or not set(allow) <= set(_ALLOW):
         raise PlanError(f"allow must be a collection of {_ALLOW}, got {allow!r}.")
+    if frozen not in _FROZEN:
+        raise PlanError(f"frozen must be one of {_FROZEN}, got {frozen!r}.")
+    check_example(example)
     found = candidates(model)
-    refuse_idle_patterns([*(overrides or {}), *(qkv or {}), *(heads or {})], found)
-    decided = {n: _decide(n, c, first(overrides, c), first(qkv, c), first(heads, c)) for n, c in found.items()}
+    if example is not None:
+        found = _informed(found, read_example(model, example))
+    recognised = {name: recognise(c) for name, c in found.items()}
+    roles = {name: decision.role if decision else "other" for name, decision in recognised.items()}
+    refuse_idle_patterns([*(overrides or {}), *(qkv or {}), *(heads or {})], found, roles)
+    decided: dict[str, Decision | None] = {}
+    for name, c in found.items():
+        hints = (first(given, c, roles[name]) for given in (overrides, qkv, heads))
+        decided[name] = _decide(name, c, recognised[name], frozen, *hints)
     entries = _entries(found, decided)
     _refuse_mistakes(entries, allow)
     return Plan(tuple(entries))
+
+
+def _informed(found: Mapping[str, Candidate], facts: Mapping[Tensor, Fact]) -> dict[str, Candidate]:
+    """The candidates with what the graph says. Experts that the example did not choose have the facts of the others."""
+
+    def kind(name: str, c: Candidate) -> tuple[object, ...]:
+        return (re.sub(r"\d+", "#", name), tuple(c.param.shape))
+
+    alike = {kind(name, c): facts[c.param] for name, c in found.items() if c.param in facts}
+    known = {c.param: alike[kind(name, c)] for name, c in found.items() if kind(name, c) in alike} | dict(facts)
+    heads = {c.first.place for c in found.values() if c.param in known and known[c.param].place == "head"}
+    model = replace(next(iter(found.values())).model, facts=known, heads=heads, read=True)
+    return {name: replace(c, model=model) for name, c in found.items()}
 
 
 def _entries(found: Mapping[str, Candidate], decided: Mapping[str, Decision | None]) -> list[Entry]:
@@ -154,41 +219,57 @@ def _entries(found: Mapping[str, Candidate], decided: Mapping[str, Decision | No
     ]
     if unknown:
         raise PlanError(
-            "no rule knows these parameters. Pass plan(model, overrides={pattern: decision}) with a decision "
-            '"matrix", "adamw", "frozen" or a Layout for each:\n  ' + "\n  ".join(unknown)
+            "no rule knows these parameters. Pass an example batch, plan(model, example), which shows their use, or "
+            'plan(model, overrides={pattern: decision}) with a decision "matrix", "adamw", "frozen" or a Layout for '
+            "each:\n  " + "\n  ".join(unknown)
         )
-    return [Entry(name, found[name].param, d.role, d.rule, d.layout, d.reason) for name, d in decided.items() if d]
+    return [
+        Entry(name, found[name].param, d.role, d.rule, d.layout, d.reason, d.certainty, d.look)
+        for name, d in decided.items()
+        if d
+    ]
 
 
 def _decide(
-    name: str, c: Candidate, override: Override | None, blocks: int | Sequence[int] | None, heads: int | None
+    name: str,
+    c: Candidate,
+    found: Decision | None,
+    frozen: str,
+    override: Override | None,
+    blocks: int | Sequence[int] | None,
+    heads: int | None,
 ) -> Decision | None:
     """The decision for one parameter: frozen, else the override, else the hint, else the rules; or None."""
-    found = recognise(c)
     role = found.role if found else "other"
-    if not c.param.requires_grad:
-        return Decision(role, "frozen", None, "requires_grad is False")
+    if not c.param.requires_grad and frozen == "leave":
+        return Decision(role, "frozen", None, 'requires_grad is False: left out; frozen="keep" keeps it')
     if override in ("adamw", "frozen"):
-        return Decision(role, str(override), None, "by override")
+        return Decision(role, str(override), None, "by override", "told")
     if override is None and blocks is None and heads is None:
+        if found is not None and not c.param.requires_grad:
+            return replace(found, reason=f"frozen now; {found.reason}")
         return found
-    rule = override if isinstance(override, str) else "matrix"
+    rule, matrix = override if isinstance(override, str) else "matrix", as_matrix(c)
+    if found is not None and found.certainty == "guess" and found.layout is None and matrix is not None:
+        role = matrix.role  # a head by a guess only: the user knows better
+    if blocks is not None and matrix is not None:
+        found = matrix  # the hint cuts all rows, not those of one repeat
     try:
         layout = _layout(c, override, found)
         layout = layout if blocks is None else layout.cut(blocks)
         if heads is not None:
-            return Decision(role, rule, _by_head(layout, heads, role), "each head apart, by the heads= hint")
+            return Decision(role, rule, _by_head(layout, heads, role), "each head apart, by the heads= hint", "told")
     except ValueError as error:
         raise PlanError(f"parameter {name!r}: {error}") from error
     if blocks is not None:
-        return Decision("qkv", rule, layout, "cut by the qkv= hint")
+        return Decision("qkv", rule, layout, "cut by the qkv= hint", "told")
     assumed = found is None and isinstance(override, str) and c.param.ndim == 3
-    return Decision(role, rule, layout, "by override" + (", read as (number, out, in)" if assumed else ""))
+    return Decision(role, rule, layout, "by override" + (", read as (number, out, in)" if assumed else ""), "told")
 
 
 def _by_head(layout: Layout, heads: int, role: str) -> Layout:
     """The layout with one matrix per head. The first row block holds `heads` heads, which gives the height of all."""
-    if role == "qkv" and len(layout.cuts) == 1:
+    if layout.outer or (role == "qkv" and len(layout.cuts) == 1):
         raise ValueError(
             "q, k and v are interleaved by head, so heads= would put the q, k and v of a head into one matrix. "
             f"Cut all of them with qkv={{...: {3 * heads}}}."
@@ -211,16 +292,16 @@ def _layout(c: Candidate, override: Override | None, found: Decision | None) -> 
         if override.shape != shape:
             raise ValueError(f"the override is a layout for shape {override.shape}, the parameter has {shape}.")
         return override
-    known = ("matrix", "adamw", "frozen")
     if isinstance(override, str) and override != "matrix":
-        meant = difflib.get_close_matches(override.lower(), known, n=1)
+        meant = difflib.get_close_matches(override.lower(), ("matrix", "adamw", "frozen"), n=1)
         if meant or not override.isidentifier():
             raise ValueError(
                 f'an override is "matrix", "adamw", "frozen", a rule\'s name, a Layout or a function; got {override!r}'
                 + (f", did you mean {meant[0]!r}?" if meant else ".")
             )
-    if found is not None and found.layout is not None:
-        return found.layout
+    known = found if found is not None and found.layout is not None else as_matrix(c)
+    if known is not None and known.layout is not None:
+        return known.layout
     if len(shape) < 2:
         raise ValueError(f"shape {shape} has fewer than two axes, so it is no matrix.")
     return stack(shape) if len(shape) == 3 else linear(shape)

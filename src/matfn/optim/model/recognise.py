@@ -1,108 +1,89 @@
-"""Rules that recognise a parameter by its module, its name and its shape, and give the reason.
+"""Rules that recognise a parameter by its module, the graph of an example, its name and its shape, and give the reason.
 
 A rule is a function from a `Candidate` to a `Decision`, or to None if it does not apply. The first decision in the
-order of `RULES` counts. If no rule knows a parameter of two or more axes, the user must decide (plan.py). The rules
-assume one thing, and the plan says so: expert weights of three axes are (number, out, in).
+order of `RULES` counts. If no rule knows a parameter of two or more axes, the user must decide (plan.py). A decision
+that rests on a guess, or on which the sources disagree, wants a look.
 """
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import replace
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..matrices.layout import Layout, convolution, linear, stack, transposed, transposed_convolution, transposed_stack
+from .candidate import Candidate, Decision
+from .families import FUSED, INPUT, KNOWN, ROUTER, STATE, TABLE, Known
+from .heads import head, is_open_end
+from .places import Fact
 
-__all__ = ["RULES", "Candidate", "Decision", "Model", "Owner", "is_linear", "recognise"]
+__all__ = ["as_matrix", "recognise"]
 
-
-@dataclass(frozen=True)
-class Owner:
-    """A module that holds a parameter: the module's path, the parameter's name in it, the module, its parent."""
-
-    path: str
-    leaf: str
-    module: nn.Module
-    parent: nn.Module | None
-
-    @property
-    def parts(self) -> list[str]:
-        """The names along the path."""
-        return self.path.split(".") if self.path else []
-
-    @property
-    def numbered(self) -> bool:
-        """Whether a name along the path is a number, as in the blocks of a network."""
-        return any(part.isdigit() for part in self.parts)
-
-    def is_a(self, pattern: str) -> bool:
-        """Whether the name of the module's class, or of a base class, matches as a whole."""
-        return _named(self.module, pattern)
-
-
-@dataclass(frozen=True)
-class Model:
-    """Facts about the whole model: shapes of embeddings, the last linear layer, the last one in each container."""
-
-    embeddings: frozenset[tuple[int, ...]] = frozenset()
-    last_linear: str = ""
-    last_linear_in: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A parameter, all modules that hold it, and the facts about the model."""
-
-    param: Tensor
-    owners: tuple[Owner, ...]
-    model: Model
-
-    @property
-    def first(self) -> Owner:
-        """The module that gives the parameter its name."""
-        return self.owners[0]
-
-
-@dataclass(frozen=True)
-class Decision:
-    """The role of a parameter, the rule that moves it, its layout as matrices, and the reason."""
-
-    role: str
-    rule: str
-    layout: Layout | None
-    reason: str
-
-
-_RAW_EMBEDDING = re.compile(
-    r"(^|_)(pos|position|positional|cls|class|tokens?|emb|embed|embeds|embeddings?|prompt)(_|$)"
-)
 _BIAS = re.compile(r"(^|_)bias(es)?(_|$)")
-_HEAD = re.compile(r"(lm_?|out_|.*_)?heads?|classifier|unembed(ding)?|embed_out|(to_)?logits|score")
-_HEAD_AT_ROOT = re.compile(r"output(_layer|_proj|_projection)?|out|final(_layer)?|fc")
-_THIRDS = re.compile(r"(to_|w|W)?qkv(_proj)?|c_attn|(attn_)?in_proj|W_pack")
-_ASSUMED = "assumed (number, out, in); else overrides={name: transposed_stack}"
-# Their rows go head by head (q, k, v of head 0, then q, k, v of head 1, ...), so a cut into thirds would mix heads.
-_INTERLEAVED = r"(GPTBigCode|CodeGen|InternLM2|GPTNeoX|Bloom|Falcon|Persimmon|ChatGLM|Glm)\w*Attention"
+_ORDERS = "assumed (number, out, in); else overrides={name: transposed_stack}"
+
+
+def _reparametrized(c: Candidate) -> Decision | None:
+    """Weights that are computed from other parameters, other than by what keeps the parameter a matrix."""
+    made = c.first.made
+    if made.startswith("the magnitudes of"):
+        return Decision("gain", "adamw", None, made)
+    if not made or made in ("weight_norm", "spectral_norm", "a pruned weight"):
+        return None
+    what = "an orthogonal weight" if made == "orthogonal" else f"a weight computed by {made}"
+    reason = f"parameter of {what}: not the matrix itself"
+    return Decision("parametrized", "adamw", None, reason, look=made != "orthogonal")
 
 
 def _embedding(c: Candidate) -> Decision | None:
     tables = [o for o in c.owners if o.is_a(r"\w*Embedding(Bag)?") and o.leaf == "weight" and c.param.ndim == 2]
-    if tables and len(c.owners) > len(tables):
-        return Decision("tied head", "adamw", None, "shared by embedding and output")
+    output = c.fact is not None and c.fact.kind == "both" and c.fact.place != "hidden"
+    if tables and (len(c.owners) > len(tables) or output):
+        by = "graph" if output else "class"
+        return Decision("tied head", "adamw", None, "shared by embedding and output", by)
     if tables:
         return Decision("embedding", "adamw", None, "rows are looked up by token")
-    if c.first.leaf != "weight" and _RAW_EMBEDDING.search(c.first.leaf):
-        return Decision("position", "adamw", None, f"an embedding by its name ({c.first.leaf})")
+    if re.search(r"(^|\.)lora_embedding_[AB](\.|$)", c.first.path):
+        return Decision("embedding", "adamw", None, "LoRA of an embedding")
+    if c.fact is not None and c.fact.kind == "lookup" and c.param.ndim == 2:
+        return Decision("embedding", "adamw", None, "the example looks up its rows", "graph")
     return None
 
 
 def _vector(c: Candidate) -> Decision | None:
     if c.first.is_a(r"\w*Norm(\d?d)?"):
         return Decision("norm", "adamw", None, "gain or bias of a norm")
-    if _BIAS.search(c.first.leaf):
+    if _BIAS.search(c.first.leaf) and not c.is_layer:
         return Decision("bias", "adamw", None, "bias")
     if c.param.ndim < 2:
         return Decision("vector", "adamw", None, "no matrix: fewer than two axes")
+    if not (c.fact is not None and c.fact.kind == "product") and (table := _table(c)) is not None:
+        return table
+    if c.long < 2 and not c.is_layer:
+        return Decision("vector", "adamw", None, "no matrix: at most one axis is longer than 1")
+    return None
+
+
+def _table(c: Candidate) -> Decision | None:
+    """A raw parameter that is called a table or a token, or lies in a module that is."""
+    if c.first.leaf == "weight":
+        return None
+    called = next((name for name in (c.first.leaf, *c.first.parts[-1:]) if re.search(TABLE, name)), None)
+    return (
+        None if called is None else Decision("position", "adamw", None, f"an embedding by its name ({called})", "name")
+    )
+
+
+def _elementwise(c: Candidate) -> Decision | None:
+    """Raw parameters that act entry by entry, or are data. The weight of a layer stays a matrix in any case."""
+    if c.is_layer:
+        return None
+    if c.fact is not None and c.fact.kind == "elementwise":
+        return Decision("gain", "adamw", None, "acts entry by entry in the example", "graph")
+    if c.fact is not None and c.fact.kind == "token":
+        return Decision("position", "adamw", None, "is data of a product in the example, as learned queries", "graph")
+    if c.fact is None and re.fullmatch(STATE, c.first.leaf) and c.param.ndim <= 3:
+        return Decision("gain", "adamw", None, f"acts entry by entry, by its name ({c.first.leaf})", "name")
     return None
 
 
@@ -114,45 +95,14 @@ def _attention(c: Candidate) -> Decision | None:
     return None
 
 
-def _head(c: Candidate) -> Decision | None:
-    owner = c.first
-    if not _is_linear(c) or not owner.parts:
-        return None
-    name, above = owner.parts[-1], ".".join(owner.parts[:-1])
-    if not owner.numbered and _HEAD.fullmatch(name):
-        return Decision("head", "adamw", None, f"output by its name ({name})")
-    if len(owner.parts) == 1 and _HEAD_AT_ROOT.fullmatch(name):
-        return Decision("head", "adamw", None, f"output by its name ({name}, at the root)")
-    in_head = name.isdigit() and above and _HEAD.fullmatch(owner.parts[-2]) and not re.search(r"(^|\.)\d+(\.|$)", above)
-    if in_head and c.model.last_linear_in.get(above) == owner.path:
-        return Decision("head", "adamw", None, f"last layer of the output ({above})")
-    outside = not owner.numbered or owner.path == c.model.last_linear
-    if outside and tuple(c.param.shape) in c.model.embeddings:
-        return Decision("head", "adamw", None, "output by its shape, the embedding's")
-    return None
-
-
 def _linear(c: Candidate) -> Decision | None:
-    name = c.first.parts[-1] if c.first.parts else ""
-    if c.first.is_a("Conv1D") and hasattr(c.first.module, "nf") and c.first.leaf == "weight":
-        return _maybe_fused(c, name, transposed(c.param.shape), "Conv1D, stored (in, out)")
-    if _is_linear(c):
-        last = len(c.first.parts) == 1 and c.first.path == c.model.last_linear
-        note = '; the last layer: if it is the output, "adamw" by overrides=' if last else ""
-        return _maybe_fused(c, name, linear(c.param.shape), f"stored (out, in){note}")
-    return None
-
-
-def _maybe_fused(c: Candidate, name: str, layout: Layout, reason: str) -> Decision:
-    """A linear weight. It is cut into q, k and v if name and shape leave no doubt."""
-    _, m, n = layout.matrices[0]
-    if name == "query_key_value" or (_THIRDS.fullmatch(name) and _named(c.first.parent, _INTERLEAVED)):
-        return Decision("qkv", "matrix", layout, "q, k, v interleaved by head: taken whole")
-    if _THIRDS.fullmatch(name) and m == 3 * n:
-        return Decision("qkv", "matrix", layout.cut(3), f"q, k, v by name and shape; {reason}")
-    if _THIRDS.fullmatch(name):
-        return Decision("linear", "matrix", layout, "fused by name, but out != 3 in: taken whole; cut it with qkv=")
-    return Decision("linear", "matrix", layout, reason)
+    if isinstance(c.first.module, nn.Bilinear) and c.first.leaf == "weight":
+        return Decision("linear", "matrix", linear(c.param.shape), "bilinear, (out, in x in)")
+    if not c.is_layer or c.param.ndim != 2:
+        return None
+    if c.first.is_a("Conv1D"):
+        return Decision("linear", "matrix", transposed(c.param.shape), "Conv1D, stored (in, out)")
+    return Decision("linear", "matrix", linear(c.param.shape), "stored (out, in)")
 
 
 def _convolution(c: Candidate) -> Decision | None:
@@ -179,18 +129,222 @@ def _recurrent(c: Candidate) -> Decision | None:
     return Decision("gates", "matrix", layout.cut(gates), f"{gates} gates stacked" if gates > 1 else "recurrent weight")
 
 
-def _experts(c: Candidate) -> Decision | None:
-    where = f"{c.first.path}.{c.first.leaf} {type(c.first.module).__name__}"
-    if c.param.ndim != 3 or not re.search("expert|moe", where, re.IGNORECASE):
+def _used(c: Candidate) -> Decision | None:
+    """A raw parameter whose output and input axes the graph shows."""
+    stacked = int(c.param.ndim == 3 and _beside_experts(c))  # how many first axes number matrices
+    layout = None if c.fact is None else _layout_of(c.fact, tuple(c.param.shape), stacked)
+    if layout is None:
         return None
-    fused = "; gate and up uncut (see qkv=)" if "gate_up" in c.first.leaf else ""
+    number = "(number, out, in)" if layout == stack(c.param.shape) else "(out, in)"
+    if layout not in (stack(c.param.shape), linear(c.param.shape)):
+        number = "(number, in, out)" if layout == transposed_stack(c.param.shape) else "with its outputs last"
+    role = "expert" if layout.batch and stacked else "linear"
+    return Decision(role, "matrix", layout, f"stored {number}, by its use in the example", "graph")
+
+
+def _layout_of(fact: Fact, shape: tuple[int, ...], stacked: int) -> Layout | None:
+    """The layout with the axes that the graph shows; axes that are neither output nor input number matrices.
+
+    The first axis of experts numbers them also where one product computes all of them.
+    """
+    rows = tuple(axis for axis in fact.rows if axis >= stacked)
+    if not rows or not fact.columns or set(rows) & set(fact.columns):
+        return None
+    batch = tuple(axis for axis in range(len(shape)) if axis not in (*rows, *fact.columns))
+    return Layout(shape, shape, batch, rows[-1], fact.columns, (), rows[:-1])
+
+
+def _experts(c: Candidate) -> Decision | None:
+    if c.param.ndim != 3 or not _beside_experts(c):
+        return None
     if getattr(c.first.module, "is_transposed", False):
-        return Decision("experts", "matrix", transposed_stack(c.param.shape), f"stored (number, in, out){fused}")
-    return Decision("experts", "matrix", stack(c.param.shape), _ASSUMED + fused)
+        return Decision("expert", "matrix", transposed_stack(c.param.shape), "stored (number, in, out)")
+    ordered = _order(c)
+    if ordered is not None:
+        return Decision("expert", "matrix", *ordered, "name")
+    return Decision("expert", "matrix", stack(c.param.shape), _ORDERS, "guess", look=True)
+
+
+def _beside_experts(c: Candidate) -> bool:
+    where = f"{c.first.path}.{c.first.leaf} {type(c.first.module).__name__}"
+    return re.search("expert|moe", where, re.IGNORECASE) is not None
+
+
+def _order(c: Candidate) -> tuple[Layout, str] | None:
+    """The axes of experts by a bias as long as the output, or by the neighbour that projects back; None if open."""
+    held, shape = c.first.module._parameters, tuple(c.param.shape)
+    bias = held.get(f"{c.first.leaf}_bias")
+    others = [tuple(p.shape) for p in held.values() if p is not None and p.ndim == 3 and p is not c.param]
+    orders = [order for order in ((1, 2), (2, 1)) if _agrees(shape, order, others)]
+    if bias is not None and shape[1] != shape[2] and bias.shape[-1] in shape[1:]:
+        orders = [order for order in ((1, 2), (2, 1)) if shape[order[0]] == bias.shape[-1]]
+    if len(orders) != 1:
+        return None
+    if orders[0] == (1, 2):
+        return stack(shape), "stored (number, out, in), by the shapes beside it"
+    return transposed_stack(shape), "stored (number, in, out), by the shapes beside it"
+
+
+def _agrees(shape: tuple[int, ...], order: tuple[int, int], others: list[tuple[int, ...]]) -> bool:
+    """Whether another weight projects back, if (output, input) are the axes `order`. Gate and up may be one weight."""
+    out, n = (shape[axis] for axis in order)
+    back = [tuple(other[axis] for axis in order) for other in others]
+    return any(
+        out_2 in (n, 2 * n) and out in (n_2, 2 * n_2) and (out_2, out) != (2 * n, 2 * n_2) for out_2, n_2 in back
+    )
+
+
+def _router(c: Candidate, found: Decision) -> Decision:
+    """The role of a layer that chooses experts, or that reads the data."""
+    if found.role not in ("linear", "conv") or found.layout is None:
+        return found
+    last = c.first.parts[-1] if c.first.parts else ""
+    children = dict(c.first.parent.named_children()) if c.first.parent is not None else {}
+    near = any(re.search("expert", f"{name} {type(m).__name__}", re.IGNORECASE) for name, m in children.items())
+    if c.first.is_a(r"\w*(Router|TopKGate)") or (near and re.fullmatch(ROUTER, last)):
+        return replace(found, role="router", reason=f"chooses experts; {found.reason}")
+    if c.fact is not None and c.fact.kind == "product" and c.fact.shallow and "lora_" not in c.first.path:
+        return replace(found, role="input", reason=f"reads the data; {found.reason}", certainty="graph")
+    if not c.model.read and re.fullmatch(INPUT, c.first.place):
+        return replace(found, role="input", reason=f"reads the data, by its name; {found.reason}", certainty="name")
+    return found
+
+
+def _fused(c: Candidate, found: Decision) -> Decision:
+    """The matrices of a projection that holds several: by the graph, else by its class, else by name and shapes."""
+    if found.role not in ("linear", "conv", "expert", "input", "router") or found.layout is None:
+        return found
+    last = c.first.parts[-1] if c.first.parts and c.first.leaf == "weight" else c.first.leaf
+    names = [last, *(part for part in c.first.parts[-2:-1] if not _neighbours(c))]  # qkv, or the one layer in a qkv
+    known = [(name, count) for name in names for pattern, count in FUSED.items() if re.fullmatch(pattern, name)]
+    last, count = known[0] if known else (last, None)
+    qkv = "qkv" if re.search("qkv|key_value|c_attn|W_pack", last) else "fused"
+    role = found.role if found.role in ("expert", "input", "router") else qkv
+    if "lora_A" in c.first.path:
+        return found
+    if c.fact is not None and c.fact.kind in ("product", "both"):
+        return _cut_by_graph(c, found, role, count)
+    row = next((row for row in KNOWN if _fits(row, c, last)), None)
+    if row is not None:
+        return _cut_by_class(c, found, role, row)
+    return _perhaps(c, found) if count is None else _cut_by_name(c, found, role, count)
+
+
+def _cut_by_class(c: Candidate, found: Decision, role: str, known: Known) -> Decision:
+    repeats = known.repeats if isinstance(known.repeats, int) else _attribute(_holder(c), known.repeats)
+    count = repeats if isinstance(repeats, int) else 0
+    layout = None if found.layout is None else _cut(found.layout, known.blocks, count)
+    if layout is None:
+        reason = f"{known.blocks} blocks in each head by its class, but their number is not clear: taken whole"
+        return replace(found, role=role, reason=f"{reason}; {found.reason}", certainty="guess", look=True)
+    named = "q, k, v" if known.blocks == 3 else "k, v" if role == "qkv" else "gate and up"
+    how = f" in each of {count} repeats" if count > 1 else ""
+    return replace(found, role=role, layout=layout, reason=f"{named}{how}, by its class; {found.reason}")
+
+
+def _cut_by_graph(c: Candidate, found: Decision, role: str, count: int | None) -> Decision:
+    cut = c.fact.cut if c.fact is not None else None
+    if cut is None:
+        if count is None:
+            return found
+        reason = f"{found.reason}; named like a fused matrix, but the example takes its output whole"
+        return replace(found, reason=reason, certainty="graph", look=True)
+    layout = _cut(found.layout, cut.sizes, cut.repeats) if found.layout is not None else None
+    sizes = ", ".join(str(size) for size in cut.sizes[:6]) + (", ..." if len(cut.sizes) > 6 else "")
+    how = f" in each of {cut.repeats} repeats" if cut.repeats > 1 else ""
+    if layout is None:
+        reason = f"{found.reason}; the example cuts its output into {sizes}{how}: taken whole"
+        return replace(found, reason=reason, look=True)
+    reason = f"the example cuts its output into {sizes}{how}; {found.reason}"
+    return replace(found, role=role, layout=layout, reason=reason, certainty="graph")
+
+
+def _cut(layout: Layout, sizes: int | tuple[int, ...], repeats: int) -> Layout | None:
+    """The layout with its rows cut, or None if they cannot be cut so."""
+    total = layout.split[layout.rows]
+    if repeats < 1 or total % repeats or (not isinstance(sizes, int) and sum(sizes) * repeats != total):
+        return None
+    try:
+        return layout.cut(sizes, repeats)
+    except ValueError:
+        return None
+
+
+def _fits(row: Known, c: Candidate, layer: str) -> bool:
+    holder = _holder(c)
+    classes = type(holder).__mro__
+    if not re.fullmatch(row.layer, layer) or not any(
+        re.fullmatch(row.parent, f"{cls.__module__}.{cls.__name__}") for cls in classes
+    ):
+        return False
+    if row.unless and _attribute(holder, row.unless):
+        return False
+    return not row.when or bool(_attribute(holder, row.when))
+
+
+def _holder(c: Candidate) -> nn.Module | None:
+    """The module that holds a layer, or that holds a raw parameter."""
+    return c.first.parent if c.first.leaf == "weight" else c.first.module
+
+
+def _attribute(module: nn.Module | None, name: str) -> object:
+    """An attribute of a module or of its config."""
+    for holder in (module, getattr(module, "config", None)):
+        value = getattr(holder, name, None)
+        if value is not None and not isinstance(value, nn.Module):
+            return value
+    return None
+
+
+def _cut_by_name(c: Candidate, found: Decision, role: str, count: int) -> Decision:
+    """A cut by name, if the shapes of the weight and its neighbours agree. Whether heads interleave is not known."""
+    assert found.layout is not None
+    _, m, n = found.layout.matrices[0]
+    beside = _neighbours(c)
+    advice = "an example shows its blocks, or cut it with qkv="
+    plain = count == 3 and m == 3 * n and role == "qkv" and m not in beside
+    if count and m % count == 0 and (m // count in beside or plain):
+        reason = f"{count} blocks by name and shapes, assumed one after the other; {advice}"
+        return replace(found, role=role, layout=found.layout.cut(count), reason=reason, certainty="guess", look=True)
+    if m in beside:
+        return found  # what it gives is read whole: no fused matrix
+    role = role if role == "qkv" else found.role
+    return replace(found, role=role, reason=f"fused by name, taken whole: {advice}", certainty="guess", look=True)
+
+
+def _perhaps(c: Candidate, found: Decision) -> Decision:
+    """Marks a linear layer beside which one reads a half or a third of its output, and none reads all of it."""
+    if found.layout is None or found.role not in ("linear", "conv") or not c.is_layer or not c.first.parts[1:]:
+        return found
+    m, _ = c.model.shapes[c.first.path]
+    above = c.first.path.rpartition(".")[0].rpartition(".")[0]
+    beside = _neighbours(c)
+    if not beside and found.role == "linear":
+        beside = {n for path, (_, n) in c.model.shapes.items() if path.rpartition(".")[0] == above}
+    parts = [count for count in (2, 3) if m % count == 0 and m // count in beside]
+    if m in beside or not parts:
+        return found
+    reason = f"{found.reason}; perhaps {parts[0]} matrices by the shapes beside it, taken whole: an example shows it"
+    return replace(found, reason=reason, certainty="guess", look=True)
+
+
+def _neighbours(c: Candidate) -> set[int]:
+    """The numbers of inputs of the other weights in the same module."""
+    if c.param.ndim == 3:
+        held = [p for p in c.first.module._parameters.values() if p is not None and p.ndim == 3 and p is not c.param]
+        return {size for p in held for size in p.shape[1:]} - ({c.param.shape[2]} if len(held) != 1 else set())
+    above = c.first.path.rpartition(".")[0]
+    return {n for path, (_, n) in c.model.shapes.items() if path.rpartition(".")[0] == above and path != c.first.path}
 
 
 Rule = Callable[[Candidate], Decision | None]
-RULES: tuple[Rule, ...] = (_embedding, _vector, _attention, _head, _linear, _convolution, _recurrent, _experts)
+MATRICES: tuple[Rule, ...] = (_linear, _convolution, _recurrent, _used, _experts)
+RULES: tuple[Rule, ...] = (_reparametrized, _embedding, _vector, _attention, head, _elementwise, *MATRICES, _table)
+
+
+def as_matrix(c: Candidate) -> Decision | None:
+    """The decision for a parameter as a matrix, whatever its place; None if no rule knows its layout."""
+    return next((found for rule in MATRICES if (found := rule(c)) is not None), None)
 
 
 def recognise(candidate: Candidate) -> Decision | None:
@@ -202,20 +356,17 @@ def recognise(candidate: Candidate) -> Decision | None:
         return Decision(decided.role, "adamw", None, "complex; the matrix rule is for real matrices")
     if all(min(b, m, n) == 0 for b, m, n in decided.layout.matrices):
         return Decision(decided.role, "adamw", None, "no entries")
+    decided = _fused(candidate, _router(candidate, decided))
+    assert decided.layout is not None
     if all(min(m, n) <= 1 for _, m, n in decided.layout.matrices):
-        return Decision(decided.role, "adamw", None, "one row or column: no matrix")
+        return Decision(decided.role, "adamw", None, "one row or column: no matrix", decided.certainty)
+    if candidate.first.made:
+        decided = replace(decided, reason=f"parameter of {candidate.first.made}; {decided.reason}")
+    if is_open_end(candidate):
+        note = 'the last layer, or no layer reads its output: if it is the output, "adamw" by overrides='
+        return replace(decided, reason=f"{decided.reason}; {note}", certainty="guess", look=True)
+    if candidate.fact is not None and candidate.fact.place == "hidden" and decided.certainty in ("class", "name"):
+        decided = replace(decided, certainty="graph")
+    if candidate.model.read and candidate.fact is None:
+        decided = replace(decided, reason=f"the example does not reach it; {decided.reason}", look=True)
     return decided
-
-
-def is_linear(module: nn.Module) -> bool:
-    """Whether a module is a linear layer: its class or a base is called ...Linear or ...Router, its weight is 2-D."""
-    weight: object = getattr(module, "weight", None)
-    return _named(module, r"\w*(Linear|Router)") and isinstance(weight, Tensor) and weight.ndim == 2
-
-
-def _is_linear(c: Candidate) -> bool:
-    return is_linear(c.first.module) and c.first.leaf == "weight"
-
-
-def _named(module: nn.Module | None, pattern: str) -> bool:
-    return any(re.fullmatch(pattern, cls.__name__) for cls in type(module).__mro__)

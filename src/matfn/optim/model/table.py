@@ -12,25 +12,26 @@ if TYPE_CHECKING:
 __all__ = ["render"]
 
 WIDTH = 120
-_HEADER = ("parameter", "shape", "role", "rule", "matrices", "why")
+_HEADER = ("parameter", "shape", "role", "rule", "matrices", "by", "why")
 _NAME, _SHAPE, _MATRICES = 42, 16, 18
-Row = tuple[str, str, str, str, str, str]
+Row = tuple[str, str, str, str, str, str, str]
 
 
 def render(entries: Sequence["Entry"]) -> str:
-    """The table of a plan, followed by the number of parameters that each rule moves."""
+    """The table of a plan, the number of parameters that each rule moves, and the decisions that want a look."""
     rows = [_row(name, entry) for name, entry in _folded(entries)]
-    caps = (_NAME, _SHAPE, 12, 16, _MATRICES, WIDTH)
+    caps = (_NAME, _SHAPE, 12, 16, _MATRICES, 7, WIDTH)
     widths = [min(cap, max(len(row[i]) for row in [_HEADER, *rows])) for i, cap in enumerate(caps)]
     widths[-1] = WIDTH - sum(widths[:-1]) - 2 * (len(widths) - 1)
     lines = [line for row in [_HEADER, tuple("─" * width for width in widths), *rows] for line in _wrapped(row, widths)]
-    return "\n".join([*lines, "", _summary(entries)])
+    return "\n".join([*lines, "", _summary(entries), *_looks(entries)])
 
 
 def _row(name: str, entry: "Entry") -> Row:
     rule = entry.rule if entry.rule != "adamw" or entry.decays else "adamw, no wd"
     matrices = entry.layout.matrices if entry.layout and entry.is_matrix else ()
-    return (name, _by(entry.parameter.shape), entry.role, rule, _sizes(matrices), entry.reason)
+    by = entry.certainty + " ?" * entry.look
+    return (name, _by(entry.parameter.shape), entry.role, rule, _sizes(matrices), by, entry.reason)
 
 
 def _sizes(matrices: Sequence[tuple[int, int, int]]) -> str:
@@ -72,7 +73,7 @@ def _folded(entries: Sequence["Entry"]) -> list[tuple[str, "Entry"]]:
     alike: dict[tuple[object, ...], list[Entry]] = {}
     for entry in entries:
         masked = re.sub(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)", "#", entry.name)
-        kind = (masked, tuple(entry.parameter.shape), entry.role, entry.rule, entry.layout, entry.reason)
+        kind = (masked, tuple(entry.parameter.shape), entry.role, entry.rule, entry.layout, entry.reason, entry.look)
         alike.setdefault(kind, []).append(entry)
     folded: list[tuple[str, Entry]] = []
     for kind, group in alike.items():
@@ -99,6 +100,16 @@ def _counted(entries: Sequence["Entry"]) -> str:
     """How many matrices there are in them."""
     count = sum(b for entry in entries if entry.layout for b, _, _ in entry.layout.matrices)
     return f"{count} {'matrix' if count == 1 else 'matrices'} in "
+
+
+def _looks(entries: Sequence["Entry"]) -> list[str]:
+    """The decisions that want a look, named and counted."""
+    looks = [entry for entry in entries if entry.look]
+    if not looks:
+        return []
+    names = ", ".join(name for name, _ in _folded(looks))
+    verb = "decision wants" if len(looks) == 1 else "decisions want"
+    return textwrap.wrap(f"{len(looks)} {verb} a look (marked ?): {names}", WIDTH)
 
 
 def _summary(entries: Sequence["Entry"]) -> str:

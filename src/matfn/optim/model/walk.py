@@ -3,14 +3,15 @@
 Wrappers are recognised by class, not by attribute name: a model may have a layer of its own called "module".
 """
 
+import re
 from collections.abc import Iterator
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from .recognise import Candidate, Model, Owner, is_linear
+from .candidate import Candidate, Model, Owner, weight_shape
 
-__all__ = ["PlanError", "aliases", "candidates"]
+__all__ = ["PlanError", "aliases", "candidates", "made_from", "unwrapped"]
 
 # {class name of a torch wrapper: attribute that holds the model}. Names, because some builds of torch lack some of the
 # classes, and because importing the compiler takes seconds.
@@ -22,6 +23,10 @@ _INNER = {
     "CheckpointWrapper": "_checkpoint_wrapped_module",
     "OffloadWrapper": "_checkpoint_wrapped_module",
 }
+# torch's hooks for reparametrized weights: {ending of the stored parameter: what it is}. The weight is made anew from
+# them before each call of the module.
+_NAMES = {"WeightNorm": "weight_norm", "SpectralNorm": "spectral_norm", "Orthogonal": "orthogonal"}
+_STORED = {"_v": "weight_norm", "_g": "the magnitudes of weight_norm", "_orig": "spectral_norm"}
 
 
 class PlanError(ValueError):
@@ -32,24 +37,23 @@ def candidates(model: nn.Module) -> dict[str, Candidate]:
     """Every parameter of a model once, as {name: candidate}. The name is the first one found, without wrappers.
 
     Raises:
-        PlanError: If there are no parameters, a lazy one, two of one name, or if `named_parameters()` differs.
+        PlanError: If there are no parameters, a lazy or sharded one, two of one name, or if `named_parameters()`
+            differs.
     """
     placed = list(_modules(model))
     at = dict(placed)  # a wrapper and its inner module share a path; the inner module comes last and stays
     owners: dict[Tensor, list[Owner]] = {}
     for path, module in placed:
         for leaf, param in module.named_parameters(recurse=False, remove_duplicate=False):
-            parent = at.get(path.rpartition(".")[0]) if path else None
-            owners.setdefault(param, []).append(Owner(path, leaf, module, parent))
+            owners.setdefault(param, []).append(_owner(at, path, leaf, module))
     if not owners:
         raise PlanError(f"{type(model).__name__} has no parameters.")
-    context = _context(placed, owners)
+    context = _context(placed, at, owners)
     found: dict[str, Candidate] = {}
     for param, places in owners.items():
         candidate = Candidate(param, tuple(places), context)
         name = aliases(candidate)[0]
-        if is_lazy(param):
-            raise PlanError(f"parameter {name!r} is lazy and has no shape yet. Run one forward pass, then plan.")
+        _refuse_unreadable(name, param)
         if name in found:
             raise PlanError(
                 f"without wrappers, two parameters are called {name!r}: one in {type(places[0].module)}, one in "
@@ -62,7 +66,50 @@ def candidates(model: nn.Module) -> dict[str, Candidate]:
 
 def aliases(c: Candidate) -> list[str]:
     """All names of a parameter. The first is its name in the plan."""
-    return [f"{owner.path}.{owner.leaf}" if owner.path else owner.leaf for owner in c.owners]
+    return [owner.name for owner in c.owners]
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside torch's wrappers."""
+    while (attribute := _inner(model)) is not None:
+        model = getattr(model, attribute)
+    return model
+
+
+def made_from(module: nn.Module) -> dict[str, Tensor]:
+    """{weight: the parameter that stands for it} for weights that a module computes from its parameters."""
+    found: dict[str, Tensor] = {}
+    lists = module._modules.get("parametrizations")
+    if isinstance(lists, nn.ModuleDict):
+        for leaf, originals in lists.items():
+            held = list(originals.parameters(recurse=False))
+            found |= {leaf: max(held, key=lambda param: param.numel())} if held else {}
+    for stored, param in module._parameters.items():
+        leaf, _, ending = stored.rpartition("_")
+        if param is not None and ending in ("v", "orig") and isinstance(module.__dict__.get(leaf), Tensor):
+            found[leaf] = param
+    return found
+
+
+def _owner(at: dict[str, nn.Module], path: str, leaf: str, module: nn.Module) -> Owner:
+    """The owner of a parameter. A reparametrized weight belongs to the layer that uses it, under the weight's name."""
+    name = f"{path}.{leaf}".lstrip(".")
+    owner, made = path, ""
+    if type(module).__name__ == "ParametrizationList":
+        owner, _, weight = path.removesuffix("parametrizations").rpartition(".parametrizations.")
+        owner, weight = (owner, weight) if weight else ("", path.rpartition(".")[2])
+        made = " and ".join(re.sub(r"^_", "", type(step).__name__) for step in module.children())
+        made = {"WeightNorm": "weight_norm", "SpectralNorm": "spectral_norm", "Orthogonal": "orthogonal"}.get(
+            made, made
+        )
+        made = f"the magnitudes of {made}" if made == "weight_norm" and leaf == "original0" else made
+        module, leaf = at[owner], weight
+    elif (ending := re.search(r"_(v|g|orig)$", leaf)) and isinstance(
+        module.__dict__.get(leaf[: ending.start()]), Tensor
+    ):
+        made, leaf = _STORED[ending[0]], leaf[: ending.start()]
+    parent = at.get(owner.rpartition(".")[0]) if owner else None
+    return Owner(owner, leaf, module, parent, name, made)
 
 
 def _modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -87,16 +134,22 @@ def _inner(module: nn.Module) -> str | None:
     return next((_INNER[cls.__name__] for cls in classes if cls.__name__ in _INNER), None)
 
 
-def _context(placed: list[tuple[str, nn.Module]], owners: dict[Tensor, list[Owner]]) -> Model:
-    linears = [path for path, module in placed if is_linear(module)]
-    tables = [
-        o.module for found in owners.values() for o in found if o.is_a(r"\w*Embedding(Bag)?") and o.leaf == "weight"
-    ]
-    return Model(
-        embeddings=frozenset(tuple(table.weight.shape) for table in tables if isinstance(table.weight, Tensor)),
-        last_linear=linears[-1] if linears else "",
-        last_linear_in={path.rpartition(".")[0]: path for path in linears},
-    )
+def _context(placed: list[tuple[str, nn.Module]], at: dict[str, nn.Module], owners: dict[Tensor, list[Owner]]) -> Model:
+    shapes = {path: shape for path, module in placed if (shape := weight_shape(module)) is not None}
+    tables = [param for param, found in owners.items() if any(o.is_a(r"\w*Embedding(Bag)?") for o in found)]
+    words = [t for t in tables if t.ndim == 2 and not any(re.search("pos|type|segment", o.path) for o in owners[t])]
+    vocabulary = max((table.shape[0] for table in words), default=0)
+    return Model(at, shapes, vocabulary)
+
+
+def _refuse_unreadable(name: str, param: Tensor) -> None:
+    if is_lazy(param):
+        raise PlanError(f"parameter {name!r} is lazy and has no shape yet. Run one forward pass, then plan.")
+    if any(cls.__name__ in ("DTensor", "FlatParameter") for cls in type(param).__mro__):
+        raise PlanError(
+            f"parameter {name!r} is a {type(param).__name__}: sharded parameters are not handled yet. A shard is no "
+            "whole matrix. Plan and train the model unsharded, or with DistributedDataParallel."
+        )
 
 
 def _refuse_difference(model: nn.Module, found: dict[str, Candidate]) -> None:

@@ -1,0 +1,137 @@
+"""Heads: layers whose output is the model's. By the graph of an example, else by name, by order, by the vocabulary."""
+
+import re
+
+from torch import nn
+
+from .candidate import Candidate, Decision, Model, place_of, weight_shape
+from .families import HEAD, HEAD_AT_ROOT, HEAD_PERHAPS
+
+__all__ = ["head", "is_open_end"]
+
+
+def head(c: Candidate) -> Decision | None:
+    """The decision for a head, or None. The graph is stronger than names; where they disagree the plan says so."""
+    if not c.is_layer:
+        return _raw(c)
+    adapter = re.search(r"(^|\.)lora_[AB](\.|$)", c.first.path)
+    if adapter and c.first.place in c.model.heads:
+        return Decision("head", "adamw", None, f"LoRA of the output {c.first.place}", "graph")
+    place = c.fact.place if c.fact is not None and c.fact.kind in ("product", "both") else ""
+    if place == "head":
+        return Decision("head", "adamw", None, "its output reaches the outputs through no other matrix", "graph")
+    if place == "hidden":
+        return None
+    reason, sure = _by_name(c.model, c.first.place)
+    reason = reason or _by_vocabulary(c)
+    if reason:
+        return Decision("head", "adamw", None, reason, "name" if sure else "guess", not sure or c.model.read)
+    if _ends_sequence(c.model, c.first.path):
+        return Decision("head", "adamw", None, "the last layer of an nn.Sequential")
+    return _unread(c)
+
+
+def _raw(c: Candidate) -> Decision | None:
+    """A parameter that is no layer's weight, but a head by the graph, or by the name of its module."""
+    if c.first.is_a("MultiheadAttention") or isinstance(c.first.module, nn.RNNBase | nn.RNNCellBase):
+        return None
+    if c.fact is not None:
+        if c.fact.place != "head" or c.fact.kind != "product":
+            return None
+        return Decision("head", "adamw", None, "its output reaches the outputs through no other matrix", "graph")
+    reason, _ = _by_name(c.model, c.first.place) if c.first.leaf in ("weight", "kernel") else ("", False)
+    return Decision("head", "adamw", None, reason, "guess", look=True) if reason else None
+
+
+def _by_name(model: Model, place: str) -> tuple[str, bool]:
+    """The reason why the name of a layer, or of a container that ends with it, means an output; and how sure it is.
+
+    A container is sure at the root of the model, with a last layer that changes the width: others often end in a
+    layer before a norm, or serve another purpose.
+    """
+    parts = place.split(".")
+    for i, part in enumerate(parts):
+        if part.isdigit():
+            break
+        root = ".".join(parts[:i]) in ("", "model", "module", "base_model.model")
+        group = ".".join(parts[: i + 1])
+        sequence = isinstance(model.at.get(group), nn.Sequential)
+        last = i == len(parts) - 1
+        at_root = root and (last or sequence) and re.fullmatch(HEAD_AT_ROOT, part)
+        if last and re.fullmatch(HEAD_PERHAPS, part):
+            return f"perhaps an output by its name ({part})", False
+        if not re.fullmatch(HEAD, part) and not at_root:
+            continue
+        if last:
+            return ("", False) if _read_by_head(model, place) else (f"output by its name ({part})", True)
+        group = f"{group}.{parts[i + 1]}" if parts[i + 1].isdigit() and not sequence else group
+        inside = [inner for path in model.shapes if f"{(inner := place_of(path))}.".startswith(f"{group}.")]
+        if inside and inside[-1] == place and not _read_by_head(model, place):
+            out, n = model.shapes.get(place, (0, 0))
+            return f"last layer of the output ({group})", root and out != n and not part.startswith("proj")
+    return "", False
+
+
+def _read_by_head(model: Model, place: str) -> bool:
+    """Whether a convolution is called a head, but a linear layer after it reads all its channels."""
+    if place not in model.shapes or not isinstance(model.at.get(place), nn.modules.conv._ConvNd):
+        return False
+    paths, (out, _) = list(model.shapes), model.shapes[place]
+    after = [path for path in paths[paths.index(place) + 1 :] if model.shapes[path][1] == out]
+    return any(not isinstance(model.at.get(path), nn.modules.conv._ConvNd) for path in after)
+
+
+def _by_vocabulary(c: Candidate) -> str:
+    """The reason why a layer with one row for each token is an output; empty if it is none."""
+    shape = weight_shape(c.first.module)
+    if shape is None or c.param.ndim > 2 or c.first.numbered or shape[0] != c.model.vocabulary or shape[0] <= shape[1]:
+        return ""
+    return "as many rows as the vocabulary"
+
+
+def _ends_sequence(model: Model, path: str) -> bool:
+    """Whether a layer is the last one of the model, an nn.Sequential, whose order is that of the calculation."""
+    inner, place = model.at.get(""), ""
+    if not isinstance(inner, nn.Sequential) or len(model.shapes) < 2:
+        return False
+    while isinstance(inner, nn.Sequential):
+        weighted = [
+            (name, child)
+            for name, child in inner.named_children()
+            if any(sum(size > 1 for size in param.shape) > 1 for param in child.parameters())
+        ]
+        if not weighted:
+            return False
+        place, inner = f"{place}.{weighted[-1][0]}".lstrip("."), weighted[-1][1]
+    return place == path and inner is not None and weight_shape(inner) is not None
+
+
+def _unread(c: Candidate) -> Decision | None:
+    """A layer whose output no layer reads by the shapes, as are all after it: a head, if none is named."""
+    parts, paths = c.first.parts, list(c.model.shapes)
+    if c.model.read or any(part.isdigit() for part in parts[:-1]) or len(paths) < 2:
+        return None
+    if any(_is_read(c.model, path) for path in paths[paths.index(c.first.path) :]) or _named(c.model):
+        return None
+    reason = "by the shapes no layer reads its output; an example shows it"
+    return Decision("head", "adamw", None, reason, "guess", look=True)
+
+
+def _is_read(model: Model, path: str) -> bool:
+    """Whether some layer takes as many inputs as a layer has outputs, or a half or third of them."""
+    out, _ = model.shapes[path]
+    flat = isinstance(model.at.get(path), nn.modules.conv._ConvNd)  # its channels may be read with their places
+    return any(n in (out, out / 2, out / 3) or (flat and n % out == 0) for _, n in model.shapes.values())
+
+
+def is_open_end(c: Candidate) -> bool:
+    """Whether a layer may be an output of a model in which no name means one, and no example shows its place."""
+    if c.model.read or not c.is_layer or len(c.model.shapes) < 2:
+        return False
+    last = c.first.path == list(c.model.shapes)[-1]
+    return (last or not (c.first.numbered or _is_read(c.model, c.first.path))) and not _named(c.model)
+
+
+def _named(model: Model) -> bool:
+    """Whether the name of some layer means an output."""
+    return any(_by_name(model, place_of(path))[0] for path in model.shapes)

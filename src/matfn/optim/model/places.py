@@ -1,0 +1,114 @@
+"""Where the matrices of a model stand between data and outputs: heads, input layers, hidden ones, by the graph."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+
+from torch import Tensor
+
+from .fused import Cut, blocks, parts
+from .graph import Graph, Node, Use, shape_of
+
+__all__ = ["Fact", "facts"]
+
+
+@dataclass(frozen=True)
+class Fact:
+    """What the graph says of one parameter.
+
+    Attributes:
+        kind: "product", "lookup", "both" (an embedding that is the head too), "elementwise", or "token" (it is data
+            of a product, as learned queries are).
+        place: "head" (its output reaches the outputs through no other matrix), "hidden" (through others only), or ""
+            where the graph leaves it open: its output is added to a stream that other matrices read too.
+        shallow: Whether its input came through no other matrix.
+        rows: The parameter's axes that are output, empty if not known.
+        columns: The parameter's axes that are summed over.
+        cut: The blocks into which its output is cut, or None.
+    """
+
+    kind: str
+    place: str = ""
+    shallow: bool = False
+    rows: tuple[int, ...] = ()
+    columns: tuple[int, ...] = ()
+    cut: Cut | None = None
+
+
+def facts(graph: Graph) -> dict[Tensor, Fact]:
+    """What the graph says of each parameter that it reaches.
+
+    A head is a product from which every way to the outputs meets no other matrix. The last product of a residual stream
+    is of this kind too, but it is added to the outputs of earlier products, which later matrices read as well. So an
+    output that such a product reaches directly shows no heads.
+    """
+    found = {param: Fact("elementwise") for param in graph.elementwise}
+    found |= {param: Fact("token") for param in graph.tokens}
+    found |= {param: Fact("product", rows=(out,), columns=(n,)) for param, (out, n) in graph.factors.items()}
+    through = _through(graph)
+    ends = [_last(graph, root) for root in _ends(graph)]
+    direct = set[Node]().union(*ends)
+    heads = set[Node]().union(*(last for last in ends if not last & through))
+    by_param: dict[Tensor, list[Use]] = defaultdict(list)
+    for use in (use for uses in graph.uses.values() for use in uses):
+        by_param[use.param].append(use)
+    for param, uses in by_param.items():
+        products = [use for use in uses if use.kind == "product"]
+        if not products:
+            found[param] = Fact("lookup")
+            continue
+        nodes = {use.node for use in products}
+        place = "head" if nodes <= heads else "" if nodes & direct else "hidden"
+        first = products[0]
+        found[param] = Fact(
+            "both" if len(products) < len(uses) else "product",
+            place,
+            all(use.shallow for use in products),
+            first.rows,
+            first.columns,
+            parts(products) or blocks(graph, first),
+        )
+    return found
+
+
+def _ends(graph: Graph) -> Iterator[Node]:
+    """The operations that give the outputs; of a loss, those from which the scalars are made."""
+    pending, seen = [node for node, _ in graph.roots], set[Node]()
+    while pending:
+        node = pending.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        scalar = prod(shape_of(node)) == 1 and node not in graph.uses
+        if scalar:
+            pending += list(graph.data_of(node))
+        else:
+            yield node
+
+
+def _last(graph: Graph, root: Node) -> set[Node]:
+    """The uses and walls that are met first on the ways back from an output."""
+    found, seen, pending = set[Node](), set[Node](), [root]
+    while pending:
+        node = pending.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if node in graph.uses or node in graph.walls:
+            found.add(node)
+        else:
+            pending += list(graph.data_of(node))
+    return found
+
+
+def _through(graph: Graph) -> set[Node]:
+    """The uses and walls whose output is read by another matrix: all on the ways back from the operands of uses."""
+    seen = set[Node]()
+    pending = [child for node in (*graph.uses, *graph.walls) for child in graph.data_of(node)]
+    while pending:
+        node = pending.pop()
+        if node not in seen:
+            seen.add(node)
+            pending += list(graph.data_of(node))
+    return seen & (graph.uses.keys() | graph.walls)
