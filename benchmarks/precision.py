@@ -88,4 +88,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from matfn.train.terminal import guarded
+
+    guarded(main)

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from benchmarks.dtypes import full_name
 from matfn.train import TrainError
-from matfn.train.terminal import grid, safe, screen, user_errors
+from matfn.train.terminal import Out, grid, launch, safe, screen, user_errors
 
 if TYPE_CHECKING:
     from studies.tune.rates import Request
@@ -43,7 +43,7 @@ def tune(
     rows: Annotated[int, typer.Option(min=1, help="How many plans of the foretold front to measure.")] = 12,
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 7,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch; by default what it takes.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder to write to; a dated one under runs/.")] = None,
+    out: Out = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     report: Annotated[
         bool, typer.Option("--report", help="The cost model against measurements, in a fixed list of shapes.")
@@ -79,12 +79,12 @@ def _run(out: Path | None, threads: int | None, work: Work, json_: bool) -> None
     """Do the work in a folder, which gives the files, what prints the result, and the result as plain values."""
     import torch
 
-    from matfn.train import checkpoint
+    from matfn.train import files
 
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
-        with checkpoint.folder(out or checkpoint.dated("tune")) as folder, screen(stderr=True).status("") as status:
+        with files.folder(out or files.dated("tune")) as folder, screen(stderr=True).status("") as status:
             paths, show, plain = work(lambda text: status.update(safe(text)), folder)
     finally:
         torch.set_num_threads(before)
@@ -146,4 +146,4 @@ def _print(result: Tuning) -> None:
 
 
 if __name__ == "__main__":
-    app()
+    launch(app)

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from matfn.optim import JsonLines, Telemetry, TensorBoard, plan
-from matfn.train import TrainError, checkpoint
+from matfn.train import TrainError, checkpoint, restore
 from matfn.train.data import Batches, Corpus, validation_windows
+from matfn.train.metrics import Metrics, cut, verified
 from matfn.train.model import loss, make_model
 from matfn.train.optimizers import make_optimizers
 from matfn.train.recipe import OptimizerTable, Recipe
@@ -63,11 +64,16 @@ class Trainer:
         # Checkpoints hold the plain model: a compiled model prefixes every name.
         self._forward = torch.compile(self.model) if train.compile else self.model
         directory.mkdir(parents=True, exist_ok=True)
-        if (directory / CHECKPOINT).exists():
-            self._restore(checkpoint.load(directory / CHECKPOINT))
-        self.metrics = checkpoint.Metrics(directory / METRICS, keep_to=self.step)
-        self.history = checkpoint.read_metrics(directory / METRICS)
+        begun = (directory / CHECKPOINT).exists()
+        start = self._restore(checkpoint.load(directory / CHECKPOINT)) if begun else b""
+        self.metrics = Metrics(directory / METRICS, start)
+        self._saved = time.monotonic()
         self._telemetry = self._attach_telemetry() if recipe.telemetry.every else []
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """The lines of the log."""
+        return self.metrics.history
 
     @property
     def telemetry_seconds(self) -> float:
@@ -79,6 +85,7 @@ class Trainer:
 
         Raises:
             Diverged: The loss is infinite or NaN; the metrics record the step.
+            TrainError: A file cannot be written, or somebody else removed or changed the log.
         """
         train = self.recipe.train
         with self._own_randomness():
@@ -87,9 +94,14 @@ class Trainer:
                 if self.step % train.eval_every == 0 or self.step == train.steps:
                     elapsed = sum(line.get("seconds", 0.0) for line in self.history)
                     watcher.evaluated(self, self._record(step=self.step, **self.evaluate(), elapsed=elapsed))
-                if train.checkpoint_every and self.step % train.checkpoint_every == 0:
+                if self._checkpoint_due():
                     self._rng = self._rng_now()
                     self.save()
+
+    def _checkpoint_due(self) -> bool:
+        every, minutes = self.recipe.train.checkpoint_every, self.recipe.train.checkpoint_minutes
+        late = minutes > 0 and time.monotonic() - self._saved >= 60 * minutes
+        return late or (every > 0 and self.step % every == 0)
 
     def evaluate(self) -> dict[str, float]:
         """The mean loss over all validation windows in nats, as "val_loss"."""
@@ -103,39 +115,50 @@ class Trainer:
         return {"val_loss": self._finite(total / len(inputs), "validation loss")}
 
     def save(self) -> None:
-        """Write the checkpoint; the older one stays until the new one is complete."""
+        """Write the log and then the checkpoint to disk; the older checkpoint stays until the new one is complete.
+
+        Raises:
+            TrainError: They cannot be written, or somebody else removed or changed the log.
+        """
         state = {
             **self._identity(),
+            "recipe": plain(self.recipe),
+            "optimizer": plain(self.table),
             "step": self.step,
+            "metrics": self.metrics.sync(),
             "model": self.model.state_dict(),
             "optimizers": self.optimizers.state_dict(),
             "batches": self.batches.generator.get_state(),
             "rng": self._rng,
         }
         checkpoint.save(self.directory / CHECKPOINT, state)
+        self._saved = time.monotonic()
+        self.metrics.verify()
 
     def _identity(self) -> dict[str, Any]:
-        """The values that a checkpoint and the run that resumes it must share."""
-        own = {"optimizer": plain(self.table), "seed": self.seed, "data": self.corpus.facts["sha256"]}
-        return {**own, "recipe": plain(self.recipe)}
+        """The values that a checkpoint and the run that resumes it must share, beside recipe and optimizer."""
+        data, order = self.corpus.facts["sha256"], self.corpus.order
+        return {"seed": self.seed, "data": data, "order": order}
 
-    def _restore(self, state: dict[str, Any]) -> None:
-        path = self.directory / CHECKPOINT
-        for key, value in self._identity().items():
-            if key not in state:
-                raise checkpoint.damaged(path)
-            if state[key] != value:
-                raise TrainError(
-                    f"the checkpoint in {self.directory} has another {key} than this run, so its curve would break: "
-                    "resume with what it was started with, or start in a new folder"
-                )
-        try:
-            self.step, self._rng = state["step"], state["rng"]
-            self.model.load_state_dict(state["model"])
-            self.optimizers.load_state_dict(state["optimizers"])
-            self.batches.generator.set_state(state["batches"])
-        except (KeyError, ValueError, TypeError, RuntimeError) as error:
-            raise checkpoint.damaged(path) from error
+    def _restore(self, state: dict[str, Any]) -> bytes:
+        """Load a checkpoint, and return the lines of the log before it."""
+        path, train = self.directory / CHECKPOINT, self.recipe.train
+        restore.check_run(path, state, self.recipe, self.table, self._identity())
+        self.step = restore.check_step(path, state, train.steps)
+        self._rng = restore.check_states(path, state["rng"], self._rng, "its rng")
+        start = verified(
+            self.directory / METRICS,
+            state.get("metrics"),
+            until=self.step,
+            eval_every=train.eval_every,
+            steps=train.steps,
+        )
+        restore.load_model(path, state["model"], self.model)
+        restore.load_optimizers(path, state["optimizers"], self.optimizers, self.step)
+        generator = self.batches.generator
+        [batches] = restore.check_states(path, [state["batches"]], [generator.get_state()], "its order of batches")
+        generator.set_state(batches)
+        return start
 
     def _one_step(self) -> dict[str, float]:
         train, start, total = self.recipe.train, self._clock(), torch.zeros((), device=self.device)
@@ -163,7 +186,7 @@ class Trainer:
     def _attach_telemetry(self) -> list[Telemetry]:
         """Telemetry of each optimizer that moves a named parameter, written from the present step on."""
         table, path = self.recipe.telemetry, self.directory / TELEMETRY
-        checkpoint.Metrics(path, keep_to=self.step).close()
+        cut(path, self.step)
         sinks: list[Any] = [JsonLines(path)]
         if table.tensorboard:
             try:
@@ -194,7 +217,6 @@ class Trainer:
 
     def _record(self, **line: float) -> dict[str, float]:
         self.metrics.write(**line)
-        self.history.append(line)
         return line
 
     def _clock(self) -> float:
