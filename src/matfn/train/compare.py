@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -218,14 +219,16 @@ class Job:
 def folder_names(labels: Sequence[str]) -> list[str]:
     """Different names for the folders of different arms, on every file system.
 
-    A name is the label in small letters and digits, with dashes for the rest. If two names are the same, as of "A" and
-    "a", or if one is too long for a file system, all get a hash of their label.
+    A name is the label in small letters and digits, with dashes for the rest. Two labels that would have the same name,
+    such as "A" and "a", and a label that is too long for a file system get a hash of the label too.
     """
-    plain_ = ["".join(c if c.isalnum() else "-" for c in _normal(label)) for label in labels]
-    if len({_normal(name) for name in plain_}) == len(plain_) and all(len(name.encode()) <= 180 for name in plain_):
-        return plain_
-    hashes = [hashlib.sha256(label.encode()).hexdigest()[:12] for label in labels]
-    return [f"{name[:40]}-{digest}" for name, digest in zip(plain_, hashes, strict=True)]
+    short = ["".join(c if c.isalnum() else "-" for c in _normal(label)) for label in labels]
+    long = [
+        f"{n[:40]}-{hashlib.sha256(label.encode()).hexdigest()[:12]}" for n, label in zip(short, labels, strict=True)
+    ]
+    seen = Counter(map(_normal, short))
+    names = [n if seen[_normal(n)] == 1 and len(n.encode()) <= 180 else m for n, m in zip(short, long, strict=True)]
+    return names if len(set(map(_normal, names))) == len(names) else long
 
 
 def _normal(text: str) -> str:
