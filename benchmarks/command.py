@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 Preset = Annotated[str, typer.Option("--preset", help="quick (up to a minute) or full (for a quiet machine).")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads of torch; by default what it takes.")]
+Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="Threads of torch; by default what it takes.")]
 Rounds = Annotated[int | None, typer.Option(min=1, help="Interleaved rounds; the preset's by default.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Only = Annotated[list[str] | None, typer.Option(help='A part of a case, e.g. "batch 1, bf16"; all by default.')]

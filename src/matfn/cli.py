@@ -116,7 +116,7 @@ def compare(
 @user_errors
 def coeffs(
     spec: Annotated[str, typer.Argument(help='A method, e.g. "polar-express:steps=6,lower=1e-4".')] = "polar-express",
-    p: Annotated[int, typer.Option("--p", min=1, help="p of the p-th root; 2 for the polar factor.")] = 2,
+    p: Annotated[int, typer.Option("--p", min=1, max=64, help="p of the p-th root; 2 for the polar factor.")] = 2,
     plot: Annotated[Path | None, typer.Option(help="Write the map and the error as a PNG.", parser=path_of)] = None,
     json_: Json = False,
 ) -> None:

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from benchmarks.dtypes import full_name
 from matfn.train import TrainError
-from matfn.train.terminal import Out, grid, launch, safe, screen, user_errors
+from matfn.train.terminal import Out, grid, launch, safe, screen, shape_of, user_errors
 
 if TYPE_CHECKING:
     from studies.tune.rates import Request
@@ -42,7 +42,9 @@ def tune(
     ] = None,
     rows: Annotated[int, typer.Option(min=1, help="How many plans of the foretold front to measure.")] = 12,
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 7,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch; by default what it takes.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Threads of torch; by default what it takes.")
+    ] = None,
     out: Out = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     report: Annotated[
@@ -111,17 +113,20 @@ def _request(shape: str, dtype: str, batch: int, device: str, lower: float | Non
     """
     import torch
 
+    from matfn.train.sizes import fits
     from studies.tune.rates import Request
 
-    sides = shape.lower().split("x")
-    if len(sides) != 2 or not all(side.strip().isdecimal() and int(side) > 0 for side in sides):
-        raise TrainError(f"--shape is rows x columns, such as 768x3072, got {shape!r}")
+    sides = shape_of(shape, "--shape")
+    if min(sides) < 2:
+        raise TrainError(f"--shape needs at least two rows and two columns, got {shape!r}")
     name = full_name(dtype, "--dtype", _DTYPES)
     if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
         raise TrainError(f"--device is cpu, or cuda where torch sees a CUDA device, got {device!r}")
     if lower is not None and not 0 < lower < 1:
         raise TrainError(f"--lower is between 0 and 1, got {lower}")
-    asked = Request((int(sides[0]), int(sides[1])), getattr(torch, name), batch, device)
+    need = batch * sides[0] * sides[1] * getattr(torch, name).itemsize * 3  # the stack, its copy and a result
+    fits(need, torch.device(device), "three stacks of this size", "--shape or --batch")
+    asked = Request(sides, getattr(torch, name), batch, device)
     return asked if lower is None else replace(asked, lowers=((lower,), (lower,)))
 
 

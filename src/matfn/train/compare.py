@@ -296,7 +296,10 @@ class Search:
 def trials_of(recipe: Recipe, directory: Path) -> list[list[Job]]:
     """The trials of each arm: one run for each of its `rates`, with the steps and the seed of `[compare.grid]`."""
     table = recipe.compare.grid
-    shorter = replace(recipe, train=replace(recipe.train, steps=table.steps or recipe.train.steps))
+    try:
+        shorter = replace(recipe, train=replace(recipe.train, steps=table.steps or recipe.train.steps))
+    except TrainError as error:
+        raise TrainError(f"compare.grid.steps = {table.steps}: train.{error}") from None
     tried = [[replace(arm, name=_trial(arm, rate), lr=rate, rates=()) for rate in arm.rates] for arm in recipe.arms]
     labels = [trial.label for trials in tried for trial in trials]
     places = dict(zip(labels, folder_names(labels), strict=True))

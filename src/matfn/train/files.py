@@ -118,7 +118,7 @@ def unwritten(path: Path, error: OSError) -> TrainError:
     """The error for a file that the system does not let us write."""
     kept = "the older one is unchanged; " if path.exists() else ""
     return TrainError(
-        f"cannot write {path}: {error.strerror or error}; {kept}make room or choose another folder with --out"
+        f"cannot write {path}: {error.strerror or error}; {kept}make room on the disk, or choose another place"
     )
 
 

@@ -36,15 +36,30 @@ def check(recipe: Recipe, arms: Sequence[OptimizerTable], corpus: Corpus) -> Non
     weights = _FLOAT * (together + 1) * (12 * model.layers * model.width**2 + tables * model.width)
     logits = 2 * _FLOAT * train.batch * context * corpus.vocabulary
     tokens = 2 * _TOKEN * context * (train.batch + min(train.eval_windows, corpus.val.size - context))
-    _fits(weights + logits, device, "weights and logits", "model.layers, model.width, train.batch or data.context")
-    _fits(tokens, torch.device("cpu"), "windows of tokens", "train.batch, train.eval_windows or data.context")
+    fits(
+        weights + logits,
+        device,
+        "the weights and logits of this recipe",
+        "model.layers, model.width, train.batch or data.context",
+    )
+    fits(
+        tokens,
+        torch.device("cpu"),
+        "the windows of tokens of this recipe",
+        "train.batch, train.eval_windows or data.context",
+    )
 
 
-def _fits(need: int, device: torch.device, what: str, remedy: str) -> None:
+def fits(need: int, device: torch.device, what: str, remedy: str) -> None:
+    """Refuse work that needs more bytes than the memory of the device has.
+
+    Raises:
+        TrainError: It does; `what` takes the memory, and `remedy` is what to lower.
+    """
     memory = _memory(device)
     if memory is not None and need > memory:
         raise TrainError(
-            f"the {what} of this recipe take at least {need / 2**30:,.0f} GiB, and the memory of {device} has "
+            f"{what} take at least {need / 2**30:,.0f} GiB, and the memory of {device} has "
             f"{memory / 2**30:,.0f} GiB: lower {remedy}"
         )
 
