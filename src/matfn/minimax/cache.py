@@ -87,11 +87,15 @@ def read_small(path: Path) -> bytes:
     Raises:
         OSError: It is none, or cannot be read.
     """
-    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
-        facts = os.fstat(file.fileno())
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    try:
+        facts = os.fstat(handle)
         if not stat.S_ISREG(facts.st_mode) or facts.st_size > _MOST:
             raise OSError(f"{path} is no file of the cache")
-        return file.read()
+        with open(handle, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(handle)
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -148,14 +148,18 @@ def opened(path: Path, most: int | None = None) -> Iterator[BinaryIO]:
         OSError: The file is missing or cannot be read.
         TrainError: It is no regular file, or it has more than `most` bytes.
     """
-    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
-        facts = os.fstat(file.fileno())
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    try:
+        facts = os.fstat(handle)
         if not stat.S_ISREG(facts.st_mode):
             kind = "a folder" if stat.S_ISDIR(facts.st_mode) else "a pipe or a device"
             raise TrainError(f"{path} is {kind}; give a regular file")
         if most is not None and facts.st_size > most:
             raise TrainError(f"{path} has {facts.st_size} bytes, wanted at most {most}: is it another file?")
-        yield file
+        with open(handle, "rb", closefd=False) as file:
+            yield file
+    finally:
+        os.close(handle)
 
 
 def read(path: Path, most: int | None = None) -> bytes:
