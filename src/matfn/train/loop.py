@@ -63,12 +63,13 @@ class Trainer:
         ]
         # Checkpoints hold the plain model: a compiled model prefixes every name.
         self._forward = torch.compile(self.model) if train.compile else self.model
+        watched = self._watched() if recipe.telemetry.every else []  # a wrong name is told before anything is written
         directory.mkdir(parents=True, exist_ok=True)
         begun = (directory / CHECKPOINT).exists()
         start = self._restore(checkpoint.load(directory / CHECKPOINT)) if begun else b""
         self.metrics = Metrics(directory / METRICS, start)
         self._saved = time.monotonic()
-        self._telemetry = self._attach_telemetry() if recipe.telemetry.every else []
+        self._telemetry = self._attach_telemetry(watched) if watched else []
 
     @property
     def history(self) -> list[dict[str, float]]:
@@ -183,8 +184,23 @@ class Trainer:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled):
             return loss(self._forward, inputs.to(self.device), targets.to(self.device))
 
-    def _attach_telemetry(self) -> list[Telemetry]:
-        """Telemetry of each optimizer that moves a named parameter, written from the present step on."""
+    def _watched(self) -> list[tuple[torch.optim.Optimizer, list[str]]]:
+        """The optimizers that telemetry watches, each with the patterns of its parameters.
+
+        Raises:
+            TrainError: No parameter has such a name.
+        """
+        only, names = self.recipe.telemetry.only, {entry.parameter: entry.name for entry in plan(self.model)}
+        found = []
+        for optimizer in self.optimizers.members:
+            own = [names[p] for group in optimizer.param_groups for p in group["params"] if p in names]
+            found.append((optimizer, [pattern for pattern in only if any(fnmatchcase(name, pattern) for name in own)]))
+        if not any(patterns for _, patterns in found):
+            raise TrainError(f"telemetry.only = {list(only)} matches no parameter; known: {', '.join(names.values())}")
+        return [(optimizer, patterns) for optimizer, patterns in found if patterns]
+
+    def _attach_telemetry(self, watched: list[tuple[torch.optim.Optimizer, list[str]]]) -> list[Telemetry]:
+        """Telemetry of the watched optimizers, written from the present step on."""
         table, path = self.recipe.telemetry, self.directory / TELEMETRY
         cut(path, self.step)
         sinks: list[Any] = [JsonLines(path)]
@@ -195,15 +211,9 @@ class Trainer:
                 raise TrainError(f"telemetry.tensorboard: {missing}") from missing
         names, attached = {entry.parameter: entry.name for entry in plan(self.model)}, []
         options = {"every": table.every, "exact": table.exact, "budget": table.budget, "names": names}
-        for optimizer in self.optimizers.members:
-            own = [names[p] for group in optimizer.param_groups for p in group["params"] if p in names]
-            only = [pattern for pattern in table.only if any(fnmatchcase(name, pattern) for name in own)]
-            if only:
-                attached.append(Telemetry(optimizer, *sinks, only=only, **options))
-                attached[-1].step = self.step
-        if not attached:
-            known = ", ".join(names.values())
-            raise TrainError(f"telemetry.only = {list(table.only)} matches no parameter; known: {known}")
+        for optimizer, only in watched:
+            attached.append(Telemetry(optimizer, *sinks, only=only, **options))
+            attached[-1].step = self.step
         return attached
 
     def _finite(self, value: float, what: str) -> float:
