@@ -114,9 +114,9 @@ def whole(path: Path) -> Iterator[BinaryIO]:
             partial.unlink(missing_ok=True)
 
 
-def unwritten(path: Path, error: OSError) -> TrainError:
-    """The error for a file that the system does not let us write."""
-    kept = "the older one is unchanged; " if path.exists() else ""
+def unwritten(path: Path, error: OSError, kept: str = "the older one is unchanged; ") -> TrainError:
+    """The error for a file that the system does not let us write; `kept` says what is left of one that exists."""
+    kept = kept if path.exists() else ""
     return TrainError(
         f"cannot write {path}: {error.strerror or error}; {kept}make room on the disk, or choose another place"
     )

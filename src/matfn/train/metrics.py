@@ -47,7 +47,7 @@ class Metrics:
             self._file.write(raw)
             self._file.flush()
         except OSError as error:
-            raise unwritten(self.path, error) from None
+            raise unwritten(self.path, error, "the lines before the checkpoint stay; ") from None
         self.history.append(values)
         self._bytes += len(raw)
         self._digest.update(raw)
@@ -60,7 +60,7 @@ class Metrics:
         try:
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise unwritten(self.path, error) from None
+            raise unwritten(self.path, error, "the lines before the checkpoint stay; ") from None
         if not self._intact():
             self._file.close()
             self._changed = True

@@ -106,14 +106,15 @@ class Interrupt(threading.Event):
 
 @contextlib.contextmanager
 def interrupt() -> Iterator[Interrupt]:
-    """An event that the first Ctrl-C, SIGTERM or SIGHUP sets; the second raises KeyboardInterrupt.
+    """An event that the first Ctrl-C, SIGTERM, SIGHUP or closed pipe sets; a second signal raises KeyboardInterrupt.
 
-    Only the main thread can catch signals. One that the process was told to ignore, as by nohup, stays ignored.
+    Only the main thread can catch signals. One that the process was told to ignore, as by nohup, stays ignored; Python
+    itself ignores SIGPIPE, of `matfn train ... | head`.
     """
-    wanted = Interrupt()
+    wanted, pipe = Interrupt(), getattr(signal, "SIGPIPE", None)
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if wanted.is_set():
+        if wanted.is_set() and number != pipe:
             raise KeyboardInterrupt
         wanted.number = number
         wanted.set()
@@ -121,8 +122,8 @@ def interrupt() -> Iterator[Interrupt]:
     if threading.current_thread() is not threading.main_thread():
         yield wanted
         return
-    kinds = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    caught = [kind for kind in kinds if signal.getsignal(kind) != signal.SIG_IGN]
+    kinds = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGPIPE") if hasattr(signal, name)]
+    caught = [kind for kind in kinds if signal.getsignal(kind) != signal.SIG_IGN or kind == pipe]
     previous = [signal.signal(kind, handle) for kind in caught]
     try:
         yield wanted

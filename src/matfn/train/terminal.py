@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import os
@@ -40,7 +41,7 @@ def user_errors(command: F) -> F:
             if isinstance(error, _CONTROL) or os.environ.get("MATFN_TRACEBACK"):
                 raise
             text, status = _told(error)
-            Console(stderr=True).print(f"[bold red]error:[/] {safe(text)}", highlight=False, soft_wrap=True)
+            Screen(stderr=True).print(f"[bold red]error:[/] {safe(text)}", highlight=False, soft_wrap=True)
             raise typer.Exit(status) from None
 
     return wrapped  # type: ignore[return-value]
@@ -122,10 +123,21 @@ Out = Annotated[
 ]
 
 
+class Screen(Console):
+    """A console that falls silent when its pipe is closed; rich's would end the process, and a run must first save."""
+
+    def on_broken_pipe(self) -> None:
+        """Write to nowhere from now on."""
+        self.quiet = True
+        stream = sys.stderr if self.stderr else sys.stdout
+        with contextlib.suppress(OSError, ValueError):  # a stream of a test has no number
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def screen(*, stderr: bool = False) -> Console:
     """The terminal in its own width; a file or a pipe gets 110 columns in place of rich's 80."""
-    console = Console(stderr=stderr)
-    return console if console.is_terminal else Console(stderr=stderr, width=110)
+    console = Screen(stderr=stderr)
+    return console if console.is_terminal else Screen(stderr=stderr, width=110)
 
 
 def grid(*heads: str, right: tuple[int, ...] = (0, 1, 3)) -> Table:
