@@ -13,6 +13,7 @@ from matfn.minimax import GridRequest, Request, cached_rows
 from matfn.minimax import cache as cache_module
 from matfn.minimax.composition import compose, tabulate
 from matfn.minimax.verify import trusted
+from matfn.run.machine import _stored
 
 REQUEST = Request(2, (5,) * 5, 1e-3, None, 1.01)
 TABLE = GridRequest(2, 2, -37.0, 4.0)
@@ -150,3 +151,10 @@ def test_tables_are_verified_too():
     for number in range(0, len(rows), 3):
         q = tuple(np.array(rows[number].coefficients) * (1, 1 + 1e-9, 1))
         assert not trusted(TABLE, (*rows[:number], replace(rows[number], coefficients=q), *rows[number + 1 :]))
+
+
+@pytest.mark.parametrize("make", PLACES.values(), ids=PLACES.keys())
+def test_times_of_a_machine_are_read_from_files_alone(tmp_path, make):
+    path = tmp_path / "machine-0.json"
+    make(path)
+    assert _stored(path, "a key") is None

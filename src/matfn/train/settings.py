@@ -81,7 +81,7 @@ def _scalar(value: Any, kind: type, field: dataclasses.Field, *, where: str) -> 
         raise TrainError(f"{where} must be one of {', '.join(map(repr, limits['choices']))}, got {brief(value)}")
     if kind in (int, float) and limits and not limits["low"] <= value <= limits["high"]:
         raise TrainError(f"{where} must lie in [{limits['low']:g}, {limits['high']:g}], got {brief(value)}")
-    if kind is str and readable(value) != value:
+    if isinstance(value, str) and readable(value) != value:
         raise TrainError(f"{where} must be a string of Unicode, got {brief(value)}")
     return value
 
