@@ -87,8 +87,10 @@ def check(table: OptimizerTable, where: str, device: torch.device) -> None:
     `where` is the place in the recipe, for the message.
 
     Raises:
-        TrainError: The method is unknown, or does not go with the other options.
+        TrainError: The method is unknown, or does not go with the other options, or this torch has no Muon.
     """
+    if table.kind == "torch-muon" and not hasattr(torch.optim, "Muon"):
+        raise TrainError(f'{where}.kind = "torch-muon" needs torch 2.9 or newer, this is {torch.__version__}')
     if table.kind not in CLASSES and table.embeddings is None:
         return
     weight, bias = nn.Parameter(torch.eye(4, device=device)), nn.Parameter(torch.ones(4, device=device))
