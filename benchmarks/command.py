@@ -13,7 +13,7 @@ from rich.console import Console
 
 from benchmarks.dtypes import SHORT
 from matfn.train import TrainError
-from matfn.train.terminal import grid, safe, screen, user_errors
+from matfn.train.terminal import Out, grid, safe, screen, user_errors
 
 if TYPE_CHECKING:
     from benchmarks.rows import Report
@@ -22,9 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 Preset = Annotated[str, typer.Option("--preset", help="quick (up to a minute) or full (for a quiet machine).")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads of torch; by default what it takes.")]
+Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="Threads of torch; by default what it takes.")]
 Rounds = Annotated[int | None, typer.Option(min=1, help="Interleaved rounds; the preset's by default.")]
-Out = Annotated[Path | None, typer.Option("--out", help="Folder to write to; a dated one under runs/ by default.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Only = Annotated[list[str] | None, typer.Option(help='A part of a case, e.g. "batch 1, bf16"; all by default.')]
 
@@ -114,15 +113,12 @@ def _run(
     import torch
 
     from benchmarks import report as speed_report
-    from matfn.train import checkpoint
+    from matfn.train import files
 
     before, printed = torch.get_num_threads(), list[str]()
     torch.set_num_threads(threads or before)
     try:
-        with (
-            checkpoint.folder(out or checkpoint.dated(f"bench-{part}")) as folder,
-            screen(stderr=True).status("") as status,
-        ):
+        with files.folder(out or files.dated(f"bench-{part}")) as folder, screen(stderr=True).status("") as status:
 
             def keep(report: Report) -> None:
                 speed_report.write_json(report, folder)

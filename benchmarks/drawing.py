@@ -11,7 +11,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from matfn.train import checkpoint
+from matfn.train import files
 from matfn.train.drawing import png
 
 __all__ = ["foot", "legend", "write"]
@@ -37,6 +37,6 @@ def write(stem: Path, plain: Mapping[str, Any], figure: Figure) -> list[Path]:
     """Write STEM.json and STEM.png and return their paths; the folder is made if missing."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = [stem.with_suffix(".json"), stem.with_suffix(".png")]
-    checkpoint.replace_text(paths[0], json.dumps(plain, indent=1) + "\n")
+    files.replace_text(paths[0], json.dumps(plain, indent=1) + "\n")
     png(figure, paths[1], dpi=120)
     return paths

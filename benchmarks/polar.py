@@ -243,5 +243,6 @@ def errors_of(samples: Sequence[Tensor], U: Tensor) -> dict[str, float]:
 
 if __name__ == "__main__":
     from benchmarks.command import command
+    from matfn.train.terminal import launch
 
-    command("polar")()
+    launch(command("polar"))

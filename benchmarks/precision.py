@@ -75,6 +75,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="threads of torch")
     parser.add_argument("--out", type=Path, help="file for the table, in Markdown")
     asked = parser.parse_args()
+    if asked.threads is not None and not 1 <= asked.threads <= 1024:
+        parser.error(f"--threads is from 1 to 1024, got {asked.threads}")
     if asked.threads:
         torch.set_num_threads(asked.threads)
     rows = {}
@@ -88,4 +90,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from matfn.train.terminal import guarded
+
+    guarded(main)

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
 from benchmarks.drawing import foot, legend
 from benchmarks.rows import Report, Row
-from matfn.train import checkpoint, drawing
+from matfn.train import drawing, files
 from matfn.train.drawing import COLOURS, MARKERS, STYLE
 
 _PANELS = 12  # of a figure
@@ -26,7 +26,7 @@ def write(report: Report, directory: Path) -> list[Path]:
     """Write bench-PART.json, .md and its figures; the paths are returned."""
     paths = [write_json(report, directory), directory / f"bench-{report.part}.md"]
     drawn = {directory / name: figure(part) for name, part in _pages(report).items()}
-    checkpoint.replace_text(paths[1], markdown(report))
+    files.replace_text(paths[1], markdown(report))
     for path, one in drawn.items():
         drawing.png(one, path, dpi=110)
     return [*paths, *drawn]
@@ -36,7 +36,7 @@ def write_json(report: Report, directory: Path) -> Path:
     """Write bench-PART.json alone, whole or not at all, with the rows so far."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"bench-{report.part}.json"
-    checkpoint.replace_text(path, as_json(report))
+    files.replace_text(path, as_json(report))
     return path
 
 

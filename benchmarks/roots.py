@@ -181,5 +181,6 @@ def _errors(X: Tensor, R: Tensor, exact: Tensor, p: int) -> dict[str, float]:
 
 if __name__ == "__main__":
     from benchmarks.command import command
+    from matfn.train.terminal import launch
 
-    command("roots")()
+    launch(command("roots"))

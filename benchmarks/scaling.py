@@ -195,5 +195,6 @@ def _product(X: Tensor) -> Tensor:
 
 if __name__ == "__main__":
     from benchmarks.command import command
+    from matfn.train.terminal import launch
 
-    command("scaling")()
+    launch(command("scaling"))

@@ -271,6 +271,8 @@ def main() -> None:
     parser.add_argument("--root-every", type=int, default=10)
     parser.add_argument("--out", type=Path, default=None, help="path without ending; runs/shampoo_roots-MODEL")
     arguments = parser.parse_args()
+    if not 1 <= arguments.threads <= 1024:
+        parser.error(f"--threads is from 1 to 1024, got {arguments.threads}")
     out = arguments.out or Path(f"runs/shampoo_roots-{arguments.model}")
     torch.set_num_threads(arguments.threads)
     table = measure(arguments.model, arguments.rounds, arguments.root_every)
@@ -287,4 +289,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from matfn.train.terminal import guarded
+
+    guarded(main)

@@ -213,5 +213,6 @@ def _captured(maker: Maker, momenta: Sequence[Tensor], dtype: torch.dtype) -> di
 
 if __name__ == "__main__":
     from benchmarks.command import command
+    from matfn.train.terminal import launch
 
-    command("step")()
+    launch(command("step"))

@@ -13,13 +13,13 @@ import typer
 from torch import Tensor
 
 from matfn.optim import Entry, plan
-from matfn.train import TrainError, checkpoint
+from matfn.train import TrainError, checkpoint, files
 from matfn.train import recipe as recipes
 from matfn.train.data import load_corpus
 from matfn.train.loop import Trainer, Watcher
 from matfn.train.progress import Progressing
 from matfn.train.recipe import Recipe
-from matfn.train.terminal import screen, user_errors
+from matfn.train.terminal import Out, launch, screen, user_errors
 
 __all__ = ["FILE", "Momentum", "app", "capture", "load", "save"]
 
@@ -142,7 +142,7 @@ def main(
         list[str] | None, typer.Option(help='Names of matrices, e.g. "blocks.0.*"; all by default.')
     ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder to write to; a dated one under runs/.")] = None,
+    out: Out = None,
 ) -> None:
     """Train by a recipe and keep the momentum matrices of some steps.
 
@@ -151,7 +151,7 @@ def main(
     checked, steps = recipes.load(recipe, set_ or []), sorted(set(at or (20, 100, 250)))
     if checked.train.threads:
         torch.set_num_threads(checked.train.threads)
-    with checkpoint.folder(out or checkpoint.dated("momenta")) as folder:
+    with files.folder(out or files.dated("momenta")) as folder:
         with Progressing(screen(), max(steps)) as watcher:
             found = capture(checked, arm, at=steps, only=only or ["*"], directory=folder, watcher=watcher)
         model = checked.model
@@ -161,4 +161,4 @@ def main(
 
 
 if __name__ == "__main__":
-    app()
+    launch(app)

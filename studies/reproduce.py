@@ -13,9 +13,9 @@ import torch
 import typer
 
 from matfn.train import TrainError, drawing
-from matfn.train.checkpoint import folder, replace_text
+from matfn.train.files import folder, replace_text
 from matfn.train.provenance import conditions
-from matfn.train.terminal import grid, safe, screen, user_errors
+from matfn.train.terminal import Out, grid, safe, screen, user_errors
 from studies.page import Report
 
 __all__ = ["finite", "reproduction", "write"]
@@ -35,7 +35,7 @@ def reproduction(presets: Mapping[str, Making]) -> typer.Typer:
     @app.command()
     @user_errors
     def reproduce(
-        out: Annotated[Path | None, typer.Option("--out", help="Folder for page, JSON and figures.")] = None,
+        out: Out = None,
         preset: Annotated[str, typer.Option("--preset", help="full, or quick where the study has it.")] = default,
         json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     ) -> None:

@@ -13,8 +13,9 @@ try:
 except ImportError as missing:
     raise SystemExit(f'the command line needs {missing.name}: pip install "matfn[train]"') from None
 
-from matfn.train import TrainError
-from matfn.train.terminal import grid, safe, screen, user_errors
+from matfn.train import Stopped, TrainError
+from matfn.train.settings import brief
+from matfn.train.terminal import Out, grid, launch, path_of, safe, screen, shape_of, user_errors
 
 if TYPE_CHECKING:
     from matfn.train.compare import Comparison
@@ -23,15 +24,15 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 
 RecipePath = Annotated[
-    Path | None, typer.Argument(help="TOML recipe; see the project's recipes/ folder.", show_default=False)
+    Path | None,
+    typer.Argument(help="TOML recipe; see the project's recipes/ folder.", show_default=False, parser=path_of),
 ]
 Arm = Annotated[str | None, typer.Option(help="Which of the recipe's \\[\\[arms]] to train.", show_default=False)]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. optimizer.lr=0.02.")
 ]
-Out = Annotated[Path | None, typer.Option("--out", help="Folder to write to; a dated one under runs/ by default.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-Resume = Annotated[Path | None, typer.Option("--resume", help="Go on with the run in this folder.")]
+Resume = Annotated[Path | None, typer.Option("--resume", help="Go on with the run in this folder.", parser=path_of)]
 
 
 def _version(wanted: bool) -> None:
@@ -61,8 +62,8 @@ def train(
     resume: Resume = None,
     json_: Json = False,
 ) -> None:
-    """Train with one optimizer (--set optimizer.kind=...); checkpoints (Ctrl-C writes one), metrics as JSONL."""
-    from matfn.train import checkpoint, single
+    """Train with one optimizer (--set optimizer.kind=...); checkpoints (also at Ctrl-C), metrics as JSONL."""
+    from matfn.train import files, single
     from matfn.train import recipe as recipes
 
     if resume and (recipe or arm or set_ or out):
@@ -71,7 +72,7 @@ def train(
         raise TrainError("give a recipe (with --arm, --set, --out), or --resume with the folder of an interrupted run")
     checked = single.recorded(resume) if resume else recipes.load(recipe, set_ or [])
     console = _console(checked, json_)
-    with checkpoint.folder(resume or out or checkpoint.dated(recipe.stem if recipe else "")) as folder:
+    with files.folder(resume or out or files.dated(recipe.stem if recipe else "")) as folder:
         summary = single.run(checked, folder, console, arm=arm)
     if json_:
         typer.echo(json.dumps(summary))
@@ -83,8 +84,8 @@ def compare(
     recipe: RecipePath = None, set_: Set = None, out: Out = None, resume: Resume = None, json_: Json = False
 ) -> None:
     """Train the recipe's arms on the same text, weights and batches; print a table, write an HTML report."""
-    from matfn.train import checkpoint, report
     from matfn.train import compare as comparing
+    from matfn.train import files, report
     from matfn.train import recipe as recipes
     from matfn.train.loop import pick_device
     from matfn.train.progress import Progressing, interrupt
@@ -92,30 +93,31 @@ def compare(
 
     if (recipe is None) == (resume is None) or (resume and (set_ or out)):
         raise TrainError("give a recipe (with --set, --out), or --resume with the folder of an interrupted comparison")
-    checked = recipes.load(resume / "recipe.toml" if resume else recipe, set_ or [])
+    checked = recipes.recorded(resume / comparing.RECIPE)[0] if resume else recipes.load(recipe, set_ or [])
     console = _console(checked, json_)
-    with checkpoint.folder(resume or out or checkpoint.dated(recipe.stem if recipe else "")) as folder:
+    with files.folder(resume or out or files.dated(recipe.stem if recipe else "")) as folder:
         runs, steps = comparing.remaining(checked, folder)
         console.print(f"machine  {safe(found(pick_device(checked.train.device)))}", highlight=False, soft_wrap=True)
-        with Progressing(console, steps, runs=runs) as watcher, interrupt() as ctrl_c:
+        with Progressing(console, steps, runs=runs) as watcher, interrupt() as signalled:
             try:
-                result = comparing.run(checked, folder, watcher, stop=ctrl_c.is_set)
-            except comparing.Stopped:
-                raise TrainError(f"stopped; go on with: matfn compare --resume {folder}") from None
+                result = comparing.run(checked, folder, watcher, stop=signalled.is_set)
+            except Stopped as stopped:
+                stopped.status = 128 + signalled.number
+                raise
         path = report.write(result, folder)
     if json_:
         typer.echo(json.dumps({**result.table(), "report": str(path)}))
         return
     _print_comparison(console, result)
-    console.print(f"\nreport  {path}", highlight=False, soft_wrap=True)
+    console.print(f"\nreport  {safe(str(path))}", highlight=False, soft_wrap=True)
 
 
 @app.command()
 @user_errors
 def coeffs(
     spec: Annotated[str, typer.Argument(help='A method, e.g. "polar-express:steps=6,lower=1e-4".')] = "polar-express",
-    p: Annotated[int, typer.Option("--p", min=1, help="p of the p-th root; 2 for the polar factor.")] = 2,
-    plot: Annotated[Path | None, typer.Option(help="Write the map and the error as a PNG.")] = None,
+    p: Annotated[int, typer.Option("--p", min=1, max=64, help="p of the p-th root; 2 for the polar factor.")] = 2,
+    plot: Annotated[Path | None, typer.Option(help="Write the map and the error as a PNG.", parser=path_of)] = None,
     json_: Json = False,
 ) -> None:
     """Print a method's schedule: interval, coefficients and worst error of every step."""
@@ -142,7 +144,7 @@ def coeffs(
     console.print(f"[dim]{safe(table.source)}[/]", highlight=False)
     console.print(shown)
     if plot:
-        console.print(f"plot  {plot}", highlight=False, soft_wrap=True)
+        console.print(f"plot  {safe(str(plot))}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -175,16 +177,12 @@ def explain(
 
     import matfn
 
-    sides = shape.lower().split("x")
-    if len(sides) != 2 or not all(side.isdigit() for side in sides):
-        raise TrainError(f"a shape is written as rows x columns, such as 768x3072; got {shape!r}")
     if dtype not in ("float16", "bfloat16", "float32", "float64"):
-        raise TrainError(f"--dtype must be float16, bfloat16, float32 or float64, got {dtype!r}")
+        raise TrainError(f"--dtype must be float16, bfloat16, float32 or float64, got {brief(dtype)}")
     try:
         options: dict[str, Any] = {} if method is None else {"method": matfn.method(method)}
-        rows, columns = (int(side) for side in sides)
-        plan = matfn.explain((rows, columns), verb, p=p, dtype=getattr(torch, dtype), **options)
-    except (ValueError, TypeError) as error:
+        plan = matfn.explain(shape_of(shape, "the shape"), verb, p=p, dtype=getattr(torch, dtype), **options)
+    except (ValueError, TypeError, ArithmeticError) as error:
         raise TrainError(str(error)) from None
     typer.echo(str(plan))
 
@@ -197,8 +195,8 @@ def _print_comparison(console: Console, result: Comparison) -> None:
     best = leaders(result.rows, result.differences)
     for row in result.rows:
         style = "bold" if row.arm in best else ""
-        shown.add_row(*report.cells(row, result), style=style)
-    console.print(f"\n{report.lead(result)}\n", highlight=False)
+        shown.add_row(*map(safe, report.cells(row, result)), style=style)
+    console.print(f"\n{safe(report.lead(result))}\n", highlight=False)
     console.print(shown)
     console.print()
     for line in report.summary(result):
@@ -216,8 +214,8 @@ def _console(recipe: Recipe, quiet: bool) -> Console:
 
 
 def main() -> None:
-    """The entry point of the `matfn` script."""
-    app()
+    """The command line; `matfn_main` is the entry point of the `matfn` script."""
+    launch(app)
 
 
 if __name__ == "__main__":

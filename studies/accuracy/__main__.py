@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,7 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks.dtypes import full_names
-from matfn.train.terminal import grid, safe, screen, user_errors
+from matfn.train.terminal import Out, grid, launch, safe, screen, user_errors
 
 if TYPE_CHECKING:
     from studies.accuracy.run import Options, Result
@@ -35,11 +34,11 @@ def accuracy(
         list[str] | None, typer.Option(help="float64, float32, bfloat16 (polar alone), or f64, ...")
     ] = None,
     size: Annotated[int | None, typer.Option(help="Short side of the matrices; 64 by default.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder to write to; a dated one under runs/.")] = None,
+    out: Out = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Errors of every method, scipy and torch against exact answers, by spectrum and dtype; a page and heat maps."""
-    from matfn.train import checkpoint
+    from matfn.train import files
     from studies.accuracy import report as bench_report
     from studies.accuracy import run as bench_accuracy
 
@@ -48,7 +47,7 @@ def accuracy(
     given = {"functions": function, "methods": methods, "spectra": spectra, "dtypes": named}
     chosen = replace(chosen, **{name: tuple(values) for name, values in given.items() if values})
     chosen = replace(chosen, size=size) if size is not None else chosen
-    with checkpoint.folder(out or checkpoint.dated("accuracy")) as folder:
+    with files.folder(out or files.dated("accuracy")) as folder:
         with Progress(console=Console(stderr=True), transient=True) as progress:
             bar = progress.add_task("measuring", total=None)
             result = bench_accuracy.run(chosen, watch=lambda done, of: progress.update(bar, completed=done, total=of))
@@ -83,4 +82,4 @@ def _print(result: Result) -> None:
 
 
 if __name__ == "__main__":
-    app()
+    launch(app)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 
-from matfn.train import checkpoint, drawing, report
+from matfn.train import drawing, files, report
 from studies.accuracy import tables
 from studies.accuracy.heatmap import heat_map
 from studies.accuracy.run import Result
@@ -18,14 +18,14 @@ __all__ = ["as_json", "page", "write"]
 def write(result: Result, directory: Path) -> Path:
     """Write accuracy.json, accuracy-<function>.png, tables.md and report.html; the path of the page is returned."""
     directory.mkdir(parents=True, exist_ok=True)
-    checkpoint.replace_text(directory / "accuracy.json", as_json(result))
-    checkpoint.replace_text(directory / "tables.md", tables.markdown(result))
+    files.replace_text(directory / "accuracy.json", as_json(result))
+    files.replace_text(directory / "tables.md", tables.markdown(result))
     figures = {}
     for function in dict.fromkeys(cell.function for cell in result.cells):
         figure = heat_map(result, function)
         drawing.png(figure, directory / f"accuracy-{function}.png", dpi=100)
         figures[function] = drawing.svg(figure)
-    checkpoint.replace_text(directory / "report.html", page(result, figures))
+    files.replace_text(directory / "report.html", page(result, figures))
     return directory / "report.html"
 
 

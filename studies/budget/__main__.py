@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from benchmarks.dtypes import full_names
-from matfn.train.terminal import grid, safe, screen, user_errors
+from matfn.train.terminal import Out, grid, launch, safe, screen, user_errors
 
 __all__ = ["app", "budget"]
 
@@ -30,11 +30,11 @@ def budget(
     dtypes: Annotated[
         list[str] | None, typer.Option(help="float64, float32, bfloat16, or f64, ...; the last two by default.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder to write to; a dated one under runs/.")] = None,
+    out: Out = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of the targets.")] = False,
 ) -> None:
     """RitzMinimax beside the other methods: error after 2 to 6 steps, steps to 1e-6, arithmetic and time; a page."""
-    from matfn.train.checkpoint import dated, folder
+    from matfn.train.files import dated, folder
     from studies import reproduce
     from studies.accuracy.run import DTYPES
     from studies.budget import report as reporting
@@ -60,4 +60,4 @@ def budget(
 
 
 if __name__ == "__main__":
-    app()
+    launch(app)

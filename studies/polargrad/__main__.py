@@ -1,9 +1,10 @@
 """`python -m studies.polargrad`: reproduces the tables of the paper on PolarGrad."""
 
+from matfn.train.terminal import launch
 from studies.polargrad.report import full, quick
 from studies.reproduce import reproduction
 
 app = reproduction({"full": full, "quick": quick})
 
 if __name__ == "__main__":
-    app()
+    launch(app)

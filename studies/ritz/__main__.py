@@ -20,6 +20,7 @@ from matfn import Direct, Gram, RitzMinimax
 from matfn.iteration.target import INV_ROOT
 from matfn.methods.ritz_minimax.table import table
 from matfn.train.provenance import conditions
+from matfn.train.terminal import guarded
 from studies.ritz.safety import END, SLACK, SPECTRA, bases, bred, greatest, greatest_root, on_vectors, structured
 
 DEGREES = (3, 5, 7, 9, (9, 5, 3))
@@ -156,4 +157,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guarded(main)

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from benchmarks.dtypes import full_name
 from matfn.train import TrainError
-from matfn.train.terminal import grid, safe, screen, user_errors
+from matfn.train.terminal import Out, grid, launch, safe, screen, shape_of, user_errors
 
 if TYPE_CHECKING:
     from studies.tune.rates import Request
@@ -42,8 +42,10 @@ def tune(
     ] = None,
     rows: Annotated[int, typer.Option(min=1, help="How many plans of the foretold front to measure.")] = 12,
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 7,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch; by default what it takes.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder to write to; a dated one under runs/.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Threads of torch; by default what it takes.")
+    ] = None,
+    out: Out = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     report: Annotated[
         bool, typer.Option("--report", help="The cost model against measurements, in a fixed list of shapes.")
@@ -79,12 +81,12 @@ def _run(out: Path | None, threads: int | None, work: Work, json_: bool) -> None
     """Do the work in a folder, which gives the files, what prints the result, and the result as plain values."""
     import torch
 
-    from matfn.train import checkpoint
+    from matfn.train import files
 
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
-        with checkpoint.folder(out or checkpoint.dated("tune")) as folder, screen(stderr=True).status("") as status:
+        with files.folder(out or files.dated("tune")) as folder, screen(stderr=True).status("") as status:
             paths, show, plain = work(lambda text: status.update(safe(text)), folder)
     finally:
         torch.set_num_threads(before)
@@ -111,17 +113,20 @@ def _request(shape: str, dtype: str, batch: int, device: str, lower: float | Non
     """
     import torch
 
+    from matfn.train.sizes import fits
     from studies.tune.rates import Request
 
-    sides = shape.lower().split("x")
-    if len(sides) != 2 or not all(side.strip().isdecimal() and int(side) > 0 for side in sides):
-        raise TrainError(f"--shape is rows x columns, such as 768x3072, got {shape!r}")
+    sides = shape_of(shape, "--shape")
+    if min(sides) < 2:
+        raise TrainError(f"--shape needs at least two rows and two columns, got {shape!r}")
     name = full_name(dtype, "--dtype", _DTYPES)
     if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
         raise TrainError(f"--device is cpu, or cuda where torch sees a CUDA device, got {device!r}")
     if lower is not None and not 0 < lower < 1:
         raise TrainError(f"--lower is between 0 and 1, got {lower}")
-    asked = Request((int(sides[0]), int(sides[1])), getattr(torch, name), batch, device)
+    need = batch * sides[0] * sides[1] * getattr(torch, name).itemsize * 3  # the stack, its copy and a result
+    fits(need, torch.device(device), "three stacks of this size", "--shape or --batch")
+    asked = Request(sides, getattr(torch, name), batch, device)
     return asked if lower is None else replace(asked, lowers=((lower,), (lower,)))
 
 
@@ -146,4 +151,4 @@ def _print(result: Tuning) -> None:
 
 
 if __name__ == "__main__":
-    app()
+    launch(app)

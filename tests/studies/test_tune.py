@@ -370,13 +370,18 @@ def test_the_agreement_is_the_median_ratio():
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--shape", "768"], ["--shape", "0x4"], ["--dtype", "int8"], ["--device", "tpu"], ["--lower", "2"]],
-    ids=str,
+    [
+        *(["--shape", shape] for shape in ("768", "0x4", "1x1", "²x3", "999999999x999999999", "9" * 5000)),
+        *(["--dtype", "int8"], ["--device", "tpu"], ["--lower", "2"], ["--lower", "nan"]),
+        *(["--batch", "1000000000"], ["--threads", "100000000"], ["--rounds", "0"], ["--out", ""]),
+    ],
+    ids=lambda words: " ".join(words)[:40],
 )
 def test_mistakes_are_told_in_a_line(arguments):
     result = CliRunner().invoke(app, [*arguments])
     assert result.exit_code == 2
-    assert "error:" in result.stderr
+    assert "error:" in result.stderr.lower() or "─ Error ─" in result.stderr
+    assert "fault of matfn" not in result.stderr
 
 
 def test_the_command(tmp_path):

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import matfn
 from matfn.cli import app
-from matfn.train import TrainError, checkpoint
+from matfn.train import TrainError, files
 from matfn.train import loop as train
 from matfn.train import recipe as recipes
 from matfn.train.settings import to_toml
@@ -163,12 +163,12 @@ def test_bad_output_folders_are_refused_before_the_work(cli, path, tmp_path, mon
 
 def test_a_folder_that_work_leaves_empty_is_taken_away(tmp_path):
     (tmp_path / "mine").mkdir()
-    with pytest.raises(TrainError), checkpoint.folder(tmp_path / "mine" / "a" / "b"):
+    with pytest.raises(TrainError), files.folder(tmp_path / "mine" / "a" / "b"):
         raise TrainError
     assert [entry.name for entry in tmp_path.rglob("*")] == ["mine"]
-    with pytest.raises(TrainError), checkpoint.folder(tmp_path / "mine"):
+    with pytest.raises(TrainError), files.folder(tmp_path / "mine"):
         raise TrainError
-    with checkpoint.folder(tmp_path / "mine" / "a" / "b") as folder:
+    with files.folder(tmp_path / "mine" / "a" / "b") as folder:
         (folder / "written").touch()
     assert (tmp_path / "mine" / "a" / "b" / "written").exists()
 
@@ -177,7 +177,7 @@ def test_what_the_system_refuses_is_a_line(cli, path, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device", "run/metrics.jsonl")
 
-    monkeypatch.setattr(train.checkpoint, "Metrics", full)
+    monkeypatch.setattr(train, "Metrics", full)
     _mistake(cli("train", path, "--arm", "AdamW", "--out", "run"), "run/metrics.jsonl: No space left on device")
 
 
@@ -230,7 +230,7 @@ def test_interrupt_says_how_to_go_on(cli, path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(train.Trainer, "_one_step", interrupted)
         result = cli("train", path, "--arm", "AdamW", "--out", "cut")
-    assert result.exit_code == 2
+    assert result.exit_code == 130
     assert "stopped after step 5" in result.stderr
     command = re.search(r"matfn (train --resume \S+)", result.stderr).group(1)
     resumed = json.loads(cli(*command.split(), "--json").stdout)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats as reference
 
-from matfn.train import TrainError, compare, drawing, report
+from matfn.train import Stopped, TrainError, compare, drawing, report
 from matfn.train import recipe as recipes
 from matfn.train.optimizers import unlike
 from matfn.train.outcome import differences, interval, leaders, outcome, resolution, rows, student
@@ -86,7 +86,7 @@ def test_interrupted_comparison_goes_on_identically(two_seeds, tmp_path, watcher
     for more in (17, 31, 40):
         watcher.lines.clear()
         limit = more
-        with pytest.raises(compare.Stopped):
+        with pytest.raises(Stopped):
             compare.run(two_seeds, tmp_path / "parts", watcher, stop=stop)
     parts = compare.run(two_seeds, tmp_path / "parts", watcher)
     assert [run.train for run in parts.runs] == [run.train for run in whole.runs]

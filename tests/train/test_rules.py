@@ -129,3 +129,9 @@ def test_keys_of_other_kinds_are_refused(table, arm, message):
 def test_what_the_optimizer_refuses_is_known_before_the_run(table, arm, message):
     with pytest.raises(TrainError, match=message):
         optimizers.check(with_arm(table, arm).arms[0], "arms.0", torch.device("cpu"))
+
+
+def test_a_torch_without_muon_is_told(table, monkeypatch):
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(TrainError, match=r'arms\.1\.kind = "torch-muon" needs torch 2\.9'):
+        optimizers.check(recipes.from_table(table).arms[1], "arms.1", torch.device("cpu"))

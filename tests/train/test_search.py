@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from matfn.train import TrainError, compare, report
+from matfn.train import Stopped, TrainError, compare, report
 from matfn.train import recipe as recipes
 from matfn.train.outcome import Outcome, loss_at, outcome, rows, time_views
 from matfn.train.recipe import TrainTable
@@ -58,7 +58,7 @@ def test_an_interrupted_grid_goes_on_identically(gridded, tmp_path, watcher):
     for more in (5, 30, 40, 20):
         watcher.lines.clear()
         limit = more
-        with pytest.raises(compare.Stopped):
+        with pytest.raises(Stopped):
             compare.run(recipe, tmp_path / "parts", watcher, stop=stop)
     parts = compare.run(recipe, tmp_path / "parts", watcher)
     assert parts.searches == whole.searches

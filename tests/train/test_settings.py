@@ -1,9 +1,16 @@
 """Recipes: what is wrong in them is said with the place and the remedy; what is right survives writing and reading."""
 
+import dataclasses
+import math
 import tomllib
+import types
+import typing
+from dataclasses import MISSING
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from matfn.train import TrainError
 from matfn.train import recipe as recipes
@@ -106,3 +113,82 @@ def test_the_demo_says_the_same_time_everywhere():
     demo = next(path for path in RECIPES if path.stem == "demo")
     assert time in demo.read_text().splitlines()[0]
     assert time in (demo.parents[1] / "Makefile").read_text()
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sampled_from(
+    ["", "inf", "nan", "\x7f", "\0", "\x1b[31m", '"', "'''", "\\", "#", "a = 1\n[model]\nlayers = 7", "\r\n", "\u2028"]
+)
+
+
+def values(kind, field):
+    """Every value that a field of a recipe may have."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return st.none() | values(next(a for a in arguments if a is not type(None)), field)
+    if origin is tuple:
+        return st.lists(values(arguments[0], field), max_size=3).map(tuple)
+    if dataclasses.is_dataclass(kind):
+        return tables(kind)
+    limits = field.metadata or {"low": -math.inf, "high": math.inf, "choices": ()}
+    if limits["choices"]:
+        return st.sampled_from(limits["choices"])
+    low, high = (limits[end] if math.isfinite(limits[end]) else None for end in ("low", "high"))
+    if kind is float:
+        return st.floats(low, high, allow_nan=False)
+    return {bool: st.booleans(), str: TEXTS}.get(kind, st.integers(int(low or 0), int(high or 2**31)))
+
+
+def tables(kind):
+    """Tables of a recipe; those that a check of several fields refuses become the default."""
+    hints = typing.get_type_hints(kind)
+    required = {f.name for f in dataclasses.fields(kind) if f.default is MISSING and f.default_factory is MISSING}
+    options = {f.name: values(hints[f.name], f) for f in dataclasses.fields(kind)}
+    drawn = st.fixed_dictionaries(
+        {name: options[name] for name in required}, optional={n: v for n, v in options.items() if n not in required}
+    )
+    return drawn.map(lambda given: _made(kind, given, required))
+
+
+def _made(kind, given, required):
+    try:
+        return kind(**given)
+    except TrainError:
+        return kind(**{name: given[name] for name in required})
+
+
+@given(tables(recipes.Recipe))
+@settings(max_examples=200, suppress_health_check=list(HealthCheck))
+def test_every_recipe_reads_back(tmp_path_factory, recipe):
+    """Infinity, control characters, quotes and line breaks included; `record` as well as `text`."""
+    assert recipes.from_table(tomllib.loads(recipes.text(recipe))) == recipe
+    path = tmp_path_factory.getbasetemp() / "recipe.toml"
+    recipes.record(path, recipe, "0" * 64)
+    assert recipes.recorded(path) == (recipe, "0" * 64)
+
+
+@pytest.mark.parametrize("assignment", ["train.clip=inf", 'title="\\u007f"', "optimizer.lr=1e-320", "title='a\\b'"])
+def test_settings_of_a_run_can_be_read_back(assignment, tmp_path):
+    recipe = recipes.from_table(override({}, assignment))
+    recipes.record(tmp_path / "recipe.toml", recipe, "")
+    assert recipes.recorded(tmp_path / "recipe.toml")[0] == recipe
+
+
+@pytest.mark.parametrize(
+    ("value", "meant"),
+    [
+        ("x\n[model]\nlayers=7", "x\n[model]\nlayers=7"),
+        ('"x"\n[model]\nlayers=7', '"x"\n[model]\nlayers=7'),
+        ('"x"\nother="y"', '"x"\nother="y"'),
+        ("a=b", "a=b"),
+        ('"a=b"', "a=b"),
+        ("'x' # a remark", "x"),
+        ("", ""),
+    ],
+)
+def test_a_setting_sets_one_key(value, meant):
+    assert override({"title": "before"}, f"title={value}") == {"title": meant}
+
+
+def test_a_quoted_key_may_hold_an_equals_sign(table):
+    table["arms"][0]["name"] = "lr=1"
+    assert override(table, 'arms."lr=1".lr=0.5')["arms"][0]["lr"] == 0.5

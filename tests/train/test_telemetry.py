@@ -5,10 +5,11 @@ import sys
 
 import pytest
 
-from matfn.train import TrainError, checkpoint
+from matfn.train import TrainError
 from matfn.train import recipe as recipes
 from matfn.train.data import load_corpus
 from matfn.train.loop import METRICS, TELEMETRY, Trainer
+from matfn.train.metrics import read_metrics
 from matfn.train.settings import override
 
 
@@ -31,7 +32,7 @@ def test_every_optimizer_is_measured_and_none_changed(table, recipe, tmp_path, w
     _trainer(_recipe(table), tmp_path / "seen", arm).advance(12, watcher)
     _trainer(recipe, tmp_path / "plain", arm).advance(12, watcher)
     losses = [
-        [line["loss"] for line in checkpoint.read_metrics(tmp_path / which / METRICS) if "loss" in line]
+        [line["loss"] for line in read_metrics(tmp_path / which / METRICS) if "loss" in line]
         for which in ("seen", "plain")
     ]
     assert losses[0] == losses[1]

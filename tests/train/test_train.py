@@ -1,6 +1,5 @@
 """The loop: the schedule, resuming to the identical curve, divergence, and files that are whole or absent."""
 
-import json
 import math
 import os
 import signal
@@ -14,6 +13,7 @@ from matfn.train import TrainError, checkpoint
 from matfn.train import recipe as recipes
 from matfn.train.data import load_corpus
 from matfn.train.loop import CHECKPOINT, METRICS, Diverged, Trainer, pick_device
+from matfn.train.metrics import read_metrics
 from matfn.train.model import GPT, make_model
 from matfn.train.optimizers import wsd
 from matfn.train.progress import interrupt
@@ -29,7 +29,7 @@ def _trainer(recipe, directory, arm="AdamW", seed=0):
 
 def _curve(directory):
     keep = ("step", "loss", "lr", "val_loss")
-    return [{k: line[k] for k in keep if k in line} for line in checkpoint.read_metrics(directory / METRICS)]
+    return [{k: line[k] for k in keep if k in line} for line in read_metrics(directory / METRICS)]
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -151,7 +151,7 @@ def test_divergence_names_arm_and_step_and_does_not_step(recipe, tmp_path, watch
         trainer.advance(12, watcher)
     assert trainer.step == 2
     assert _curve(tmp_path)[-1]["step"] == 3
-    assert "diverged" in checkpoint.read_metrics(tmp_path / METRICS)[-1]
+    assert "diverged" in read_metrics(tmp_path / METRICS)[-1]
     after = [p for name, p in trainer.model.named_parameters() if name != "head.weight"]
     assert all(torch.equal(a, b) for a, b in zip(others, after, strict=True))
 
@@ -181,7 +181,7 @@ def test_a_kill_before_the_move_keeps_the_old_checkpoint(tmp_path, monkeypatch):
 
     for name in ("os.replace", "os.fsync"):
         with monkeypatch.context() as patch:
-            patch.setattr(f"matfn.train.checkpoint.{name}", killed)
+            patch.setattr(f"matfn.train.files.{name}", killed)
             with pytest.raises(KeyboardInterrupt):
                 checkpoint.save(path, {"step": 2})
         assert checkpoint.load(path) == {"step": 1}
@@ -196,19 +196,6 @@ def test_unreadable_checkpoints_are_refused(tmp_path):
     (tmp_path / CHECKPOINT).write_bytes(b"half of something")
     with pytest.raises(TrainError, match="is damaged"):
         checkpoint.load(tmp_path / CHECKPOINT)
-
-
-def test_metrics_drop_what_came_after_the_checkpoint(tmp_path):
-    path = tmp_path / METRICS
-    lines = [{"step": step, "loss": step / 3} for step in range(1, 6)]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 6, "lo')
-    assert checkpoint.read_metrics(path) == lines
-    log = checkpoint.Metrics(path, keep_to=3)
-    log.write(step=4, loss=0.5)
-    assert checkpoint.read_metrics(path) == [*lines[:3], {"step": 4, "loss": 0.5}]
-    log.close()
-    checkpoint.Metrics(path).close()
-    assert path.read_text() == ""
 
 
 def test_first_interrupt_asks_second_stops():

@@ -43,7 +43,7 @@ def again(request):
 
 def test_the_same_process_computes_once_and_reads_nothing(folder, composed, monkeypatch):
     rows = cached_rows(REQUEST)
-    monkeypatch.setattr(cache_module, "_read", lambda path, key: pytest.fail("a file was read"))
+    monkeypatch.setattr(cache_module, "_read", lambda *_: pytest.fail("a file was read"))
     assert cached_rows(REQUEST) is rows
     assert composed == [REQUEST]
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from dataclasses import asdict
 from functools import lru_cache
@@ -11,10 +12,11 @@ from typing import Any
 
 from .request import GridRequest, Request, Row
 
-__all__ = ["cached_rows", "directory", "write_whole"]
+__all__ = ["cached_rows", "directory", "read_small", "write_whole"]
 
 # Part of every key. Raise it when compose() or tabulate() changes, so that old files are ignored.
 _VERSION = 3
+_MOST = 4 * 2**20  # bytes; a table of a thousand rows has a tenth of them
 
 
 def directory() -> Path | None:
@@ -32,14 +34,14 @@ def directory() -> Path | None:
 def cached_rows(request: Request | GridRequest) -> tuple[Row, ...]:
     """Return the rows of `compose(request)` or `tabulate(request)`, from memory, from disk, or computed and stored.
 
-    A file that is damaged or of another version is replaced. If the directory cannot be written, the next process
-    computes the rows again.
+    A file is replaced if its rows do not have the errors of the request, if it is damaged, or of another version. If
+    the directory cannot be written, the next process computes the rows again.
     """
     key = json.loads(_canonical({"version": _VERSION, "kind": type(request).__name__, **asdict(request)}))
     if (folder := directory()) is None:
         return _computed(request)
     path = folder / f"minimax-{hashlib.sha256(_canonical(key).encode()).hexdigest()[:32]}.json"
-    rows = _read(path, key)
+    rows = _read(path, key, request)
     if rows is None:
         rows = _computed(request)
         _write(path, key, rows)
@@ -58,13 +60,16 @@ def _canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def _read(path: Path, key: dict[str, Any]) -> tuple[Row, ...] | None:
+def _read(path: Path, key: dict[str, Any], request: Request | GridRequest) -> tuple[Row, ...] | None:
+    from . import verify  # late: a process that computes its rows does not need it
+
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(read_small(path))
         body = content["body"]
         if content["sha256"] != hashlib.sha256(_canonical(body).encode()).hexdigest() or body["key"] != key:
             return None
-        return tuple(Row(tuple(r["q"]), (r["interval"][0], r["interval"][1]), r["converged"]) for r in body["rows"])
+        rows = verify.rows_from(body["rows"])
+        return rows if verify.trusted(request, rows) else None
     except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError):
         return None
 
@@ -74,6 +79,23 @@ def _write(path: Path, key: dict[str, Any], rows: tuple[Row, ...]) -> None:
     # json writes enough digits to read the same double back.
     text = json.dumps({"sha256": hashlib.sha256(_canonical(body).encode()).hexdigest(), "body": body}, indent=1)
     write_whole(path, text)
+
+
+def read_small(path: Path) -> bytes:
+    """Read a regular file of at most 4 MB: a pipe would wait for a writer, and a device need not end.
+
+    Raises:
+        OSError: It is none, or cannot be read.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    try:
+        facts = os.fstat(handle)
+        if not stat.S_ISREG(facts.st_mode) or facts.st_size > _MOST:
+            raise OSError(f"{path} is no file of the cache")
+        with open(handle, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(handle)
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -2,4 +2,16 @@
 
 
 class TrainError(Exception):
-    """A mistake in a recipe, a path or an option; the command line shows the message without a traceback."""
+    """A mistake in a recipe, a path or an option; the command line shows the message without a traceback.
+
+    Attributes:
+        status: The exit status of the command.
+    """
+
+    status = 2
+
+
+class Stopped(TrainError):
+    """A run was asked to stop, between two steps, and has written its checkpoint; the message says how to go on."""
+
+    status = 130  # of Ctrl-C; of another signal: 128 and its number, as shells have it

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import math
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,23 +15,21 @@ from typing import Any
 
 import torch
 
-from matfn.train import TrainError, checkpoint, optimizers
+from matfn.train import Stopped, TrainError, checkpoint, optimizers, sizes
 from matfn.train import recipe as recipes
 from matfn.train.data import Corpus, load_corpus
+from matfn.train.files import read, replace_text
 from matfn.train.loop import CHECKPOINT, METRICS, Diverged, Trainer, Watcher, pick_device
+from matfn.train.metrics import complete, read_metrics, recorded_lines
 from matfn.train.model import make_model
 from matfn.train.outcome import Difference, Outcome, Row, TimeView, differences, outcome, resolution, rows, time_views
 from matfn.train.provenance import Choice, choice_of, conditions
 from matfn.train.recipe import OptimizerTable, Recipe
 from matfn.train.settings import plain
 
-RECIPE = "recipe.toml"
+RECIPE, FINISHED = "recipe.toml", "finished.json"
 GRID_FOLDER = "grid"
 TURN = 10  # steps in a turn: so few that a busy spell of the machine slows every arm
-
-
-class Stopped(Exception):
-    """Ctrl-C. Every unfinished run has a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +72,38 @@ def run(recipe: Recipe, directory: Path, watcher: Watcher, *, stop: Callable[[],
     """
     if len(recipe.arms) < 2:
         raise TrainError(f"there is nothing to compare: the recipe has {len(recipe.arms)} [[arms]], add at least two")
-    if (directory / RECIPE).exists() and (directory / RECIPE).read_text(encoding="utf-8") != recipes.text(recipe):
+    begun, order = recipes.recorded(directory / RECIPE) if (directory / RECIPE).exists() else (recipe, None)
+    if begun != recipe:
         raise TrainError(f"{directory} holds a comparison by another recipe: choose another folder with --out")
     for arm in recipe.arms:
         optimizers.check(arm, recipe.place(arm), pick_device(recipe.train.device))
     trials, corpus = trials_of(recipe, directory), load_corpus(recipe.data)
+    if order not in (None, corpus.order):
+        raise TrainError(
+            f"the text of {corpus.facts['source']} is not the one that the comparison in {directory} began with: "
+            "restore it, or choose another folder with --out"
+        )
+    sizes.check(recipe, recipe.arms, corpus)
     directory.mkdir(parents=True, exist_ok=True)
-    checkpoint.replace_text(directory / RECIPE, recipes.text(recipe))
+    recipes.record(directory / RECIPE, recipe, corpus.order)
+    try:
+        searches, runs = _trained(recipe, trials, corpus, directory, watcher, stop)
+    except Stopped:
+        raise Stopped(f"stopped; go on with: matfn compare --resume {directory}") from None
+    comparison = _summarize(recipe, corpus, runs, searches)
+    replace_text(directory / "result.json", json.dumps(comparison.table(), indent=1, ensure_ascii=False))
+    return comparison
+
+
+def _trained(
+    recipe: Recipe,
+    trials: Sequence[Sequence[Job]],
+    corpus: Corpus,
+    directory: Path,
+    watcher: Watcher,
+    stop: Callable[[], bool],
+) -> tuple[list[Search], list[Outcome]]:
+    """The grids of all arms, then the runs of all seeds with the best rates."""
     arms, searches, runs = [], [], []
     for arm, tried in zip(recipe.arms, trials, strict=True):
         steps = recipe.compare.grid.steps or recipe.train.steps
@@ -85,9 +112,7 @@ def run(recipe: Recipe, directory: Path, watcher: Watcher, *, stop: Callable[[],
         searches += [found] if found else []
     for together in _rounds(recipe, arms, directory):
         runs += train_in_turns(together, corpus, watcher, stop)
-    comparison = _summarize(recipe, corpus, runs, searches)
-    checkpoint.replace_text(directory / "result.json", json.dumps(comparison.table(), indent=1, ensure_ascii=False))
-    return comparison
+    return searches, runs
 
 
 def remaining(recipe: Recipe, directory: Path) -> tuple[int, int]:
@@ -99,9 +124,9 @@ def remaining(recipe: Recipe, directory: Path) -> tuple[int, int]:
 
 def _rounds(recipe: Recipe, arms: Sequence[OptimizerTable], directory: Path) -> list[list[Job]]:
     """The runs of all seeds; those of one list take turns."""
-    found = []
+    names, found = folder_names([arm.label for arm in arms]), []
     for seed in recipe.compare.seeds:
-        ones = [Job(recipe, arm, seed, directory / folder_name(arm.label, seed)) for arm in arms]
+        ones = [Job(recipe, arm, seed, directory / f"{name}-seed{seed}") for arm, name in zip(arms, names, strict=True)]
         found += [[one] for one in ones] if recipe.compare.order == "sequential" else [ones]
     return found
 
@@ -147,48 +172,101 @@ class Job:
 
     @property
     def over(self) -> bool:
-        """Whether the log ends with the last evaluation or with a divergence."""
-        lines = checkpoint.read_metrics(self.folder / METRICS)
-        if not lines:
+        """Whether the run has ended, by its last evaluation or by a divergence.
+
+        A finished run has a record of its log. The log of an earlier version has none, and must be complete.
+
+        Raises:
+            TrainError: The log of a finished run is damaged.
+        """
+        train = self.recipe.train
+        if (self.folder / FINISHED).exists():
+            self.lines()
+            return True
+        if (self.folder / CHECKPOINT).exists():
             return False
-        return "diverged" in lines[-1] or (lines[-1]["step"] == self.recipe.train.steps and "val_loss" in lines[-1])
+        try:
+            lines = read_metrics(self.folder / METRICS)
+        except TrainError:  # a crash of the machine damaged the log: the run starts again
+            return False
+        return complete(lines, until=train.steps, eval_every=train.eval_every, steps=train.steps)
+
+    def ended(self, lines: Sequence[dict[str, float]]) -> bool:
+        """Whether these lines end with the last evaluation or with a divergence."""
+        last = lines[-1] if lines else {}
+        return "diverged" in last or (last.get("step") == self.recipe.train.steps and "val_loss" in last)
+
+    def lines(self) -> list[dict[str, float]]:
+        """The lines of the log, verified by the record of a finished run.
+
+        Raises:
+            TrainError: The log or its record is damaged.
+        """
+        path = self.folder / FINISHED
+        if not path.exists():
+            return read_metrics(self.folder / METRICS)
+        try:
+            known = json.loads(read(path, most=2**16))
+        except (ValueError, RecursionError) as error:
+            raise checkpoint.damaged(path, str(error)) from None
+        return recorded_lines(self.folder / METRICS, known)
 
     def outcome(self) -> Outcome:
         """The summary of the log."""
-        lines = checkpoint.read_metrics(self.folder / METRICS)
-        return outcome(lines, arm=self.arm.label, seed=self.seed, lr=self.arm.lr)
+        return outcome(self.lines(), arm=self.arm.label, seed=self.seed, lr=self.arm.lr)
 
 
-def folder_name(label: str, seed: int) -> str:
-    """The name of a run's folder: its label in letters, digits and dashes, and the seed."""
-    safe = "".join(c if c.isalnum() else "-" for c in label.lower())
-    return f"{safe}-seed{seed}"
+def folder_names(labels: Sequence[str]) -> list[str]:
+    """Different names for the folders of different arms, on every file system.
+
+    A name is the label in small letters and digits, with dashes for the rest. Two labels that would have the same name,
+    such as "A" and "a", and a label that is too long for a file system get a hash of the label too.
+    """
+    short = ["".join(c if c.isalnum() else "-" for c in _normal(label)) for label in labels]
+    long = [
+        f"{n[:40]}-{hashlib.sha256(label.encode()).hexdigest()[:12]}" for n, label in zip(short, labels, strict=True)
+    ]
+    seen = Counter(map(_normal, short))
+    names = [n if seen[_normal(n)] == 1 and len(n.encode()) <= 180 else m for n, m in zip(short, long, strict=True)]
+    return names if len(set(map(_normal, names))) == len(names) else long
+
+
+def _normal(text: str) -> str:
+    """A text as a file system that ignores case and composes accents compares it."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
 
 
 def train_in_turns(jobs: Sequence[Job], corpus: Corpus, watcher: Watcher, stop: Callable[[], bool]) -> list[Outcome]:
     """Train the unfinished jobs in turns, with all their models in memory; when one diverges the others continue.
 
     Raises:
+        TrainError: A file cannot be written, or a log was removed or changed.
         Stopped: `stop` returned true; every unfinished job has a checkpoint.
     """
-    active = live = [
+    active = [
         (job, Trainer(job.recipe, job.arm, corpus, seed=job.seed, directory=job.folder)) for job in jobs if not job.over
     ]
     while active:
         for _, trainer in active:
-            try:
+            with contextlib.suppress(Diverged):  # the log records it, and the table will show it
                 trainer.advance(trainer.step + TURN, watcher, stop=stop)
-            except Diverged:
-                continue  # the log records it, and the table will show it
+        ended = [(job, trainer) for job, trainer in active if job.ended(trainer.history)]
+        for job, trainer in ended:
+            _finish(job, trainer)
+        active = [pair for pair in active if pair not in ended]
         if stop():
             for _, trainer in active:
                 trainer.save()
-            raise Stopped
-        active = [(job, trainer) for job, trainer in active if not job.over]
-    for job, trainer in live:
-        trainer.metrics.close()
-        (job.folder / CHECKPOINT).unlink(missing_ok=True)  # only an interrupted run needs it
+            raise Stopped("stopped")
     return [job.outcome() for job in jobs]
+
+
+def _finish(job: Job, trainer: Trainer) -> None:
+    """Record the log of a finished run, and remove the checkpoint, which only an interrupted run needs."""
+    replace_text(job.folder / FINISHED, json.dumps(trainer.metrics.sync()) + "\n")
+    (job.folder / CHECKPOINT).unlink(missing_ok=True)
+    trainer.metrics.verify()
+    trainer.metrics.close()
 
 
 @dataclass(frozen=True)
@@ -218,13 +296,23 @@ class Search:
 def trials_of(recipe: Recipe, directory: Path) -> list[list[Job]]:
     """The trials of each arm: one run for each of its `rates`, with the steps and the seed of `[compare.grid]`."""
     table = recipe.compare.grid
-    shorter = replace(recipe, train=replace(recipe.train, steps=table.steps or recipe.train.steps))
-    found = []
-    for arm in recipe.arms:
-        trials = [replace(arm, name=f"{arm.label} at {rate:g}", lr=rate, rates=()) for rate in arm.rates]
-        places = [directory / GRID_FOLDER / folder_name(trial.label, table.seed) for trial in trials]
-        found.append([Job(shorter, t, table.seed, place) for t, place in zip(trials, places, strict=True)])
-    return found
+    try:
+        shorter = replace(recipe, train=replace(recipe.train, steps=table.steps or recipe.train.steps))
+    except TrainError as error:
+        raise TrainError(f"compare.grid.steps = {table.steps}: train.{error}") from None
+    tried = [[replace(arm, name=_trial(arm, rate), lr=rate, rates=()) for rate in arm.rates] for arm in recipe.arms]
+    labels = [trial.label for trials in tried for trial in trials]
+    places = dict(zip(labels, folder_names(labels), strict=True))
+    seed, grid = table.seed, directory / GRID_FOLDER
+    return [
+        [Job(shorter, trial, seed, grid / f"{places[trial.label]}-seed{seed}") for trial in trials] for trials in tried
+    ]
+
+
+def _trial(arm: OptimizerTable, rate: float) -> str:
+    """The name of a trial: with six digits of its rate, or with all if another rate has the same six."""
+    short = [f"{other:g}" for other in arm.rates]
+    return f"{arm.label} at {rate:g}" if len(set(short)) == len(short) else f"{arm.label} at {rate!r}"
 
 
 def best_rate(arm: OptimizerTable, steps: int, trials: Sequence[Outcome]) -> tuple[OptimizerTable, Search | None]:

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from matfn.train import TrainError
+from matfn.train.files import read
 from matfn.train.recipe import DataTable
+from matfn.train.settings import brief, readable
 
 SEPARATOR = 0  # between documents; no text holds a NUL byte, so the vocabulary stays 256
 _SKIPPED = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
@@ -31,7 +33,9 @@ class Corpus:
         val: The same for validation; no document is in both halves.
         vocabulary: Number of different tokens.
         unit: "byte" or "token".
-        facts: Source, counts, sha256, split, Python version: recorded with every result.
+        facts: Source, counts, sha256, split, Python version: recorded with every result. The sha256 does not depend on
+            the order of the documents.
+        order: sha256 of the documents in their order, which the batches depend on.
     """
 
     train: np.ndarray
@@ -39,6 +43,7 @@ class Corpus:
     vocabulary: int
     unit: str
     facts: dict[str, Any]
+    order: str
 
 
 def load_corpus(table: DataTable) -> Corpus:
@@ -52,7 +57,7 @@ def load_corpus(table: DataTable) -> Corpus:
         separator, vocabulary, unit = table.end_of_text, table.vocabulary, "token"
     else:
         files, source = _stdlib_files() if table.source == "stdlib" else _text_files(table)
-        found = [np.frombuffer(file.read_bytes(), dtype=np.uint8) for file in files]
+        found = [np.frombuffer(read(file), dtype=np.uint8) for file in files]
         separator, vocabulary, unit = SEPARATOR, 256, "byte"
     kept, digests = _unique(found)
     if not kept:
@@ -79,7 +84,8 @@ def load_corpus(table: DataTable) -> Corpus:
             )
         if (top := int(half.max())) >= vocabulary:
             raise TrainError(f"{source} holds token {top}, data.vocabulary is {vocabulary}: raise it above {top}")
-    return Corpus(halves[0], halves[1], vocabulary, unit, facts)
+    order = hashlib.sha256("".join(digests).encode()).hexdigest()
+    return Corpus(halves[0], halves[1], vocabulary, unit, facts, order)
 
 
 def split(pieces: list[np.ndarray], digests: list[str], fraction: float) -> tuple[list, list, str]:
@@ -125,24 +131,36 @@ def _stdlib_files() -> tuple[list[Path], str]:
 
 
 def _text_files(table: DataTable) -> tuple[list[Path], str]:
-    root = Path(table.path).expanduser()
+    root = _root(table)
     if root.is_file():
-        return [root], root.name
+        return [root], readable(root.name)
     if not root.is_dir():
-        raise TrainError(f"data.path = {table.path!r} is neither a file nor a folder")
+        raise TrainError(f"data.path = {brief(table.path)} is neither a file nor a folder")
     files = [path for path in sorted(root.rglob("*")) if path.is_file() and path.suffix in table.extensions]
     if not files:
-        raise TrainError(f"{table.path!r} holds no file ending in {', '.join(table.extensions)}; set data.extensions")
-    return files, f"{root.resolve().name}/ ({', '.join(table.extensions)})"
+        endings = ", ".join(table.extensions)
+        raise TrainError(f"{brief(table.path)} holds no file ending in {brief(endings)}; set data.extensions")
+    return files, f"{readable(root.resolve().name)}/ ({', '.join(table.extensions)})"
+
+
+def _root(table: DataTable) -> Path:
+    """The path of the text, with the user's home for `~`."""
+    try:
+        root = Path(table.path).expanduser()
+        root.exists()
+    except (OSError, RuntimeError) as error:  # a name that is too long; a home of no user
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise TrainError(f"data.path = {brief(table.path)}: {reason}; give a file or a folder") from None
+    return root
 
 
 def _shard_documents(table: DataTable) -> tuple[list[np.ndarray], str]:
-    root = Path(table.path).expanduser()
+    root = _root(table)
     files = sorted(root.glob("*.bin")) if root.is_dir() else [Path(name) for name in sorted(glob.glob(str(root)))]
     if not files:
-        raise TrainError(f"data.path = {table.path!r} matches no shard: give a folder of *.bin, a file or a glob")
+        raise TrainError(f"data.path = {brief(table.path)} matches no shard: give a folder of *.bin, a file or a glob")
     streams = [read_shard(path) for path in files]
-    source = f"{len(files)} shard(s), {files[0].name} to {files[-1].name}"
+    source = f"{len(files)} shard(s), {readable(files[0].name)} to {readable(files[-1].name)}"
     if table.split == "shard":
         return streams, source
     return [piece for stream in streams for piece in documents(stream, table.end_of_text)], source
@@ -185,15 +203,16 @@ def read_shard(path: Path) -> np.ndarray:
     Raises:
         TrainError: The file is no shard, has another version, or was cut short.
     """
-    raw = path.read_bytes()
+    raw = read(path)
     header = np.frombuffer(raw[: 4 * HEADER], dtype="<i4") if len(raw) >= 4 * HEADER else np.zeros(3, dtype="<i4")
     if header[0] != MAGIC:
         raise TrainError(f"{path} is no token shard: it starts with {header[0]}, wanted the magic number {MAGIC}")
     if header[1] != VERSION:
         raise TrainError(f"{path} has shard version {header[1]}, only {VERSION} is understood")
-    count, held = int(header[2]), (len(raw) - 4 * HEADER) // 2
+    count, held = int(header[2]), (len(raw) - 4 * HEADER) / 2
     if held != count:
-        raise TrainError(f"{path} promises {count} tokens and holds {held}: it was cut short; fetch it again")
+        fault = "it was cut short" if held < count else "something was added"
+        raise TrainError(f"{path} promises {count} tokens and holds {held:.12g}: {fault}; fetch it again")
     return np.frombuffer(raw, dtype="<u2", offset=4 * HEADER).astype(np.uint16, copy=False)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from matfn.train.checkpoint import whole
+from matfn.train.files import whole
 
 if TYPE_CHECKING:
     from matfn.train.compare import Comparison
@@ -46,13 +46,14 @@ STYLE: Any = {
     "lines.markersize": 5.5,
     "svg.fonttype": "path",  # letters as outlines: the report looks the same on every machine
     "svg.hashsalt": "matfn",
+    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
 }
 
 
 def png(figure: Figure, path: Path, dpi: int = 150) -> None:
     """Write a figure as a PNG, whole or not at all."""
-    with matplotlib.rc_context(STYLE), whole(path) as partial:
-        figure.savefig(partial, dpi=dpi, format="png")
+    with matplotlib.rc_context(STYLE), whole(path) as file:
+        figure.savefig(file, dpi=dpi, format="png")
 
 
 def svg(figure: Figure) -> str:

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from matfn.optim import JsonLines, Telemetry, TensorBoard, plan
-from matfn.train import TrainError, checkpoint
+from matfn.train import TrainError, checkpoint, restore
 from matfn.train.data import Batches, Corpus, validation_windows
+from matfn.train.metrics import Metrics, cut, verified
 from matfn.train.model import loss, make_model
 from matfn.train.optimizers import make_optimizers
 from matfn.train.recipe import OptimizerTable, Recipe
@@ -62,12 +63,18 @@ class Trainer:
         ]
         # Checkpoints hold the plain model: a compiled model prefixes every name.
         self._forward = torch.compile(self.model) if train.compile else self.model
+        watched = self._watched() if recipe.telemetry.every else []  # a wrong name is told before anything is written
         directory.mkdir(parents=True, exist_ok=True)
-        if (directory / CHECKPOINT).exists():
-            self._restore(checkpoint.load(directory / CHECKPOINT))
-        self.metrics = checkpoint.Metrics(directory / METRICS, keep_to=self.step)
-        self.history = checkpoint.read_metrics(directory / METRICS)
-        self._telemetry = self._attach_telemetry() if recipe.telemetry.every else []
+        begun = (directory / CHECKPOINT).exists()
+        start = self._restore(checkpoint.load(directory / CHECKPOINT)) if begun else b""
+        self.metrics = Metrics(directory / METRICS, start)
+        self._saved = time.monotonic()
+        self._telemetry = self._attach_telemetry(watched) if watched else []
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """The lines of the log."""
+        return self.metrics.history
 
     @property
     def telemetry_seconds(self) -> float:
@@ -79,6 +86,7 @@ class Trainer:
 
         Raises:
             Diverged: The loss is infinite or NaN; the metrics record the step.
+            TrainError: A file cannot be written, or somebody else removed or changed the log.
         """
         train = self.recipe.train
         with self._own_randomness():
@@ -87,9 +95,14 @@ class Trainer:
                 if self.step % train.eval_every == 0 or self.step == train.steps:
                     elapsed = sum(line.get("seconds", 0.0) for line in self.history)
                     watcher.evaluated(self, self._record(step=self.step, **self.evaluate(), elapsed=elapsed))
-                if train.checkpoint_every and self.step % train.checkpoint_every == 0:
+                if self._checkpoint_due():
                     self._rng = self._rng_now()
                     self.save()
+
+    def _checkpoint_due(self) -> bool:
+        every, minutes = self.recipe.train.checkpoint_every, self.recipe.train.checkpoint_minutes
+        late = minutes > 0 and time.monotonic() - self._saved >= 60 * minutes
+        return late or (every > 0 and self.step % every == 0)
 
     def evaluate(self) -> dict[str, float]:
         """The mean loss over all validation windows in nats, as "val_loss"."""
@@ -103,39 +116,50 @@ class Trainer:
         return {"val_loss": self._finite(total / len(inputs), "validation loss")}
 
     def save(self) -> None:
-        """Write the checkpoint; the older one stays until the new one is complete."""
+        """Write the log and then the checkpoint to disk; the older checkpoint stays until the new one is complete.
+
+        Raises:
+            TrainError: They cannot be written, or somebody else removed or changed the log.
+        """
         state = {
             **self._identity(),
+            "recipe": plain(self.recipe),
+            "optimizer": plain(self.table),
             "step": self.step,
+            "metrics": self.metrics.sync(),
             "model": self.model.state_dict(),
             "optimizers": self.optimizers.state_dict(),
             "batches": self.batches.generator.get_state(),
             "rng": self._rng,
         }
         checkpoint.save(self.directory / CHECKPOINT, state)
+        self._saved = time.monotonic()
+        self.metrics.verify()
 
     def _identity(self) -> dict[str, Any]:
-        """The values that a checkpoint and the run that resumes it must share."""
-        own = {"optimizer": plain(self.table), "seed": self.seed, "data": self.corpus.facts["sha256"]}
-        return {**own, "recipe": plain(self.recipe)}
+        """The values that a checkpoint and the run that resumes it must share, beside recipe and optimizer."""
+        data, order = self.corpus.facts["sha256"], self.corpus.order
+        return {"seed": self.seed, "data": data, "order": order}
 
-    def _restore(self, state: dict[str, Any]) -> None:
-        path = self.directory / CHECKPOINT
-        for key, value in self._identity().items():
-            if key not in state:
-                raise checkpoint.damaged(path)
-            if state[key] != value:
-                raise TrainError(
-                    f"the checkpoint in {self.directory} has another {key} than this run, so its curve would break: "
-                    "resume with what it was started with, or start in a new folder"
-                )
-        try:
-            self.step, self._rng = state["step"], state["rng"]
-            self.model.load_state_dict(state["model"])
-            self.optimizers.load_state_dict(state["optimizers"])
-            self.batches.generator.set_state(state["batches"])
-        except (KeyError, ValueError, TypeError, RuntimeError) as error:
-            raise checkpoint.damaged(path) from error
+    def _restore(self, state: dict[str, Any]) -> bytes:
+        """Load a checkpoint, and return the lines of the log before it."""
+        path, train = self.directory / CHECKPOINT, self.recipe.train
+        restore.check_run(path, state, self.recipe, self.table, self._identity())
+        self.step = restore.check_step(path, state, train.steps)
+        self._rng = restore.check_states(path, state["rng"], self._rng, "its rng")
+        start = verified(
+            self.directory / METRICS,
+            state.get("metrics"),
+            until=self.step,
+            eval_every=train.eval_every,
+            steps=train.steps,
+        )
+        restore.load_model(path, state["model"], self.model)
+        restore.load_optimizers(path, state["optimizers"], self.optimizers, self.step)
+        generator = self.batches.generator
+        [batches] = restore.check_states(path, [state["batches"]], [generator.get_state()], "its order of batches")
+        generator.set_state(batches)
+        return start
 
     def _one_step(self) -> dict[str, float]:
         train, start, total = self.recipe.train, self._clock(), torch.zeros((), device=self.device)
@@ -160,10 +184,25 @@ class Trainer:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled):
             return loss(self._forward, inputs.to(self.device), targets.to(self.device))
 
-    def _attach_telemetry(self) -> list[Telemetry]:
-        """Telemetry of each optimizer that moves a named parameter, written from the present step on."""
+    def _watched(self) -> list[tuple[torch.optim.Optimizer, list[str]]]:
+        """The optimizers that telemetry watches, each with the patterns of its parameters.
+
+        Raises:
+            TrainError: No parameter has such a name.
+        """
+        only, names = self.recipe.telemetry.only, {entry.parameter: entry.name for entry in plan(self.model)}
+        found = []
+        for optimizer in self.optimizers.members:
+            own = [names[p] for group in optimizer.param_groups for p in group["params"] if p in names]
+            found.append((optimizer, [pattern for pattern in only if any(fnmatchcase(name, pattern) for name in own)]))
+        if not any(patterns for _, patterns in found):
+            raise TrainError(f"telemetry.only = {list(only)} matches no parameter; known: {', '.join(names.values())}")
+        return [(optimizer, patterns) for optimizer, patterns in found if patterns]
+
+    def _attach_telemetry(self, watched: list[tuple[torch.optim.Optimizer, list[str]]]) -> list[Telemetry]:
+        """Telemetry of the watched optimizers, written from the present step on."""
         table, path = self.recipe.telemetry, self.directory / TELEMETRY
-        checkpoint.Metrics(path, keep_to=self.step).close()
+        cut(path, self.step)
         sinks: list[Any] = [JsonLines(path)]
         if table.tensorboard:
             try:
@@ -172,15 +211,9 @@ class Trainer:
                 raise TrainError(f"telemetry.tensorboard: {missing}") from missing
         names, attached = {entry.parameter: entry.name for entry in plan(self.model)}, []
         options = {"every": table.every, "exact": table.exact, "budget": table.budget, "names": names}
-        for optimizer in self.optimizers.members:
-            own = [names[p] for group in optimizer.param_groups for p in group["params"] if p in names]
-            only = [pattern for pattern in table.only if any(fnmatchcase(name, pattern) for name in own)]
-            if only:
-                attached.append(Telemetry(optimizer, *sinks, only=only, **options))
-                attached[-1].step = self.step
-        if not attached:
-            known = ", ".join(names.values())
-            raise TrainError(f"telemetry.only = {list(table.only)} matches no parameter; known: {known}")
+        for optimizer, only in watched:
+            attached.append(Telemetry(optimizer, *sinks, only=only, **options))
+            attached[-1].step = self.step
         return attached
 
     def _finite(self, value: float, what: str) -> float:
@@ -194,7 +227,6 @@ class Trainer:
 
     def _record(self, **line: float) -> dict[str, float]:
         self.metrics.write(**line)
-        self.history.append(line)
         return line
 
     def _clock(self) -> float:

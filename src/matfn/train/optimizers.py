@@ -16,6 +16,7 @@ from matfn.run.machine import machine
 from matfn.train import TrainError
 from matfn.train.model import skeleton
 from matfn.train.recipe import MATFN, EmbeddingsTable, OptimizerTable, Recipe, RestTable, TrainTable
+from matfn.train.settings import brief
 
 CLASSES: dict[str, Any] = {
     "muon": Muon,
@@ -86,8 +87,10 @@ def check(table: OptimizerTable, where: str, device: torch.device) -> None:
     `where` is the place in the recipe, for the message.
 
     Raises:
-        TrainError: The method is unknown, or does not go with the other options.
+        TrainError: The method is unknown, or does not go with the other options, or this torch has no Muon.
     """
+    if table.kind == "torch-muon" and not hasattr(torch.optim, "Muon"):
+        raise TrainError(f'{where}.kind = "torch-muon" needs torch 2.9 or newer, this is {torch.__version__}')
     if table.kind not in CLASSES and table.embeddings is None:
         return
     weight, bias = nn.Parameter(torch.eye(4, device=device)), nn.Parameter(torch.ones(4, device=device))
@@ -101,7 +104,7 @@ def check(table: OptimizerTable, where: str, device: torch.device) -> None:
                 _embeddings(table.embeddings, [weight]).step()
     except TrainError as error:
         raise TrainError(f"{where}.{error}") from None
-    except (ValueError, TypeError, RuntimeError) as error:
+    except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
         raise TrainError(f"{where}: {' '.join(str(error).split())}") from error
 
 
@@ -194,8 +197,8 @@ def _embeddings(table: EmbeddingsTable, params: Any) -> torch.optim.Optimizer:
 def _method(text: str) -> Any:
     try:
         return matfn.method(text)
-    except (ValueError, TypeError) as error:
-        raise TrainError(f"method = {text!r}: {error}") from None
+    except (ValueError, TypeError, ArithmeticError) as error:
+        raise TrainError(f"method = {brief(text)}: {error}") from None
 
 
 def unlike(recipe: Recipe, vocabulary: int) -> str:

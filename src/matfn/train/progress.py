@@ -1,4 +1,4 @@
-"""Progress of runs: bars on a terminal, plain lines in a file; and Ctrl-C between two steps."""
+"""Progress of runs: bars on a terminal, plain lines in a file; and signals, heard between two steps."""
 
 from __future__ import annotations
 
@@ -94,21 +94,39 @@ class Progressing:
         return f"{minutes}:{seconds:02d}" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+class Interrupt(threading.Event):
+    """An event that a signal sets.
+
+    Attributes:
+        number: The signal; SIGINT until there was one.
+    """
+
+    number: int = signal.SIGINT
+
+
 @contextlib.contextmanager
-def interrupt() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets; the second raises KeyboardInterrupt. Only the main thread can catch it."""
-    wanted = threading.Event()
+def interrupt() -> Iterator[Interrupt]:
+    """An event that the first Ctrl-C, SIGTERM, SIGHUP or closed pipe sets; a second signal raises KeyboardInterrupt.
+
+    Only the main thread can catch signals. One that the process was told to ignore, as by nohup, stays ignored; Python
+    itself ignores SIGPIPE, of `matfn train ... | head`.
+    """
+    wanted, pipe = Interrupt(), getattr(signal, "SIGPIPE", None)
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if wanted.is_set():
+        if wanted.is_set() and number != pipe:
             raise KeyboardInterrupt
+        wanted.number = number
         wanted.set()
 
     if threading.current_thread() is not threading.main_thread():
         yield wanted
         return
-    previous = signal.signal(signal.SIGINT, handle)
+    kinds = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGPIPE") if hasattr(signal, name)]
+    caught = [kind for kind in kinds if signal.getsignal(kind) != signal.SIG_IGN or kind == pipe]
+    previous = [signal.signal(kind, handle) for kind in caught]
     try:
         yield wanted
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for kind, before in zip(caught, previous, strict=True):
+            signal.signal(kind, before)

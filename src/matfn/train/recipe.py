@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from matfn.train import TrainError
-from matfn.train.settings import build, override, plain, setting, to_toml
+from matfn.train.files import read, replace_text
+from matfn.train.settings import brief, build, override, plain, setting, to_toml
 
 _POLAR = ("muon", "normuon", "adamuon", "polargrad")
 _FACTORED = ("shampoo", "soap")
+LARGEST = 2**20  # bytes of a recipe; the shipped ones have 3 kB
+_ORDER, _CHECKSUM = "# sha256 of the documents in order: ", "# sha256 of the lines above: "
 MATFN = (*_POLAR, *_FACTORED)
 # Keys of some kinds only. Their default, None, means the default of the optimizer.
 _BELONGS = {
@@ -157,7 +161,10 @@ class DataTable:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainTable:
-    """The loop: length, batch, schedule (`warmup` steps, constant, linear to 0 in the `cooldown` share), evaluation."""
+    """The loop: length, batch, schedule (`warmup` steps, constant, linear to 0 in the `cooldown` share), evaluation.
+
+    A checkpoint is written every `checkpoint_minutes`, and every `checkpoint_every` steps; 0 switches either off.
+    """
 
     steps: int = setting(300, low=1, high=10**9)
     batch: int = setting(16, low=1, high=10**6)
@@ -173,6 +180,7 @@ class TrainTable:
     eval_every: int = setting(50, low=1, high=10**9)
     eval_windows: int = setting(256, low=1, high=10**7)
     checkpoint_every: int = setting(0, low=0, high=10**9)
+    checkpoint_minutes: float = setting(5.0, low=0.0, high=1e6)
 
     def __post_init__(self) -> None:
         if self.warmup + round(self.cooldown * self.steps) > self.steps:
@@ -249,7 +257,7 @@ class Recipe:
         candidates = {arm.label: arm for arm in self.arms}
         if name is not None:
             if name not in candidates:
-                raise TrainError(f"no arm {name!r} in this recipe; it has: {', '.join(candidates) or 'none'}")
+                raise TrainError(f"no arm {brief(name)} in this recipe; it has: {', '.join(candidates) or 'none'}")
             return candidates[name]
         if self.optimizer is not None:
             return self.optimizer
@@ -275,17 +283,28 @@ def load(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         TrainError: The file is missing or no TOML, or a key, type or value is wrong.
     """
-    table: dict[str, Any] = {}
-    if path is not None:
-        try:
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise TrainError(f"cannot read the recipe {str(path)!r}: {error.strerror}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise TrainError(f"{path} is no valid TOML: {error}") from None
+    table: dict[str, Any] = {} if path is None else _table(_content(path), path)
     for assignment in overrides:
         table = override(table, assignment)
     return from_table(table)
+
+
+def _content(path: Path) -> str:
+    try:
+        return read(path, most=LARGEST).decode("utf-8-sig")
+    except OSError as error:
+        raise TrainError(f"cannot read the recipe {brief(str(path))}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise TrainError(f"{path} is no valid TOML: {error}") from None
+
+
+def _table(content: str, path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(content)
+    except RecursionError:
+        raise TrainError(f"{path} is no recipe: its lists or tables are nested too deep") from None
+    except ValueError as error:  # no TOML, or a whole number of more than 4300 digits
+        raise TrainError(f"{path} is no valid TOML: {error}") from None
 
 
 def from_table(table: dict[str, Any]) -> Recipe:
@@ -296,3 +315,30 @@ def from_table(table: dict[str, Any]) -> Recipe:
 def text(recipe: Recipe) -> str:
     """The recipe with every default filled in, as TOML."""
     return to_toml(plain(recipe))
+
+
+def record(path: Path, recipe: Recipe, order: str) -> None:
+    """Write the recipe of a run into its folder, with the `order` of its corpus and a checksum, for `recorded`.
+
+    Raises:
+        TrainError: The file cannot be written.
+    """
+    body = f"{text(recipe)}{_ORDER}{order}\n"
+    replace_text(path, f"{body}{_CHECKSUM}{hashlib.sha256(body.encode()).hexdigest()}\n")
+
+
+def recorded(path: Path) -> tuple[Recipe, str | None]:
+    """Read what `record` wrote: the recipe and the order of the corpus, None from a run of an earlier version.
+
+    Raises:
+        TrainError: The file is missing or damaged, or was changed after the run began.
+    """
+    content = _content(path)
+    body, mark, checksum = content.rpartition(_CHECKSUM)
+    if mark and hashlib.sha256(body.encode()).hexdigest() != checksum.strip():
+        raise TrainError(
+            f"{path} was damaged or changed after the run began, so its curve would break: restore a copy, or start a "
+            "run with the changed recipe in a new folder"
+        )
+    orders = [line.removeprefix(_ORDER) for line in content.split("\n") if line.startswith(_ORDER)]
+    return from_table(_table(content, path)), orders[-1] if orders else None

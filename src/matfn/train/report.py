@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from matfn.train import checkpoint, drawing
+from matfn.train import drawing, files
 from matfn.train import recipe as recipes
 from matfn.train.compare import Comparison, edge_warnings
 from matfn.train.outcome import Difference, Interval, Row, TimeView, leaders
@@ -55,7 +55,7 @@ def write(comparison: Comparison, directory: Path) -> Path:
     drawing.png(figure, directory / "loss.png")
     if comparison.searches:
         drawing.png(drawing.rate_curves(comparison), directory / "rates.png")
-    checkpoint.replace_text(directory / "report.html", page(comparison, drawing.svg(figure)))
+    files.replace_text(directory / "report.html", page(comparison, drawing.svg(figure)))
     return directory / "report.html"
 
 

@@ -9,6 +9,9 @@ import numpy as np
 import matfn
 from matfn import PartialFraction, Polynomial
 from matfn.train import TrainError
+from matfn.train.settings import brief
+
+LONGEST = 1000  # characters of a method; the longest with every argument has 150
 
 
 @dataclass(frozen=True)
@@ -56,16 +59,21 @@ def schedule_table(spec: str, p: int = 2) -> ScheduleTable:
     Raises:
         TrainError: No such method or argument, or a method without a schedule.
     """
+    if len(spec) > LONGEST:
+        raise TrainError(f"a method is written in at most {LONGEST} characters, got {brief(spec)}")
     try:
         method = matfn.method(spec)
         plan = getattr(method, "schedule", None)
         if plan is None:
             raise TrainError(
-                f"{spec!r} has no schedule: its steps depend on the matrix, or it takes none; see `matfn methods`"
+                f"{brief(spec)} has no schedule: its steps depend on the matrix, or it takes none; see `matfn methods`"
             )
         schedule = plan(p)
     except (ValueError, TypeError) as error:
         raise TrainError(str(error)) from None
+    except ArithmeticError as error:
+        told = f"{brief(spec)} with p = {p} is beyond what the solver can compute ({error})"
+        raise TrainError(f"{told}: lower p or degree, or raise lower") from None
     # Taylor and tuned schedules have no intervals: show the images of [lower, 1].
     intervals = schedule.intervals or ((schedule.lower, 1.0), *schedule.images()[:-1])
     steps = zip(intervals, schedule.rows, schedule.errors(), strict=True)

@@ -32,13 +32,13 @@ def build(cls: type[T], table: Mapping[str, Any], where: str = "") -> T:
         TrainError: A key is unknown or missing, or a value has the wrong type or range.
     """
     if not isinstance(table, Mapping):
-        raise TrainError(f"[{where}] must be a table, got {table!r}")
+        raise TrainError(f"[{where}] must be a table, got {brief(table)}")
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in table:
         if key not in fields:
             near = difflib.get_close_matches(key, sorted(fields), n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(fields))}"
-            raise TrainError(f"unknown key {_join(where, key)!r}; {hint}")
+            raise TrainError(f"unknown key {brief(_join(where, key))}; {hint}")
     kinds, values = typing.get_type_hints(cls), {}
     for name, field in fields.items():
         if name in table:
@@ -61,7 +61,7 @@ def _convert(value: Any, kind: Any, field: dataclasses.Field, *, where: str) -> 
         return _convert(value, next(a for a in arguments if a is not type(None)), field, where=where)
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise TrainError(f"{where} must be a list, got {value!r}")
+            raise TrainError(f"{where} must be a list, got {brief(value)}")
         return tuple(_convert(item, arguments[0], field, where=f"{where}.{index}") for index, item in enumerate(value))
     if dataclasses.is_dataclass(kind):
         return build(typing.cast("type", kind), value, where)
@@ -70,40 +70,86 @@ def _convert(value: Any, kind: Any, field: dataclasses.Field, *, where: str) -> 
 
 def _scalar(value: Any, kind: type, field: dataclasses.Field, *, where: str) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        try:
+            value = float(value)
+        except OverflowError:
+            raise TrainError(f"{where} must be {_KINDS[kind]} below 1.8e308, got {brief(value)}") from None
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise TrainError(f"{where} must be {_KINDS[kind]}, got {value!r}")
+        raise TrainError(f"{where} must be {_KINDS[kind]}, got {brief(value)}")
     limits = field.metadata
     if limits.get("choices") and value not in limits["choices"]:
-        raise TrainError(f"{where} must be one of {', '.join(map(repr, limits['choices']))}, got {value!r}")
+        raise TrainError(f"{where} must be one of {', '.join(map(repr, limits['choices']))}, got {brief(value)}")
     if kind in (int, float) and limits and not limits["low"] <= value <= limits["high"]:
-        raise TrainError(f"{where} must lie in [{limits['low']:g}, {limits['high']:g}], got {value!r}")
+        raise TrainError(f"{where} must lie in [{limits['low']:g}, {limits['high']:g}], got {brief(value)}")
+    if isinstance(value, str) and readable(value) != value:
+        raise TrainError(f"{where} must be a string of Unicode, got {brief(value)}")
     return value
 
 
 _KINDS = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
 
 
+def brief(value: Any, most: int = 100) -> str:
+    """A value for a message: its `repr`, cut to `most` characters."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python does not print whole numbers of more than 4300 digits
+        return f"a whole number of {value.bit_length()} bits" if isinstance(value, int) else "very long numbers"
+    except RecursionError:
+        return "tables nested very deep"
+    return text if len(text) <= most else f"{text[: most - 20]}... ({len(text)} characters)"
+
+
+def readable(text: str) -> str:
+    """A text that can be printed and stored: bytes of a file name that are no UTF-8 become question marks."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def override(table: dict[str, Any], assignment: str) -> dict[str, Any]:
-    """A copy of `table` with one `key.path=value` applied; key and value are TOML.
+    """A copy of `table` with one `key.path=value` applied; the key and the value are TOML, one of each.
 
     A number or a `name` addresses a member of a list of tables: `arms.0.lr=0.01`, `arms."torch Muon".lr=0.01`.
-    A value that is no TOML, such as `cpu`, is a string.
+    A value that is no TOML value, such as `cpu`, is a string.
 
     Raises:
         TrainError: `assignment` is not `key=value`, or a member of its path does not exist.
     """
-    key, equals, value = assignment.partition("=")
-    if not equals or not key.strip():
-        raise TrainError(f"--set wants key=value, such as optimizer.lr=0.02; got {assignment!r}")
-    try:
-        patch = tomllib.loads(f"{key} = {value}")
-    except tomllib.TOMLDecodeError:
-        try:
-            patch = tomllib.loads(f"{key} = {json.dumps(value.strip())}")
-        except tomllib.TOMLDecodeError as error:
-            raise TrainError(f"--set {assignment!r}: {error}") from None
+    path, value = _assigned(assignment)
+    patch: Any = _toml_value(value)
+    for key in reversed(path):
+        patch = {key: patch}
     return _merge(table, patch, "")
+
+
+def _assigned(assignment: str) -> tuple[list[str], str]:
+    """The parts of the key, and the value. A quoted part may hold an equals sign: the first key that is TOML counts."""
+    for place in (index for index, sign in enumerate(assignment) if sign == "="):
+        key = assignment[:place]
+        try:
+            found = {} if set(key) & set("\r\n") else tomllib.loads(f"{key} = 0")
+        except (ValueError, RecursionError):
+            continue
+        path = []
+        while isinstance(found, dict) and len(found) == 1 and len(path) < DEEPEST:
+            [(part, found)] = found.items()
+            path.append(part)
+        if path and found == 0:
+            return path, assignment[place + 1 :].strip()
+    raise TrainError(
+        f"--set wants key=value, such as optimizer.lr=0.02, with a key as in a recipe; got {brief(assignment)}"
+    )
+
+
+DEEPEST = 10  # parts of a key; recipes have 4
+
+
+def _toml_value(text: str) -> Any:
+    """The one TOML value that a text is, or the text: what follows a value, such as more keys, makes it a text."""
+    try:
+        found = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):  # ValueError: no TOML, or a number of more than 4300 digits
+        return text
+    return found["value"] if len(found) == 1 else text
 
 
 def _merge(base: Any, patch: Any, where: str) -> Any:
@@ -123,9 +169,10 @@ def _index(members: list, key: str, where: str) -> int:
     names = [member.get("name", "") if isinstance(member, dict) else "" for member in members]
     if key in names:
         return names.index(key)
-    if key.isdigit() and int(key) < len(members):
+    if key.isdecimal() and len(key) < 10 and int(key) < len(members):
         return int(key)
-    raise TrainError(f"{where} has no member {key!r}; it has {', '.join(f'{i} ({n!r})' for i, n in enumerate(names))}")
+    known = ", ".join(f"{i} ({brief(n)})" for i, n in enumerate(names))
+    raise TrainError(f"{where} has no member {brief(key)}; it has {known or 'none'}")
 
 
 def plain(value: Any) -> Any:
@@ -155,5 +202,7 @@ def _is_section(value: Any) -> bool:
 def _literal(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(_literal, value))}]"
-    # Strings, numbers and booleans are the same in JSON and TOML.
-    return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, float):
+        return repr(value)  # inf and nan are spelt as in TOML
+    # Strings, whole numbers and booleans are the same in JSON and TOML, except for one control character.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")

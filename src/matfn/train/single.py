@@ -1,65 +1,86 @@
-"""`matfn train`: one run with a progress bar, and a checkpoint at Ctrl-C."""
+"""`matfn train`: one run with a progress bar, and a checkpoint when a signal stops it."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from matfn.train import TrainError, checkpoint, optimizers
+from matfn.train import Stopped, TrainError, optimizers, sizes
 from matfn.train import recipe as recipes
 from matfn.train.data import load_corpus
-from matfn.train.loop import CHECKPOINT, Trainer, pick_device
+from matfn.train.loop import CHECKPOINT, METRICS, Trainer, pick_device
+from matfn.train.metrics import complete, read_metrics
 from matfn.train.outcome import outcome
 from matfn.train.progress import Progressing, interrupt
 from matfn.train.provenance import choice_of, conditions
 from matfn.train.recipe import Recipe
+from matfn.train.terminal import safe
 
 RECIPE = "recipe.toml"
 
 
 def recorded(folder: Path) -> Recipe:
-    """The recipe of a run that wrote a checkpoint; its `[optimizer]` is the arm that was trained.
+    """The recipe of a run; its `[optimizer]` is the arm that was trained.
 
     Raises:
-        TrainError: The folder holds no checkpoint.
+        TrainError: The folder holds no run.
     """
-    if not (folder / CHECKPOINT).exists():
-        raise TrainError(f"{folder} holds no {CHECKPOINT}; give the folder of a run that wrote one")
-    return recipes.load(folder / RECIPE)
+    if not (folder / RECIPE).exists():
+        raise TrainError(f"{folder} holds no {CHECKPOINT} and no {RECIPE}; give the folder of a run")
+    return recipes.recorded(folder / RECIPE)[0]
 
 
 def run(recipe: Recipe, folder: Path, console: Console, *, arm: str | None = None) -> dict[str, Any]:
     """Train one arm (`Recipe.arm`) from step 0, or from the checkpoint in `folder`; the last checkpoint stays there.
 
+    A run that was killed before its first checkpoint starts again at step 0.
+
     Returns:
         The last validation loss, timings, text and conditions, as plain values.
 
     Raises:
-        TrainError: The folder holds another run, the optimizer is wrong, the loss diverged, or Ctrl-C was pressed
-            (a checkpoint has been written).
+        TrainError: The folder holds another run, the optimizer is wrong, or the loss diverged.
+        Stopped: A signal asked the run to stop; a checkpoint has been written.
     """
     table = recipe.arm(arm)
     chosen = replace(recipe, optimizer=table, arms=())
-    if not (folder / CHECKPOINT).exists():
-        if (folder / RECIPE).exists():
-            raise TrainError(f"{folder} holds another run: choose another --out, or remove that folder")
-    elif recorded(folder) != chosen:
-        raise TrainError(
-            f"{folder} holds a run by another recipe: choose another --out, or go on with --resume {folder}"
-        )
+    if (folder / CHECKPOINT).exists() or (folder / RECIPE).exists():
+        if recorded(folder) != chosen:
+            raise TrainError(
+                f"{folder} holds a run by another recipe: choose another --out, or go on with --resume {folder}"
+            )
+        _keep_whole_log(folder, chosen, console)
     optimizers.check(table, recipe.place(table), pick_device(recipe.train.device))
+    corpus = load_corpus(chosen.data)
+    sizes.check(chosen, [table], corpus)
     # The trainer makes the folder, so a wrong recipe leaves none behind.
-    trainer = Trainer(chosen, table, load_corpus(chosen.data), seed=chosen.train.seed, directory=folder)
-    checkpoint.replace_text(folder / RECIPE, recipes.text(chosen))
-    with Progressing(console, chosen.train.steps) as watcher, interrupt() as ctrl_c:
-        trainer.advance(chosen.train.steps, watcher, stop=ctrl_c.is_set)
-    trainer.save()
+    trainer = Trainer(chosen, table, corpus, seed=chosen.train.seed, directory=folder)
+    recipes.record(folder / RECIPE, chosen, corpus.order)
+    with Progressing(console, chosen.train.steps) as watcher, interrupt() as signalled:
+        trainer.advance(chosen.train.steps, watcher, stop=signalled.is_set)
+        trainer.save()
+    trainer.metrics.close()
     if trainer.step < chosen.train.steps:
-        raise TrainError(f"stopped after step {trainer.step}; go on with: matfn train --resume {folder}")
+        stopped = Stopped(f"stopped after step {trainer.step}; go on with: matfn train --resume {folder}")
+        stopped.status = 128 + signalled.number
+        raise stopped
     return _summary(trainer, console)
+
+
+def _keep_whole_log(folder: Path, recipe: Recipe, console: Console) -> None:
+    """Before a run without a checkpoint starts again: say so, and keep a log that was finished, under another name."""
+    if (folder / CHECKPOINT).exists():
+        return
+    console.print(f"{safe(str(folder))} has no checkpoint: the run starts at step 0", highlight=False, soft_wrap=True)
+    with contextlib.suppress(TrainError):  # a damaged log is of no use
+        lines, train = read_metrics(folder / METRICS), recipe.train
+        if complete(lines, until=train.steps, eval_every=train.eval_every, steps=train.steps):
+            os.replace(folder / METRICS, folder / f"before-{METRICS}")
 
 
 def _summary(trainer: Trainer, console: Console) -> dict[str, Any]:
@@ -68,11 +89,11 @@ def _summary(trainer: Trainer, console: Console) -> dict[str, Any]:
     loss = f"validation loss {result.final:.4f} nats/{unit} after {trainer.step} steps"
     time = f"{result.step_seconds * 1e3:.1f} ms a step ({result.optimizer_share:.0%} optimizer)"
     rate = f"{trainer.recipe.tokens_per_step / result.step_seconds / 1e3:,.1f}k {unit}s/s"
-    console.print(f"{table.label}: {loss}, {time}, {rate}", highlight=False)
+    console.print(f"{safe(table.label)}: {loss}, {time}, {rate}", highlight=False)
     choice = choice_of(table, trainer.optimizers.members, trainer.device)
     if choice is not None:
-        console.print(str(choice), highlight=False, soft_wrap=True)
-    console.print(f"run  {trainer.directory}", highlight=False, soft_wrap=True)
+        console.print(safe(str(choice)), highlight=False, soft_wrap=True)
+    console.print(f"run  {safe(str(trainer.directory))}", highlight=False, soft_wrap=True)
     return {
         "arm": table.label,
         "val_loss": result.final,
