@@ -33,7 +33,7 @@ def accuracy(
     dtypes: Annotated[
         list[str] | None, typer.Option(help="float64, float32, bfloat16 (polar alone), or f64, ...")
     ] = None,
-    size: Annotated[int | None, typer.Option(help="Short side of the matrices; 64 by default.")] = None,
+    size: Annotated[int | None, typer.Option(max=8192, help="Short side of the matrices; 64 by default.")] = None,
     out: Out = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:

@@ -25,7 +25,9 @@ def budget(
     momenta: Annotated[
         list[Path] | None, typer.Option(help="A folder of `python -m studies.momenta`; any number.", show_default=False)
     ] = None,
-    size: Annotated[int | None, typer.Option(min=8, help="Short side of the matrices; 512 by default.")] = None,
+    size: Annotated[
+        int | None, typer.Option(min=8, max=8192, help="Short side of the matrices; 512 by default.")
+    ] = None,
     drawn: Annotated[int | None, typer.Option(min=1, help="Spectra drawn at random; 20 by default.")] = None,
     dtypes: Annotated[
         list[str] | None, typer.Option(help="float64, float32, bfloat16, or f64, ...; the last two by default.")

@@ -216,6 +216,12 @@ def test_bad_input_is_told(place, words, message):
     assert (place / "file").read_text() == "mine"
 
 
+@pytest.mark.parametrize("words", [setting(), ("compare", "good.toml"), ("explain", "3x3")], ids=lambda words: words[0])
+def test_a_machine_that_nobody_knows_is_told_before_the_work(place, monkeypatch, words):
+    monkeypatch.setenv("MATFN_MACHINE", "abacus")
+    test_bad_input_is_told(place, words, "MATFN_MACHINE must be one of .* got 'abacus'")
+
+
 def test_a_value_with_more_keys_in_it_is_a_text(place):
     """Line breaks end no value: the rest sets no other key."""
     result = CliRunner().invoke(app, [*setting("title=x\n[model]\nlayers=7", "train.steps=2", "train.warmup=0")])

@@ -20,6 +20,7 @@ from matfn.optim.rules.nuclear import Nuclear
 from matfn.optim.rules.polar import Polar
 from matfn.run.machine import machine
 from matfn.run.plan import RunPlan
+from matfn.train import TrainError
 from matfn.train.recipe import OptimizerTable
 
 __all__ = ["Choice", "choice_of", "conditions", "found"]
@@ -46,8 +47,15 @@ def conditions(device: torch.device) -> dict[str, str]:
 
 
 def found(device: torch.device) -> str:
-    """Name and description of the machine's profile."""
-    profile = machine(device)
+    """Name and description of the machine's profile.
+
+    Raises:
+        TrainError: MATFN_MACHINE names no profile.
+    """
+    try:
+        profile = machine(device)
+    except ValueError as error:
+        raise TrainError(str(error)) from None
     return f"{profile.name} ({profile.kind})"
 
 

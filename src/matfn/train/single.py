@@ -17,7 +17,7 @@ from matfn.train.loop import CHECKPOINT, METRICS, Trainer, pick_device
 from matfn.train.metrics import complete, read_metrics
 from matfn.train.outcome import outcome
 from matfn.train.progress import Progressing, interrupt
-from matfn.train.provenance import choice_of, conditions
+from matfn.train.provenance import choice_of, conditions, found
 from matfn.train.recipe import Recipe
 from matfn.train.terminal import safe
 
@@ -55,7 +55,9 @@ def run(recipe: Recipe, folder: Path, console: Console, *, arm: str | None = Non
                 f"{folder} holds a run by another recipe: choose another --out, or go on with --resume {folder}"
             )
         _keep_whole_log(folder, chosen, console)
-    optimizers.check(table, recipe.place(table), pick_device(recipe.train.device))
+    device = pick_device(recipe.train.device)
+    found(device)  # a wrong MATFN_MACHINE is told before the run
+    optimizers.check(table, recipe.place(table), device)
     corpus = load_corpus(chosen.data)
     sizes.check(chosen, [table], corpus)
     # The trainer makes the folder, so a wrong recipe leaves none behind.
