@@ -34,7 +34,9 @@ _SMALL = "without precision=, momenta below 48 rows are iterated in float32, whi
 _DEFAULTS = ("muon/default/*", "muon/deflated/*", "muon/prism*", "muon/ritz-minimax/*", "muon/schedule/*")
 _DEFAULTS += ("normuon/default/*", "normuon/mixed/*", "normuon/options/*")
 _GRAM = "the Gram engine multiplies Q from the other side, and restarts by a model for every spectrum"
-_OBLONG = tuple(f"orthogonalize/*/{shape}/*" for shape in ("oblong", "batch", "tall", "wide"))
+_OBLONG = tuple(
+    f"orthogonalize/*/{shape}/*" for shape in ("oblong", "batch", "tall", "wide", "deficient", "row", "column")
+)
 _OBLONG += ("muon/*/step*", "normuon/*/step*")  # with a schedule as the method; the others are equal
 EXPECTED: dict[str, str] = {
     **{before + pattern: _GRAM for pattern in _OBLONG for before in ("", "resume/")},
