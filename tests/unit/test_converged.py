@@ -8,6 +8,7 @@ import torch
 
 import matfn
 from matfn import QDWH, ConvergenceWarning, DBNewton, Exact, NewtonSchulz, PolarExpress, Prism, RitzMinimax, ZoloPD
+from matfn.methods.resolvents import Resolvents
 from matrices import orthogonal
 
 N = 24
@@ -166,3 +167,30 @@ def test_gradients_come_with_the_warning():
     assert A.grad is not None
     assert B.grad is not None
     assert torch.equal(A.grad, B.grad)
+
+
+def test_a_sum_of_resolvents_is_judged_like_steps():
+    """Its error of 1e-2 was asked for; a `lower` above the spectrum was not, and an indefinite matrix has no root."""
+    A = definite(1e4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConvergenceWarning)
+        matfn.inv_rootm(A, 4, method=Resolvents(4, 1e-6**0.25))
+    with pytest.warns(ConvergenceWarning, match="left a residual"):
+        matfn.inv_rootm(A, 4, method=Resolvents(4, 0.9))
+    with pytest.raises(matfn.SpectrumError, match="needs a positive definite matrix"):
+        matfn.inv_rootm(torch.diag(torch.tensor([1.0, 1.0, -1e-3])), 4, method=Resolvents(4, 0.1))
+
+
+class Failing:
+    """A decomposition that returns NaN."""
+
+    def evaluate(self, target, A):
+        return A * math.nan
+
+
+def test_a_method_that_returns_nan_is_named():
+    for verb in VERBS.values():
+        with pytest.raises((ValueError, matfn.SpectrumError)):
+            verb(definite(2.0), Failing())
+    with pytest.raises(ValueError, match="inv: the method returned NaN for matrix 0 of 2"):
+        matfn.inv(torch.eye(3).expand(2, 3, 3), method=Failing())

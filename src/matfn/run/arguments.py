@@ -74,7 +74,10 @@ def check_finite(A: Tensor, verb: str) -> None:
 
 
 def check_result(result: Tensor, dtype: torch.dtype, verb: str) -> Tensor:
-    """Return a result (..., m, n) in `dtype`; refuse entries that are too large for it."""
+    """Return a result (..., m, n) in `dtype`; refuse NaN, and entries that are too large for it."""
+    nan = torch.isnan(result).any(-1).any(-1) & ~torch.isinf(result).any(-1).any(-1)  # overflow leaves both
+    if bool(nan.any()):
+        raise ValueError(f"{verb}: the method returned NaN for {which(nan)}, so it failed there: take method=Exact()")
     narrow = result.to(dtype)
     finite = torch.isfinite(narrow).all(-1).all(-1)
     if not bool(finite.all()):

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from ..errors import ConvergenceWarning, SpectrumError
 from ..iteration.defect import EQUATION, isometry, power_defect
-from ..iteration.protocols import Evaluation, Fitted, Method, Scheduled
+from ..iteration.protocols import Fitted, Method, Scheduled
 from ..iteration.schedule import Schedule
 from ..iteration.target import Target
 from ..linalg.norms import prescale
+from ..methods import Exact
 from .direction import misdirected
 
 __all__ = ["check_converged"]
@@ -40,14 +41,14 @@ def check_converged(target: Target, A: Tensor, U: Tensor, method: Method | None)
 
     A small residual leaves the direction open: `misdirected` tests that, too.
 
-    Decompositions (None is one) are not checked, and nothing is checked under `torch.compile`. The argument A and the
+    `Exact` (None is `Exact`) is not checked, and nothing is checked under `torch.compile`. The argument A and the
     result U, (..., m, n), are float32 or float64 and finite.
 
     Raises:
         SpectrumError: For a sign whose residual is larger than too few steps leave for real eigenvalues; for a method
             that measures the spectrum, as `QDWH()` and `ZoloPD()`, larger than rounding explains.
     """
-    if method is None or isinstance(method, Evaluation) or A.numel() == 0 or torch.compiler.is_compiling():
+    if method is None or isinstance(method, Exact) or A.numel() == 0 or torch.compiler.is_compiling():
         return
     scaled, scale = prescale(A.reshape(-1, *A.shape[-2:]))
     U = scale.undo(U.reshape(scaled.shape).to(scaled.dtype), -target.homogeneity)
@@ -119,8 +120,11 @@ def _of_real(method: Method) -> float:
 
 def _asked(target: Target, method: Method) -> float:
     """The error that the method was asked to leave, if it is small."""
-    error = method.schedule(target.p).error() if isinstance(method, Scheduled) else getattr(method, "tol", None) or 0.0
-    return error if error <= _ASKED else 0.0
+    if isinstance(method, Scheduled):
+        error = method.schedule(target.p).error()
+    else:
+        error = getattr(method, "tol", None) or getattr(method, "error", None)
+    return error if isinstance(error, float) and error <= _ASKED else 0.0
 
 
 def _lifted(target: Target, method: Method) -> float:
