@@ -430,7 +430,7 @@ def test_an_error_of_the_closure_comes_out_and_nothing_has_changed():
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_method_that_refuses_nan_names_the_gradient_before_anything_moves(make, value):
     net = nn.ModuleDict({name: nn.Linear(6, 4, bias=False) for name in ("good", "bad", "fine")})
-    optimizer = make(plan(net), lr=0.1, method=Exact())
+    optimizer = make(net.named_parameters(), lr=0.1, method=Exact())
     for seed, p in enumerate(net.parameters()):
         p.grad = torch.randn(4, 6, generator=torch.Generator().manual_seed(seed))
     optimizer.step()
@@ -472,7 +472,7 @@ def test_nan_reaches_the_weights_by_methods_that_take_it(make):
 
 
 def test_a_frozen_parameter_that_gets_a_gradient_is_named_once():
-    net = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 4))
+    net = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 4))
     net[0].requires_grad_(False)
     optimizer = Muon(plan(net))
     net[0].requires_grad_(True)

@@ -407,11 +407,14 @@ def test_a_changed_recipe_of_a_run_is_refused(path, tmp_path):
 @pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 @pytest.mark.parametrize("kind", ["train", "compare"])
 def test_a_signal_saves_and_says_how_to_go_on(path, tmp_path, monkeypatch, kind, name, status):
-    step = Trainer._one_step
+    step, number = Trainer._one_step, getattr(signal, name)
+    ours = signal.getsignal(number)
+    if ours is signal.SIG_IGN:  # as under nohup, where a run goes on
+        signal.signal(number, signal.SIG_DFL)
 
     def signalled(trainer):
         if trainer.step == 4 and trainer.table.label == "AdamW":
-            signal.raise_signal(getattr(signal, name))
+            signal.raise_signal(number)
         return step(trainer)
 
     words = {"train": ("train", path, "--arm", "AdamW"), "compare": ("compare", path)}[kind]
@@ -422,6 +425,7 @@ def test_a_signal_saves_and_says_how_to_go_on(path, tmp_path, monkeypatch, kind,
     assert f"go on with: matfn {kind} --resume {tmp_path / 'run'}" in result.stderr
     assert list((tmp_path / "run").rglob(CHECKPOINT))
     assert command(kind, "--resume", tmp_path / "run").exit_code == 0
+    signal.signal(number, ours)
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_again(path, tmp_path, monkeypatch, recipe, watcher):

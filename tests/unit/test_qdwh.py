@@ -196,7 +196,7 @@ def test_the_gram_engine_loses_what_lies_below_the_root_of_eps():
     A = matrix((32, 64), 1e10)
     good, bad = (matfn.orthogonalize(A, method=QDWH(1e-12), engine=e) for e in (Direct(), matfn.Gram()))
     assert errors(A, good)[0] < 1e-14
-    assert not errors(A, bad)[0] < 1e-10
+    assert not errors(A, bad)[0] < 1e-12
 
 
 def test_an_engine_runs_a_part_of_a_schedule():
