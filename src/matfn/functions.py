@@ -125,7 +125,7 @@ def _polar(side: str, factor: str, method: Method | None, key: int | Tensor, A: 
     check_finite(A, "polar")
     work = torch.promote_types(A.dtype, torch.float32)
     U = polar_factor(A.to(work), factor, method, key)
-    check_converged(POLAR, A.to(work), U, method)
+    check_converged(POLAR, A.to(work), U, method, A.dtype)
     n = A.shape[-1] if side == "right" else A.shape[-2]
     if A.numel() == 0:
         return U.to(A.dtype), A.new_zeros(*A.shape[:-2], n, n)
@@ -298,6 +298,6 @@ def _value(target: Target, method: Method | None, key: int | Tensor, dtype: torc
         A = A.to(wide)
         result = accurate(target, A, method, key)
         narrow = check_result(result, dtype, target.verb)
-        check_converged(target, A, result, method)
+        check_converged(target, A, result, method, dtype)
         return (narrow,)
     return (check_result(result, dtype, target.verb),)

@@ -70,6 +70,31 @@ def test_rounding_is_not_taken_for_it(verb, method, condition, dtype):
         verb(definite(condition, dtype), method)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("name", "p", "method", "condition"),
+    [
+        ("rootm", 8, PolarExpress(degree=3, steps=50, lower=6e-3), 10),
+        ("inv_rootm", 8, PolarExpress(degree=3, steps=50, lower=6e-3), 10),
+        ("inv_rootm", 4, PolarExpress(degree=9, steps=12, lower=6e-4), 100),
+        ("inv_rootm", 4, Prism(steps=8), 30),
+        ("polar", None, DBNewton(), 1.5e3),
+        ("signm", None, DBNewton(), 1.5e3),
+    ],
+)
+def test_a_result_right_to_half_precision_has_converged(name, p, method, condition, dtype):
+    """The iteration runs in float32, but the rounding to `dtype` is the larger error."""
+    A = definite(condition, dtype)
+    A = torch.triu(A) + torch.triu(A, 1).mT
+    rest = () if p is None else (p,)
+    value = (lambda r: r.U) if name == "polar" else (lambda r: r)
+    want = value(getattr(matfn, name)(A.double(), *rest))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConvergenceWarning)
+        got = value(getattr(matfn, name)(A, *rest, method=method))
+    assert (got - want).norm() <= torch.finfo(dtype).eps * want.norm()
+
+
 def _short(p, lower):
     """The fewest steps that promise 3e-3 on [lower, 1]."""
     methods = (PolarExpress(steps=steps, lower=lower, cushion=0.0) for steps in range(2, 40))

@@ -27,7 +27,7 @@ _ASKED = 0.01  # a larger error of the schedule is no excuse: the verbs promise 
 
 
 @torch.no_grad()
-def check_converged(target: Target, A: Tensor, U: Tensor, method: Method | None) -> None:
+def check_converged(target: Target, A: Tensor, U: Tensor, method: Method | None, dtype: torch.dtype) -> None:
     """Warn if the steps ended too early; refuse a sign that no real spectrum explains.
 
     The residual is estimated on 16 random signs by at most 2 p products with as many columns, and one number is read
@@ -37,7 +37,8 @@ def check_converged(target: Target, A: Tensor, U: Tensor, method: Method | None)
       sqrt(condition) eps, which is no more for a matrix that is not singular;
     - for inverses 8 eps times the condition number, at most 0.1 in all; for a sign sqrt(eps) ||S||_F^2 / n instead;
     - 2 p times the error of the schedule or the `tol` of the method, if this error is at most 0.01, and 2 p times the
-      rounding that the coefficients of a schedule amplify.
+      rounding that the coefficients of a schedule amplify;
+    - p times the eps of `dtype`, to which the verb rounds U: more than sqrt(eps) for half precision alone.
 
     A small residual leaves the direction open: `misdirected` tests that, too.
 
@@ -52,14 +53,20 @@ def check_converged(target: Target, A: Tensor, U: Tensor, method: Method | None)
         return
     scaled, scale = prescale(A.reshape(-1, *A.shape[-2:]))
     U = scale.undo(U.reshape(scaled.shape).to(scaled.dtype), -target.homogeneity)
-    if _residual_explained(target, scaled, U, method) and (found := misdirected(target, scaled, U, method)):
+    rounded = torch.finfo(dtype).eps
+    if not _residual_explained(target, scaled, U, method, rounded):
+        return
+    if found := misdirected(target, scaled, U, method, rounded):
         worst, what = found
         stable = "a method that keeps small values, such as QDWH()" if target.homogeneity == 0 else "other steps"
         _warn(f"{_given(target, method, worst, len(scaled))} {what}. Take {stable}, {_wider(scaled)}or method=Exact()")
 
 
-def _residual_explained(target: Target, X: Tensor, U: Tensor, method: Method) -> bool:
-    """Warn or raise if the residual is larger than rounding and the asked error explain; return whether it is not."""
+def _residual_explained(target: Target, X: Tensor, U: Tensor, method: Method, rounded: float) -> bool:
+    """Warn or raise if the residual is larger than rounding and the asked error explain; return whether it is not.
+
+    `rounded` is the eps of the dtype to which U will be rounded.
+    """
     residual, condition = _residual(target, X, U if U.shape[-2] <= U.shape[-1] else U.mT)
     eps = torch.finfo(X.dtype).eps
     allowed = math.sqrt(eps) * condition if target.name == "sign" else math.sqrt(eps) + _ROUNDING * eps * condition
@@ -76,7 +83,7 @@ def _residual_explained(target: Target, X: Tensor, U: Tensor, method: Method) ->
             f"{given} explains {limit:.2g}. An iteration needs real eigenvalues off zero; method=Exact() takes every "
             "spectrum off the imaginary axis"
         )
-    if size <= limit + 2 * target.p * (_asked(target, method) + _lifted(target, method) * eps):
+    if size <= limit + target.p * (rounded + 2 * (_asked(target, method) + _lifted(target, method) * eps)):
         return True
     _warn(
         f"{given} explains {limit:.2g}. It has not converged: take more steps, a `lower` below the spectrum, if it has "

@@ -31,12 +31,13 @@ _ROUNDING, _GROWTH, _LIFT = 32.0, 4.0, 2.0
 
 
 @torch.no_grad()
-def misdirected(target: Target, X: Tensor, U: Tensor, method: Method) -> tuple[int, str] | None:
+def misdirected(target: Target, X: Tensor, U: Tensor, method: Method, rounded: float) -> tuple[int, str] | None:
     """Return the index of the worst matrix and what is wrong with it; None if every direction is right.
 
     The test costs one product and one Cholesky factorization (for the sign of a nonsymmetric matrix its eigenvalues),
     and reads one flag. Only if it fails, the error of the result is computed. An error of at most sqrt(eps), half of
-    the digits, is let pass, as in `check_converged`. X (b, m, n) is the argument, of norm 1 or zero; U the result.
+    the digits, or of `rounded`, the eps of the dtype to which U will be rounded, is let pass, as in `check_converged`.
+    X (b, m, n) is the argument, of norm 1 or zero; U the result.
 
     Raises:
         SpectrumError: For the sign of a symmetric matrix that is singular to working precision, or of a matrix with
@@ -46,7 +47,7 @@ def misdirected(target: Target, X: Tensor, U: Tensor, method: Method) -> tuple[i
         return _positive(U, target) if target.p % 2 == 0 else None
     X, U = (X, U) if X.shape[-2] <= X.shape[-1] else (X.mT, U.mT)
     if target.name == "sign" and not bool((X.mT == X).all()):
-        return _of_nonsymmetric(X, U, _limit(method, X))
+        return _of_nonsymmetric(X, U, _limit(method, X), rounded)
     H = U @ X.mT
     limit = _limit(method, X)
     skew = torch.linalg.matrix_norm(H - H.mT) / 2
@@ -60,7 +61,7 @@ def misdirected(target: Target, X: Tensor, U: Tensor, method: Method) -> tuple[i
     error, flipped = _error(X, U)
     error = torch.where(wrong, error, 0.0)
     worst = int(error.argmax())
-    if error[worst] <= math.sqrt(torch.finfo(X.dtype).eps):
+    if error[worst] <= max(math.sqrt(torch.finfo(X.dtype).eps), rounded):
         return None
     equation = "||S A - A S||" if target.name == "sign" else "||U^T A - A^T U||"
     signs = f", {int(flipped[worst])} of its vectors with the wrong sign" if flipped[worst] else ""
@@ -127,7 +128,7 @@ def _positive(U: Tensor, target: Target) -> tuple[int, str] | None:
     return (worst, what) if least[worst] < -tolerance else None
 
 
-def _of_nonsymmetric(X: Tensor, S: Tensor, limit: float) -> tuple[int, str] | None:
+def _of_nonsymmetric(X: Tensor, S: Tensor, limit: float, rounded: float) -> tuple[int, str] | None:
     """Test S A = A S and the half-plane of S A."""
     N = S @ X
     size = torch.linalg.vector_norm(S, dim=(-2, -1)).square() / S.shape[-1]
@@ -146,7 +147,7 @@ def _of_nonsymmetric(X: Tensor, S: Tensor, limit: float) -> tuple[int, str] | No
         return None
     error = torch.linalg.matrix_norm(S - Exact().evaluate(SIGN, X)) / torch.linalg.matrix_norm(S)
     worst = int((error / size).argmax())
-    if error[worst] <= math.sqrt(torch.finfo(X.dtype).eps) * size[worst]:
+    if error[worst] <= max(math.sqrt(torch.finfo(X.dtype).eps), rounded) * size[worst]:
         return None
     return worst, (
         f"||S A - A S||_F / ||A||_F of about {commutator[worst].item():.2g}, where rounding explains "
