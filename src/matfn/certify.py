@@ -156,7 +156,7 @@ def _check_only(only: str | None, target: Target) -> None:
     known = {"residual": target.name not in ("polar", "sign"), "balanced": inverse_root, None: True}
     if not (only is None or isinstance(only, str)) or not known.get(only):
         raise ValueError(
-            'only must be "residual" (of a root or an inverse), "balanced" (of an inverse root) or None; '
+            'certify: only must be "residual" (of a root or an inverse), "balanced" (of an inverse root) or None; '
             f"got {shown(only)} of {target.name}"
         )
 
@@ -164,13 +164,15 @@ def _check_only(only: str | None, target: Target) -> None:
 def _target(of: str, p: int | None) -> Target:
     named = {target.name: target for target in TARGETS}
     if not isinstance(of, str) or of not in named:
-        raise ValueError(f"of must be one of {', '.join(named)}, got {shown(of)}")
+        raise ValueError(f"certify: of must be one of {', '.join(named)}, got {shown(of)}")
     if of in ("root", "inv_root"):
         if p is None:
             raise ValueError(f"certify needs the exponent of {of}: pass p=..., for example p=4")
-        return named[of].with_exponent(p)
+        return replace(named[of], verb="certify").with_exponent(p)
     if p is not None:
-        raise ValueError(f"{of} has no exponent to choose, got {p=}: leave it out, or certify of='root' or 'inv_root'")
+        raise ValueError(
+            f"certify: {of} has no exponent to choose, got p={shown(p)}: leave it out, or take of='root' or 'inv_root'"
+        )
     return named[of]
 
 

@@ -129,7 +129,19 @@ def test_degrees_that_amplify_rounding_beyond_the_dtype():
         factor = 1.0 if dtype == torch.float32 else 1e10
         row = Polynomial(tuple(factor * c for c in steep.coefficients))
         schedule = matfn.Schedule((row,), 2, 1e-3, "steep")
-        refused(partial(matfn.orthogonalize, EYE.to(dtype), method=schedule), "amplifies rounding", words)
+        refused(partial(matfn.orthogonalize, EYE.to(dtype), method=schedule), "^orthogonalize: .*amplifies", words)
+
+
+@pytest.mark.parametrize("name", [n for n in VERBS if n != "certify"])
+def test_a_tolerance_beyond_the_dtype_names_the_verb(name):
+    refused(lambda: VERBS[name](EYE, method=RitzMinimax(tol=1e-9)), rf"^{name}.*: tol=1e-09 is out of reach in torch.f")
+
+
+@pytest.mark.parametrize(
+    "arguments", [dict(of="root", p="4"), dict(of="inv_root", p=1000), dict(of="cosm"), dict(p=3), dict(only="all")]
+)
+def test_certify_names_itself(arguments):
+    refused(lambda: matfn.certify(EYE, EYE, **arguments), "^certify: ")
 
 
 @pytest.mark.parametrize("name", VALUES)

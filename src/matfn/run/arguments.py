@@ -12,6 +12,7 @@ from ..errors import shown, which
 from ..iteration.protocols import Evaluation, Iteration, Method, Scheduled
 from ..iteration.schedule import Schedule
 from ..iteration.target import Domain, Target
+from ..methods import RitzMinimax
 
 __all__ = ["check_finite", "check_generator", "check_matrix", "check_method", "check_options", "check_ridge"]
 __all__ += ["check_readable", "check_result", "check_rounding", "check_sum", "sketch_key"]
@@ -183,15 +184,20 @@ def check_options(engine: object, precision: object, products: object) -> None:
         )
 
 
-def check_rounding(iteration: object, precision: torch.dtype) -> None:
-    """Refuse a schedule whose coefficients lift rounding errors of M to the size of q(M) in this dtype."""
+def check_rounding(target: Target, iteration: object, precision: torch.dtype) -> None:
+    """Refuse a schedule that lifts rounding errors of M to the size of q(M) in this dtype, and a `tol` below them."""
     roundoff = torch.finfo(precision).eps / 2
+    if isinstance(iteration, RitzMinimax) and iteration.tol is not None and iteration.tol <= roundoff:
+        raise ValueError(
+            f"{target}: tol={iteration.tol:g} is out of reach in {precision}, whose unit roundoff is {roundoff:.2g}: "
+            "give a larger tol, steps=... instead of tol" + ("" if precision == torch.float64 else ", or float64")
+        )
     advice = {torch.float32: "Pass A.to(torch.float64), a wider dtype, or take ", torch.float64: "Take "}
     wider = advice.get(precision, "Iterate in a wider dtype (precision=torch.float32), or with ")
     if isinstance(iteration, Schedule) and iteration.rounding * roundoff >= 1:
         raise ValueError(
-            f"this schedule ({iteration.source}) amplifies rounding errors by {iteration.rounding:.3g}, and those of "
-            f"{precision} are {roundoff:.2g}: nothing would be left of the result. {wider}lower degrees"
+            f"{target}: this schedule ({iteration.source}) amplifies rounding errors by {iteration.rounding:.3g}, and "
+            f"those of {precision} are {roundoff:.2g}: nothing would be left of the result. {wider}lower degrees"
         )
 
 

@@ -211,7 +211,7 @@ def _iterating(profile: Machine, asked: _Asked, method: Scheduled | Iteration, w
     precision, because = _precision(profile, asked, iteration, wide if on_range else asked.dtype)
     engine, carried = _engine(asked, iteration, precision, _ENGINES.get(method) if asked.method is None else None)
     if not torch.compiler.is_compiling():  # both models use numpy, which torch.compile cannot follow
-        check_rounding(iteration, precision)
+        check_rounding(asked.target, iteration, precision)
         engine = engine.planned(iteration, precision) if type(engine) is Gram else engine
     products, how = _products(profile, asked, precision, mirrored=asked.target.mirrored)
     full, _ = _products(profile, asked, wide, mirrored=False)

@@ -172,13 +172,8 @@ def _rows(p: int, k: int, roundoff: float, device: torch.device) -> Tensor:
 def reached(tol: float, k: int, residual: Residual, degrees: tuple[int, ...]) -> bool:
     """Tell whether ||I - M||_F <= tol sqrt(n) for each matrix, or all values that do not count as zero have converged.
 
-    `degrees` has the degree of q for each step, the last one repeated. A `tol` below the unit roundoff is refused.
+    `degrees` has the degree of q for each step, the last one repeated.
     """
-    if tol <= residual.roundoff:
-        raise ValueError(
-            f"tol={tol:g} is out of reach in {residual.M.dtype}, whose unit roundoff is {residual.roundoff:.2g}: give "
-            "a larger tol, steps=... instead of tol" + ("" if residual.M.dtype == torch.float64 else ", or float64")
-        )
     short = residual.norm() > tol * residual.M.shape[-1] ** 0.5  # False for NaN: no step removes it
     return k >= len(_floors(residual, degrees)) or not bool(short.any())
 
