@@ -58,6 +58,25 @@ def test_steps_of_a_size_of_their_own_do_not_follow_the_first_gradient(make, opt
     assert max(largest_step(make, c, shape, seed, **options) for seed, shape in enumerate(SHAPES)) <= 5
 
 
+@pytest.mark.parametrize("zeros", [1, 2, 3, 5, 12])
+@pytest.mark.parametrize("c", [1e-3, 1.0, 1e3])
+def test_first_gradients_of_zero_leave_no_roots_of_the_identity(c, zeros):
+    """Without a graft the identity would move the weights by c times a gradient: 700 to 1800 lr for c = 1e3.
+
+    Roots of few gradients of an average of 100 make steps of 14 lr at most here.
+    """
+    generator = torch.Generator().manual_seed(0)
+    w = nn.Parameter(torch.zeros(6, 8))
+    optimizer, moves = Shampoo([w], lr=LR, graft="none"), []
+    for k in range(zeros + 20):
+        w.grad = torch.randn(6, 8, generator=generator) * (c if k >= zeros else 0.0)
+        before = w.detach().clone()
+        optimizer.step()
+        moves.append(float((w.detach() - before).abs().max()) / LR)
+    assert max(moves) <= 30
+    assert max(moves[-10:]) >= 0.1  # it moves from the next roots on
+
+
 @pytest.mark.parametrize("options", [{"scale": "rank"}, {"scale": "rank", "variant": "polar-first"}, {"growth": 4.0}])
 def test_steps_of_the_size_of_the_gradient_are_those_of_it(options):
     """PolarGrad's steps are proportional to gradients: those after a small first one are not larger for it."""

@@ -106,7 +106,7 @@ class InverseRoots(Kronecker):
                     due.setdefault(key, []).append(one)
         for (p, ridge, *_), found in due.items():
             for some in portions(found, self.portion):
-                compute_roots(some, p, ridge, self.method, self.tolerance)
+                compute_roots(some, p, ridge, self.method, self.tolerance, of_zero=float(self.graft != "none"))
 
     def update(self, stack: Tensor, runs: Sequence[Run]) -> Tensor:
         """The preconditioned momentum, with the norm of the graft."""
@@ -176,21 +176,29 @@ def _norms(stack: Tensor) -> Tensor:
     return torch.linalg.vector_norm(stack, dim=(-2, -1), keepdim=True)
 
 
-def compute_roots(due: Sequence[Factor], p: int, ridge: float, method: RootMethod | None, tolerance: float) -> None:
-    """Overwrite the roots of factors of one size, in one batch; see `inverse_roots`. If that fails, a root stays."""
+def compute_roots(
+    due: Sequence[Factor], p: int, ridge: float, method: RootMethod | None, tolerance: float, of_zero: float
+) -> None:
+    """Overwrite the roots of factors of one size, in one batch; see `inverse_roots`. If that fails, a root stays.
+
+    The root of a zero factor is `of_zero` times I. With a graft this is I, and the graft sets the size of the step.
+    Without one it is 0, the pseudo-inverse: I would move the weights by the gradient itself until the next roots.
+    """
     A = torch.cat([one.values / one.weight for one in due])
     found = inverse_roots(A, p, ridge, method, tolerance)
     values, owners = found.values, [(one, i) for one in due for i in range(len(one.values))]
     for index, _ in found.failed:
         one, i = owners[index]
         values[index] = one.last[i]
+    if found.zero and not of_zero:
+        values[list(found.zero)] = 0.0
     foreach.copy_([one.last for one in due], list(values.split([len(one.values) for one in due])))
     lost = [(k, _LOST) for k in found.zero if bool(owners[k][0].momentum()[owners[k][1]].any())]
     helps = f"A larger ridge (now {ridge:g}) or another method helps."
     for what, which, advice in (
         ("was computed again in float64", found.repeated, helps),
         ("keeps its last value", found.failed, helps),
-        ("is the identity", lost, "Scale the loss, or keep the weights in float64."),
+        ("is the identity" if of_zero else "is zero", lost, "Scale the loss, or keep the weights in float64."),
     ):
         if which:
             shown = [f"the root of {owners[k][0].describe(owners[k][1])} {what}: {why}" for k, why in which[:_SHOWN]]
