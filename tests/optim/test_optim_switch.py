@@ -149,6 +149,19 @@ def test_a_checkpoint_of_torchs_muon_loads_and_what_is_not_in_it_is_said():
 
 
 @needs_torchs
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_matrix_of_torchs_muon_that_is_under_adamw_here_is_named(prefix):
+    """Such as the head of a model, which a plan gives to AdamW."""
+    params = weights()
+    theirs = torch.optim.Muon([(f"{prefix}w{i}", p) for i, p in enumerate(params)])
+    run(theirs, params, range(1))
+    ours = Muon([{"params": [("w0", params[0]), ("w1", params[1])]}, {"params": [("w2", params[2])], "rule": "adamw"}])
+    with pytest.raises(ValueError, match=r"Muon: the Muon of this state dict moves w2 as a matrix, .* overrides"):
+        ours.load_state_dict(theirs.state_dict())
+    assert not ours.state
+
+
+@needs_torchs
 @pytest.mark.parametrize("other", [PolarGrad, NorMuon, AdaMuon, Shampoo, SOAP])
 def test_a_checkpoint_of_torchs_muon_is_refused_by_other_rules(other):
     params = weights()

@@ -114,6 +114,13 @@ def _keep_rest(ours: list[dict[str, Any]], state: dict[Any, Any], optimizer: "Ma
     for group in ours:
         if "param_names" in group:
             group["param_names"] = [told[str(name)] for name in group["param_names"]]
+    here = {name for group in own["param_groups"] if group["rule"] == "adamw" for name in group["param_names"]}
+    if both := [name for name in told.values() if name in here]:
+        shown = ", ".join(both[:4]) + (", ..." if len(both) > 4 else "")
+        raise ValueError(
+            f"the Muon of this state dict moves {shown} as a matrix, and here AdamW moves it. Give "
+            'it the rule "matrix" (plan: overrides, with allow for an embedding or a head).'
+        )
     names: list[str] = []
     for group in own["param_groups"]:
         if group["rule"] == "adamw":
