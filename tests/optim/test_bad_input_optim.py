@@ -409,6 +409,19 @@ def test_steps_that_are_refused_change_nothing(kind):
 
 
 @every
+@pytest.mark.parametrize("values", [{"foreach": True, "lr": torch.tensor(0.1)}, {"capturable": True}], ids=str)
+def test_what_only_torchs_adamw_refuses_comes_before_a_matrix_moves(make, values):
+    optimizer, a, _ = trained(make)
+    hand(optimizer, 1, **values)
+    before, state = a.detach().clone(), copy.deepcopy(optimizer.state[a])
+    with pytest.raises((RuntimeError, AssertionError)) as caught:
+        optimizer.step()
+    assert f"{make.__name__}: rest" in caught.value.__notes__[0]
+    assert torch.equal(a, before)
+    assert all(torch.equal(value, state[key]) for key, value in optimizer.state[a].items())
+
+
+@every
 @pytest.mark.parametrize("closure", [5, "loss", torch.zeros(())])
 def test_a_closure_is_a_function(make, closure):
     optimizer, *_ = trained(make)
@@ -463,10 +476,11 @@ def test_an_error_inside_a_rule_has_a_note_with_the_parameters():
 
 
 @every
-def test_nan_reaches_the_weights_by_methods_that_take_it(make):
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_nan_reaches_the_weights_by_methods_that_take_it(make, value):
     """As with torch's optimizers: a step that left the matrix as it is would hide it."""
     optimizer, a, _ = trained(make)
-    a.grad[0, 0] = math.nan
+    a.grad[0, 0] = value
     optimizer.step()
     assert not torch.isfinite(a).all()
 

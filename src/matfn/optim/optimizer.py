@@ -199,8 +199,8 @@ class MatrixOptimizer(torch.optim.Optimizer):
                 and infinity (such as `Exact`) would get one.
             TypeError: If `closure` cannot be called, or an option of a group was set to another type.
 
-        In all these cases nothing has changed: no weight, no state. An error from inside a rule or a hook (out of
-        memory, say) may come when some parameters have moved; a note names those it was about.
+        In all these cases nothing has changed: no weight, no state. What torch's AdamW refuses leaves the matrices
+        alone. An error in a rule or a hook (out of memory) may come when some have moved; a note names the parameters.
         """
         if closure is not None and not callable(closure):
             raise TypeError(f"{type(self).__name__}.step takes a function of no arguments, got {closure!r}.")
@@ -210,6 +210,8 @@ class MatrixOptimizer(torch.optim.Optimizer):
                 loss = closure()
         self.rest.adopt_momentum(self.param_groups)
         self._refresh()
+        # First: torch refuses combinations of options here, such as foreach with an lr that is a tensor.
+        self.rest.step([group for group in self.param_groups if group["rule"] == "adamw"], self.state)
         self._prepare()
         for lender, together in self._stacks:
             try:
@@ -218,7 +220,6 @@ class MatrixOptimizer(torch.optim.Optimizer):
                 names = ", ".join(dict.fromkeys(name for bucket in together for name in bucket.names))
                 error.add_note(f"This was in {type(self).__name__}.step, at the stack of the parameters {names}.")
                 raise
-        self.rest.step([group for group in self.param_groups if group["rule"] == "adamw"], self.state)
         return loss
 
     def _move(self, lender: "MatrixOptimizer", together: Sequence[Bucket]) -> None:

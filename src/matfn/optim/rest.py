@@ -65,6 +65,9 @@ class RestRule:
             self._adamw.param_groups = [_with_copies(group, state, copies) for group in groups]
             self._adamw.state = state
             self._adamw.step()
+        except Exception as error:
+            error.add_note(f"This was in torch's AdamW ({self.where}). No matrix has moved.")
+            raise
         finally:
             moments = {copy: state.pop(copy, {}) for copy in copies}
         for wide, (name, weight, group) in copies.items():

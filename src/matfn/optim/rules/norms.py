@@ -46,8 +46,8 @@ class Sign(Rule):
     """The sign of each entry."""
 
     def update(self, stack: Tensor, runs: Sequence[Run]) -> Tensor:
-        """The signs, in place. NaN stays: torch's sign of it is 0, which would hide it for ever."""
-        lost = stack.isnan()
+        """The signs, in place. NaN stays, and infinity becomes NaN: its sign would hide it for ever."""
+        lost = ~stack.isfinite()
         return stack.sign_().masked_fill_(lost, torch.nan)
 
 
