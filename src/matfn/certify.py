@@ -104,7 +104,7 @@ def certify(
     _check_only(only, target)
     if not isinstance(exact, bool):
         raise TypeError(f"certify: exact must be True or False, got {shown(exact)}")
-    check_generator(generator)
+    check_generator(generator, "certify")
     _check_pair(X, U, target)
     scaled, scale = prescale(_wide(X))
     S = None if exact or scaled.shape[-2] <= _DENSE else _signs(scaled, _COLUMNS, generator)

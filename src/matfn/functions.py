@@ -71,7 +71,7 @@ def orthogonalize(
         Amsel et al., "The Polar Express", arXiv 2505.16932, Sections 3 and 4.
     """
     check_matrix(X, ORTHOGONALIZE)
-    key, shape = sketch_key(generator), (X.shape[-2], X.shape[-1])
+    key, shape = sketch_key(generator, "orthogonalize"), (X.shape[-2], X.shape[-1])
     options: dict[str, Any] = {"engine": engine, "precision": precision, "products": products}
     differentiated = torch.is_grad_enabled() and X.requires_grad
     plan = resolve(ORTHOGONALIZE, method, shape, X.dtype, X.device, **options, differentiated=differentiated)
@@ -112,12 +112,14 @@ def polar(
             orthogonal but not the polar factor: H is then not symmetric or has negative eigenvalues.
     """
     if factor not in ("range", "complete"):
-        raise ValueError(f'factor must be "range" or "complete", got {factor!r}: it says what U does to the null space')
+        raise ValueError(
+            f'polar: factor must be "range" or "complete", got {factor!r}: it says what U does to the null space'
+        )
     if side not in ("right", "left"):
-        raise ValueError(f'side must be "right" (A = U H) or "left" (A = H U), got {side!r}')
+        raise ValueError(f'polar: side must be "right" (A = U H) or "left" (A = H U), got {side!r}')
     check_matrix(A, POLAR)
     check_readable(A, "polar")
-    value = partial(_polar, side, factor, method, sketch_key(generator))
+    value = partial(_polar, side, factor, method, sketch_key(generator, "polar"))
     return Polar(*attach(A, value, polar_adjoint(side)))
 
 
@@ -267,7 +269,7 @@ def _accurate(
     """Compute one of the square functions, with its closed-form derivative."""
     check_matrix(A, target)
     check_readable(A, target.verb)
-    key, added = sketch_key(generator), check_ridge(ridge, A, target.verb, relative=relative)
+    key, added = sketch_key(generator, target.verb), check_ridge(ridge, A, target.verb, relative=relative)
     B = A
     if added is not None and A.numel():
         B = with_ridge(A, added, partial(_check_sum, target), relative=relative)

@@ -67,7 +67,7 @@ def test_engine(method, engine):
     for target in cases.TARGET.values():
         if target.name not in engine.targets or not cases.takes(method, target):
             continue
-        iteration = method.schedule(target.p) if isinstance(method, Scheduled) else check_method(method, target)
+        iteration = method.schedule(target.p) if isinstance(method, Scheduled) else check_method(method, target.verb)
         if isinstance(engine, Gram) and max(engine.restarts or (), default=0) >= iteration.steps:
             continue  # fewer steps than restarts
         for shape in SHAPES if target == POLAR else [(7, 7)]:

@@ -208,5 +208,5 @@ def test_a_method_is_an_object(method):
     if method is None:
         assert torch.equal(matfn.sqrtm(torch.eye(2)), matfn.sqrtm(torch.eye(2), method=matfn.Exact()))
         return
-    with pytest.raises(TypeError, match=r"method|cannot compute"):
+    with pytest.raises(TypeError, match=r"method"):
         matfn.sqrtm(torch.eye(2), method=method)

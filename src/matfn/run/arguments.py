@@ -153,39 +153,46 @@ def _most(dtype: torch.dtype) -> float:
     return torch.finfo(_wide(dtype)).max
 
 
-def check_method(method: object, target: Target) -> Method:
+def check_method(method: object, verb: str) -> Method:
     """Return the method; refuse a class, a string, or an object with none of the protocols."""
     if isinstance(method, str):
-        raise TypeError(f"method must be a method object, got the text {method!r}: write matfn.method({method!r})")
+        raise TypeError(
+            f"{verb}: method must be a method object, got the text {method!r}: write matfn.method({method!r})"
+        )
     if isinstance(method, type):
-        raise TypeError(f"method must be a value, got the class {method.__name__}: write {method.__name__}()")
+        name = method.__name__
+        raise TypeError(f"{verb}: method must be a value, got the class {name}: write {name}()")
     # `Iteration` is checked by hand: torch.compile cannot follow isinstance for a protocol with a property.
     if isinstance(method, Scheduled | Evaluation):
         return method
     if not (hasattr(method, "step") and hasattr(method, "steps")):
         raise TypeError(
-            f"{method!r} cannot compute {target}: a method has schedule(p), step(k, residual) or evaluate(target, A)"
+            f"{verb}: {method!r} is no method: one has schedule(p), step(k, residual) or evaluate(target, A)"
         )
     return cast(Iteration, method)
 
 
-def check_options(engine: object, precision: object, products: object) -> None:
+def check_options(engine: object, precision: object, products: object, verb: str) -> None:
     """Refuse an engine, a precision or products of another type; None is always allowed."""
     if engine is not None and (isinstance(engine, str | type) or not hasattr(engine, "run")):
         name = engine.__name__ if isinstance(engine, type) else str(engine).capitalize()
-        raise TypeError(f"engine must be a value such as Direct(), Gram() or Coupled(), got {engine!r}: write {name}()")
+        raise TypeError(
+            f"{verb}: engine must be a value such as Direct(), Gram() or Coupled(), got {engine!r}: write {name}()"
+        )
     if precision is not None and precision not in DTYPES:
         names = ", ".join(str(dtype) for dtype in DTYPES)
-        raise TypeError(f"precision must be {names}, or None for the choice by machine and method, got {precision!r}")
+        raise TypeError(
+            f"{verb}: precision must be {names}, or None for the choice by machine and method, got {precision!r}"
+        )
     if products is not None and (isinstance(products, str | type) or not hasattr(products, "sym_addmm")):
         raise TypeError(
-            "products must be a value of matfn.kernels such as EAGER or Blocked(96), or None for the choice by device, "
-            f"dtype and size, got {products!r}"
+            f"{verb}: products must be a value of matfn.kernels such as EAGER or Blocked(96), or None for the choice "
+            f"by device, dtype and size, got {products!r}"
         )
 
 
 def check_rounding(target: Target, iteration: object, precision: torch.dtype) -> None:
-    """Refuse a schedule that lifts rounding errors of M to the size of q(M) in this dtype, and a `tol` below them."""
+    """Refuse a schedule that lifts rounding errors of M to the size of q(M) in this dtype, or a `tol` below."""
     roundoff = torch.finfo(precision).eps / 2
     if isinstance(iteration, RitzMinimax) and iteration.tol is not None and iteration.tol <= roundoff:
         raise ValueError(
@@ -201,15 +208,15 @@ def check_rounding(target: Target, iteration: object, precision: torch.dtype) ->
         )
 
 
-def sketch_key(generator: Generator | None) -> int | Tensor:
+def sketch_key(generator: Generator | None, verb: str) -> int | Tensor:
     """Return the key of all sketches of one call, drawn on the device of the generator and never read."""
-    check_generator(generator)
+    check_generator(generator, verb)
     return 0 if generator is None else torch.randint(2**32, (), generator=generator, device=generator.device)
 
 
-def check_generator(generator: object) -> None:
+def check_generator(generator: object, verb: str) -> None:
     """Refuse anything but a generator or None."""
     if generator is not None and not isinstance(generator, Generator):
         raise TypeError(
-            f"generator must be a torch.Generator or None, got {generator!r}: torch.Generator().manual_seed(0)"
+            f"{verb}: generator must be a torch.Generator or None, got {generator!r}: torch.Generator().manual_seed(0)"
         )

@@ -97,7 +97,7 @@ def evaluated_sum(target: Target, A: Tensor, method: Method | None, eps: float) 
 
     `eps` is of the dtype before the sum. The default method is `Exact()`.
     """
-    method = Exact() if method is None else check_method(method, target)
+    method = Exact() if method is None else check_method(method, target.verb)
     if not isinstance(method, Summed) or A.numel() == 0:
         return None
     return method.evaluate_sum(target, A.reshape(-1, *A.shape[-2:]), eps).reshape(A.shape)
@@ -165,7 +165,7 @@ def polar_factor(A: Tensor, factor: str, method: Method | None, key: int | Tenso
 
 def _fitted(target: Target, A: Tensor, method: Method | None) -> Method | None:
     """Let the method look at the matrices (..., m, n) if it is `Fitted`; may wait for the device."""
-    method = None if method is None else check_method(method, target)
+    method = None if method is None else check_method(method, target.verb)
     if not isinstance(method, Fitted) or A.numel() == 0:
         return method
     return method.fitted(target, prescale(A.reshape(-1, *A.shape[-2:]))[0])

@@ -162,9 +162,9 @@ def _cached(device: torch.device, named: str | None, threads: int, verb: str, as
 
 
 def _resolve(profile: Machine, asked: _Asked) -> RunPlan:
-    check_options(asked.engine, asked.precision, asked.products)
+    check_options(asked.engine, asked.precision, asked.products, asked.target.verb)
     chosen, why = (asked.method, "as given") if asked.method is not None else _default(profile, asked)
-    chosen = check_method(chosen, asked.target)
+    chosen = check_method(chosen, asked.target.verb)
     if isinstance(chosen, Evaluation):
         return _evaluating(profile, asked, chosen, why)
     return _iterating(profile, asked, chosen, why)

@@ -50,12 +50,9 @@ class Polar(Rule):
         purpose: Purpose = Purpose.STEP,
         owner: str = "Polar",
     ) -> None:
-        try:
-            if method is not None:
-                check_method(method, POLAR)
-            check_options(engine, precision, products)
-        except TypeError as error:
-            raise TypeError(f"{owner}: {error}") from None
+        if method is not None:
+            check_method(method, owner)
+        check_options(engine, precision, products, owner)
         self.method, self.purpose = method, purpose
         self.options = {"precision": precision, "engine": engine, "products": products}
         for name, given in self.options.items():
