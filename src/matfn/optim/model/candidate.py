@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from torch import Tensor, nn
 
@@ -73,6 +74,24 @@ class Model:
     facts: dict[Tensor, Fact] = field(default_factory=dict)
     heads: set[str] = field(default_factory=set)
     read: bool = False
+
+    @cached_property
+    def inside(self) -> dict[str, dict[str, int]]:
+        """{path of a module: {path: inputs} of the layers directly in it}. Models have thousands of layers."""
+        found: dict[str, dict[str, int]] = {}
+        for path, (_, n) in self.shapes.items():
+            found.setdefault(path.rpartition(".")[0], {})[path] = n
+        return found
+
+    @cached_property
+    def inputs(self) -> frozenset[int]:
+        """All numbers of inputs of the layers."""
+        return frozenset(n for _, n in self.shapes.values())
+
+    @cached_property
+    def later_inputs(self) -> frozenset[int]:
+        """The numbers of inputs without the first layer, which reads the data."""
+        return frozenset(n for _, n in list(self.shapes.values())[1:])
 
 
 @dataclass(frozen=True)
