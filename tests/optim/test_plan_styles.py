@@ -42,6 +42,30 @@ def test_a_block_that_is_joined_again_stays_one():
     assert plan(turned, X)["fused.weight"].layout == linear((40, 8)).cut((8, 8, 8, 16))
 
 
+@pytest.mark.parametrize("heads", [2, 4])
+def test_heads_taken_one_by_one_stay_together(heads):
+    model = Named(a=nn.Linear(8, 24), head=nn.Linear(8, 3))
+
+    def forward(x):
+        q, k, v = (part.chunk(heads, -1) for part in model.a(x).chunk(3, -1))
+        return model.head(torch.tanh(torch.cat([(q[i] @ k[i].mT) @ v[i] for i in range(heads)], -1)))
+
+    model.forward = forward
+    assert plan(model, X)["a.weight"].layout == linear((24, 8)).cut(3)
+
+
+@pytest.mark.parametrize("make", [lambda m, x: torch.jit.trace(m, x), lambda m, x: torch.jit.script(m)])
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_scripted_parts_are_read_by_the_class_from_which_they_were_made(make):
+    inner = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8))
+    model = Chain(a=nn.Linear(8, 8), inner=make(inner, X), head=nn.Linear(8, 3))
+    modes = [module.training for module in model.modules()]
+    for example in (None, X):
+        decided = plan(model, example)
+        assert [decided[f"inner.{i}.weight"].role for i in (0, 2)] == ["linear", "linear"]
+        assert modes == [module.training for module in model.modules()]
+
+
 def test_blocks_by_index_select():
     model = Named(a=nn.Linear(8, 24), head=nn.Linear(8, 3))
 

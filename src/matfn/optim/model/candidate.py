@@ -147,7 +147,10 @@ def place_of(path: str) -> str:
 
 def is_a(module: nn.Module | None, pattern: str) -> bool:
     """Whether the name of a module's class, or of a base class, matches as a whole."""
-    return any(re.fullmatch(pattern, cls.__name__) for cls in type(module).__mro__)
+    names = [cls.__name__ for cls in type(module).__mro__]
+    if "ScriptModule" in names:
+        names.append(str(getattr(module, "original_name", "")))  # torch.jit hides the class
+    return any(re.fullmatch(pattern, name) for name in names)
 
 
 def weight_shape(module: nn.Module) -> tuple[int, int] | None:
@@ -166,9 +169,9 @@ def weight_shape(module: nn.Module) -> tuple[int, int] | None:
 
 def _stored(module: nn.Module) -> Tensor | None:
     """The weight of a module or, without computing it, the parameter of its shape from which it is computed."""
-    weight: object = module._parameters.get("weight")
+    weight: object = dict(module.named_parameters(recurse=False)).get("weight")
     if weight is None:
-        lists = module._modules.get("parametrizations")
+        lists = dict(module.named_children()).get("parametrizations")
         held = list(lists["weight"].parameters()) if isinstance(lists, nn.ModuleDict) and "weight" in lists else []
         weight = max(held, key=lambda param: param.numel(), default=module.__dict__.get("weight"))
     return weight if isinstance(weight, Tensor) else None

@@ -171,19 +171,22 @@ def _restored(model: nn.Module) -> Iterator[None]:
 
 def _attributes(model: nn.Module) -> Callable[[], None]:
     """Modes, attributes and names of buffers. A cache and the attribute that holds its length go back together."""
-    held = [(own, dict(own)) for module in model.modules() for own in (module.__dict__, module._buffers)]
-    names = [
-        (module._non_persistent_buffers_set, set(module._non_persistent_buffers_set)) for module in model.modules()
-    ]
-    generators = [(x, x.get_state()) for _, own in held for x in own.values() if isinstance(x, torch.Generator)]
+    modes = [(module, module.training) for module in model.modules()]
+    # Modules of torch.jit keep modes and buffers elsewhere than in dictionaries.
+    named = [own for module in model.modules() for own in (module.__dict__, module._buffers) if isinstance(own, dict)]
+    held = [(own, dict(own)) for own in named]
+    sets = [(module._non_persistent_buffers_set, set(module._non_persistent_buffers_set)) for module in model.modules()]
+    generators = [(x, x.get_state()) for own in named for x in own.values() if isinstance(x, torch.Generator)]
 
     def put_back() -> None:
         for own, before in held:
             own.clear()
             own.update(before)
-        for own, before in names:
-            own.clear()
-            own.update(before)
+        for names, before in sets:
+            names.clear()
+            names.update(before)
+        for module, training in modes:
+            module.training = training
         for generator, state in generators:
             generator.set_state(state)
 

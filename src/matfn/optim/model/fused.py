@@ -5,6 +5,7 @@ selections and unbinds of such an axis are cuts, if together they take every row
 rotary embedding of a part of each head) are no cuts.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -113,9 +114,12 @@ def blocks(graph: Graph, use: Use) -> Cut | None:
     found = _behind(graph, use.node, 0, _Rows(sizes, tuple(strides)), _FAR)
     if found is None or _joined(graph, found):
         return None
-    finer = [part for block in found for part in _finer(graph, block)]
-    cuts = (_pattern([block.rows.indices() for block in some], sizes[use.axis]) for some in (finer, found))
-    return next((cut for cut in cuts if cut is not None), None)
+    parted = [_halves(graph, block) for block in found]
+    if not all(len(some) == 2 for some in parted):  # if each block is halved, the halves are heads
+        halved = _pattern([part.rows.indices() for some in parted for part in some], sizes[use.axis])
+        if halved is not None:
+            return halved
+    return _pattern([block.rows.indices() for block in found], sizes[use.axis])
 
 
 def parts(uses: list[Use]) -> Cut | None:
@@ -127,10 +131,13 @@ def parts(uses: list[Use]) -> Cut | None:
     return _pattern(rows, uses[0].param.shape[taken[0][0]])
 
 
-def _finer(graph: Graph, block: _Block) -> list[_Block]:
-    """The blocks into which a block is cut once more, as gate and up behind q, k and v; else the block itself."""
+def _halves(graph: Graph, block: _Block) -> list[_Block]:
+    """The two parts into which a block is cut once more, as gate and up behind q, k and v; else the block itself.
+
+    More parts than two are heads, which stay together.
+    """
     some = None if block.node.name() == "GluBackward0" else _behind(graph, block.node, block.index, block.rows, _FAR)
-    return [block] if some is None or _joined(graph, some) else some
+    return [block] if some is None or len(some) != 2 or _joined(graph, some) else some
 
 
 def _behind(graph: Graph, node: Node, index: int, rows: _Rows, far: int) -> list[_Block] | None:
@@ -219,7 +226,7 @@ def _taken(graph: Graph, node: Node, rows: _Rows, far: int) -> list[_Block] | No
     return _behind(graph, node, 0, taken, far - 1) if whole else [_Block(taken, node, 0)]
 
 
-def _indexed(node: Node, rows: _Rows, indices: list[Tensor | None]) -> list[_Block] | None:
+def _indexed(node: Node, rows: _Rows, indices: Sequence[Tensor | None]) -> list[_Block] | None:
     """A part given by a list of positions, as in ``x[..., [-1], :]``: a block if the positions are evenly spaced."""
     given = [(axis, index) for axis, index in enumerate(indices) if index is not None]
     if len(given) != 1 or given[0][1].ndim != 1 or given[0][1].device.type == "meta":

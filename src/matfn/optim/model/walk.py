@@ -79,7 +79,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 def made_from(module: nn.Module) -> dict[str, Tensor]:
     """{weight: the parameter that stands for it} for weights that a module computes from its parameters."""
     found: dict[str, Tensor] = {}
-    lists = module._modules.get("parametrizations")
+    lists = dict(module.named_children()).get("parametrizations")
     if isinstance(lists, nn.ModuleDict):
         for leaf, originals in lists.items():
             held = list(originals.parameters(recurse=False))
