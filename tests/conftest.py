@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 
 import pytest
@@ -28,6 +29,12 @@ settings.load_profile("matfn")
 _CREATED = None
 if "MATFN_CACHE_DIR" not in os.environ:
     _CREATED = os.environ["MATFN_CACHE_DIR"] = tempfile.mkdtemp(prefix="matfn-tests-")
+
+
+# A shell starts what runs in the background with SIGINT ignored, and nohup with SIGHUP; matfn leaves them ignored then.
+for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, usual)
 
 
 def pytest_configure(config):

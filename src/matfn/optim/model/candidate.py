@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from torch import Tensor, nn
 
@@ -74,6 +75,24 @@ class Model:
     heads: set[str] = field(default_factory=set)
     read: bool = False
 
+    @cached_property
+    def inside(self) -> dict[str, dict[str, int]]:
+        """{path of a module: {path: inputs} of the layers directly in it}. Models have thousands of layers."""
+        found: dict[str, dict[str, int]] = {}
+        for path, (_, n) in self.shapes.items():
+            found.setdefault(path.rpartition(".")[0], {})[path] = n
+        return found
+
+    @cached_property
+    def inputs(self) -> frozenset[int]:
+        """All numbers of inputs of the layers."""
+        return frozenset(n for _, n in self.shapes.values())
+
+    @cached_property
+    def later_inputs(self) -> frozenset[int]:
+        """The numbers of inputs without the first layer, which reads the data."""
+        return frozenset(n for _, n in list(self.shapes.values())[1:])
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -128,7 +147,10 @@ def place_of(path: str) -> str:
 
 def is_a(module: nn.Module | None, pattern: str) -> bool:
     """Whether the name of a module's class, or of a base class, matches as a whole."""
-    return any(re.fullmatch(pattern, cls.__name__) for cls in type(module).__mro__)
+    names = [cls.__name__ for cls in type(module).__mro__]
+    if "ScriptModule" in names:
+        names.append(str(getattr(module, "original_name", "")))  # torch.jit hides the class
+    return any(re.fullmatch(pattern, name) for name in names)
 
 
 def weight_shape(module: nn.Module) -> tuple[int, int] | None:
@@ -147,9 +169,9 @@ def weight_shape(module: nn.Module) -> tuple[int, int] | None:
 
 def _stored(module: nn.Module) -> Tensor | None:
     """The weight of a module or, without computing it, the parameter of its shape from which it is computed."""
-    weight: object = module._parameters.get("weight")
+    weight: object = dict(module.named_parameters(recurse=False)).get("weight")
     if weight is None:
-        lists = module._modules.get("parametrizations")
+        lists = dict(module.named_children()).get("parametrizations")
         held = list(lists["weight"].parameters()) if isinstance(lists, nn.ModuleDict) and "weight" in lists else []
         weight = max(held, key=lambda param: param.numel(), default=module.__dict__.get("weight"))
     return weight if isinstance(weight, Tensor) else None

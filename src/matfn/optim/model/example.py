@@ -67,8 +67,10 @@ def read_example(model: nn.Module, example: Any) -> dict[Tensor, Fact]:
 
 def _facts(model: nn.Module, example: Any, training: bool) -> dict[Tensor, Fact]:
     """One run. All parameters are made to require gradients meanwhile, so that frozen ones are seen."""
-    inner = unwrapped(model)
+    inner, known = unwrapped(model), set(model.parameters())
     with _restored(model), torch.inference_mode(False), torch.enable_grad(), _uncompiled(), parametrize.cached():
+        for module in model.modules():
+            module.training = training
         for module in model.modules():
             module.training = training
         for param in model.parameters():
@@ -81,6 +83,11 @@ def _facts(model: nn.Module, example: Any, training: bool) -> dict[Tensor, Fact]
                 "Give the arguments of one call of the model on its device (a tensor, a tuple, a mapping of keyword "
                 "arguments), or a function from the model to its loss."
             ) from error
+        if new := [name for name, param in model.named_parameters() if param not in known]:
+            raise PlanError(
+                f"{type(inner).__name__} makes parameters while it runs: {new}. They would not be in the plan. Run the "
+                "model once, then plan."
+            )
         outputs = [x for x in _tensors(_loss_of(returned)) if x.grad_fn is not None]
         if not outputs:
             raise PlanError(
@@ -152,7 +159,7 @@ def _uncompiled() -> Iterator[None]:
 @contextlib.contextmanager
 def _restored(model: nn.Module) -> Iterator[None]:
     """Put back what a forward pass, or a backward pass in a user's function, may have changed."""
-    undo = [_modes(model), _gradients(model), _buffers(model), _limited_tables(model), _random_numbers(model)]
+    undo = [_attributes(model), _gradients(model), _buffers(model), _limited_tables(model), _random_numbers(model)]
     for param in model.parameters():
         param.grad = None
     try:
@@ -162,12 +169,26 @@ def _restored(model: nn.Module) -> Iterator[None]:
             put_back()
 
 
-def _modes(model: nn.Module) -> Callable[[], None]:
+def _attributes(model: nn.Module) -> Callable[[], None]:
+    """Modes, attributes and names of buffers. A cache and the attribute that holds its length go back together."""
     modes = [(module, module.training) for module in model.modules()]
+    # Modules of torch.jit keep modes and buffers elsewhere than in dictionaries.
+    named = [own for module in model.modules() for own in (module.__dict__, module._buffers) if isinstance(own, dict)]
+    held = [(own, dict(own)) for own in named]
+    sets = [(module._non_persistent_buffers_set, set(module._non_persistent_buffers_set)) for module in model.modules()]
+    generators = [(x, x.get_state()) for own in named for x in own.values() if isinstance(x, torch.Generator)]
 
     def put_back() -> None:
+        for own, before in held:
+            own.clear()
+            own.update(before)
+        for names, before in sets:
+            names.clear()
+            names.update(before)
         for module, training in modes:
             module.training = training
+        for generator, state in generators:
+            generator.set_state(state)
 
     return put_back
 
@@ -184,19 +205,18 @@ def _gradients(model: nn.Module) -> Callable[[], None]:
 
 
 def _buffers(model: nn.Module) -> Callable[[], None]:
-    held = [
-        (module, name, buffer, buffer.detach().clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
+    """The values of buffers. An expanded buffer stores its entries once: an axis of stride 0 is held once."""
+    stored = [
+        buffer.detach()[tuple(slice(0, 1 if stride == 0 else None) for stride in buffer.stride())]
+        for buffer in model.buffers()
+        if not buffer.is_inference() and buffer.layout == torch.strided
     ]
+    held = [(values, values.clone()) for values in stored]
 
     def put_back() -> None:
         with torch.no_grad():
-            for module, name, buffer, value in held:
-                module._buffers[name] = buffer
-                if not buffer.is_inference():
-                    buffer.detach().copy_(value)
+            for values, before in held:
+                values.copy_(before)
 
     return put_back
 

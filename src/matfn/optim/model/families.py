@@ -5,7 +5,19 @@ A new family of models is a new row here. `recognise.py` applies the rows.
 
 from dataclasses import dataclass
 
-__all__ = ["FUSED", "HEAD", "HEAD_AT_ROOT", "HEAD_PERHAPS", "INPUT", "KNOWN", "ROUTER", "STATE", "TABLE", "Known"]
+__all__ = [
+    "ADAPTER",
+    "FUSED",
+    "HEAD",
+    "HEAD_AT_ROOT",
+    "HEAD_PERHAPS",
+    "INPUT",
+    "KNOWN",
+    "ROUTER",
+    "STATE",
+    "TABLE",
+    "Known",
+]
 
 # The last name of a layer that gives an output, or the name of a container whose last layer does. Only outside of
 # numbered blocks.
@@ -20,14 +32,20 @@ HEAD_PERHAPS = r"(text|visual|vision|image|audio|speech|embedding)_proj(ection)?
 # Names that mean an output only where the layer or container belongs to the model itself.
 HEAD_AT_ROOT = r"output|out|outputs|out_proj|proj_out|final(_(layer|linear|conv|proj))?|fc(_out)?|last(_\w+)?|decoder"
 # The place of a layer that reads the data.
-INPUT = r"(.*\.)?(patch_embed(ding)?s?|stem|conv_in|embedder|patch_embedder)(\..*)?|conv1|proj_in|input_(proj|layer)"
+INPUT = (
+    r"(.*\.)?(patch_embed(ding)?s?|stem|conv_in|embedder|patch_embedder)(?P<rest>\..*)?"
+    r"|conv1|proj_in|input_(proj|layer)"
+)
 # The last name of a layer that chooses experts, beside experts.
 ROUTER = r"router|gate|gating|wg|router_\w+|classifier"
 # The name of a raw parameter that is a table of rows or a token.
 TABLE = (
-    r"(^|_)(pos|position|positional|cls|class|tokens?|emb|embed|embeds|embeddings?|prompt|quer(y|ies)|latents?|probe"
+    r"(^|_)(w?pe|pos|position|positional|cls|class|tokens?|emb|embed|embeds|embeddings?|prompt|quer(y|ies)|latents?|probe"
     r"|codebook)(_|$)"
 )
+# The name of a parameter, or of the module that holds it, from which an adapter of PEFT computes a weight: rotations,
+# reflections, Kronecker and Hadamard products. The factors of LoRA are matrices and not among them.
+ADAPTER = r"(oft|boft|hra|lokr|hada|vera|randlora|road|miss|bone|c3a)_\w+"
 # The name of a raw parameter that acts entry by entry: decay rates of state spaces.
 STATE = r"A_logs?|D_skip|dt_bias|decay\w*|lambd?a\w*|gamma\w*|layer_?scale\w*"
 

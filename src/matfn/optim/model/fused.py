@@ -5,18 +5,20 @@ selections and unbinds of such an axis are cuts, if together they take every row
 rotary embedding of a part of each head) are no cuts.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy
 from numpy.typing import NDArray
+from torch import Tensor
 
 from .graph import Graph, Node, Use, dim, regroup, shape_of
 
 __all__ = ["Cut", "blocks", "parts"]
 
 _SPLITS = ("SplitBackward0", "SplitWithSizesBackward0", "UnsafeSplitBackward0", "UnbindBackward0")
-_TAKES = ("SelectBackward0", "SliceBackward0", "IndexBackward0", "GluBackward0")
+_TAKES = ("SelectBackward0", "SliceBackward0", "IndexBackward0", "IndexSelectBackward0", "GluBackward0")
 _VIEWS = ("ViewBackward0", "UnsafeViewBackward0", "ReshapeAliasBackward0")
 _JOINS = ("CatBackward0", "StackBackward0", "torch::autograd::CopySlices")
 _MIXES = ("Mm", "Bmm", "Addmm", "Baddbmm", "Convolution", "ScaledDotProduct", "Linear", "GroupedMm")
@@ -112,6 +114,11 @@ def blocks(graph: Graph, use: Use) -> Cut | None:
     found = _behind(graph, use.node, 0, _Rows(sizes, tuple(strides)), _FAR)
     if found is None or _joined(graph, found):
         return None
+    parted = [_halves(graph, block) for block in found]
+    if not all(len(some) == 2 for some in parted):  # if each block is halved, the halves are heads
+        halved = _pattern([part.rows.indices() for some in parted for part in some], sizes[use.axis])
+        if halved is not None:
+            return halved
     return _pattern([block.rows.indices() for block in found], sizes[use.axis])
 
 
@@ -122,6 +129,15 @@ def parts(uses: list[Use]) -> Cut | None:
         return None
     rows = [numpy.arange(start, start + length) for _, start, length in taken]
     return _pattern(rows, uses[0].param.shape[taken[0][0]])
+
+
+def _halves(graph: Graph, block: _Block) -> list[_Block]:
+    """The two parts into which a block is cut once more, as gate and up behind q, k and v; else the block itself.
+
+    More parts than two are heads, which stay together.
+    """
+    some = None if block.node.name() == "GluBackward0" else _behind(graph, block.node, block.index, block.rows, _FAR)
+    return [block] if some is None or len(some) != 2 or _joined(graph, some) else some
 
 
 def _behind(graph: Graph, node: Node, index: int, rows: _Rows, far: int) -> list[_Block] | None:
@@ -190,7 +206,10 @@ def _taken(graph: Graph, node: Node, rows: _Rows, far: int) -> list[_Block] | No
     """A part of one axis: a block if the axis counts rows and is not taken whole, else it is followed."""
     name, after = node.name(), shape_of(node)
     if name == "IndexBackward0":
-        return _indexed(node, rows)
+        return _indexed(node, rows, list(node._saved_indices))
+    if name == "IndexSelectBackward0":
+        axis = dim(node._saved_dim) % len(rows.sizes)
+        return _indexed(node, rows, [None] * axis + [node._saved_index])
     axis = dim(node._saved_dim) % len(rows.sizes)
     if rows.strides[axis] == 0:
         return None
@@ -207,9 +226,9 @@ def _taken(graph: Graph, node: Node, rows: _Rows, far: int) -> list[_Block] | No
     return _behind(graph, node, 0, taken, far - 1) if whole else [_Block(taken, node, 0)]
 
 
-def _indexed(node: Node, rows: _Rows) -> list[_Block] | None:
+def _indexed(node: Node, rows: _Rows, indices: Sequence[Tensor | None]) -> list[_Block] | None:
     """A part given by a list of positions, as in ``x[..., [-1], :]``: a block if the positions are evenly spaced."""
-    given = [(axis, index) for axis, index in enumerate(node._saved_indices) if index is not None]
+    given = [(axis, index) for axis, index in enumerate(indices) if index is not None]
     if len(given) != 1 or given[0][1].ndim != 1 or given[0][1].device.type == "meta":
         return None
     axis, index = given[0]

@@ -32,7 +32,13 @@ _PRODUCTS = {
     "DotBackward0": (0, 1),
 }
 # Operations whose weight is stored (out, in, ...) as in torch's modules.
-_LAYERS = {"LinearBackward0": (0, 1), "MkldnnLinearBackward0": (0, 1), "TrilinearBackward0": (0, 1)}
+_LAYERS = {
+    "CdistBackward0": (0, 1),
+    "EuclideanDistBackward0": (0, 1),
+    "LinearBackward0": (0, 1),
+    "MkldnnLinearBackward0": (0, 1),
+    "TrilinearBackward0": (0, 1),
+}
 _LOOKUPS = ("EmbeddingBackward0", "EmbeddingBagBackward0", "IndexSelectBackward0", "IndexBackward0", "GatherBackward0")
 _VIEWS = ("ViewBackward0", "UnsafeViewBackward0", "ReshapeAliasBackward0")
 _SQUARE = (frozenset([0]), frozenset([1]))  # the axes of a matrix as it is stored
@@ -213,7 +219,18 @@ def _uses(node: Node, operands: list[Weight | Data | None]) -> Iterator[Use]:
     elif isinstance(node, BackwardCFunction) and len(operands) > 1:  # a function of the user: which axes is not known
         for x in operands:
             if isinstance(x, Weight) and x.long and x.bare and shape_of(node) != tuple(x.param.shape):
-                yield Use(node, x.param, "product", shallow=all(_shallow(y) for y in operands if y is not x))
+                shallow = all(_shallow(y) for y in operands if y is not x)
+                yield Use(node, x.param, "product", *_by_shapes(node, x), shallow=shallow)
+
+
+def _by_shapes(node: Node, x: Weight) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(rows, columns) of a matrix in a function of the user, if the lengths of its output and data tell them."""
+    read = {shape_of(child, i)[-1:] for child, i in node.next_functions if child is not None}
+    out, shape = shape_of(node)[-1:], tuple(x.param.shape)
+    if len(shape) != 2 or shape[0] == shape[1] or not x.axes:
+        return (), ()
+    found = [(row, 1 - row) for row in (0, 1) if out == (shape[row],) and (shape[1 - row],) in read]
+    return ((found[0][0],), (found[0][1],)) if len(found) == 1 else ((), ())
 
 
 def _layer(

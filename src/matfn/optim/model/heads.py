@@ -1,6 +1,7 @@
 """Heads: layers whose output is the model's. By the graph of an example, else by name, by order, by the vocabulary."""
 
 import re
+from collections.abc import Collection, Iterator
 
 from torch import nn
 
@@ -12,11 +13,13 @@ __all__ = ["head", "is_open_end"]
 
 def head(c: Candidate) -> Decision | None:
     """The decision for a head, or None. The graph is stronger than names; where they disagree the plan says so."""
-    if not c.is_layer:
-        return _raw(c)
     adapter = re.search(r"(^|\.)lora_[AB](\.|$)", c.first.path)
     if adapter and c.first.place in c.model.heads:
         return Decision("head", "adamw", None, f"LoRA of the output {c.first.place}", "graph")
+    if not c.is_layer:
+        return _raw(c)
+    if any(isinstance(c.model.at.get(above), nn.AdaptiveLogSoftmaxWithLoss) for above in _above(c.first.place)):
+        return Decision("head", "adamw", None, "AdaptiveLogSoftmaxWithLoss gives the output")
     place = c.fact.place if c.fact is not None and c.fact.kind in ("product", "both") else ""
     if place == "head":
         return Decision("head", "adamw", None, "its output reaches the outputs through no other matrix", "graph")
@@ -29,6 +32,13 @@ def head(c: Candidate) -> Decision | None:
     if _ends_sequence(c.model, c.first.path):
         return Decision("head", "adamw", None, "the last layer of an nn.Sequential")
     return _unread(c)
+
+
+def _above(path: str) -> Iterator[str]:
+    """The paths of the modules that hold a module, the nearest first; "" is the model."""
+    while path:
+        path = path.rpartition(".")[0]
+        yield path
 
 
 def _raw(c: Candidate) -> Decision | None:
@@ -64,7 +74,8 @@ def _by_name(model: Model, place: str) -> tuple[str, bool]:
             continue
         if last:
             return ("", False) if _read_by_head(model, place) else (f"output by its name ({part})", True)
-        group = f"{group}.{parts[i + 1]}" if parts[i + 1].isdigit() and not sequence else group
+        each = isinstance(model.at.get(group), nn.ModuleList | nn.ModuleDict) or parts[i + 1].isdigit()
+        group = f"{group}.{parts[i + 1]}" if each and not sequence else group
         inside = [inner for path in model.shapes if f"{(inner := place_of(path))}.".startswith(f"{group}.")]
         if inside and inside[-1] == place and not _read_by_head(model, place):
             out, n = model.shapes.get(place, (0, 0))
@@ -83,7 +94,7 @@ def _read_by_head(model: Model, place: str) -> bool:
 
 def _by_vocabulary(c: Candidate) -> str:
     """The reason why a layer with one row for each token is an output; empty if it is none."""
-    shape = weight_shape(c.first.module)
+    shape = c.model.shapes.get(f"{c.first.place}.base_layer") or weight_shape(c.first.module)
     if shape is None or c.param.ndim > 2 or c.first.numbered or shape[0] != c.model.vocabulary or shape[0] <= shape[1]:
         return ""
     return "as many rows as the vocabulary"
@@ -95,41 +106,43 @@ def _ends_sequence(model: Model, path: str) -> bool:
     if not isinstance(inner, nn.Sequential) or len(model.shapes) < 2:
         return False
     while isinstance(inner, nn.Sequential):
-        weighted = [
-            (name, child)
-            for name, child in inner.named_children()
-            if any(sum(size > 1 for size in param.shape) > 1 for param in child.parameters())
-        ]
-        if not weighted:
+        children = reversed(list(inner.named_children()))
+        last = next(((name, child) for name, child in children if _has_matrix(child)), None)
+        if last is None:
             return False
-        place, inner = f"{place}.{weighted[-1][0]}".lstrip("."), weighted[-1][1]
+        place, inner = f"{place}.{last[0]}".lstrip("."), last[1]
     return place == path and inner is not None and weight_shape(inner) is not None
+
+
+def _has_matrix(module: nn.Module) -> bool:
+    return any(sum(size > 1 for size in param.shape) > 1 for param in module.parameters())
 
 
 def _unread(c: Candidate) -> Decision | None:
     """A layer whose output no layer reads by the shapes, as are all after it: a head, if none is named."""
-    parts, paths = c.first.parts, list(c.model.shapes)
-    if c.model.read or any(part.isdigit() for part in parts[:-1]) or len(paths) < 2:
+    if c.model.read or any(part.isdigit() for part in c.first.parts[:-1]) or len(c.model.shapes) < 2:
         return None
-    if any(_is_read(c.model, path) for path in paths[paths.index(c.first.path) :]) or _named(c.model):
+    paths = list(c.model.shapes)
+    if any(_is_read(c.model, path, c.model.inputs) for path in paths[paths.index(c.first.path) :]) or _named(c.model):
         return None
     reason = "by the shapes no layer reads its output; an example shows it"
     return Decision("head", "adamw", None, reason, "guess", look=True)
 
 
-def _is_read(model: Model, path: str) -> bool:
-    """Whether some layer takes as many inputs as a layer has outputs, or a half or third of them."""
+def _is_read(model: Model, path: str, inputs: Collection[int]) -> bool:
+    """Whether some number of inputs is that of the outputs of a layer, or a half or third of it."""
     out, _ = model.shapes[path]
     flat = isinstance(model.at.get(path), nn.modules.conv._ConvNd)  # its channels may be read with their places
-    return any(n in (out, out / 2, out / 3) or (flat and n % out == 0) for _, n in model.shapes.values())
+    return any(n in (out, out / 2, out / 3) or (flat and n % out == 0) for n in inputs)
 
 
 def is_open_end(c: Candidate) -> bool:
     """Whether a layer may be an output of a model in which no name means one, and no example shows its place."""
-    if c.model.read or not c.is_layer or len(c.model.shapes) < 2:
+    if c.model.read or not c.is_layer:
         return False
-    last = c.first.path == list(c.model.shapes)[-1]
-    return (last or not (c.first.numbered or _is_read(c.model, c.first.path))) and not _named(c.model)
+    last = c.first.path == next(reversed(c.model.shapes))
+    read = c.first.numbered or _is_read(c.model, c.first.path, c.model.later_inputs)
+    return (last or not read) and not _named(c.model)
 
 
 def _named(model: Model) -> bool:

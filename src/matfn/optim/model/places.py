@@ -1,5 +1,6 @@
 """Where the matrices of a model stand between data and outputs: heads, input layers, hidden ones, by the graph."""
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +12,13 @@ from .fused import Cut, blocks, parts
 from .graph import Graph, Node, Use, shape_of
 
 __all__ = ["Fact", "facts"]
+
+
+# Operations between the last product and an output. An activation of hidden layers is none of them.
+_AT_OUTPUTS = (
+    r"(View|UnsafeView|ReshapeAlias|Transpose|Permute|Select|Slice|Squeeze\w*|Unsqueeze|Clone|ToCopy"
+    r"|Clamp\w*|Exp|Softplus|Sigmoid|(Log)?Softmax|Mul|Add|Div)Backward\d"
+)
 
 
 @dataclass(frozen=True)
@@ -26,6 +34,7 @@ class Fact:
         rows: The parameter's axes that are output, empty if not known.
         columns: The parameter's axes that are summed over.
         cut: The blocks into which its output is cut, or None.
+        note: Why a person should look at the place; empty if the graph is clear.
     """
 
     kind: str
@@ -34,6 +43,7 @@ class Fact:
     rows: tuple[int, ...] = ()
     columns: tuple[int, ...] = ()
     cut: Cut | None = None
+    note: str = ""
 
 
 def facts(graph: Graph) -> dict[Tensor, Fact]:
@@ -50,6 +60,7 @@ def facts(graph: Graph) -> dict[Tensor, Fact]:
     ends = [_last(graph, root) for root in _ends(graph)]
     direct = set[Node]().union(*ends)
     heads = set[Node]().union(*(last for last in ends if not last & through))
+    alone = {node for end in _ends(graph) if (node := _given(graph, end)) is not None}
     by_param: dict[Tensor, list[Use]] = defaultdict(list)
     for use in (use for uses in graph.uses.values() for use in uses):
         by_param[use.param].append(use)
@@ -68,8 +79,29 @@ def facts(graph: Graph) -> dict[Tensor, Fact]:
             first.rows,
             first.columns,
             parts(products) or blocks(graph, first),
+            _note(products, place, alone),
         )
     return found
+
+
+def _note(products: list[Use], place: str, alone: set[Node]) -> str:
+    """Why the place of a weight is not clear: its output is an output and more, or it is used in both directions."""
+    orders = {(use.rows, use.columns) for use in products if use.rows and use.columns}
+    if any((columns, rows) in orders for rows, columns in orders):
+        return "the example uses it in both directions, as a derivative does; an example without one shows its place"
+    if not place and any(use.node in alone for use in products):
+        return "perhaps a head: its output is an output of the model, but other matrices read it too"
+    return ""
+
+
+def _given(graph: Graph, node: Node) -> Node | None:
+    """The product whose output the model gives out, behind views and what is common at an output; None if none is."""
+    while node not in graph.uses:
+        before = list(graph.data_of(node))
+        if len(before) != 1 or not re.fullmatch(_AT_OUTPUTS, node.name()):
+            return None
+        node = before[0]
+    return node
 
 
 def _ends(graph: Graph) -> Iterator[Node]:

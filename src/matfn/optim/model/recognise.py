@@ -12,8 +12,8 @@ from dataclasses import replace
 from torch import nn
 
 from ..matrices.layout import Layout, convolution, linear, stack, transposed, transposed_convolution, transposed_stack
-from .candidate import Candidate, Decision
-from .families import FUSED, INPUT, KNOWN, ROUTER, STATE, TABLE, Known
+from .candidate import Candidate, Decision, place_of
+from .families import ADAPTER, FUSED, INPUT, KNOWN, ROUTER, STATE, TABLE, Known
 from .heads import head, is_open_end
 from .places import Fact
 
@@ -26,6 +26,9 @@ _ORDERS = "assumed (number, out, in); else overrides={name: transposed_stack}"
 def _reparametrized(c: Candidate) -> Decision | None:
     """Weights that are computed from other parameters, other than by what keeps the parameter a matrix."""
     made = c.first.made
+    names = (*c.first.path.split("."), c.first.leaf)
+    if c.long > 1 and (adapter := next((name for name in names if re.fullmatch(ADAPTER, name)), None)):
+        return Decision("parametrized", "adamw", None, f"{adapter} of an adapter: not the matrix itself", "name")
     if made.startswith("the magnitudes of"):
         return Decision("gain", "adamw", None, made)
     if not made or made in ("weight_norm", "spectral_norm", "a pruned weight"):
@@ -76,7 +79,7 @@ def _table(c: Candidate) -> Decision | None:
 
 def _elementwise(c: Candidate) -> Decision | None:
     """Raw parameters that act entry by entry, or are data. The weight of a layer stays a matrix in any case."""
-    if c.is_layer:
+    if c.is_layer or isinstance(c.first.module, nn.modules.conv._ConvNd):
         return None
     if c.fact is not None and c.fact.kind == "elementwise":
         return Decision("gain", "adamw", None, "acts entry by entry in the example", "graph")
@@ -96,6 +99,8 @@ def _attention(c: Candidate) -> Decision | None:
 
 
 def _linear(c: Candidate) -> Decision | None:
+    if not c.is_layer and c.param.ndim == 2 and re.search(r"(^|\.)lora_[AB]$", c.first.path):
+        return Decision("linear", "matrix", linear(c.param.shape), "factor of a low rank adapter, stored (out, in)")
     if isinstance(c.first.module, nn.Bilinear) and c.first.leaf == "weight":
         return Decision("linear", "matrix", linear(c.param.shape), "bilinear, (out, in x in)")
     if not c.is_layer or c.param.ndim != 2:
@@ -139,7 +144,11 @@ def _used(c: Candidate) -> Decision | None:
     if layout not in (stack(c.param.shape), linear(c.param.shape)):
         number = "(number, in, out)" if layout == transposed_stack(c.param.shape) else "with its outputs last"
     role = "expert" if layout.batch and stacked else "linear"
-    return Decision(role, "matrix", layout, f"stored {number}, by its use in the example", "graph")
+    reason = f"stored {number}, by its use in the example"
+    if c.param.ndim == 2 and _beside_experts(c):
+        reason = f"perhaps several experts in one parameter, taken whole: cut it with overrides=; {reason}"
+        return Decision("expert", "matrix", layout, reason, "guess", look=True)
+    return Decision(role, "matrix", layout, reason, "graph")
 
 
 def _layout_of(fact: Fact, shape: tuple[int, ...], stacked: int) -> Layout | None:
@@ -201,13 +210,24 @@ def _router(c: Candidate, found: Decision) -> Decision:
     last = c.first.parts[-1] if c.first.parts else ""
     children = dict(c.first.parent.named_children()) if c.first.parent is not None else {}
     near = any(re.search("expert", f"{name} {type(m).__name__}", re.IGNORECASE) for name, m in children.items())
+    raw = c.first.parent._parameters.values() if c.first.parent is not None else ()
+    near = near or any(p is not None and p.ndim == 3 and p.shape[0] == c.param.shape[0] for p in raw)
     if c.first.is_a(r"\w*(Router|TopKGate)") or (near and re.fullmatch(ROUTER, last)):
         return replace(found, role="router", reason=f"chooses experts; {found.reason}")
     if c.fact is not None and c.fact.kind == "product" and c.fact.shallow and "lora_" not in c.first.path:
         return replace(found, role="input", reason=f"reads the data; {found.reason}", certainty="graph")
-    if not c.model.read and re.fullmatch(INPUT, c.first.place):
+    if not c.model.read and _reads_by_name(c):
         return replace(found, role="input", reason=f"reads the data, by its name; {found.reason}", certainty="name")
     return found
+
+
+def _reads_by_name(c: Candidate) -> bool:
+    """Whether a layer is called an input, or is the first of a container that is."""
+    found = re.fullmatch(INPUT, c.first.place)
+    if found is None or not (within := found.groupdict().get("rest")):
+        return found is not None
+    above = c.first.place.removesuffix(within)
+    return next(path for path in c.model.shapes if f"{place_of(path)}.".startswith(f"{above}.")) == c.first.path
 
 
 def _fused(c: Candidate, found: Decision) -> Decision:
@@ -250,6 +270,8 @@ def _cut_by_graph(c: Candidate, found: Decision, role: str, count: int | None) -
         reason = f"{found.reason}; named like a fused matrix, but the example takes its output whole"
         return replace(found, reason=reason, certainty="graph", look=True)
     layout = _cut(found.layout, cut.sizes, cut.repeats) if found.layout is not None else None
+    if layout is None and found.layout is not None and found.layout.matrices[0][0] == cut.repeats:
+        layout = _cut(found.layout, cut.sizes, 1)  # one product computed all matrices, one after the other
     sizes = ", ".join(str(size) for size in cut.sizes[:6]) + (", ..." if len(cut.sizes) > 6 else "")
     how = f" in each of {cut.repeats} repeats" if cut.repeats > 1 else ""
     if layout is None:
@@ -314,13 +336,14 @@ def _cut_by_name(c: Candidate, found: Decision, role: str, count: int) -> Decisi
 
 def _perhaps(c: Candidate, found: Decision) -> Decision:
     """Marks a linear layer beside which one reads a half or a third of its output, and none reads all of it."""
-    if found.layout is None or found.role not in ("linear", "conv") or not c.is_layer or not c.first.parts[1:]:
+    layer = found.role in ("linear", "conv") and c.is_layer and bool(c.first.parts[1:])
+    if found.layout is None or not (layer or found.role == "expert"):
         return found
-    m, _ = c.model.shapes[c.first.path]
+    m = c.model.shapes[c.first.path][0] if layer else found.layout.matrices[0][1]
     above = c.first.path.rpartition(".")[0].rpartition(".")[0]
     beside = _neighbours(c)
     if not beside and found.role == "linear":
-        beside = {n for path, (_, n) in c.model.shapes.items() if path.rpartition(".")[0] == above}
+        beside = set(c.model.inside.get(above, {}).values())
     parts = [count for count in (2, 3) if m % count == 0 and m // count in beside]
     if m in beside or not parts:
         return found
@@ -334,7 +357,7 @@ def _neighbours(c: Candidate) -> set[int]:
         held = [p for p in c.first.module._parameters.values() if p is not None and p.ndim == 3 and p is not c.param]
         return {size for p in held for size in p.shape[1:]} - ({c.param.shape[2]} if len(held) != 1 else set())
     above = c.first.path.rpartition(".")[0]
-    return {n for path, (_, n) in c.model.shapes.items() if path.rpartition(".")[0] == above and path != c.first.path}
+    return {n for path, n in c.model.inside.get(above, {}).items() if path != c.first.path}
 
 
 Rule = Callable[[Candidate], Decision | None]
@@ -350,10 +373,11 @@ def as_matrix(c: Candidate) -> Decision | None:
 def recognise(candidate: Candidate) -> Decision | None:
     """The first decision that a rule makes, or None if no rule knows the parameter."""
     decided = next((found for rule in RULES if (found := rule(candidate)) is not None), None)
+    if candidate.param.is_complex() and (decided is None or decided.layout is not None):
+        role = decided.role if decided is not None else "other"
+        return Decision(role, "adamw", None, "complex; the matrix rule is for real matrices")
     if decided is None or decided.layout is None:
         return decided
-    if candidate.param.is_complex():
-        return Decision(decided.role, "adamw", None, "complex; the matrix rule is for real matrices")
     if all(min(b, m, n) == 0 for b, m, n in decided.layout.matrices):
         return Decision(decided.role, "adamw", None, "no entries")
     decided = _fused(candidate, _router(candidate, decided))
@@ -367,6 +391,9 @@ def recognise(candidate: Candidate) -> Decision | None:
         return replace(decided, reason=f"{decided.reason}; {note}", certainty="guess", look=True)
     if candidate.fact is not None and candidate.fact.place == "hidden" and decided.certainty in ("class", "name"):
         decided = replace(decided, certainty="graph")
+    note = candidate.fact.note if candidate.fact is not None else ""
+    if note and not (note.startswith("perhaps") and candidate.first.numbered):
+        decided = replace(decided, reason=f"{note}; {decided.reason}", look=True)
     if candidate.model.read and candidate.fact is None:
         decided = replace(decided, reason=f"the example does not reach it; {decided.reason}", look=True)
     return decided

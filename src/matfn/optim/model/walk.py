@@ -79,7 +79,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 def made_from(module: nn.Module) -> dict[str, Tensor]:
     """{weight: the parameter that stands for it} for weights that a module computes from its parameters."""
     found: dict[str, Tensor] = {}
-    lists = module._modules.get("parametrizations")
+    lists = dict(module.named_children()).get("parametrizations")
     if isinstance(lists, nn.ModuleDict):
         for leaf, originals in lists.items():
             held = list(originals.parameters(recurse=False))
@@ -145,6 +145,11 @@ def _context(placed: list[tuple[str, nn.Module]], at: dict[str, nn.Module], owne
 def _refuse_unreadable(name: str, param: Tensor) -> None:
     if is_lazy(param):
         raise PlanError(f"parameter {name!r} is lazy and has no shape yet. Run one forward pass, then plan.")
+    if param.is_inference():
+        raise PlanError(
+            f"parameter {name!r} was made in inference mode and can never be trained. Make the model outside of "
+            "torch.inference_mode()."
+        )
     if any(cls.__name__ in ("DTensor", "FlatParameter") for cls in type(param).__mro__):
         raise PlanError(
             f"parameter {name!r} is a {type(param).__name__}: sharded parameters are not handled yet. A shard is no "
