@@ -70,6 +70,8 @@ def run(recipe: Recipe, directory: Path, watcher: Watcher, *, stop: Callable[[],
         TrainError: There are fewer than two arms, an arm is wrong, or the folder belongs to another recipe.
         Stopped: `stop` returned true.
     """
+    if not recipe.arms and (directory / CHECKPOINT).exists():
+        raise TrainError(f"{directory} holds one run: go on with matfn train --resume {directory}")
     if len(recipe.arms) < 2:
         raise TrainError(f"there is nothing to compare: the recipe has {len(recipe.arms)} [[arms]], add at least two")
     begun, order = recipes.recorded(directory / RECIPE) if (directory / RECIPE).exists() else (recipe, None)

@@ -83,7 +83,8 @@ def load_corpus(table: DataTable) -> Corpus:
                 f"the {name} half of {source} has {half.size} {unit}s, too few for data.context = {table.context}"
             )
         if (top := int(half.max())) >= vocabulary:
-            raise TrainError(f"{source} holds token {top}, data.vocabulary is {vocabulary}: raise it above {top}")
+            kind = "data.end_of_text is" if top == separator else f"{source} holds token"
+            raise TrainError(f"{kind} {top}, data.vocabulary is {vocabulary}: raise it above {top}")
     order = hashlib.sha256("".join(digests).encode()).hexdigest()
     return Corpus(halves[0], halves[1], vocabulary, unit, facts, order)
 

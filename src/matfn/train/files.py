@@ -158,6 +158,9 @@ def opened(path: Path, most: int | None = None) -> Iterator[BinaryIO]:
             raise TrainError(f"{path} has {facts.st_size} bytes, wanted at most {most}: is it another file?")
         with open(handle, "rb", closefd=False) as file:
             yield file
+    except OSError as error:  # a failed read does not know its file
+        error.filename = error.filename or str(path)
+        raise
     finally:
         os.close(handle)
 

@@ -177,7 +177,7 @@ def _matfn(table: OptimizerTable, params: Any) -> torch.optim.Optimizer:
         del options["nesterov"]
         if table.variant == "vanilla":
             del options["momentum"]
-    if method := options.get("method"):
+    if (method := options.get("method")) is not None:
         options["method"] = minimax if (table.kind, method) == ("shampoo", "minimax") else _method(method)
     if "precision" in options:
         options["precision"] = getattr(torch, options["precision"])
@@ -189,7 +189,7 @@ def _matfn(table: OptimizerTable, params: Any) -> torch.optim.Optimizer:
 
 def _embeddings(table: EmbeddingsTable, params: Any) -> torch.optim.Optimizer:
     """PolarGrad for embeddings and head alone."""
-    method = _method(table.method) if table.method else None
+    method = _method(table.method) if table.method is not None else None
     decay = table.weight_decay
     return PolarGrad(params, table.lr, momentum=table.momentum, scale=table.scale, weight_decay=decay, method=method)
 

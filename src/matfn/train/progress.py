@@ -77,7 +77,10 @@ class Progressing:
         if not self._console.is_terminal:
             steps = f"{trainer.step:>6}/{trainer.recipe.train.steps}"
             text = f"{self._name(trainer):<24}{steps}  {self._note(trainer)}  {self._left()} left"
-            self._console.print(text, highlight=False, soft_wrap=True)
+            try:
+                self._console.print(text, highlight=False, soft_wrap=True)
+            except OSError:  # a full disk: the run goes on without progress, up to its checkpoint
+                self._console = Console(quiet=True)
 
     def _note(self, trainer: Trainer) -> str:
         values = [line["val_loss"] for line in trainer.history if "val_loss" in line]

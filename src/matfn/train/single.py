@@ -28,11 +28,18 @@ def recorded(folder: Path) -> Recipe:
     """The recipe of a run; its `[optimizer]` is the arm that was trained.
 
     Raises:
-        TrainError: The folder holds no run.
+        TrainError: The folder holds no run, or a comparison.
     """
     if not (folder / RECIPE).exists():
+        if (folder / CHECKPOINT).exists():
+            raise TrainError(f"{folder} has a {CHECKPOINT} and no {RECIPE}: restore it, or start in another folder")
         raise TrainError(f"{folder} holds no {CHECKPOINT} and no {RECIPE}; give the folder of a run")
-    return recipes.recorded(folder / RECIPE)[0]
+    recipe = recipes.recorded(folder / RECIPE)[0]
+    if recipe.arms:
+        raise TrainError(
+            f"{folder} holds a comparison: go on with matfn compare --resume {folder}, or choose another --out"
+        )
+    return recipe
 
 
 def run(recipe: Recipe, folder: Path, console: Console, *, arm: str | None = None) -> dict[str, Any]:

@@ -55,8 +55,10 @@ def _told(error: Exception) -> tuple[str, int]:
     if isinstance(error, TrainError):
         return one_line(str(error)), error.status
     if isinstance(error, OSError):
-        where = f"{error.filename}: " if error.filename is not None else ""
-        return one_line(f"{where}{error.strerror or error}"), 2
+        where = "the output" if error.filename is None else error.filename
+        return one_line(f"{where}: {error.strerror or error}"), 2
+    if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("matfn"):
+        return one_line(f"this needs {error.name}, which is not installed: pip install {error.name}"), 2
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error)):
         return one_line(f"there is too little memory for this: {error or 'choose smaller sizes'}"), 2
     told = f"{type(error).__name__}: {error}"
