@@ -39,7 +39,7 @@ _OBLONG = tuple(
 )
 _OBLONG += ("muon/*/step*", "normuon/*/step*")  # with a schedule as the method; the others are equal
 EXPECTED: dict[str, str] = {
-    **{before + pattern: _GRAM for pattern in _OBLONG for before in ("", "resume/")},
+    **dict.fromkeys((*_OBLONG, "resume/muon/*", "resume/normuon/*"), _GRAM),
     "orthogonalize/*/float16*": "float16 products are emulated on this machine, so the iteration runs in float32",
     **{f"{before}soap/*": "SOAP's momentum begins anew at the second step" for before in ("", "resume/")},
     "shampoo/none/*": "Shampoo without a graft renews the roots of a young average",

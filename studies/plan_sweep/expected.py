@@ -42,4 +42,6 @@ def expected_heads(row: Mapping[str, Any]) -> list[str]:
     for ending, pattern in KINDS.items():
         if re.search(rf"For({ending})$", row["class"]):
             found += [name for name in names if re.fullmatch(rf"({pattern})\.weight", name)]
+    if "logits_proj.weight" in found:  # it reads the summary
+        found = [name for name in found if not name.startswith("sequence_summary.")]
     return list(dict.fromkeys(found))

@@ -66,7 +66,7 @@ def report(paths: Sequence[Path]) -> None:
         "they do not depend on it for these random weights, or where they are not finite. Classes that could not be",
         "built lack a package, or their small or default configuration is not consistent.",
         "",
-        "Each third class of transformers whose name contains `For`; of timm one model of each module.",
+        "The classes of transformers whose name contains `For`; of timm one model of each module.",
         f"One thread of a CPU; transformers with torch {torch.__version__.split('+')[0]} and the versions in",
         "constraints.txt, timm 1.0.31 with torch 2.14.1.",
         "",

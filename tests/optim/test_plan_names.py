@@ -225,3 +225,13 @@ def test_lora_of_transformers_through_peft():
     model = peft.get_peft_model(transformers.LlamaForSequenceClassification(config), saved)
     for example in (None, {"input_ids": torch.arange(10).reshape(2, 5)}):
         assert plan(model, example)["base_model.model.score.modules_to_save.default.weight"].role == "head"
+
+
+def test_a_container_with_a_named_output_has_no_other():
+    """The fusing convolution of a segmentation head comes after the classifier in the order of modules alone."""
+    decode = nn.Module()
+    decode.classifier, decode.fpn_bottleneck = nn.Conv2d(16, 3, 1), nn.Conv2d(32, 16, 3)
+    model = nn.ModuleDict({"backbone": nn.Conv2d(3, 32, 3), "decode_head": decode})
+    decided = plan(model)
+    assert decided["decode_head.classifier.weight"].role == "head"
+    assert decided["decode_head.fpn_bottleneck.weight"].rule == "matrix"

@@ -77,7 +77,8 @@ def _by_name(model: Model, place: str) -> tuple[str, bool]:
         each = isinstance(model.at.get(group), nn.ModuleList | nn.ModuleDict) or parts[i + 1].isdigit()
         group = f"{group}.{parts[i + 1]}" if each and not sequence else group
         inside = [inner for path in model.shapes if f"{(inner := place_of(path))}.".startswith(f"{group}.")]
-        if inside and inside[-1] == place and not _read_by_head(model, place):
+        named = any(re.fullmatch(HEAD, inner.rpartition(".")[2]) for inner in inside[:-1])
+        if inside and inside[-1] == place and not named and not _read_by_head(model, place):
             out, n = model.shapes.get(place, (0, 0))
             return f"last layer of the output ({group})", root and out != n and not part.startswith("proj")
     return "", False
