@@ -458,3 +458,10 @@ def test_mixture_of_transformers():
     assert experts.layout.matrices == ((4, 24, 16),) * 2
     assert experts.layout.cuts == (1, 1)  # gate and up in turn
     assert decided["model.layers.0.mlp.experts.down_proj"].layout.matrices == ((4, 16, 24),)
+
+
+def test_the_table_has_the_order_of_the_model():
+    """Also where some parameters of one kind do not fold into one row."""
+    net = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4))
+    names = [line.split()[0] for line in str(plan(net)).split("\n\n")[0].splitlines()[2:]]
+    assert names == [name for name, _ in net.named_parameters()]

@@ -69,17 +69,22 @@ def _cell(text: str, width: int) -> list[str]:
 
 
 def _folded(entries: Sequence["Entry"]) -> list[tuple[str, "Entry"]]:
-    """Entries that differ only in the numbers of their names become one entry, as "h.0-11.attn.weight"."""
+    """Entries that differ only in the numbers of their names become one entry, as "h.0-11.attn.weight".
+
+    The order is that of the model, by the first entry of each row.
+    """
     alike: dict[tuple[object, ...], list[Entry]] = {}
     for entry in entries:
         masked = re.sub(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)", "#", entry.name)
-        kind = (masked, tuple(entry.parameter.shape), entry.role, entry.rule, entry.layout, entry.reason, entry.look)
+        decision = (entry.role, entry.rule, entry.layout, entry.reason, entry.certainty, entry.look)
+        kind = (masked, tuple(entry.parameter.shape), *decision)
         alike.setdefault(kind, []).append(entry)
     folded: list[tuple[str, Entry]] = []
     for kind, group in alike.items():
         name = _fold_name(str(kind[0]), [entry.name for entry in group])
         folded += [(name, group[0])] if name else [(entry.name, entry) for entry in group]
-    return folded
+    order = {entry.name: place for place, entry in enumerate(entries)}
+    return sorted(folded, key=lambda row: order[row[1].name])
 
 
 def _fold_name(masked: str, names: Sequence[str]) -> str | None:
