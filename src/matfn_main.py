@@ -1,4 +1,4 @@
-"""The `matfn` script: begins before torch is imported, which takes seconds, so that Ctrl-C is quiet then too."""
+"""The `matfn` script. The import of torch takes seconds; Ctrl-C during it ends the process without a traceback."""
 
 import os
 import signal

@@ -20,7 +20,7 @@ _CONTEXT = 8
 
 
 def decayed(dtype: torch.dtype, rounding: str) -> tuple[float, float]:
-    """The mean weight of a matrix (Muon) and a vector (AdamW), from 1, after 500 steps at lr 0.02, decay 0.01."""
+    """The mean weight of a matrix (Muon) and a vector (AdamW), from 1, after 500 steps of decay by 0.02 x 0.01."""
     a, b = nn.Parameter(torch.ones(32, 32, dtype=dtype)), nn.Parameter(torch.ones(1024, dtype=dtype))
     groups = [{"params": [a]}, {"params": [b], "rule": "adamw"}]
     optimizer = Muon(

@@ -37,15 +37,15 @@ _ROUNDS = 4
 
 @dataclass
 class Found:
-    """The worst of one plan.
+    """The worst errors found for one plan.
 
     Attributes:
         case: The plan, for one of the shapes.
-        run: Matrices run.
+        run: Number of matrices run.
         worst: Largest error by kind of spectrum.
         added: The most that Gram adds to the error of `Direct`.
         direct: Largest error of `Direct`.
-        at: Singular vectors, shape and products of the largest error of all.
+        at: Spectrum, singular vectors, shape and products of the largest error of all.
         greatest: The greatest singular value returned.
     """
 
@@ -100,7 +100,7 @@ def report(notice: Callable[[str], None], members: int) -> Report:
 
 
 def made(found: list[Found]) -> Report:
-    """The report of these."""
+    """The report of the plans `found`."""
     total = sum(f.run for f in found)
     broken = [f.case.name for f in found if not f.kept]
     return Report(

@@ -1,4 +1,4 @@
-"""Matrices made to spoil the Gram engine, the plans that choose it, and the error of one on the other."""
+"""Matrices that are hard for the Gram engine, the plans that choose it, and the error of a plan on matrices."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from matfn.run.preparation import prepared
 __all__ = ["SPECTRA", "VECTORS", "Case", "Errors", "Matrices", "bred", "cases", "drawn", "errors"]
 
 CPU = torch.device("cpu")
-Draw = Callable[[Tensor, Tensor], Tensor]  # from uniform numbers (b, n) and (b, 1) to singular values (b, n)
+Draw = Callable[[Tensor, Tensor], Tensor]  # (uniform numbers u (b, n) and a (b, 1) in [0, 1)) -> singular values (b, n)
 
 SPECTRA: dict[str, Draw] = {
     "low rank": lambda u, a: (torch.arange(u.shape[-1]) < 1 + a**2 * u.shape[-1]).double().expand_as(u),
@@ -41,7 +41,7 @@ SPECTRA: dict[str, Draw] = {
 
 
 def _turned(b: int, n: int, size: int, draw: Generator) -> Tensor:
-    """Rotations of `size` coordinates at a time."""
+    """Orthogonal matrices (b, n, n) that mix `size` coordinates at a time."""
     Q = torch.eye(n, dtype=torch.float64).repeat(b, 1, 1)
     for i in range(0, n - size + 1, size):
         block = torch.randn(b, size, size, generator=draw, dtype=torch.float64)
@@ -50,7 +50,7 @@ def _turned(b: int, n: int, size: int, draw: Generator) -> Tensor:
 
 
 def _hartley(b: int, n: int, _: Generator) -> Tensor:
-    """Entries of nearly equal size; the first vector is constant, so that sums round to one side."""
+    """Hartley matrices (b, n, n): no entry exceeds sqrt(2 / n). The first column is constant: sums round one way."""
     angle = torch.arange(n, dtype=torch.float64)
     turned = 2 * torch.pi * angle[:, None] * angle / n
     return ((turned.cos() + turned.sin()) / n**0.5).expand(b, -1, -1)
@@ -67,13 +67,13 @@ VECTORS: dict[str, Callable[[int, int, Generator], Tensor]] = {
 
 @dataclass(frozen=True)
 class Matrices:
-    """A batch by singular vectors and values, float64.
+    """A batch of matrices, given by singular vectors and values in float64.
 
     Attributes:
         left: (b, n, n), orthogonal.
         values: (b, n), not negative.
         right: (b, m, n), orthonormal columns.
-        scale: (b, 1, 1).
+        scale: (b, 1, 1), a factor of each matrix.
         live: (b, n, m), 0 for rows and columns to be set to zero.
     """
 
@@ -105,7 +105,7 @@ def drawn(family: str, vectors: tuple[str, str], shape: tuple[int, int], b: int,
 
 
 def bred(score: Callable[[Matrices], Tensor], start: Matrices, rounds: int, draw: Generator) -> Matrices:
-    """Climb: the better half stays, with a copy of each whose values change and whose left vectors turn."""
+    """Climb: keep the half with larger scores, and add a copy of each with changed values and turned left vectors."""
     for _ in range(rounds):
         best = start[score(start).argsort(descending=True)[: len(start.values) // 2]]
         where, size = torch.rand(best.values.shape, generator=draw), torch.rand(len(best.values), 1, generator=draw)
@@ -129,8 +129,8 @@ class Case:
     """A plan as some machine makes it.
 
     Attributes:
-        name: The method and what it is for.
-        machine: Whose profile decided.
+        name: The method, or the default that it stands for.
+        machine: The profile that made the plan.
         plan: It has a schedule and the engine Gram.
     """
 
@@ -151,9 +151,10 @@ class Case:
 
     @property
     def bound(self) -> float:
-        """What Gram may add to the error of `Direct`: 1 %, or in half precision what its model foretells."""
-        foretold = gram_error(self.schedule, self.restarts, self.plan.precision)
-        return 0.01 if self.plan.precision == torch.float32 else foretold
+        """The most that Gram may add to the error of `Direct`: 1 %, or in half precision the bound of `gram_error`."""
+        if self.plan.precision == torch.float32:
+            return 0.01
+        return gram_error(self.schedule, self.restarts, self.plan.precision)
 
 
 _GIVEN: dict[str, Method] = {
@@ -185,8 +186,9 @@ def _on(machine: str) -> Iterator[None]:
 def cases(shapes: tuple[tuple[int, int], ...] = _SHAPES) -> Iterator[Case]:
     """Every plan with the engine Gram that a machine makes by itself, for small matrices.
 
-    Where the machine would mirror products of large matrices, four block rows mirror those of the small ones, and the
-    optimizers' default methods for large matrices are taken for small ones too. Equal plans of two machines are one.
+    The small matrices stand for large ones: where a machine mirrors products of large matrices, products here are
+    mirrored in four block rows, and the optimizers' default methods for large matrices are used. A plan that several
+    machines make is yielded once.
     """
     known = set()
     for machine, shape in product(_MACHINES, shapes):
@@ -214,7 +216,7 @@ def _plans(shape: tuple[int, int]) -> Iterator[tuple[str, RunPlan]]:
 
 @dataclass(frozen=True)
 class Errors:
-    """Of a batch, (b,) each.
+    """The errors of a batch, (b,) each.
 
     Attributes:
         gram: The larger one of ||U - T||_F / ||T||_F and ||U - T||_2 / ||T||_2, for the T that `Direct` returns in

@@ -1,1 +1,1 @@
-"""A sweep of `plan` over the model classes of transformers and timm, against heads that are known otherwise."""
+"""A sweep of `plan` over the model classes of transformers and timm, against heads known from another source."""

@@ -1,4 +1,4 @@
-"""The heads that a class should have, written by hand: for each kind of task the names that its output layers bear.
+"""The heads that a class should have, written by hand: for each kind of task the names of its output layers.
 
 The library itself names the output embeddings of language models (`get_output_embeddings`), and timm its classifiers.
 """
@@ -20,7 +20,7 @@ KINDS = {
         r"classifier|classifier\.out_proj|score|cls\.seq_relationship|cls_classifier|logits_proj|token_classifier"
         r"|classifier\.classifier|classifier\.1"
     ),
-    r"QuestionAnswering": r"(qa_)?outputs|qa_outputs|(.*\.)?qa_outputs|classifier|qa_classifier",
+    r"QuestionAnswering": r"outputs|(.*\.)?qa_outputs|classifier|qa_classifier",
     r"CTC": r"lm_head|ctc_head",
     r"SemanticSegmentation": r"decode_head\.classifier|segmentation_head\.classifier|head\.head\.4",
     r"ObjectDetection": (
@@ -34,7 +34,7 @@ KINDS = {
 
 
 def expected_heads(row: Mapping[str, Any]) -> list[str]:
-    """The names of the weights that are heads by the hand-written tables or by the library's own word."""
+    """The names of the weights that are heads by the hand-written table or by the library itself."""
     found = list(row.get("expected", ()))
     if row.get("output"):
         found.append(row["output"])
@@ -42,6 +42,6 @@ def expected_heads(row: Mapping[str, Any]) -> list[str]:
     for ending, pattern in KINDS.items():
         if re.search(rf"For({ending})$", row["class"]):
             found += [name for name in names if re.fullmatch(rf"({pattern})\.weight", name)]
-    if "logits_proj.weight" in found:  # it reads the summary
+    if "logits_proj.weight" in found:  # then the summary is no head: logits_proj reads it
         found = [name for name in found if not name.startswith("sequence_summary.")]
     return list(dict.fromkeys(found))

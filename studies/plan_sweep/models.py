@@ -45,7 +45,10 @@ def class_names() -> list[str]:
 
 
 def small_models(name: str) -> Iterator[nn.Module]:
-    """A model of the class with small sizes on the CPU, then one of its default widths on meta: some sizes must fit."""
+    """A model of the class with small sizes on the CPU, then one with few layers of default width on meta.
+
+    The second one serves classes whose sizes must fit each other, so that small ones cannot be set one by one.
+    """
     import transformers
 
     cls = getattr(transformers, name)
@@ -92,10 +95,9 @@ def _shrink(config: Any, only: str = "") -> None:
         ):
             with contextlib.suppress(Exception):
                 setattr(config, key, small)
-    for key in ("pad_token_id",):
-        if not only and getattr(config, key, 0) is None:
-            with contextlib.suppress(Exception):
-                setattr(config, key, 0)
+    if not only and getattr(config, "pad_token_id", 0) is None:
+        with contextlib.suppress(Exception):
+            config.pad_token_id = 0
 
 
 def examples(model: Any) -> Iterator[dict[str, Tensor]]:
@@ -107,7 +109,7 @@ def examples(model: Any) -> Iterator[dict[str, Tensor]]:
         return x.to(like.device, like.dtype if x.is_floating_point() else x.dtype)
 
     made = {key: to(value) for key, value in _inputs(model).items() if key in takes}
-    every = {key: value for key, value in made.items() if key not in ("inputs_embeds",)}
+    every = {key: value for key, value in made.items() if key != "inputs_embeds"}
     if "MultipleChoice" in type(model).__name__:
         chosen = {key: x for key, x in every.items() if key in ("input_ids", "bbox")}
         yield {key: x[:, None].expand(2, 3, *x.shape[1:]).contiguous() for key, x in chosen.items()}

@@ -1,10 +1,10 @@
-"""An oracle for heads that knows neither names nor graphs: how the outputs of a model answer to a change of a matrix.
+"""An oracle for heads that uses neither names nor graphs: how the outputs of a model change with a matrix.
 
-Two answers tell a head. The outputs are affine in the weight: nothing but sums and views lies behind it. Or a change of
-one row changes one coordinate of the outputs alone: behind the weight there are elementwise functions at most (a cap on
-logits, the sigmoid of a box). A weight whose output passes a norm, a softmax or another matrix gives neither. Of two
-matrices without anything between, the first one is affine too, so the oracle finds at least the heads; and it misses a
-head behind which the outputs are mixed (normalised embeddings).
+A weight is taken for a head in two cases. "affine": the outputs are affine in the weight: only sums and views follow.
+"local": a change of one row changes only one coordinate of the outputs, so at most elementwise functions follow (a cap
+on logits, the sigmoid of a box). If a norm, a softmax or another matrix follows, neither holds. There are two
+exceptions. Of two matrices with nothing between them the first one is affine too, and is taken for a head. And a head
+whose outputs are mixed afterwards (normalised embeddings) is missed.
 """
 
 import re
@@ -18,12 +18,15 @@ __all__ = ["answers"]
 
 _NOT_OUTPUTS = "past|hidden_state|attention|cache|encoder_|vision_|text_model|embeds|states|loss|mems"
 
-
 Batch = Mapping[str, Tensor] | tuple[Tensor, ...]
 
 
 def answers(model: nn.Module, example: Batch, names: Iterable[str]) -> dict[str, str]:
-    """{parameter: "affine" or "local"} for those among `names` that answer as a head does; in float64."""
+    """{parameter: "affine" or "local"} for those among `names` that are taken for heads. The model becomes float64.
+
+    Raises:
+        ValueError: If the outputs are not finite.
+    """
     model = model.double().eval()
     batch: Batch = (
         tuple(map(_double, example)) if isinstance(example, tuple) else {key: _double(x) for key, x in example.items()}

@@ -19,8 +19,8 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "results" / "plan_sweep.md
 def judged(row: Row) -> dict[str, Any]:
     """Where the plans of one class differ from the expectation.
 
-    The heads by hand (names, and what the library calls its output) are an expectation with and without an example. The
-    blocks of a fused projection by the graph are one for the plan without an example.
+    Both plans, with and without an example, are compared with `expected_heads`. The blocks of fused projections in the
+    plan without an example are compared with those in the plan with one.
     """
     found: dict[str, Any] = {}
     for source in ("names", "graph"):

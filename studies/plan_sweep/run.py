@@ -17,7 +17,7 @@ __all__ = ["entries", "sweep"]
 
 
 def sweep(out: Path, only: str = "", every: int = 1, seconds: int = 40) -> None:
-    """Plan each `every`-th class whose name contains `only`. Classes that `out` holds already are skipped."""
+    """Plan each `every`-th class whose name contains `only`, each within `seconds`; skip classes that `out` holds."""
     warnings.simplefilter("ignore")
     done = {json.loads(line)["class"] for line in out.read_text().splitlines()} if out.exists() else set()
     with out.open("a") as file:
@@ -82,7 +82,10 @@ def _output_weight(model: Any) -> str | None:
 
 
 def _answers(model: nn.Module, batch: dict[str, torch.Tensor], row: dict[str, Any]) -> dict[str, str] | None:
-    """The oracle's answer for the matrices outside of numbered blocks and all that some source calls a head."""
+    """The oracle's answers for at most 40 weights: those that a plan calls a head, and those outside of block 0.
+
+    Weights of a module named "1" are left out. None without values (a model on meta), or if the oracle fails.
+    """
     if row["device"] == "meta":
         return None
     asked = [

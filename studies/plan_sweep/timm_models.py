@@ -1,7 +1,7 @@
 """Plans one model of each family of timm. What timm itself calls the classifier is the expectation.
 
-timm needs torchvision, which fits the torch that it was built for only, so it is no dependency of this project: the
-sweep runs where both are installed.
+timm needs torchvision, and a torchvision works only with the torch that it was built for. So timm is no dependency of
+this project, and the sweep runs where both are installed.
 """
 
 import json
@@ -46,7 +46,7 @@ def _planned(model: Any) -> dict[str, Any]:
         [module for module in part.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
         for part in (given if isinstance(given, tuple | list) else [given])
     ]
-    weights = [found[-1].weight for found in layers if found]  # of a classifier of several layers the last one
+    weights = [found[-1].weight for found in layers if found]  # the last layer, if the classifier has several
     row: dict[str, Any] = {
         "device": "meta",
         "expected": [name for name, param in model.named_parameters() if any(param is w for w in weights)],

@@ -24,7 +24,7 @@ from .rest import StateLike
 
 __all__ = ["CHAIN", "bare", "check_form", "dump", "load", "renamed"]
 
-CHAIN = "chain"  # the rules of a group of matrices in a state dict, such as "Ema, Polar"
+CHAIN = "chain"  # key in a saved group of matrices: the names of its rules, such as "Ema, Polar"
 
 Groups = list[dict[str, Any]]
 Expected = Callable[[Tensor, Mapping[str, Any]], StateLike]
@@ -38,8 +38,11 @@ _NUMBERED = re.compile(r"group\d+\.\d+")  # the name that an optimizer gives to 
 def dump(groups: Groups, state: Mapping[Tensor, Mapping[str, Any]], chain: Callable[[str], str]) -> dict[str, Any]:
     """The state dict of an optimizer. Tensors are shared with the optimizer, as torch's state dicts are.
 
-    `chain` gives the rules behind the word "rule" of a group of matrices. They are saved, because the same names of
-    state mean different things to other optimizers.
+    Args:
+        groups: The optimizer's groups.
+        state: The optimizer's state.
+        chain: "rule" of a group of matrices -> the names of its rules. They are saved because other optimizers keep
+            other quantities under the same keys.
     """
     numbers = {param: number for number, param in enumerate(param for group in groups for param in group["params"])}
     saved = []
@@ -52,14 +55,14 @@ def dump(groups: Groups, state: Mapping[Tensor, Mapping[str, Any]], chain: Calla
 def load(
     saved: Mapping[str, Any], groups: Groups, expected: Expected, check: Check, wanted: Wanted
 ) -> tuple[Groups, dict[Tensor, dict[str, Any]]]:
-    """The groups and the state that a state dict gives an optimizer. Everything is checked, nothing is changed.
+    """The groups and the state of an optimizer after loading. Everything is checked, and no argument changes.
 
     Args:
         saved: The result of `dump`. Its tensors are copied.
         groups: The optimizer's groups. Options are replaced by the saved ones, parameters and names stay.
         expected: (parameter, group) -> shape and dtype of each state tensor.
         check: (group, its name) -> None; raises for options that this optimizer cannot take.
-        wanted: rule of a group -> its chain, as in `dump`, and the options that it needs.
+        wanted: "rule" of a group -> the names of its rules, as in `dump`, and the options that they read.
 
     Raises:
         ValueError: If parameters, state or options do not fit. The message names them and says why.
@@ -91,10 +94,10 @@ def _listed(problems: Sequence[str]) -> str:
 
 
 def check_form(saved: Any) -> None:
-    """Refuse what has not the form of an optimizer's state dict.
+    """Check that `saved` has the form of an optimizer's state dict.
 
     Raises:
-        ValueError: If a key is missing, or a parameter is there twice.
+        ValueError: If a key is missing, or a parameter appears twice.
         TypeError: If a part has a wrong type.
     """
     if not isinstance(saved, Mapping):
@@ -147,13 +150,12 @@ def _by_name(saved: Mapping[str, Any], groups: Groups) -> tuple[Groups, dict[str
     ours = [name for group in groups for name in group["param_names"]]
     keys = [key for group in saved["param_groups"] for key in group["params"]]
     theirs = [name for group in saved["param_groups"] for name in group.get("param_names", group["params"])]
-    twice = [name for name, count in Counter(theirs).items() if count > 1]
-    if len(theirs) == len(keys) and twice:
-        raise ValueError(f"the state dict has the parameter name {twice[0]!r} twice.")
     if len(theirs) != len(keys):
         raise ValueError(
             f'the state dict has {len(keys)} parameters in the "params" of its groups, but {len(theirs)} "param_names".'
         )
+    if twice := [name for name, count in Counter(theirs).items() if count > 1]:
+        raise ValueError(f"the state dict has the parameter name {twice[0]!r} twice.")
     if _unnamed(ours) or _unnamed(theirs):
         names = _by_position(saved["param_groups"], groups)
     else:
@@ -241,7 +243,7 @@ def _state_problems(saved_groups: Groups, saved_state: dict[str, Any], loaded: G
         for name, param in zip(group["param_names"], group["params"], strict=True):
             if entry := saved_state.get(name):
                 like = expected(param, group)
-                # A file without "rounding" has no state of it. It begins at zero.
+                # A file saved before the option "rounding" existed lacks its state, which then starts at zero.
                 new = () if "rounding" in source else set(like) - set(expected(param, {**group, "rounding": "nearest"}))
                 missing = [key for key in like if key not in entry and key not in new]
                 problems += [f"{name}: state {key!r} is missing" for key in missing]
@@ -274,7 +276,7 @@ def _value_problem(value: Any, key: str, kind: tuple[tuple[int, ...], torch.dtyp
     wanted = "complex" if param.is_complex() else "floating-point"
     if not (x.is_complex() if param.is_complex() else x.is_floating_point()):
         return f"{what} is {x.dtype}, wanted {wanted} numbers"
-    square = key.endswith("_sq") or key == "row_moment"
+    square = key.endswith("_sq") or key == "row_moment"  # squares may overflow to infinity in a run that goes on
     if bool(x.isnan().any()) or (not square and not bool(x.isfinite().all())):
         return f"{what} holds {'NaN' if bool(x.isnan().any()) else 'infinity'}: the run that saved it had diverged"
     if square and not x.is_complex() and bool((x < 0).any()):
@@ -283,7 +285,7 @@ def _value_problem(value: Any, key: str, kind: tuple[tuple[int, ...], torch.dtyp
 
 
 def _is_count(x: Tensor) -> bool:
-    """Whether a number is a whole one, at least 0."""
+    """Whether x is a whole number >= 0."""
     return not x.is_complex() and 0 <= float(x) < math.inf and float(x).is_integer()
 
 

@@ -50,7 +50,7 @@ def as_groups(params: Any, optimizer: str) -> list[dict[str, Any]]:
 
 
 def prepared(optimizer: "MatrixOptimizer", given: Any) -> tuple[dict[str, Any], list[Layout]]:
-    """A group with all options of its rule and (name, tensor) pairs, and the layouts of its matrices.
+    """A copy of a given group with every option of its rule and (name, tensor) pairs, and the layouts of its matrices.
 
     Raises:
         TypeError, ValueError: See `MatrixOptimizer`. The message names optimizer and group; nothing has changed.
@@ -142,11 +142,11 @@ def check_parameters(
 
     `taken` has the name and tensor of all parameters in earlier groups.
     """
-    known, seen = {name for name, _ in taken}, {id(param): name for name, param in taken}
+    known, earlier, seen = {name for name, _ in taken}, {id(param) for _, param in taken}, dict[int, str]()
     for name, param in zip(names, params, strict=True):
         if name in known:
             raise ValueError(f"two parameters are called {name!r}. Checkpoints need different names, so rename one.")
-        if id(param) in {id(other) for _, other in taken}:
+        if id(param) in earlier:
             raise ValueError(f"parameter {name!r} appears in more than one parameter group. Leave it in one.")
         if id(param) in seen:
             raise ValueError(f"parameters {seen[id(param)]!r} and {name!r} are the same tensor. Pass it once.")
@@ -156,14 +156,14 @@ def check_parameters(
 
 
 def _check_parameter(name: str, param: Tensor, rule: str) -> None:
-    """Refuse a tensor that has no weights of its own to be moved here."""
+    """Refuse a tensor that no rule can move: TypeError for its type or dtype, ValueError if it is no leaf."""
     refused = f"parameter {name!r}"
     if is_lazy(param):
         raise TypeError(f"{refused} has no shape yet. Run the model once on an example batch, then make the optimizer.")
     if any(kind.__name__ == "DTensor" for kind in type(param).__mro__):
         raise TypeError(
-            f"{refused} is a DTensor, a part of a sharded or replicated parameter. Optimizers here need whole "
-            "parameters until many processes are served: use DistributedDataParallel, which keeps them whole."
+            f"{refused} is a DTensor, a part of a sharded or replicated parameter. The optimizers of matfn need whole "
+            "parameters: use DistributedDataParallel, which keeps them whole."
         )
     if param.is_meta:
         raise TypeError(

@@ -30,7 +30,7 @@ Members = Sequence[tuple[int, str, Tensor]]  # (index of the group, name, parame
 
 
 def check_groups(optimizer: "MatrixOptimizer", plain: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse groups that were changed by hand to what they cannot be. See `plain_values`.
+    """Check groups that were changed by hand since the last step. `plain` has their `plain_values`.
 
     Raises:
         RuntimeError: If a group lacks a key, or names and parameters do not belong together.
@@ -105,7 +105,8 @@ def check_gradient(name: str, param: Tensor, rule: str, where: str) -> None:
 def check_finite(optimizer: "MatrixOptimizer", matrices: Members) -> None:
     """Raise ValueError for gradients, or momenta of earlier steps, that hold NaN or infinity where a rule refuses them.
 
-    Such methods wait for the device anyway. Without this no weight would be safe from an error halfway.
+    The check waits for the device, as the methods that refuse NaN do anyway. Without it the error could come after
+    other weights have moved.
     """
     where, tensors = type(optimizer).__name__, list[tuple[str, str, Tensor | None]]()
     for index, name, param in matrices:
@@ -131,4 +132,4 @@ def warn_of_frozen(frozen: list[tuple[str, Tensor]], where: str) -> list[tuple[s
             "plan and a new optimizer after you unfreeze parameters.",
             stacklevel=6,
         )
-    return [(name, param) for name, param in frozen if param.grad is None] if trained else frozen
+    return [(name, param) for name, param in frozen if param.grad is None]

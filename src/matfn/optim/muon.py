@@ -36,14 +36,14 @@ class Muon(MatrixOptimizer):
     and infinite gradients reach the weights, because a check would cost a synchronisation. Use a GradScaler, or test
     the loss. `Exact` refuses them: then the step raises ValueError with the parameter's name before anything changes.
 
-    `from_torch` goes on where torch.optim.Muon or one of Keller Jordan's is, `to_torch` goes back, and
+    `from_torch` continues from torch.optim.Muon or a Muon of Keller Jordan, `to_torch` converts back, and
     `load_state_dict` takes their checkpoints.
 
     Args:
         params: ``plan(model)``, or an iterable of 2-D tensors, of (name, tensor) pairs, or of dict groups. A group may
             set any option below that is not an object, ``"rule": "adamw"``, or ``"layout"`` (`matfn.optim.layout`) for
-            tensors that are not 2-D. The flags ``use_muon`` and ``algorithm`` of other Muons become the rule; their
-            other words (ns_steps, adjust_lr_fn, ...) are refused with ours.
+            tensors that are not 2-D. The flags ``use_muon`` and ``algorithm`` of other Muons become the rule; for
+            their other words (ns_steps, adjust_lr_fn, ...) the error names the argument to use here.
         lr: Learning rate, >= 0, for the exact polar factor times the scale. 0.02 suits hidden matrices under the
             "jordan" scale. Under "moonlight" use the learning rate tuned for AdamW.
         momentum: In [0, 1). 0.95 is the usual choice.
@@ -63,10 +63,10 @@ class Muon(MatrixOptimizer):
         products: The matrix products, such as `matfn.kernels.EAGER`. None is a choice by machine, dtype and size.
         rounding: How half-precision weights are rounded after a move, of the matrices and of the rest. "nearest" loses
             updates below half a unit in the last place, and in bfloat16 that is most of them at small learning rates.
-            "stochastic" rounds up or down at random, right on average. "compensated" keeps what rounding left in a
+            "stochastic" rounds up or down at random, right on average. "compensated" keeps the rounding error in a
             second buffer of the weights' dtype (docs/optimizers.md has the memory). Other weights move as before.
-        seed: Of the noise of "stochastic", which follows from the seed, the parameter's name and the number of its
-            step. So it is the same on every process, and a resumed run has the same bits.
+        seed: Seed of the noise of "stochastic", a whole number. The noise depends only on it, the parameter's name and
+            the number of its step. So it is the same on every process, and a resumed run has the same bits.
         rules: {name: function from parameters to an optimizer} for further groups. For example
             ``{"polargrad": functools.partial(PolarGrad, lr=1.0)}`` serves groups with ``"rule": "polargrad"``, and its
             options are their defaults.
@@ -120,7 +120,7 @@ class Muon(MatrixOptimizer):
     def from_torch(
         cls, optimizer: torch.optim.Optimizer, adamw: torch.optim.AdamW | None = None, **options: Any
     ) -> Self:
-        """Go on from torch.optim.Muon, or one of Keller Jordan's: same parameters, momentum, options and steps.
+        """Continue from torch.optim.Muon or a Muon of Keller Jordan: same parameters, momentum, options and steps.
 
         ns_steps and ns_coefficients become the method, in bfloat16 as there; adjust_lr_fn becomes the scale ("original"
         is "jordan", "match_rms_adamw" is "moonlight"); groups with ``use_muon=False`` get the rule "adamw". A warning
@@ -131,7 +131,7 @@ class Muon(MatrixOptimizer):
         Args:
             optimizer: The Muon.
             adamw: torch's AdamW that moves the other parameters, to be taken over too.
-            options: Arguments of this class that go before those taken over, such as ``method=PolarExpress()``.
+            options: Arguments of this class that replace those taken over, such as ``method=PolarExpress()``.
 
         Raises:
             TypeError: If an optimizer is of another kind.

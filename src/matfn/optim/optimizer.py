@@ -42,7 +42,7 @@ Lender = Callable[[Any], "MatrixOptimizer"]
 
 
 def plain_values(group: Mapping[str, Any]) -> dict[str, Any]:
-    """What can be compared without waiting for a device. Tensors stand for their shape, dtype and device alone."""
+    """The values of a group that can be compared without waiting for a device; of a tensor its shape, dtype, device."""
     names, params = group.get("param_names", ()), group.get("params", ())
     plain = {k: Kept(x.shape, x.dtype, x.device) if isinstance(x, Tensor) else x for k, x in group.items()}
     return {**plain, "param_names": tuple(names), "params": len(params)}
@@ -118,7 +118,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
     def _start(self) -> None:
         """Set the attributes that copies and checkpoints do not have."""
         self._frozen: list[tuple[str, Tensor]] = []
-        self._options: list[dict[str, Any]] = []  # of all groups, when they were last checked
+        self._options: list[dict[str, Any]] = []  # `plain_values` of all groups when they were last checked
         self.before_move: list[Callable[[Bucket, Tensor], object]] = []
         self.after_move: list[Callable[[Bucket], object]] = []
         self._exchange = Exchange()
@@ -141,7 +141,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         return self if rule == "matrix" else self.others[rule]
 
     def own_options(self, rule: str) -> dict[str, Any]:
-        """The options of groups of a rule, with defaults. Rounding is the optimizer's, unless a rule has its own."""
+        """The options of groups of a rule, with defaults. An optimizer in `rules` may have its own rounding."""
         own = self.rest.defaults if rule == "adamw" else self.lender(rule).defaults
         rounding = {key: self.defaults[key] for key in ("rounding", "seed")}
         return {**own, **rounding} if own.get("rounding", "nearest") == "nearest" else dict(own)
@@ -164,7 +164,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         if rounded and group["rounding"] == "compensated":
             found[COMPENSATION] = (tuple(param.shape), param.dtype)
         elif rounded:
-            found[COUNTER] = ((), None)  # the noise of each step is another
+            found[COUNTER] = ((), None)  # the noise depends on the number of the step
         return found
 
     def check_group(self, group: Mapping[str, Any], where: str, shapes: Iterable[tuple[int, ...]] = ()) -> None:
@@ -199,8 +199,8 @@ class MatrixOptimizer(torch.optim.Optimizer):
                 and infinity (such as `Exact`) would get one.
             TypeError: If `closure` cannot be called, or an option of a group was set to another type.
 
-        In all these cases nothing has changed: no weight, no state. What torch's AdamW refuses leaves the matrices
-        alone. An error in a rule or a hook (out of memory) may come when some have moved; a note names the parameters.
+        In all these cases nothing has changed: no weight, no state. If torch's AdamW raises, no matrix has moved. An
+        error in a rule or a hook (out of memory) may come after some matrices moved; a note names the parameters.
         """
         if closure is not None and not callable(closure):
             raise TypeError(f"{type(self).__name__}.step takes a function of no arguments, got {closure!r}.")
@@ -210,7 +210,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
                 loss = closure()
         self.rest.adopt_momentum(self.param_groups)
         self._refresh()
-        # First: torch refuses combinations of options here, such as foreach with an lr that is a tensor.
+        # AdamW goes first: it refuses combinations of options, such as foreach with an lr that is a tensor.
         self.rest.step([group for group in self.param_groups if group["rule"] == "adamw"], self.state)
         self._prepare()
         for lender, together in self._stacks:

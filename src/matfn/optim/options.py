@@ -67,11 +67,11 @@ def meant(key: object, options: set[str]) -> str | None:
 
 
 def check_defaults(defaults: Any, chain: Any, where: str) -> dict[str, Any]:
-    """The default options of an optimizer, if the chain is one of rules and every option that it reads is there.
+    """A copy of the default options of an optimizer, after a check that they hold every option that its rules read.
 
     Raises:
         TypeError: If `defaults` is no mapping, or `chain` no tuple of rules.
-        ValueError: If options are missing. The message names them and who reads them.
+        ValueError: If options are missing. The message names them and the rules that read them.
     """
     if not isinstance(defaults, Mapping):
         raise TypeError(f"{where}: defaults must be a mapping of options such as dict(lr=0.02), got {defaults!r}.")

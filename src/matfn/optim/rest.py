@@ -55,8 +55,11 @@ class RestRule:
     def step(self, groups: list[dict[str, Any]], state: Any) -> None:
         """One AdamW step on `groups`, with the caller's `state`, both in place.
 
-        Half-precision weights of a group whose rounding is not "nearest" are moved as float32 copies, with moments in
-        float32, and rounded by it. AdamW itself would round to nearest.
+        If a group's rounding is not "nearest", its half-precision weights are moved as float32 copies, with moments in
+        float32, and then rounded. AdamW itself would round to nearest.
+
+        Raises:
+            Exception: Whatever torch's AdamW raises, with a note that no matrix has moved.
         """
         if not groups:
             return

@@ -53,8 +53,8 @@ class Shampoo(MatrixOptimizer):
         eps: Of the graft "adam", as in AdamW.
         factor_every: Steps from one update of the factors to the next.
         root_every: Steps from one computation of the roots to the next. 10 to 100 is usual. With the graft "none" roots
-            are also computed 1, 2, 4, ... steps after the first ones: the size of a step is theirs, and those of a
-            first small gradient would make the next steps huge.
+            are also computed 1, 2, 4, ... steps after the first ones: they set the size of the step, and the roots of a
+            small first gradient would make the next steps huge.
         start: Step of the first roots, from 1.
         graft: "adam", "sgd" or "none".
         root: p of the inverse p-th roots: None is 2 k for k sides; one number holds for every k (2 for 1/2 on each

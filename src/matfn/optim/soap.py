@@ -32,7 +32,7 @@ class SOAP(MatrixOptimizer):
     gradient Adam would divide rounding errors by themselves. So the first step has no basis. It is Adam's own in the
     coordinates of the weights, and both B and V begin anew at the second step: only the factors keep the first
     gradient. (The reference implementation does not move at the first step. From the second step on it is the same.)
-    So early steps are bounded as Adam's are, whatever the size of the first gradient is.
+    So early steps are bounded as Adam's, for every size of the first gradient.
 
     As in Adam, entries of gradients must be within 1e-18 and 1e18 in float32: NaN and infinity reach the weights, and
     an infinite square stops its entry, here of G'. Neither enters the factors.

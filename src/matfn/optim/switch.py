@@ -1,4 +1,4 @@
-"""From other Muons and back: their state dicts in our words, and our optimizer as torch's.
+"""Conversion from other Muons and back: their state dicts in our format, and our optimizer as torch's.
 
 torch.optim.Muon and Keller Jordan's Muons average gradients as `Muon` does, B <- mu B + (1 - mu) G, so their momentum
 is taken as it is, in float32. Moonlight's and Dion's sum them and are refused.
@@ -29,10 +29,10 @@ __all__ = ["adopted", "as_ours", "as_torch"]
 
 _JORDAN = (3.4445, -4.7750, 2.0315)
 _EPS = 1e-7
-_SCALES = {None: "jordan", "original": "jordan", "match_rms_adamw": "moonlight"}
+_SCALES = {None: "jordan", "original": "jordan", "match_rms_adamw": "moonlight"}  # {adjust_lr_fn of torch: our scale}
 _PLAIN_MUON = {"lr", "weight_decay", "momentum"}  # the options of Jordan's Muon without AdamW
 _NO_FLOOR = "its eps={} has no counterpart: here updates have full size for every momentum but zero."
-_CHAIN = "Ema, Polar"  # theirs have Muon's rules
+_CHAIN = "Ema, Polar"  # other Muons follow the rules of our Muon
 
 
 def _rule(group: Mapping[str, Any]) -> str | None:
@@ -61,10 +61,12 @@ def _options(group: Mapping[str, Any], rule: str) -> dict[str, Any]:
 
 
 def as_ours(saved: Mapping[str, Any], optimizer: "MatrixOptimizer") -> tuple[Mapping[str, Any], list[str]]:
-    """A state dict of another Muon in our format, and what has no counterpart in it; any other one as it is.
+    """A state dict of another Muon in our format, with remarks on what it cannot hold. Any other one stays as it is.
 
     Raises:
-        ValueError: If it is Moonlight's or Dion's.
+        ValueError: If it is Moonlight's or Dion's, has an adjust_lr_fn without counterpart, or moves as a
+            matrix a parameter that AdamW moves here.
+        TypeError: If a part has a wrong type.
     """
     check_form(saved)
     groups = saved["param_groups"]
@@ -90,7 +92,7 @@ def as_ours(saved: Mapping[str, Any], optimizer: "MatrixOptimizer") -> tuple[Map
 
 
 def _unmapped(group: Mapping[str, Any], optimizer: "MatrixOptimizer") -> list[str]:
-    """What a group of another Muon says that a state dict here does not hold."""
+    """Remarks on what a group of another Muon has and our state dict cannot hold."""
     found = []
     theirs = _method(group)
     held = [rule.method for rule in optimizer.chain if isinstance(rule, Polar)]
@@ -106,11 +108,11 @@ def _unmapped(group: Mapping[str, Any], optimizer: "MatrixOptimizer") -> list[st
 
 
 def _keep_rest(ours: list[dict[str, Any]], state: dict[Any, Any], optimizer: "MatrixOptimizer") -> list[str]:
-    """Add this optimizer's own AdamW groups to a state dict that has none."""
+    """Add this optimizer's own AdamW groups to a state dict that has none, in place. Returns a remark that says so."""
     own, number = optimizer.state_dict(), sum(len(group["params"]) for group in ours)
     theirs = [str(name) for group in ours for name in group.get("param_names", ())]
     matrices = [name for group in own["param_groups"] if group["rule"] != "adamw" for name in group["param_names"]]
-    told = renamed(theirs, [], matrices)  # now, because the names added below have no prefixes of wrappers
+    told = renamed(theirs, [], matrices)  # before our names are added, which may lack the prefixes of wrappers
     for group in ours:
         if "param_names" in group:
             group["param_names"] = [told[str(name)] for name in group["param_names"]]
@@ -145,16 +147,17 @@ def _method(group: Mapping[str, Any]) -> Tuned | Schedule:
 
 
 def adopted(muon: Any, adamw: Any, name: str) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]:
-    """Groups, options of the constructor and state dict that go on where other optimizers are.
+    """Groups, arguments of the constructor and state dict with which our Muon continues from other optimizers.
 
     Args:
         muon: torch.optim.Muon, or one of Jordan's.
         adamw: torch.optim.AdamW for the other parameters, or None.
-        name: The caller's name for messages.
+        name: The function that was called, for messages.
 
     Raises:
         TypeError: If an optimizer is of another kind.
-        ValueError: If groups have different steps, because one optimizer here has one method.
+        ValueError: If groups have different steps, because one optimizer here has one method, or an adjust_lr_fn has no
+            counterpart.
     """
     if not isinstance(muon, torch.optim.Optimizer) or "matrix" not in (rules := [_rule(g) for g in muon.param_groups]):
         raise TypeError(f"{name} takes torch.optim.Muon or a Muon of Keller Jordan, got {_kind(muon)}.")
@@ -186,7 +189,7 @@ def adopted(muon: Any, adamw: Any, name: str) -> tuple[list[dict[str, Any]], dic
 
 
 def _say_what_differs(groups: Sequence[Mapping[str, Any]], name: str) -> None:
-    """Warn of what another Muon does and ours does not."""
+    """Warn of what another Muon does differently from ours."""
     matrices = [group for group in groups if _rule(group) == "matrix"]
     floors = {group["eps"] for group in matrices if group.get("eps", _EPS) > _EPS}
     if floors:
@@ -208,7 +211,8 @@ def as_torch(optimizer: "MatrixOptimizer", name: str) -> tuple[torch.optim.Optim
     """torch.optim.Muon for the matrices, and torch's AdamW for the rest (None without a rest), with the state.
 
     Raises:
-        ValueError: If a matrix is cut or not 2-D, or a group has a rule, scale or option that torch lacks.
+        ValueError: If a matrix is cut or not 2-D, a group has a rule, scale or option that torch lacks, or no group has
+            the matrix rule.
         RuntimeError: If this torch has no Muon (before 2.9).
     """
     if not hasattr(torch.optim, "Muon"):
@@ -259,7 +263,7 @@ def _refuse_what_torch_lacks(optimizer: "MatrixOptimizer", group: Mapping[str, A
 
 
 def _steps(optimizer: "MatrixOptimizer", name: str) -> dict[str, Any]:
-    """Torch's options for the steps. A warning says where torch has none like them."""
+    """Torch's options for the steps. If torch cannot express them, there are none, and a warning says so."""
     [method] = [rule.method for rule in optimizer.chain if isinstance(rule, Polar)]
     if isinstance(method, Scheduled):
         schedule = method.schedule(2)

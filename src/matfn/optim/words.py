@@ -47,8 +47,9 @@ _OURS: dict[str, str] = {
     **dict.fromkeys(("max_precond_dim", "max_preconditioner_dim", "merge_dims", "block_size"), _CUTTING),
     **dict.fromkeys(("exponent_override", "inv_root_override"), "root="),
 }
-# Words of a constructor that say something else in a group, or nothing, and words that an own option may have.
+# Words that only constructors refuse: in groups of AdamW they are options.
 _ARGUMENTS = {"betas": f"momentum=, beta2= where the optimizer has it, and {_REST}", "eps": "nothing, or in rest="}
+# Words of `_OURS` that groups may hold, because they are common names.
 _KEPT_IN_GROUPS = frozenset({"rank", "world_size", "process_group", "beta1"})
 _ALGORITHMS = {"adamw": "adamw", "adam": "adamw"}
 
@@ -93,7 +94,7 @@ def ruled(group: Mapping[str, Any], optimizer: str, others: Iterable[str], where
 
 
 def _settle(group: dict[str, Any], rule: str, flag: str, where: str) -> None:
-    """Set the rule that a flag says."""
+    """Set "rule" to the rule that a flag means, unless "rule" is given; raise ValueError if the two contradict."""
     if group.get("rule", rule) != rule and not (rule == "matrix" and group["rule"] != "adamw"):
         raise ValueError(f'{where}: {flag} says the rule {rule!r}, but "rule" is {group["rule"]!r}. Give one of them.')
     group.setdefault("rule", rule)
@@ -107,7 +108,7 @@ def refuse_flags(group: Mapping[str, Any], own: set[str], where: str) -> None:
 
 
 def naming_arguments(init: Callable[..., None]) -> Callable[..., None]:
-    """A constructor whose error for an unknown keyword argument names the optimizer and our argument."""
+    """A constructor whose errors for unknown arguments name the optimizer and the argument to use instead."""
     parameters = inspect.signature(init).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return init

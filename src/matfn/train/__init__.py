@@ -14,4 +14,4 @@ class TrainError(Exception):
 class Stopped(TrainError):
     """A run was asked to stop, between two steps, and has written its checkpoint; the message says how to go on."""
 
-    status = 130  # of Ctrl-C; of another signal: 128 and its number, as shells have it
+    status = 130  # Ctrl-C: 128 + 2; another signal: 128 + its number, as in shells

@@ -234,7 +234,7 @@ def folder_names(labels: Sequence[str]) -> list[str]:
 
 
 def _normal(text: str) -> str:
-    """A text as a file system that ignores case and composes accents compares it."""
+    """A text in the form in which file systems that ignore case and compose accents compare names."""
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
 
 
@@ -250,7 +250,7 @@ def train_in_turns(jobs: Sequence[Job], corpus: Corpus, watcher: Watcher, stop: 
     ]
     while active:
         for _, trainer in active:
-            with contextlib.suppress(Diverged):  # the log records it, and the table will show it
+            with contextlib.suppress(Diverged):  # the log records the divergence, and the table will show it
                 trainer.advance(trainer.step + TURN, watcher, stop=stop)
         ended = [(job, trainer) for job, trainer in active if job.ended(trainer.history)]
         for job, trainer in ended:
@@ -312,7 +312,7 @@ def trials_of(recipe: Recipe, directory: Path) -> list[list[Job]]:
 
 
 def _trial(arm: OptimizerTable, rate: float) -> str:
-    """The name of a trial: with six digits of its rate, or with all if another rate has the same six."""
+    """The name of a trial, with six digits of its rate, or with all if two rates of the arm share these six."""
     short = [f"{other:g}" for other in arm.rates]
     return f"{arm.label} at {rate:g}" if len(set(short)) == len(short) else f"{arm.label} at {rate!r}"
 

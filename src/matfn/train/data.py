@@ -35,7 +35,7 @@ class Corpus:
         unit: "byte" or "token".
         facts: Source, counts, sha256, split, Python version: recorded with every result. The sha256 does not depend on
             the order of the documents.
-        order: sha256 of the documents in their order, which the batches depend on.
+        order: sha256 of the documents in their order. The batches depend on this order.
     """
 
     train: np.ndarray
@@ -149,7 +149,7 @@ def _root(table: DataTable) -> Path:
     try:
         root = Path(table.path).expanduser()
         root.exists()
-    except (OSError, RuntimeError) as error:  # a name that is too long; a home of no user
+    except (OSError, RuntimeError) as error:  # a name that is too long, or `~name` of an unknown user
         reason = error.strerror if isinstance(error, OSError) else error
         raise TrainError(f"data.path = {brief(table.path)}: {reason}; give a file or a folder") from None
     return root

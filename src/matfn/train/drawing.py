@@ -46,7 +46,7 @@ STYLE: Any = {
     "lines.markersize": 5.5,
     "svg.fonttype": "path",  # letters as outlines: the report looks the same on every machine
     "svg.hashsalt": "matfn",
-    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
+    "text.parse_math": False,  # a dollar sign in a name begins no formula
 }
 
 

@@ -21,7 +21,7 @@ _PARTIAL = re.compile(r"\.\d+\.partial$")  # the end of the names that `whole` g
 
 
 def dated(name: str) -> Path:
-    """A new folder for results, not yet made: `runs/NAME/` and the present time, with a number if there is one."""
+    """A new folder for results, not yet made: `runs/NAME/` and the present time, and a number if that exists."""
     first = Path("runs") / name / datetime.now().strftime("%Y-%m-%d_%H%M%S")
     path, number = first, 1
     while path.exists():
@@ -115,7 +115,7 @@ def whole(path: Path) -> Iterator[BinaryIO]:
 
 
 def unwritten(path: Path, error: OSError, kept: str = "the older one is unchanged; ") -> TrainError:
-    """The error for a file that the system does not let us write; `kept` says what is left of one that exists."""
+    """The error for a file that the system does not let us write; `kept` says what is left of an existing file."""
     kept = kept if path.exists() else ""
     return TrainError(
         f"cannot write {path}: {error.strerror or error}; {kept}make room on the disk, or choose another place"
@@ -123,7 +123,7 @@ def unwritten(path: Path, error: OSError, kept: str = "the older one is unchange
 
 
 def _sync_folder(path: Path) -> None:
-    """Put a renamed file's new name on disk, on systems that can."""
+    """Put the new name of a renamed file on disk, where the system can."""
     with contextlib.suppress(OSError):
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -142,7 +142,7 @@ def replace_text(path: Path, text: str) -> None:
 def opened(path: Path, most: int | None = None) -> Iterator[BinaryIO]:
     """A regular file to read.
 
-    Anything else is refused: a pipe would wait for a writer, and a device need not end.
+    Anything else is refused: reading a pipe would wait for a writer, and a device may never end.
 
     Raises:
         OSError: The file is missing or cannot be read.

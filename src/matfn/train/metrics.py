@@ -1,4 +1,4 @@
-"""Metrics: the log of a run, one JSON object a line, and its record in the checkpoint, by which it is verified."""
+"""Metrics: the log of a run, one JSON object a line. It is verified by its record (size, sha256) in the checkpoint."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _STEP, _EVALUATION = ("loss", "lr", "seconds", "optimizer_seconds"), ("val_loss"
 
 
 class Metrics:
-    """A log that is open for writing: `{"step": 3, "loss": ...}`, `{"step": 50, "val_loss": ...}`.
+    """A log that is open for writing, with lines such as `{"step": 3, "loss": ...}` or `{"step": 50, "val_loss": ...}`.
 
     Attributes:
         history: The lines so far.
     """
 
     def __init__(self, path: Path, start: bytes = b"") -> None:
-        """Begin the file anew with the verified lines `start`."""
+        """Write the file anew; it begins with the verified lines `start`."""
         self.path, self.history = path, parse(start, path)
         self._changed = False
         self._begin(start)
@@ -136,7 +136,7 @@ def verified(path: Path, record: dict[str, Any] | None, *, until: int, eval_ever
 
     Args:
         path: The log.
-        record: The record of these lines in the checkpoint; None for a checkpoint of an earlier version, without one.
+        record: The record of these lines in the checkpoint. Checkpoints of earlier versions have none: None.
         until: The step of the checkpoint.
         eval_every: Steps between two evaluations.
         steps: The length of the run, which ends with an evaluation.
@@ -156,7 +156,7 @@ def verified(path: Path, record: dict[str, Any] | None, *, until: int, eval_ever
 
 
 def recorded_lines(path: Path, record: Any) -> Lines:
-    """The lines of the log of a finished run, which has no others.
+    """The lines of the log of a finished run; a line beyond the record is an error.
 
     Raises:
         TrainError: The log is not the one of the record.
@@ -168,7 +168,7 @@ def recorded_lines(path: Path, record: Any) -> Lines:
 
 
 def _recorded(path: Path, record: Any) -> bytes:
-    """The first bytes of a log, of which `record` has the size and the sha256."""
+    """The first bytes of a log, verified by the size and the sha256 in `record`."""
     known = isinstance(record, dict) and set(record) == {"bytes", "sha256"}
     if not (known and type(record["bytes"]) is int and record["bytes"] >= 0):
         raise damaged(path, "the record of it is no size and sha256")
@@ -181,7 +181,7 @@ def _recorded(path: Path, record: Any) -> bytes:
 def complete(lines: Lines, *, until: int, eval_every: int, steps: int) -> bool:
     """Whether a log has exactly one line for each step up to `until`, and one for each evaluation, in order."""
     if len(lines) != until + until // eval_every + (until == steps and steps % eval_every > 0):
-        return False  # before a list is made whose length a damaged file would set
+        return False  # checked first: a damaged file could make the list below too long for the memory
     wanted = []
     for step in range(1, until + 1):
         wanted.append((step, "loss"))

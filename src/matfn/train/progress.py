@@ -101,7 +101,7 @@ class Interrupt(threading.Event):
     """An event that a signal sets.
 
     Attributes:
-        number: The signal; SIGINT until there was one.
+        number: The signal that set it; SIGINT before any signal.
     """
 
     number: int = signal.SIGINT
@@ -111,8 +111,8 @@ class Interrupt(threading.Event):
 def interrupt() -> Iterator[Interrupt]:
     """An event that the first Ctrl-C, SIGTERM, SIGHUP or closed pipe sets; a second signal raises KeyboardInterrupt.
 
-    Only the main thread can catch signals. One that the process was told to ignore, as by nohup, stays ignored; Python
-    itself ignores SIGPIPE, of `matfn train ... | head`.
+    Only the main thread can catch signals. A signal that the process was told to ignore, as by nohup, stays ignored.
+    SIGPIPE, from the closed pipe of `matfn train ... | head`, is the exception, because Python itself ignores it.
     """
     wanted, pipe = Interrupt(), getattr(signal, "SIGPIPE", None)
 

@@ -18,7 +18,7 @@ from matfn.train.recipe import OptimizerTable, Recipe
 from matfn.train.settings import build
 
 _FIELDS = ("recipe", "optimizer", "seed", "data", "step", "model", "optimizers", "batches", "rng")
-# The state of torch's own optimizers, which do not check what they load. Torch 2.8 has no Muon.
+# The keys of the state of torch's own optimizers, which do not check what they load. Torch 2.8 has no Muon.
 _TORCHS: list[tuple[type, set[str]]] = [(torch.optim.AdamW, {"step", "exp_avg", "exp_avg_sq"})]
 if hasattr(torch.optim, "Muon"):
     _TORCHS.append((torch.optim.Muon, {"momentum_buffer"}))
@@ -67,10 +67,10 @@ def check_step(path: Path, state: dict[str, Any], steps: int) -> int:
 
 
 def check_states(path: Path, saved: Any, present: list[Tensor], what: str) -> list[Tensor]:
-    """The states of random generators, of the sizes of the present ones.
+    """Check that saved states of random generators have the sizes of the present ones, and return them.
 
     Raises:
-        TrainError: They are not.
+        TrainError: They do not; the message calls them `what`.
     """
     if not isinstance(saved, list) or len(saved) != len(present):
         raise damaged(path, f"{what} is no list of {len(present)} states of random generators")
@@ -125,7 +125,7 @@ def _options(member: torch.optim.Optimizer) -> list[dict[str, Any]]:
 
 def _option_problems(member: torch.optim.Optimizer, wanted: list[dict[str, Any]]) -> Iterator[str]:
     for number, (found, options) in enumerate(zip(_options(member), wanted, strict=True)):
-        # An option that only one version of torch knows is in one of them.
+        # Compare common keys only: another version of torch may know an option more or less.
         if odd := [key for key in found.keys() & options.keys() if found[key] != options[key]]:
             yield f"group {number} of its optimizer has another {odd[0]} than the recipe"
 
@@ -140,12 +140,12 @@ def _schedule_problems(member: torch.optim.Optimizer, schedule: LambdaLR, step: 
 
 
 def _state_problems(member: torch.optim.Optimizer, step: int) -> Iterator[str]:
-    """Step counters other than the run's (every parameter has a gradient in every step), NaN, and odd shapes."""
+    """Wrong step counters, NaN, wrong shapes. Each parameter has a gradient in each step, so each counter is `step`."""
     expected = next((keys for kind, keys in _TORCHS if isinstance(member, kind)), None)
     for number, parameter in enumerate(p for group in member.param_groups for p in group["params"]):
         state = member.state.get(parameter, {})
-        if expected is not None and set(state) != (expected if step else set()):
-            yield f"parameter {number} of its optimizer has the state {sorted(state)}, wanted {sorted(expected)}"
+        if expected is not None and set(state) != (wanted := expected if step else set()):
+            yield f"parameter {number} of its optimizer has the state {sorted(state)}, wanted {sorted(wanted)}"
         for key, value in state.items():
             if key == "step" and float(value) != step:
                 yield f"parameter {number} of its optimizer is at step {float(value):g}, the run at {step}"

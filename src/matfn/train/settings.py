@@ -122,7 +122,7 @@ def override(table: dict[str, Any], assignment: str) -> dict[str, Any]:
 
 
 def _assigned(assignment: str) -> tuple[list[str], str]:
-    """The parts of the key, and the value. A quoted part may hold an equals sign: the first key that is TOML counts."""
+    """The parts of the key, and the value. A quoted part may hold an equals sign, so every "=" is tried in turn."""
     for place in (index for index, sign in enumerate(assignment) if sign == "="):
         key = assignment[:place]
         try:
@@ -144,7 +144,7 @@ DEEPEST = 10  # parts of a key; recipes have 4
 
 
 def _toml_value(text: str) -> Any:
-    """The one TOML value that a text is, or the text: what follows a value, such as more keys, makes it a text."""
+    """The TOML value that a text spells, or the text itself if it is no single value, such as a value and more keys."""
     try:
         found = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):  # ValueError: no TOML, or a number of more than 4300 digits
@@ -203,6 +203,6 @@ def _literal(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(_literal, value))}]"
     if isinstance(value, float):
-        return repr(value)  # inf and nan are spelt as in TOML
+        return repr(value)  # Python spells inf and nan as TOML does
     # Strings, whole numbers and booleans are the same in JSON and TOML, except for one control character.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")

@@ -67,7 +67,7 @@ def run(recipe: Recipe, folder: Path, console: Console, *, arm: str | None = Non
     optimizers.check(table, recipe.place(table), device)
     corpus = load_corpus(chosen.data)
     sizes.check(chosen, [table], corpus)
-    # The trainer makes the folder, so a wrong recipe leaves none behind.
+    # The recipe is recorded after the trainer is made, so that a wrong one leaves no file behind.
     trainer = Trainer(chosen, table, corpus, seed=chosen.train.seed, directory=folder)
     recipes.record(folder / RECIPE, chosen, corpus.order)
     with Progressing(console, chosen.train.steps) as watcher, interrupt() as signalled:

@@ -1,4 +1,4 @@
-"""Sizes: whether a recipe can fit into memory at all, asked before anything is allocated."""
+"""Sizes: whether a recipe can fit into memory at all, checked before anything is allocated."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _FLOAT, _TOKEN = 4, 8  # bytes of a float32 number and of a token index
 def check(recipe: Recipe, arms: Sequence[OptimizerTable], corpus: Corpus) -> None:
     """Refuse a recipe whose least possible need is more than the memory of the device or of the machine.
 
-    The need is counted from below, so that a recipe that is refused cannot run; one that passes may still be too large.
-    On the device: the weights of all models that take turns, the gradients of one, and the logits of a batch with their
-    gradient. On the machine: the tokens of a batch and of an evaluation.
+    The need is a lower bound: a recipe that is refused cannot run, and one that passes may still be too large. Counted
+    on the device are the weights of all models that take turns, the gradients of one, and the logits of a batch with
+    their gradient. Counted in the memory of the machine are the tokens of a batch and of an evaluation.
 
     Args:
         recipe: The sizes.
@@ -53,8 +53,14 @@ def check(recipe: Recipe, arms: Sequence[OptimizerTable], corpus: Corpus) -> Non
 def fits(need: int, device: torch.device, what: str, remedy: str) -> None:
     """Refuse work that needs more bytes than the memory of the device has.
 
+    Args:
+        need: Bytes, a lower bound.
+        device: Where they are needed.
+        what: What takes the memory, a plural for the message.
+        remedy: The keys of the recipe to lower, for the message.
+
     Raises:
-        TrainError: It does; `what` takes the memory, and `remedy` is what to lower.
+        TrainError: The memory is too small.
     """
     memory = _memory(device)
     if memory is not None and need > memory:

@@ -1,4 +1,4 @@
-"""The terminal: tables, a width for pipes, and a user's mistake in one line with status 2."""
+"""The terminal: tables, a width for pipes, and errors in one line with an exit status."""
 
 from __future__ import annotations
 
@@ -126,13 +126,13 @@ Out = Annotated[
 
 
 class Screen(Console):
-    """A console that falls silent when its pipe is closed; rich's would end the process, and a run must first save."""
+    """A console that falls silent when its pipe is closed. Rich's own would end the process before a run can save."""
 
     def on_broken_pipe(self) -> None:
         """Write to nowhere from now on."""
         self.quiet = True
         stream = sys.stderr if self.stderr else sys.stdout
-        with contextlib.suppress(OSError, ValueError):  # a stream of a test has no number
+        with contextlib.suppress(OSError, ValueError):  # a stream that a test put in place has no file number
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 

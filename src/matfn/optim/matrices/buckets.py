@@ -275,7 +275,7 @@ def move(bucket: Bucket, scale_of: Callable[[str, str], Scale], updates: list[Te
 
 
 def _compensation(run: Run, slot: Slot) -> Tensor | None:
-    """The view of what rounding left of the weights of a slot; None if its group keeps nothing."""
+    """The slot's view of the rounding errors that "compensated" keeps; None for another rounding or dtype."""
     if run.options["rounding"] != "compensated" or not half(slot.param):
         return None
     return slot.read(run.held(slot.param, COMPENSATION, run.options))

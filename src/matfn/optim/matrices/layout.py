@@ -27,8 +27,8 @@ class Layout:
         columns: Axes of `split` that are the input; n is the product of their lengths.
         cuts: Lengths of consecutive blocks of the axis `rows`, each a matrix (q, k and v of a fused projection). Their
             sum is the length of that axis. The default is one block.
-        outer: Axes of `split` that are output too, before `rows`. They serve blocks that repeat: the q, k and v of one
-            head after those of another, or gate and up in turn. A block then takes its rows from every repeat.
+        outer: Further output axes of `split`, before `rows`. They number the repeats of a sequence of blocks, such as
+            q, k and v of each head, or gate and up row by row. A block takes its rows from every repeat.
 
     Raises:
         ValueError: If `batch`, `outer`, `rows` and `columns` do not name each axis of `split` once, `split` does not
@@ -96,9 +96,9 @@ class Layout:
 
         Args:
             blocks: The number of equal blocks, or their lengths.
-            repeats: How often the sequence of blocks is repeated along the rows. The lengths are then those in one
-                repeat, and a block has its rows of all repeats. ``cut(3, repeats=heads)`` separates q, k and v that are
-                stored head by head. ``cut(2, repeats=m // 2)`` separates gate and up that are stored in turn.
+            repeats: How often the sequence of blocks is repeated along the rows, >= 1. `blocks` then describes one
+                repeat, and a block takes its rows from every repeat. ``cut(3, repeats=heads)`` separates q, k and v
+                that are stored head by head, ``cut(2, repeats=m // 2)`` gate and up that alternate row by row.
 
         Raises:
             ValueError: If the rows cannot be cut this way.

@@ -5,10 +5,11 @@ is rounded to nearest, so at small learning rates most updates and all of the de
 the moved weight in float32:
 
     "stochastic"   up or down at random, with the probabilities that make the result right on average
-    "compensated"  to nearest; the rest is kept in a buffer of the weight's dtype and added before the next move (Kahan)
+    "compensated"  to nearest; the rounding error is kept in a buffer of the weight's dtype and added before the next
+                   move (Kahan)
 
-The noise of a tensor follows from a seed, its name and the number of its step, so it is the same on every process and
-after a resumed run.
+The noise of a tensor depends only on a seed, its name, its row block and the number of its step. So it is the same on
+every process, and in a resumed run.
 """
 
 import zlib
@@ -21,7 +22,7 @@ __all__ = ["COMPENSATION", "ROUNDINGS", "half", "narrowed_", "noise_key", "stoch
 ROUNDINGS = ("nearest", "stochastic", "compensated")
 COMPENSATION = "compensation"
 _DROPPED = {torch.bfloat16: 16, torch.float16: 13}  # bits of float32's significand that the dtype lacks
-_TINY = 2.0**-14  # float16 below this has the fixed spacing 2^-24
+_TINY = 2.0**-14  # below this, float16 numbers have the fixed spacing 2^-24
 
 
 def half(x: Tensor) -> bool:
@@ -30,12 +31,12 @@ def half(x: Tensor) -> bool:
 
 
 def noise_key(seed: int, name: str, piece: int, step: int) -> int:
-    """The seed of the noise of one tensor at one step."""
+    """The seed of the noise of one row block (`piece`) of the tensor `name` at one step."""
     return zlib.crc32(f"{seed}/{name}/{piece}/{step}".encode())
 
 
 def widened(weight: Tensor, compensation: Tensor | None = None) -> Tensor:
-    """A float32 copy of a half-precision weight, with its compensation."""
+    """A float32 copy of a half-precision weight, plus its compensation."""
     wide = weight.to(torch.float32)
     return wide if compensation is None else wide.add_(compensation)
 
@@ -56,11 +57,11 @@ def narrowed_(weight: Tensor, wide: Tensor, rounding: str, key: int, compensatio
     weight.copy_(wide)
     if compensation is not None:
         rest = wide - weight
-        compensation.copy_(torch.where(rest.isfinite(), rest, 0.0))  # beyond the range there is no rest
+        compensation.copy_(torch.where(rest.isfinite(), rest, 0.0))  # a weight that overflowed has no rounding error
 
 
 def stochastic(x: Tensor, dtype: torch.dtype, key: int) -> Tensor:
-    """X in float32, rounded to `dtype` at random: up with probability (x - lower) / (upper - lower), else down.
+    """The float32 tensor x, rounded to `dtype` at random: up with probability (x - lower) / (upper - lower), else down.
 
     lower and upper are the neighbours of x in `dtype`, so the expected value is x. Numbers that `dtype` has stay as
     they are. NaN, infinity and numbers beyond the range are rounded to nearest.
@@ -77,7 +78,7 @@ def stochastic(x: Tensor, dtype: torch.dtype, key: int) -> Tensor:
     bits = _DROPPED[dtype]
     generator = torch.Generator(device=x.device).manual_seed(key)
     noise = torch.randint(0, 1 << bits, x.shape, dtype=torch.int32, device=x.device, generator=generator)
-    # Sign and magnitude are apart in a float, so a carry out of the dropped bits is one step away from zero.
+    # A float stores sign and magnitude. A carry out of the dropped bits therefore moves x by one step, away from zero.
     moved = (x.view(torch.int32) + noise).bitwise_and_(-(1 << bits)).view(torch.float32)
     if dtype is torch.float16:
         steps = (x * 2.0**24 + noise * 2.0**-bits).floor_()

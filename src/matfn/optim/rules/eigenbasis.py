@@ -49,7 +49,7 @@ class Eigenbasis(Kronecker):
                 orders |= _renewed(some, first)
         for runs, batches in batched:
             for run in runs:
-                if run.step == 2:  # V has no square of the first gradient, so the momentum must not have it either
+                if run.step == 2:  # V does not contain the first gradient, so the momentum must not contain it either
                     foreach.zero_(run.views(MOMENTUM))
             if orders:
                 _reorder(runs, batches, orders)

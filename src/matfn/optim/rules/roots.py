@@ -151,10 +151,10 @@ class InverseRoots(Kronecker):
             yield (self.p(len(blocks.shape)), float(options["ridge"]), A.shape[-1], A.dtype, A.device), one
 
     def _falls_due(self, age: int, every: int) -> bool:
-        """Whether roots are due so many steps after the first ones.
+        """Whether roots are due `age` steps after the first ones.
 
-        A young average changes by as much as it is. Without a graft its old roots would set the size of the step, so
-        roots are computed at the ages 1, 2, 4, ... below `root_every`, too.
+        In the first steps the factors change by as much as their own size. Without a graft the roots set the size of
+        the step, and old roots would make it wrong. So roots are also computed at the ages 1, 2, 4, ... below `every`.
         """
         early = self.graft == "none" and 0 < age < every and age & (age - 1) == 0
         return age >= 0 and (early or age % every == 0)
@@ -179,10 +179,11 @@ def _norms(stack: Tensor) -> Tensor:
 def compute_roots(
     due: Sequence[Factor], p: int, ridge: float, method: RootMethod | None, tolerance: float, of_zero: float
 ) -> None:
-    """Overwrite the roots of factors of one size, in one batch; see `inverse_roots`. If that fails, a root stays.
+    """Overwrite the roots of factors of one size, in one batch; see `inverse_roots`.
 
+    A root that cannot be computed keeps its last value.
     The root of a zero factor is `of_zero` times I. With a graft this is I, and the graft sets the size of the step.
-    Without one it is 0, the pseudo-inverse: I would move the weights by the gradient itself until the next roots.
+    Without a graft it is 0, the pseudo-inverse: I would move the weights by the gradient itself until the next roots.
     """
     A = torch.cat([one.values / one.weight for one in due])
     found = inverse_roots(A, p, ridge, method, tolerance)
