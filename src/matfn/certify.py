@@ -17,7 +17,7 @@ __all__ = ["Certificate", "balanced_residual", "certify"]
 _DENSE = 512  # up to this short side dense products and singular values cost no more than the sketch
 # Random columns. A squared norm then has a relative standard deviation of at most sqrt(2 / 64) = 0.18.
 _COLUMNS = LEADING + 16
-_FEW = 16  # for the check of Shampoo's roots; 0.35
+_FEW = 16  # random columns in the check of Shampoo's roots: at most sqrt(2 / 16) = 0.35
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Certificate:
         orthogonality: Distance from orthonormal rows or columns (polar), from an involution (sign). For a polar factor
             on a range of rank r < n it is sqrt(1 - r/n).
         direction: Which of the many solutions was found, from -1 to 1. polar: 1 for the exact factor, less if U turns
-            away from it or is too short. If singular values of U exceed 1, the ratio may exceed 1, too, and is then cut
-            to 1: `orthogonality` shows the length. Roots: 1 for the principal, positive root, less if an eigenvalue has
-            the wrong sign or U is not symmetric.
+            away from it or is too short. If singular values of U exceed 1, <U, X> / ||X||_* may exceed 1 and is cut
+            to 1: `orthogonality` shows that U is too long. Roots: 1 for the principal, positive root, less if an
+            eigenvalue has the wrong sign or U is not symmetric.
         residual: The defect of the equation. For polar, sign, sqrt and root a backward error, near the unit roundoff
             for a good method. For an inverse root p times its relative error if the error commutes with X, otherwise up
             to the condition number of X times that: rounding alone gives about unit roundoff times condition. The
@@ -78,11 +78,11 @@ def certify(
     """Measure how good U is as the function `of` of X.
 
     Everything is computed in float64. Up to 512 rows (or columns, if they are fewer) the figures are exact up to
-    rounding: dense products and singular values, about 5 n^2 m multiply-adds. Larger matrices take thin products
-    alone, about 1500 m n multiply-adds, which give estimates. Norms are then within a factor of 1.5 in 9,999 cases of
-    10,000. The direction is right to rounding for the exact factor. For other factors it was within 0.04 of the true
-    value on 990 problems of eleven kinds of spectra (tests/certify_accuracy.py); the noise alone has a standard
-    deviation of at most 0.03 (`nuclear_norm`).
+    rounding: dense products and singular values, about 5 n^2 m multiply-adds. For larger matrices the figures are
+    estimates from thin products alone, about 1500 m n multiply-adds. Norms are then within a factor of 1.5 in 9,999
+    cases of 10,000. The direction is right to rounding for the exact factor. For other factors it was within 0.04 of
+    the true value on 990 problems of eleven kinds of spectra (tests/certify_accuracy.py); the noise alone has a
+    standard deviation of at most 0.03 (`nuclear_norm`).
 
     Args:
         X: (..., m, n), the matrices; square except for the polar factor. With a ridge, pass X + ridge I.
@@ -98,7 +98,9 @@ def certify(
         A `Certificate`. For the polar factor of a zero matrix the direction is 1 and the residual 0.
 
     Raises:
-        ValueError: `of` or `only` is another word, p is missing or of no use, shapes differ, X is empty or not finite.
+        TypeError: `exact` is no boolean, `generator` no generator, or X or U no dense real tensor with values.
+        ValueError: `of` or `only` is another word, p is missing, out of range, or given where `of` has none, shapes or
+            devices of X and U differ, or X or U is empty or not finite.
     """
     target = _target(of, p)
     _check_only(only, target)
@@ -121,9 +123,10 @@ def certify(
 def balanced_residual(X: Tensor, U: Tensor, p: int) -> Tensor:
     """Estimate ``certify(X, U, of="inv_root", p=p, only="balanced").residual``, (b), by 16 random columns.
 
-    The estimate is within a factor of 1.5 in 95 cases of 100 and of 2.2 in 999 of 1000, if the error is of rank 1, and
-    closer for others. Checks and scaling of X, left out here, take three times as long as the estimate. X (b, n, n) is
-    symmetric and finite, with a norm between 1e-100 and 1e100; U (b, n, n) is finite.
+    For an error of rank 1, the worst case, the estimate is within a factor of 1.5 in 95 cases of 100, and within a
+    factor of 2.2 in 999 cases of 1000. This function leaves out the checks and the scaling of `certify`, which take
+    three times as long as the estimate. So X (b, n, n) must be symmetric and finite, with a norm between 1e-100 and
+    1e100, and U (b, n, n) finite. Returns (b,).
     """
     S = _signs(X, _FEW, None)
     target = INV_ROOT.with_exponent(p)
@@ -207,12 +210,12 @@ def _of_square(target: Target, X: Tensor, U: Tensor, S: Tensor | None, only: str
 
 
 def _norm(E: Tensor, weight: float) -> Tensor:
-    """Return weight ||E||_F; infinity if E has NaN, the difference of two products that overflowed."""
+    """Return weight ||E||_F; infinity if E has NaN, which is left when two products overflow and are subtracted."""
     return torch.linalg.matrix_norm(E).mul(weight).nan_to_num(nan=torch.inf, posinf=torch.inf)
 
 
 def _weighed(X: Tensor, S: Tensor | None) -> tuple[Tensor, float]:
-    """Return W and c with ||A||_F = c ||A W||_F: the identity, or on average random signs."""
+    """Return W and c with ||A||_F = c ||A W||_F: the identity and 1, or S, for which the squares agree on average."""
     if S is not None:
         return S, S.shape[-1] ** -0.5
     return torch.eye(X.shape[-2], dtype=X.dtype, device=X.device), 1.0
@@ -232,7 +235,7 @@ def _positivity(U: Tensor, S: Tensor | None) -> Tensor:
 
 
 def _cosine(inner: Tensor, nuclear: Tensor, *factors: Tensor) -> Tensor:
-    """Return inner / nuclear times the factors, within [-1, 1]; 1 for a zero matrix."""
+    """Return inner / nuclear times the factors, cut to [-1, 1]; 1 for a zero matrix."""
     ratio = torch.where(nuclear > 0, inner / nuclear.clamp(min=torch.finfo(nuclear.dtype).tiny), 1.0)
     for factor in factors:  # one by one: their product may overflow
         ratio = torch.where(nuclear > 0, ratio * factor, 1.0)

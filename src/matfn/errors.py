@@ -18,7 +18,10 @@ class ConvergenceWarning(UserWarning):
 
 
 def which(bad: Tensor) -> str:
-    """Name the first marked matrix of a batch: "matrix 1 of 3", or "the matrix" if there is one alone."""
+    """Name the first marked matrix of a batch, counted from 0: "matrix 1 of 3", or "the matrix" of a batch of one.
+
+    `bad` (...) is boolean and marks at least one matrix.
+    """
     bad = bad.reshape(-1)
     return f"matrix {int(bad.nonzero()[0])} of {len(bad)}" if len(bad) > 1 else "the matrix"
 

@@ -144,13 +144,16 @@ def signm(A: Tensor, *, method: Method | None = None, generator: Generator | Non
     Args:
         A: (..., n, n). `Exact` takes any spectrum off the imaginary axis; an iteration needs real eigenvalues off zero.
             `QDWH` and `ZoloPD` keep each half plane, so values that they do not bring to +1 or -1 are seen. Polynomials
-            move complex eigenvalues, some to the wrong sign; the eigenvalues of S A show this.
+            move complex eigenvalues, some to the wrong sign; the verb then raises an error.
         method: Default `Exact()`.
         generator: As in `orthogonalize`.
 
     Raises:
-        SpectrumError: If an eigenvalue lies on the imaginary axis, to working precision; by an iteration, if S S is
-            further from I than real eigenvalues explain. Steps that were too few give a ConvergenceWarning.
+        SpectrumError: If an eigenvalue lies on the imaginary axis, to working precision. An iteration raises it also if
+            S S is further from I than real eigenvalues explain, or if S A has an eigenvalue in the left half-plane.
+
+    Warns:
+        ConvergenceWarning: If the steps of `method` were too few, or if S is an involution but not the sign.
     """
     return _accurate(SIGN, A, method, 0.0, generator, relative=False)
 
@@ -168,14 +171,15 @@ def sqrtm(
     Args:
         A: (..., n, n), symmetric positive semidefinite (definite, for an iteration).
         ridge: Added to the diagonal first: a number of at least 0, or a tensor that broadcasts to the leading shape of
-            A, with one number for each matrix. It has a gradient. The sum is in float64, and `Exact` takes it as it is;
-            an iteration rounds it to its own precision, in which a ridge below eps ||A|| is lost.
+            A, with one number for each matrix. It has a gradient. The sum is in float64. `Exact` takes it as it is; an
+            iteration rounds it to its own precision, in which a ridge below eps ||A|| is lost.
         relative: Whether the ridge is a multiple of ||A||_F, as in `Shampoo`: no eigenvalue is needed, and the
             condition number of A + ridge ||A||_F I is at most 1 + 1/ridge. The gradient includes ||A||_F.
         method: Default `Exact()`.
         generator: As in `orthogonalize`.
 
     Raises:
+        TypeError: If A is no dense real tensor with values, or another argument has a wrong type.
         SpectrumError: If A + ridge I has a negative eigenvalue, whatever the method.
         ValueError: If A is not symmetric or not finite, or ridge is negative, not finite, or so large that A + ridge I
             overflows the dtype of A (float32 for half precision); or if the result overflows the dtype of A.
@@ -244,7 +248,7 @@ def inv(
     Args:
         A: (..., n, n). An iteration sees the squares of its singular values: `lower` bounds (sigma_n / ||A||_F)^2.
         ridge: As in `sqrtm`.
-        relative: As in `sqrtm`.
+        relative: As in `sqrtm`; the bound of the condition number holds for positive semidefinite A.
         method: Default `Exact()` (LU).
         generator: As in `orthogonalize`.
 
@@ -289,17 +293,17 @@ def _check_values(target: Target, A: Tensor, dtype: torch.dtype) -> None:
 
 
 def _value(target: Target, method: Method | None, key: int | Tensor, dtype: torch.dtype, A: Tensor) -> tuple[Tensor]:
-    """Compute the function of A, which is of `dtype`, or in float64 if a ridge was added; return it in `dtype`."""
+    """Compute the function of A; return it in `dtype`, the dtype of A before a ridge, if any, was added in float64."""
     _check_values(target, A, dtype)
     wide = torch.promote_types(dtype, torch.float32)
     A = A.to(torch.promote_types(A.dtype, wide))
     if target.domain is Domain.SPD:
         A = symmetric_part(A)
     result = evaluated_sum(target, A, method, torch.finfo(dtype).eps) if A.dtype != wide else None
-    if result is None:
-        A = A.to(wide)
-        result = accurate(target, A, method, key)
-        narrow = check_result(result, dtype, target.verb)
-        check_converged(target, A, result, method, dtype)
-        return (narrow,)
-    return (check_result(result, dtype, target.verb),)
+    if result is not None:
+        return (check_result(result, dtype, target.verb),)
+    A = A.to(wide)
+    result = accurate(target, A, method, key)
+    narrow = check_result(result, dtype, target.verb)
+    check_converged(target, A, result, method, dtype)
+    return (narrow,)

@@ -10,23 +10,25 @@ from .implicit import in_front
 
 __all__ = ["with_ridge"]
 
-Check = Callable[[Tensor, Tensor, Tensor], None]
+Check = Callable[[Tensor, Tensor, Tensor], None]  # takes A, the ridge and their sum; raises for bad values
 
 
 def with_ridge(A: Tensor, ridge: Tensor, check: Check, *, relative: bool) -> Tensor:
     """Return A + ridge I, (..., n, n), or A + ridge ||A||_F I if `relative`, in float64.
 
     The sum is in float64, because a ridge near the rounding of A would change if it were rounded to the dtype of A.
-    `ridge` has the leading shape of A. `check(A, ridge, sum)` refuses bad values; it is called inside, where
-    `torch.func.vmap` shows whole batches.
+    `ridge` has the leading shape of A. `check(A, ridge, B)` raises for bad values of the three, B being the sum. It is
+    called inside the autograd function, which sees whole batches under `torch.func.vmap`.
     """
     return Ridged.apply(A, ridge, check, relative)  # pyright: ignore[reportReturnType]
 
 
 class Ridged(torch.autograd.Function):
-    """B = A + ridge I. For the gradient G of B the gradients are G and tr G; `relative` adds ||A||_F and its gradient.
+    """B = A + ridge I. With G the gradient of B, A has the gradient G and the ridge has tr G.
 
-    Reverse mode only; the backward formula is made of differentiable operations, so it has every order.
+    If `relative`, B = A + ridge ||A||_F I. Then A has the gradient G + ridge tr(G) A / ||A||_F, and the ridge has
+    ||A||_F tr G. Reverse mode only. The backward formula consists of differentiable operations, so derivatives of every
+    order exist.
     """
 
     @staticmethod

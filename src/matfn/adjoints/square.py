@@ -81,10 +81,11 @@ def _roots(target: Target, eps: float, A: Tensor) -> tuple[Tensor, ...]:
     """Return R, R^-1 and, as constants for autograd, the eigenvalues and eigenvectors of R."""
     values, V = torch.linalg.eigh(A)
     ratios = values[..., 0] / values[..., -1].abs()
-    if not bool((ratios > eps).all()):
+    singular = ~(ratios > eps)  # also for NaN, from a zero matrix
+    if bool(singular.any()):
         raise SpectrumError(
-            f"{target} has no derivative at a singular matrix: the smallest eigenvalue of {which(~(ratios > eps))} is "
-            f"{ratios.nan_to_num().min().item():.3g} of the largest; add ridge=..."
+            f"{target} has no derivative at a singular matrix: the smallest eigenvalue of {which(singular)} is "
+            f"{ratios[singular][0].nan_to_num().item():.3g} of the largest; add ridge=..."
         )
     r = values ** (1 / target.p)
     return (V * r.unsqueeze(-2)) @ V.mT, (V / r.unsqueeze(-2)) @ V.mT, r, V

@@ -24,11 +24,11 @@ class Gram:
     again, Q = I) cures both. A restart divides X by 1 + (unit roundoff) max|Q|, so that rounding lifts no singular
     value above the interval of the next step (`restarts.margins`).
 
-    M and Q take a step from the same sides: M <- Z (M Z) and Q <- Z Q keep M = (Q X)(Q X)^T for every Z, so an error of
-    Z changes the path and is corrected by the next steps, as in `Direct`. With Q Z in place of Z Q it is not corrected:
-    the null space of a low-rank matrix, where Q is largest, leaks into the result (error 2 instead of .006 at rank 1,
-    192 x 768, in float32). Z Q differs from its transpose by rounding alone, but the errors of its two halves differ in
-    size, so this product must not be mirrored.
+    A step multiplies M and Q by Z from the same side: M <- Z (M Z) and Q <- Z Q. Then M = (Q X)(Q X)^T for every Z, so
+    the next steps correct an error of Z, as in `Direct`. With Q <- Q Z they do not: the null space of a low-rank
+    matrix, where Q is largest, leaks into the result (error 2 instead of .006 at rank 1, 192 x 768, in float32). Z Q is
+    symmetric up to rounding, but the rounding errors of its two halves differ in size, so this product must not be
+    mirrored.
 
     Attributes:
         restarts: Steps after which to restart, e.g. (2,). None computes them from the schedule and the unit roundoff of
@@ -91,7 +91,7 @@ def _times(Q: Tensor, factor: Tensor | None) -> Tensor:
 
 
 def _multiplied(Q: Tensor, Z: Tensor, X: Tensor, products: Products) -> Tensor:
-    """Take a step of Q on the side away from X: X becomes Z Q X, or X Q Z if X is tall."""
+    """Return the next Q: Z Q for a wide X, which becomes Z Q X; Q Z for a tall X, which becomes X Q Z."""
     return products.mm(Z, Q) if X.shape[-2] <= X.shape[-1] else products.mm(Q, Z)
 
 

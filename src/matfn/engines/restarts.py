@@ -1,9 +1,11 @@
 """Restarts: the steps after which the Gram engine starts again, from a first-order model of its rounding errors.
 
 The engine carries M_t = X_t X_t^T and Q_t with X_t = Q_t X_0. Every step multiplies both by the same Z, as M <- Z M Z
-and Q <- Z Q, so an error of Z changes the path, as in `Direct`, but M stays the Gram matrix of X. Three errors do
-separate them. Let s_i be the singular values of X_t, m_i = s_i^2, R(m) the product of the steps from t to the end of
-the stretch, and s -> f(s) all steps after the stretch, for numbers:
+and Q <- Z Q. So an error of Z changes the path, as in `Direct`, but M stays the Gram matrix of X. Rounding errors of
+three kinds separate M from X X^T. A stretch is the steps from one restart to the next. Let s_i be the singular values
+of X_t, m_i = s_i^2, z the polynomial of a step, R(m) the product of the z from step t to the end of the stretch, f(s)
+the image of a number s under all steps after the stretch, and u the unit roundoff. `formed` and `carried` are the
+relative rounding errors of the two products:
 
 | error                            | size                      | change of X, left direction i, right direction j     |
 |----------------------------------|---------------------------|------------------------------------------------------|
@@ -31,19 +33,19 @@ from ..linalg.constant import constant
 __all__ = ["best_restarts", "fewest_restarts", "gram_error", "margins", "restarts_for"]
 
 _TOLERATED = 0.05  # largest rounding error for which Gram() itself leaves out a restart
-# A sum of k products in float32 errs by about k^(1/2) roundings (Higham, Mary, SIAM J. Sci. Comput. 41, 2019); a matrix
-# with equal entries reaches this. 64 stands for 4096 columns. Products in half precision add in float32.
+# A sum of k products in float32 has an error of about k^(1/2) roundings (Higham, Mary, SIAM J. Sci. Comput. 41, 2019);
+# a matrix with equal entries reaches it. 64 = 4096^(1/2). Matrix products in half precision add up in float32.
 _SUMMED = 64
 _CARRIED = 4  # roundings of Z (M Z), relative to max z^2 max m: two products, two roundings each
 _SINGLE = torch.finfo(torch.float32).eps / 2
 
 
 def restarts_for(method: Iteration, dtype: torch.dtype) -> tuple[int, ...]:
-    """Return the fewest restarts that keep the rounding error below 5 %, or near the error of a restart every step.
+    """Return the fewest restarts that keep the rounding error (`gram_error`) below 5 %.
 
-    In half precision one step alone may lose more than 5 %. More restarts do not help there, so twice the error of a
-    restart after every step is accepted. A method without a schedule cannot be simulated; it restarts after every
-    second step.
+    In half precision one step alone may lose more than 5 %, and more restarts do not help. So the limit is at least
+    twice the error of restarts after every step. A method without a schedule cannot be simulated; it restarts after
+    every second step.
     """
     if not isinstance(method, Schedule):
         return tuple(range(2, method.steps, 2))
@@ -64,10 +66,10 @@ def fewest_restarts(schedule: Schedule, dtype: torch.dtype, tolerated: float) ->
 
 
 def best_restarts(schedule: Schedule, count: int, dtype: torch.dtype) -> tuple[tuple[int, ...], float]:
-    """Return the positions of `count` restarts, below `steps`, with the least `gram_error`, and this error.
+    """Return the positions of `count` restarts, from 1 to `steps` - 1, with the least `gram_error`, and this error.
 
     Raises:
-        ValueError: If there are not that many places.
+        ValueError: If `count` is not from 0 to `steps` - 1.
     """
     if not 0 <= count < schedule.steps:
         raise ValueError(f"{schedule.steps} steps have room for 0 to {schedule.steps - 1} restarts, got count={count}")
@@ -77,8 +79,8 @@ def best_restarts(schedule: Schedule, count: int, dtype: torch.dtype) -> tuple[t
 def gram_error(schedule: Schedule, restarts: tuple[int, ...], dtype: torch.dtype) -> float:
     """Predict the largest rounding error of the Gram engine, relative to the spectral norm of the result, about 1.
 
-    The worst case over all spectra in [0, `upper`], exact zeros included. The model is of first order: a result above
-    about 0.1 only tells that digits are lost, not how many.
+    This is the worst case over all spectra in [0, `upper`], exact zeros included. The model is of first order: a result
+    above about 0.1 says that digits are lost, but not how many.
     """
     error = _stretches(schedule, dtype)
     return sum(error[stretch] for stretch in pairwise((0, *sorted(restarts), schedule.steps)))
@@ -153,11 +155,11 @@ def _after(s: np.ndarray, f: np.ndarray) -> np.ndarray:
 
 
 def _divided(F: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Return (F_i - F_j) / (x_i - x_j); 0 for equal x, as the grid has the derivative between neighbours."""
+    """Return (F_i - F_j) / (x_i - x_j); 0 for equal x. Neighbours on the grid stand for the derivative."""
     gap = x[:, None] - x
     return np.where(gap == 0, 0.0, (F[:, None] - F) / gap)
 
 
 def _worst(change: np.ndarray | float) -> float:
-    """Return the largest magnitude; infinity for a schedule that overflows."""
+    """Return the largest magnitude; infinity if one is NaN, from a schedule that overflows."""
     return float(np.nan_to_num(np.abs(change), nan=np.inf).max())

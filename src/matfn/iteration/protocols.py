@@ -54,7 +54,10 @@ class Summed(Protocol):
     """An evaluation in float64 that takes A + ridge I without rounding it to the dtype of A."""
 
     def evaluate_sum(self, target: Target, A: Tensor, eps: float) -> Tensor:
-        """Return the function `target` of each sum A, (b, n, n) in float64; `eps` is of the dtype before the sum."""
+        """Return the function `target` of each sum A, (b, n, n) in float64.
+
+        `eps` is the machine epsilon of the dtype that A had before the ridge was added.
+        """
         ...
 
 

@@ -101,7 +101,9 @@ class Recorder:
         Raises:
             RuntimeError: If nothing was run, or the run needed no step.
             IndexError: If the batch has no such matrix.
-            TypeError: If a step holds more than numbers, such as the inverse of its matrix (`DBNewton`).
+            TypeError: If `index` is no integer, or a step holds more than numbers, such as the inverse of its matrix
+                (`DBNewton`).
+            ValueError: If `lower` is no number in (0, 1).
         """
         if isinstance(index, bool) or not isinstance(index, int):
             raise TypeError(f"schedule_of: index must be an integer, the number of a matrix, got {index!r}")

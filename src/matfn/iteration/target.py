@@ -61,7 +61,11 @@ class Target:
         return f"{self.verb} (p = {self.p})" if self.name in ("inv_root", "root") else self.verb
 
     def with_exponent(self, p: int) -> "Target":
-        """Return the same function for another p; only `inv_root` and `root` have a choice of p."""
+        """Return the same function for another p; only `inv_root` and `root` have a choice of p.
+
+        Raises:
+            ValueError: If p is no integer from 1 to `MOST_EXPONENT`.
+        """
         if isinstance(p, bool) or not isinstance(p, int) or not 1 <= p <= MOST_EXPONENT:
             raise ValueError(
                 f"{self.verb}: p must be a positive integer, got {shown(p)}, and at most {MOST_EXPONENT}: the p-th "

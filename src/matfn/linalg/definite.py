@@ -5,12 +5,12 @@ from torch import Tensor
 
 from ..errors import SpectrumError, which
 
+__all__ = ["check_definite", "check_spectrum", "check_symmetric", "symmetric_part"]
+
 _NONSYMMETRIC = (
     "functions of nonsymmetric matrices, except inv and signm, are not supported. A product of symmetric positive "
     "definite A and B is similar to a symmetric matrix: f(A B) = A^(1/2) f(A^(1/2) B A^(1/2)) A^(-1/2)"
 )
-
-__all__ = ["check_definite", "check_spectrum", "check_symmetric", "symmetric_part"]
 
 
 def symmetric_part(A: Tensor) -> Tensor:
@@ -21,17 +21,19 @@ def symmetric_part(A: Tensor) -> Tensor:
 def check_symmetric(A: Tensor, verb: str, eps: float) -> None:
     """Refuse an A (..., n, n) that differs from A^T by more than 4 n eps of its largest entry.
 
-    A is in float32 at least, so that the difference overflows no sooner than half of its entries; eps is of the dtype
-    that was given.
+    A is in float32 or float64; eps is of the dtype that the caller gave, perhaps narrower.
+
+    Raises:
+        ValueError: If a matrix is not symmetric; the error names the first one.
     """
     peak = A.abs().amax((-2, -1))
-    asymmetry = (A / 2 - A.mT / 2).abs().amax((-2, -1))
+    asymmetry = (A / 2 - A.mT / 2).abs().amax((-2, -1))  # halves: the difference of large entries may overflow
     bad = asymmetry > 2 * A.shape[-1] * eps * peak
     if bool(bad.any()):
-        worst = (2 * asymmetry / torch.where(peak == 0, 1.0, peak)).max().item()
-        advice = "pass (A + A.mT) / 2" if worst <= eps**0.5 else _NONSYMMETRIC
+        given = (2 * asymmetry / peak)[bad][0].item()  # a zero matrix is symmetric, so the peak is not 0
+        advice = "pass (A + A.mT) / 2" if given <= eps**0.5 else _NONSYMMETRIC
         raise ValueError(
-            f"{verb} takes symmetric matrices, but {which(bad)} differs from its transpose by {worst:.2g} of the "
+            f"{verb} takes symmetric matrices, but {which(bad)} differs from its transpose by {given:.2g} of the "
             f"largest entry: {advice}"
         )
 
@@ -49,8 +51,8 @@ def check_spectrum(values: Tensor, what: str, zero: float | None, negative: floa
     size = values.abs().amax(-1)
     relative = torch.where(size == 0, 0.0, values[..., 0] / size).reshape(-1)
     worst = int(relative.argmin())
-    which = "the smallest eigenvalue" + (f" of matrix {worst} of {len(relative)}" if len(relative) > 1 else "")
-    given = f"{which} is {relative[worst].item():.3g} of the largest"
+    matrix = f" of matrix {worst} of {len(relative)}" if len(relative) > 1 else ""
+    given = f"the smallest eigenvalue{matrix} is {relative[worst].item():.3g} of the largest"
     if zero is not None and bool((relative <= zero).any()):
         advice = "add ridge=..., or a larger one" + ("" if zero < 1e-12 else ", or use float64")
         raise SpectrumError(

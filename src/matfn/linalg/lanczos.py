@@ -57,9 +57,9 @@ def root_forms(X: Tensor, S: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """
     norms = torch.linalg.vector_norm(S, dim=-2)
     T = lanczos(lambda V: X @ (X.mT @ V), S, steps)
-    # Below this length X^T s is rounding, and s is a null vector.
-    zero = torch.linalg.vector_norm(X.mT @ S, dim=-2)
-    zero = zero <= S.shape[-2] * torch.finfo(S.dtype).eps * norms * torch.linalg.matrix_norm(X)[:, None]
+    # An X^T s of at most this length is rounding: s is a null vector, whose form is 0.
+    rounding = S.shape[-2] * torch.finfo(S.dtype).eps * norms * torch.linalg.matrix_norm(X)[:, None]
+    zero = torch.linalg.vector_norm(X.mT @ S, dim=-2) <= rounding
     T = torch.where(zero[..., None, None], 0.0, T)
     return _root_form(T, norms), _root_form(T[..., :steps, :steps], norms)
 

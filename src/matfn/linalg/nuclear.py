@@ -10,12 +10,12 @@ from .lanczos import root_forms
 __all__ = ["LEADING", "nuclear_norm"]
 
 LEADING = 48  # leading singular vectors that are treated one by one
-_POWERS = 2  # of M, to find them
-_STEPS = 4, 20  # Lanczos steps for these vectors, which are nearly eigenvectors, and for the rest
+_POWERS = 2  # steps of the subspace iteration with X X^T that finds them
+_STEPS = 4, 20  # Lanczos steps for the leading vectors, which are nearly eigenvectors, and for the random ones
 
 
 def nuclear_norm(X: Tensor, S: Tensor, times: Callable[[Tensor], Tensor], trace: Tensor) -> Tensor:
-    """Estimate ||X||_*, the trace of B = (X X^T)^(1/2), with the help of a matrix H that may be near B, (b,).
+    """Estimate ||X||_*, the trace of B = (X X^T)^(1/2), (b,). A symmetric matrix H near B makes the estimate better.
 
     With an orthonormal basis Q of nearly the leading singular vectors, tr B = tr(Q^T B Q) + tr(P B P), P = I - Q Q^T.
     The second trace is the mean of g^T B g over g = P s with random signs s. Each form lies between two bounds
@@ -24,7 +24,7 @@ def nuclear_norm(X: Tensor, S: Tensor, times: Callable[[Tensor], Tensor], trace:
 
     Args:
         X: (b, n, m), LEADING < n <= m, float64, of Frobenius norm 1 or zero.
-        S: (n, columns), random signs; the first `LEADING` columns find Q, the others are the s.
+        S: (n, LEADING + columns), random signs; the first `LEADING` columns find Q, the others are the vectors s.
         times: W -> H W for W (b, n, k).
         trace: tr H, (b,).
 
@@ -35,7 +35,7 @@ def nuclear_norm(X: Tensor, S: Tensor, times: Callable[[Tensor], Tensor], trace:
     """
     Q = _leading(X, S[:, :LEADING])
     G = S[:, LEADING:].expand(len(X), -1, -1)
-    for _ in range(2):  # twice, against rounding
+    for _ in range(2):  # the second projection removes what rounding left in the first
         G = G - Q @ (Q.mT @ G)
     leading, rest = (torch.stack(root_forms(X, V, steps)) for V, steps in zip((Q, G), _STEPS, strict=True))
     of_H, rest_of_H = ((V * times(V)).sum(-2) for V in (Q, G))

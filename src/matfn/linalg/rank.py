@@ -7,7 +7,6 @@ from torch import Tensor
 
 __all__ = ["completed", "on_the_range", "on_the_range_if_deficient"]
 
-
 Multiply = Callable[[Tensor, Tensor], Tensor]  # the product of two stacks (b, rows, columns)
 
 

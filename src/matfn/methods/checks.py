@@ -9,7 +9,7 @@ from ..iteration.target import MOST_EXPONENT
 __all__ = ["check_count", "check_degree", "check_degrees", "check_exponent", "check_interval", "check_number"]
 __all__ += ["MOST_STEPS", "check_sketch", "check_work"]
 
-# Far beyond every use, and within minutes of work: larger numbers are mistakes of a unit or a digit.
+# Far beyond every use, and at most minutes of work. A larger number is a mistake, such as a digit too many.
 MOST_STEPS = 1000
 MOST_DEGREE = 21  # coefficients of degree 21 amplify rounding by 1e9
 MOST_COLUMNS = 4096

@@ -51,8 +51,8 @@ class DBNewton:
 
     Use it for square roots of positive definite matrices of condition below 1/eps, in float32 or float64: it needs half
     the steps of a polynomial iteration, each with one inverse. For the polar factor it inverts a Gram matrix, which
-    squares the condition number: beyond 1/sqrt(eps) the factor is orthogonal and wrong, which `polar` warns of. `QDWH`
-    does not square it.
+    squares the condition number. Beyond the condition number 1/sqrt(eps) the result is orthogonal but not the polar
+    factor, and `polar` warns. `QDWH` does not square the condition number.
 
     Attributes:
         steps: At least 1; 8 steps reach rounding for condition numbers up to 1e6.

@@ -58,15 +58,22 @@ class Exact:
         return _sign(A, eps) if target.name == "sign" else self._power(target, A, eps, eps)
 
     def evaluate_sum(self, target: Target, A: Tensor, eps: float) -> Tensor:
-        """Compute a root or an inverse of each A + ridge I, (b, n, n), summed in float64.
+        """Compute a root or an inverse of each A, (b, n, n) in float64, which is a sum with a ridge.
 
-        The ridge is exact, so eigenvalues count as zero up to eps of float64. Those that rounding of A may make
-        negative are judged by `eps`, of the dtype of A.
+        The ridge was not rounded, so an eigenvalue counts as zero only up to eps of float64. Rounding of the matrix
+        before the sum may have made eigenvalues negative; `eps`, of its dtype, says how far.
+
+        Raises:
+            SpectrumError: If the function is not defined on the spectrum.
         """
         return self._power(target, A, torch.finfo(A.dtype).eps, eps)
 
     def _power(self, target: Target, A: Tensor, zero: float, rounding: float) -> Tensor:
-        """Compute A^h of each A in float64, with h = target.homogeneity."""
+        """Compute A^h of each A in float64, with h = target.homogeneity.
+
+        Eigenvalues count as zero up to n `zero` (or `zero`, for "refuse"), relative to the largest, and may be negative
+        by n `rounding`.
+        """
         n = A.shape[-1]
         match target.name, self.singular:
             case "inv", "refuse":

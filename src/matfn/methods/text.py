@@ -16,7 +16,12 @@ _COMMA = re.compile(r",(?![^()]*\))")  # a comma outside parentheses
 
 
 def method_from(text: str, known: dict[str, type]) -> Any:
-    """Build the method that `text` describes."""
+    """Build the method that `text` describes, such as "polar-express:steps=6"; `known` is {name: class}.
+
+    Raises:
+        TypeError: If `text` is no string.
+        ValueError: If it is too long or malformed, or names an unknown method or argument.
+    """
     if not isinstance(text, str):
         raise TypeError(f'a method is written as text such as "polar-express:steps=6", got {shown(text)}')
     if len(text) > _LONGEST:
@@ -64,7 +69,7 @@ def _pair(part: str, text: str) -> tuple[str, Any]:
         raise ValueError(f"expected key=value, got {part.strip()!r} in {text!r}")
     try:
         return key.strip(), ast.literal_eval(value.strip())
-    except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last two: thousands of signs or brackets
+    except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last two: hundreds of signs or brackets
         pass
     if fraction := _FRACTION.fullmatch(value.strip()):  # 1/16
         return key.strip(), int(fraction[1]) / int(fraction[2])

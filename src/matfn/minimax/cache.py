@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from .request import GridRequest, Request, Row
+from .verify import rows_from, trusted
 
 __all__ = ["cached_rows", "directory", "read_small", "write_whole"]
 
 # Part of every key. Raise it when compose() or tabulate() changes, so that old files are ignored.
 _VERSION = 3
-_MOST = 4 * 2**20  # bytes; a table of a thousand rows has a tenth of them
+_MOST = 4 * 2**20  # bytes, ten times the size of a table of a thousand rows
 
 
 def directory() -> Path | None:
@@ -34,8 +35,8 @@ def directory() -> Path | None:
 def cached_rows(request: Request | GridRequest) -> tuple[Row, ...]:
     """Return the rows of `compose(request)` or `tabulate(request)`, from memory, from disk, or computed and stored.
 
-    A file is replaced if its rows do not have the errors of the request, if it is damaged, or of another version. If
-    the directory cannot be written, the next process computes the rows again.
+    A file is replaced if it is damaged or of another version, or if its rows are not the best polynomials of the
+    request (`verify.trusted`). If the directory cannot be written, the next process computes the rows again.
     """
     key = json.loads(_canonical({"version": _VERSION, "kind": type(request).__name__, **asdict(request)}))
     if (folder := directory()) is None:
@@ -61,15 +62,13 @@ def _canonical(value: Any) -> str:
 
 
 def _read(path: Path, key: dict[str, Any], request: Request | GridRequest) -> tuple[Row, ...] | None:
-    from . import verify  # late: a process that computes its rows does not need it
-
     try:
         content = json.loads(read_small(path))
         body = content["body"]
         if content["sha256"] != hashlib.sha256(_canonical(body).encode()).hexdigest() or body["key"] != key:
             return None
-        rows = verify.rows_from(body["rows"])
-        return rows if verify.trusted(request, rows) else None
+        rows = rows_from(body["rows"])
+        return rows if trusted(request, rows) else None
     except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError):
         return None
 
@@ -82,16 +81,16 @@ def _write(path: Path, key: dict[str, Any], rows: tuple[Row, ...]) -> None:
 
 
 def read_small(path: Path) -> bytes:
-    """Read a regular file of at most 4 MB: a pipe would wait for a writer, and a device need not end.
+    """Read a regular file of at most 4 MB. Reading a pipe would wait for a writer; reading a device may never end.
 
     Raises:
-        OSError: It is none, or cannot be read.
+        OSError: If the file is larger, is no regular file, or cannot be read.
     """
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     try:
         facts = os.fstat(handle)
         if not stat.S_ISREG(facts.st_mode) or facts.st_size > _MOST:
-            raise OSError(f"{path} is no file of the cache")
+            raise OSError(f"{path} is no regular file of at most {_MOST} bytes")
         with open(handle, "rb", closefd=False) as file:
             return file.read()
     finally:

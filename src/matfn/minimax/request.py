@@ -53,7 +53,7 @@ class GridRequest:
 
 
 def check_size(p: int, degree: int) -> None:
-    """Refuse exponents and degrees whose exchange does not end within seconds, or is singular in its precision."""
+    """Refuse exponents and degrees for which the Remez exchange takes minutes, or is singular in its precision."""
     if not 1 <= p <= MOST_P or not 3 <= degree <= MOST_DEGREE:
         raise ValueError(
             f"minimax steps are computed for p from 1 to {MOST_P} and degrees from 3 to {MOST_DEGREE}, got {p=} and "

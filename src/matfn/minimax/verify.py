@@ -1,7 +1,7 @@
-"""Verify: whether rows from the disk are those of their request, by the errors that they have, without mpmath.
+"""Verify: tests whether rows from the disk are the best polynomials of their request, without mpmath.
 
-The error of the best polynomial reaches its extreme values, with alternating signs, at k + 2 points of its interval.
-The values of f at these points are computed in double precision and must be two numbers, within the rounding of f.
+The error of the best q, of degree k, reaches its extreme values, with alternating signs, at k + 2 points of its
+interval. So f(s) = s q(s^p) is evaluated there in double precision, and must take two values in turns, within rounding.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ __all__ = ["rows_from", "trusted"]
 
 Array = np.ndarray
 _GRID = 60  # points for each extreme value: a grid point lies within 1e-3 of the height of every extreme value
-_EDGE = 0.1  # least over greatest value of a step that its cushion shortens, as `composition.cushion` has it
+_EDGE = 0.1  # least over greatest f on an interval that the default cushion shortens; see `composition.cushion`
 
 
 def rows_from(stored: object) -> tuple[Row, ...]:
-    """The rows of a file.
+    """Return the rows that the parsed JSON of a file holds.
 
     Raises:
-        ValueError: They are no rows of finite numbers.
+        ValueError: If they are no rows of finite numbers.
+        TypeError: If the coefficients or the interval of a row are no list.
     """
     if not isinstance(stored, list) or not stored:
         raise ValueError("the rows must be a list")
@@ -66,7 +67,7 @@ def _composition(request: Request, rows: tuple[Row, ...]) -> bool:
 
 
 def _step(request: Request, f: Array, low: Array, high: Array) -> bool:
-    """Whether f alternates on [max(l, cushion u), u] and is recentred: f(l) and its greatest value have the mean 1."""
+    """Whether f alternates on [max(l, cushion u), u] and is recentred: f(l) and the greatest f have the mean 1."""
     p, noise = request.p, _noise(request.p, f, high)
     at_low = _f(p, f, low[:, None])[:, 0]
     if request.cushion is not None:
@@ -99,7 +100,7 @@ def _table(request: GridRequest, rows: tuple[Row, ...]) -> bool:
 
 
 def _levels(p: int, q: Array, low: Array, high: Array) -> tuple[Array, Array, Array]:
-    """The least and the greatest value of f on [l, u], (r,), and whether f takes them in turns, k + 2 times.
+    """Return the least and the greatest f on [l, u], (r,), and whether f takes them in turns, k + 2 times.
 
     If the values differ by little more than rounding, they only have to be near 1.
     """
@@ -122,7 +123,7 @@ def _levels(p: int, q: Array, low: Array, high: Array) -> tuple[Array, Array, Ar
 
 
 def _turns(values: Array) -> Array:
-    """The places where values on a grid are greatest and least in turns."""
+    """Return the indices at which values on a grid are greatest and least in turns."""
     least, greatest = values.min(), values.max()
     near = 1e-3 * (greatest - least)
     side = (values >= greatest - near).astype(int) - (values <= least + near)
@@ -133,7 +134,7 @@ def _turns(values: Array) -> Array:
 
 
 def _polished(p: int, q: Array, s: Array) -> Array:
-    """The roots of f' near the interior ones of the points s, (1, n); the two ends stay."""
+    """Return the points s (n,) as (1, n), with each interior point moved to the root of f' nearby."""
     slope = q * (1 + p * np.arange(len(q)))
     inside = s[1:-1].copy()
     for _ in range(3):
@@ -144,7 +145,7 @@ def _polished(p: int, q: Array, s: Array) -> Array:
 
 
 def _solved(p: int, q: Array, level: Array) -> Array:
-    """The least s with f(s) = level, (1,), by Newton's method from below: f is concave there."""
+    """Return the least s with f(s) = level, (1,), by Newton's method from below: f is concave there."""
     s = level / q[:, 0]
     for _ in range(60):
         powers = s[:, None] ** (p * np.arange(q.shape[1]))
@@ -159,7 +160,7 @@ def _one(p: int, q: Array, low: Array, high: Array) -> bool:
 
 
 def _f(p: int, q: Array, s: Array) -> Array:
-    """S q(s^p), (r, n), for the polynomials q (r, k + 1) at s (r, n)."""
+    """Return s q(s^p), (r, n), for the polynomials q (r, k + 1) at s (r, n)."""
     m, value = s**p, np.zeros_like(s)
     for coefficients in q.T[::-1]:
         value = value * m + coefficients[:, None]
@@ -167,7 +168,7 @@ def _f(p: int, q: Array, s: Array) -> Array:
 
 
 def _noise(p: int, q: Array, high: Array) -> Array:
-    """A bound of the rounding error of f on [0, u], (r,).
+    """Return a bound of the rounding error of f on [0, u], (r,).
 
     Each term c_j s^(1+jp) has the rounding of c_j, of its power and sum, and 1 + jp times the rounding of s.
     """
@@ -176,5 +177,5 @@ def _noise(p: int, q: Array, high: Array) -> Array:
 
 
 def _eps(value: object) -> Array:
-    """The spacing of doubles at a value."""
+    """Return the spacing of doubles at a value."""
     return np.spacing(np.abs(np.asarray(value, dtype=float)))

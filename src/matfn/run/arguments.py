@@ -34,7 +34,8 @@ def check_matrix(A: Tensor, target: Target) -> None:
         raise TypeError(f"{verb} takes a tensor of this process, got a DTensor: pass A.full_tensor()")
     if type(A).__name__ == "FakeTensor" and not _get_current_dispatch_mode_stack():
         raise TypeError(
-            f"{verb} takes a fake tensor within its mode alone: with the FakeTensorMode that made it, or data"
+            f"{verb} takes a fake tensor within its mode alone: call it within the FakeTensorMode that made it, "
+            "or pass a tensor with data"
         )
     if A.dtype not in DTYPES:
         advice = "complex matrices are not supported" if A.is_complex() else "convert with A.to(torch.float32)"
@@ -75,8 +76,9 @@ def check_finite(A: Tensor, verb: str) -> None:
 
 
 def check_result(result: Tensor, dtype: torch.dtype, verb: str) -> Tensor:
-    """Return a result (..., m, n) in `dtype`; refuse NaN, and entries that are too large for it."""
-    nan = torch.isnan(result).any(-1).any(-1) & ~torch.isinf(result).any(-1).any(-1)  # overflow leaves both
+    """Return a result (..., m, n) in `dtype`; refuse NaN, and entries that are too large for `dtype`."""
+    # An overflow leaves infinities, and often NaN beside them.
+    nan = torch.isnan(result).any(-1).any(-1) & ~torch.isinf(result).any(-1).any(-1)
     if bool(nan.any()):
         raise ValueError(f"{verb}: the method returned NaN for {which(nan)}, so it failed there: take method=Exact()")
     narrow = result.to(dtype)
@@ -145,11 +147,12 @@ def check_sum(ridge: Tensor, B: Tensor, dtype: torch.dtype, verb: str) -> None:
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which the functions of matrices of `dtype` are computed at least."""
+    """Return the narrowest dtype in which functions of matrices of `dtype` are computed: at least float32."""
     return torch.promote_types(dtype, torch.float32)
 
 
 def _most(dtype: torch.dtype) -> float:
+    """Return the largest number of that dtype."""
     return torch.finfo(_wide(dtype)).max
 
 
@@ -192,7 +195,7 @@ def check_options(engine: object, precision: object, products: object, verb: str
 
 
 def check_rounding(target: Target, iteration: object, precision: torch.dtype) -> None:
-    """Refuse a schedule that lifts rounding errors of M to the size of q(M) in this dtype, or a `tol` below."""
+    """Refuse a schedule that lifts rounding errors of M to the size of q(M), or a `tol` up to the unit roundoff."""
     roundoff = torch.finfo(precision).eps / 2
     if isinstance(iteration, RitzMinimax) and iteration.tol is not None and iteration.tol <= roundoff:
         raise ValueError(

@@ -40,7 +40,7 @@ def check_converged(target: Target, A: Tensor, U: Tensor, method: Method | None,
       rounding that the coefficients of a schedule amplify;
     - p times the eps of `dtype`, to which the verb rounds U: more than sqrt(eps) for half precision alone.
 
-    A small residual leaves the direction open: `misdirected` tests that, too.
+    A small residual does not show that this is the wanted solution of the equation; `misdirected` tests that.
 
     `Exact` (None is `Exact`) is not checked, and nothing is checked under `torch.compile`. The argument A and the
     result U, (..., m, n), are float32 or float64 and finite.
@@ -59,11 +59,12 @@ def check_converged(target: Target, A: Tensor, U: Tensor, method: Method | None,
     if found := misdirected(target, scaled, U, method, rounded):
         worst, what = found
         stable = "a method that keeps small values, such as QDWH()" if target.homogeneity == 0 else "other steps"
-        _warn(f"{_given(target, method, worst, len(scaled))} {what}. Take {stable}, {_wider(scaled)}or method=Exact()")
+        given = _given(target, method, worst, len(scaled))
+        _warn(f"{given} left {what}. Take {stable}, {_wider(scaled)}or method=Exact()")
 
 
 def _residual_explained(target: Target, X: Tensor, U: Tensor, method: Method, rounded: float) -> bool:
-    """Warn or raise if the residual is larger than rounding and the asked error explain; return whether it is not.
+    """Return whether rounding and the asked error explain the residual; if they do not, warn or raise first.
 
     `rounded` is the eps of the dtype to which U will be rounded.
     """
@@ -76,7 +77,8 @@ def _residual_explained(target: Target, X: Tensor, U: Tensor, method: Method, ro
     if excess[worst] <= 1:
         return True
     given = (
-        f"{_given(target, method, worst, len(residual))} {EQUATION[target.name]} of about {size:.2g}, where rounding"
+        f"{_given(target, method, worst, len(residual))} left a residual {EQUATION[target.name]} of about {size:.2g}, "
+        "where rounding"
     )
     if target.name == "sign" and (_measures(method) or not size <= _of_real(method)):
         raise SpectrumError(
@@ -141,7 +143,7 @@ def _lifted(target: Target, method: Method) -> float:
 
 
 def _given(target: Target, method: Method, index: int, count: int) -> str:
-    return f"{target} by {method!r} left a residual" + (f" of matrix {index} of {count}," if count > 1 else "")
+    return f"{target} of matrix {index} of {count}, by {method!r}," if count > 1 else f"{target} by {method!r}"
 
 
 def _wider(X: Tensor) -> str:

@@ -35,8 +35,8 @@ def misdirected(target: Target, X: Tensor, U: Tensor, method: Method, rounded: f
     """Return the index of the worst matrix and what is wrong with it; None if every direction is right.
 
     The test costs one product and one Cholesky factorization (for the sign of a nonsymmetric matrix its eigenvalues),
-    and reads one flag. Only if it fails, the error of the result is computed. An error of at most sqrt(eps), half of
-    the digits, or of `rounded`, the eps of the dtype to which U will be rounded, is let pass, as in `check_converged`.
+    and reads one flag. If the test fails, the error of the result is computed. An error of at most sqrt(eps), half of
+    the digits, or of `rounded`, the eps of the dtype to which U will be rounded, is accepted, as in `check_converged`.
     X (b, m, n) is the argument, of norm 1 or zero; U the result.
 
     Raises:
@@ -63,12 +63,13 @@ def misdirected(target: Target, X: Tensor, U: Tensor, method: Method, rounded: f
     worst = int(error.argmax())
     if error[worst] <= max(math.sqrt(torch.finfo(X.dtype).eps), rounded):
         return None
-    equation = "||S A - A S||" if target.name == "sign" else "||U^T A - A^T U||"
+    sign = target.name == "sign"
+    equation = "||S A - A S||" if sign else "||U^T A - A^T U||"
     signs = f", {int(flipped[worst])} of its vectors with the wrong sign" if flipped[worst] else ""
     return worst, (
-        f"{equation}_F / ||A||_F of about {2 * skew[worst].item():.2g}, where rounding explains {2 * limit:.2g}: it is "
-        f"{'an involution' if target.name == 'sign' else 'orthogonal'}, but about {error[worst].item():.2g} from the "
-        f"{'sign' if target.name == 'sign' else 'polar factor'}{signs}"
+        f"a residual {equation}_F / ||A||_F of about {2 * skew[worst].item():.2g}, where rounding explains "
+        f"{2 * limit:.2g}: the result is {'an involution' if sign else 'orthogonal'}, but about "
+        f"{error[worst].item():.2g} from the {'sign' if sign else 'polar factor'}{signs}"
     )
 
 
@@ -84,9 +85,9 @@ def _limit(method: Method, X: Tensor) -> float:
 
 
 def _error(X: Tensor, U: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ||U - V||_F / sqrt(r) on the range, of rank r, for the polar factor V of X (b, n, m), and what is flipped.
+    """Return ||U - V||_F / sqrt(r) on the range of X (b, n, m), of rank r, and the number of flipped singular vectors.
 
-    The sign of a symmetric matrix is its polar factor. The second result is the number of flipped singular vectors.
+    V is the polar factor of X; for a symmetric matrix it is the sign. Both results are (b,).
     """
     X, U = X.double(), U.double()
     W, sigma, Vh = torch.linalg.svd(X, full_matrices=False)
@@ -98,7 +99,7 @@ def _error(X: Tensor, U: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _check_nonsingular(X: Tensor, part: Tensor, eye: Tensor) -> None:
-    """Refuse, as `Exact` does, symmetric X with an eigenvalue of at most eps times the largest; `part` has |values|."""
+    """Refuse, as `Exact` does, symmetric X with an eigenvalue of at most eps times the largest; `part` is |X|."""
     eps = torch.finfo(X.dtype).eps
     if not bool((torch.linalg.cholesky_ex(part - 4 * part.shape[-1] * eps * eye)[1] != 0).any()):
         return
@@ -106,15 +107,15 @@ def _check_nonsingular(X: Tensor, part: Tensor, eye: Tensor) -> None:
     ratio = size.amin(-1) / torch.where(size.amax(-1) == 0, 1.0, size.amax(-1))
     worst = int(ratio.argmin())
     if ratio[worst] <= eps:
-        which = f" {worst} of {len(ratio)}" if len(ratio) > 1 else ""
+        matrix = f"matrix {worst} of {len(ratio)}" if len(ratio) > 1 else "the matrix"
         raise SpectrumError(
-            f"signm needs nonzero eigenvalues, but matrix{which} is singular to working precision: its smallest "
+            f"signm needs nonzero eigenvalues, but {matrix} is singular to working precision: its smallest "
             f"eigenvalue is {ratio[worst].item():.3g} of the largest"
         )
 
 
 def _positive(U: Tensor, target: Target) -> tuple[int, str] | None:
-    """Find a root with a negative eigenvalue, up to sqrt(eps) of its norm."""
+    """Find the root R with the most negative eigenvalue; None if all are above -sqrt(eps) ||R||_F."""
     norm = torch.linalg.matrix_norm(U, keepdim=True)
     part = (U + U.mT) / 2 / torch.where(norm == 0, 1.0, norm)
     tolerance = math.sqrt(torch.finfo(U.dtype).eps)
@@ -129,16 +130,16 @@ def _positive(U: Tensor, target: Target) -> tuple[int, str] | None:
 
 
 def _of_nonsymmetric(X: Tensor, S: Tensor, limit: float, rounded: float) -> tuple[int, str] | None:
-    """Test S A = A S and the half-plane of S A."""
+    """Test that S A has its eigenvalues in the right half-plane, and that S A = A S; results as in `misdirected`."""
     N = S @ X
     size = torch.linalg.vector_norm(S, dim=(-2, -1)).square() / S.shape[-1]
     values = torch.linalg.eigvals(N.cpu().double()).real
     left = values.amin(-1) < -math.sqrt(torch.finfo(X.dtype).eps) * values.abs().amax(-1)
     if bool(left.any()):
         worst = int(left.nonzero()[0])
-        which = f" of matrix {worst} of {len(left)}" if len(left) > 1 else ""
+        matrix = f" of matrix {worst} of {len(left)}" if len(left) > 1 else ""
         raise SpectrumError(
-            f"signm: the steps moved complex eigenvalues{which} to the wrong sign: S A has the eigenvalue "
+            f"signm: the steps moved complex eigenvalues{matrix} to the wrong sign: S A has the eigenvalue "
             f"{values[worst].min().item():.2g} in the left half-plane. An iteration needs real eigenvalues off zero; "
             "method=Exact() takes every spectrum off the imaginary axis"
         )
@@ -150,6 +151,7 @@ def _of_nonsymmetric(X: Tensor, S: Tensor, limit: float, rounded: float) -> tupl
     if error[worst] <= max(math.sqrt(torch.finfo(X.dtype).eps), rounded) * size[worst]:
         return None
     return worst, (
-        f"||S A - A S||_F / ||A||_F of about {commutator[worst].item():.2g}, where rounding explains "
-        f"{2 * limit * size[worst].item():.2g}: it is an involution, but {error[worst].item():.2g} from the sign"
+        f"a residual ||S A - A S||_F / ||A||_F of about {commutator[worst].item():.2g}, where rounding explains "
+        f"{2 * limit * size[worst].item():.2g}: the result is an involution, but {error[worst].item():.2g} from the "
+        "sign"
     )

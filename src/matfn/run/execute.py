@@ -93,9 +93,9 @@ def _iterated(plan: RunPlan, A: Tensor, key: int | Tensor, scale: Callable[[Tens
 
 
 def evaluated_sum(target: Target, A: Tensor, method: Method | None, eps: float) -> Tensor | None:
-    """Compute the function of A + ridge I, (..., n, n) in float64, if the method takes sums in float64; None if not.
+    """Compute the function of A + ridge I, (..., n, n) in float64, if the method is `Summed`; None if not.
 
-    `eps` is of the dtype before the sum. The default method is `Exact()`.
+    `eps` is the machine epsilon of the dtype that A had before the ridge was added. The default method is `Exact()`.
     """
     method = Exact() if method is None else check_method(method, target.verb)
     if not isinstance(method, Summed) or A.numel() == 0:

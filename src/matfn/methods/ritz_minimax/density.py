@@ -35,8 +35,8 @@ def density(residual: Residual, columns: int, depth: int, draw: int) -> Density:
 
     For functions whose derivatives keep their signs, the errors of the two rules have opposite signs. The node of
     Gauss-Radau at 0 holds the weight of eigenvalues that are too small for Gauss: small ones and exact zeros. Each of
-    the `depth` steps is one product with the `columns` vectors of sketch number `draw`. Number 0 belongs to the first
-    step, which refuses a nonsymmetric M, because Lanczos steps say nothing about it.
+    the `depth` steps is one product with the `columns` vectors of sketch number `draw`. The first step of an iteration
+    has draw 0. For the sign it refuses a nonsymmetric M, because Lanczos steps say nothing about its eigenvalues.
 
     References:
         Golub, Meurant, "Matrices, Moments and Quadrature with Applications" (2010), Chapter 6. Ubaru, Chen, Saad, "Fast
@@ -61,10 +61,11 @@ def density(residual: Residual, columns: int, depth: int, draw: int) -> Density:
 
 
 def _check_symmetric(M: Tensor, roundoff: float) -> None:
-    """Refuse the first M = A A of a nonsymmetric A. Reads one flag, for the sign only.
+    """Refuse a nonsymmetric A by its first M = A A. Reads one flag, for the sign only.
 
-    A product of norm-1 matrices has rounding errors of about n^(1/2) u, and ||M||_F is at least n^(-1/2). Later steps
-    of an ill-conditioned A differ from their transposes by more, u times the condition number, and are not checked.
+    With the unit roundoff u, a product of norm-1 matrices has rounding errors of about n^(1/2) u, and ||M||_F is at
+    least n^(-1/2). The M of later steps is not checked: for an ill-conditioned A it differs from its transpose by more,
+    u times the condition number.
     """
     asymmetry = torch.linalg.matrix_norm(M - M.mT) > roundoff**0.5 * torch.linalg.matrix_norm(M)
     if bool(asymmetry.any()):

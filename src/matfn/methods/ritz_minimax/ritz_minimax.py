@@ -14,7 +14,7 @@ from .table import best_first_step, best_step, chain, floor, reached
 
 __all__ = ["RitzMinimax"]
 
-_DEGREE = 11  # the 350 polynomials of this degree take half a minute, once
+_DEGREE = 11  # the largest: a table of 350 polynomials of this degree takes half a minute, once
 _MOST = 100  # default steps with `tol`; the iteration ends earlier, when all values above roundoff have converged
 
 

@@ -37,7 +37,7 @@ class Owner:
 
     @property
     def place(self) -> str:
-        """The path without what adapters insert, so that an adapter has the place of its layer."""
+        """The path without the parts that adapters insert, so that an adapter has the place of its layer."""
         return place_of(self.path)
 
     @property
@@ -63,7 +63,7 @@ class Model:
         at: {path: module}, wrappers set aside.
         shapes: {path: (out, in)} of linear layers and convolutions, in the model's order.
         vocabulary: The number of rows of the largest table of tokens, 0 without one.
-        facts: {parameter: what the graph of an example says}; empty without an example.
+        facts: {parameter: its fact from the graph of an example}; empty without an example.
         heads: Places of layers that the graph found to be heads.
         read: Whether there was an example.
     """
@@ -77,7 +77,7 @@ class Model:
 
     @cached_property
     def inside(self) -> dict[str, dict[str, int]]:
-        """{path of a module: {path: inputs} of the layers directly in it}. Models have thousands of layers."""
+        """{path of a module: {path: inputs} of the layers directly in it}. Kept, as models have thousands of layers."""
         found: dict[str, dict[str, int]] = {}
         for path, (_, n) in self.shapes.items():
             found.setdefault(path.rpartition(".")[0], {})[path] = n
@@ -109,7 +109,7 @@ class Candidate:
 
     @property
     def fact(self) -> Fact | None:
-        """What the graph of the example says of it; None if the example does not reach it."""
+        """The fact that the graph of the example gives about it; None if the example does not reach it."""
         return self.model.facts.get(self.param)
 
     @property
@@ -141,7 +141,7 @@ class Decision:
 
 
 def place_of(path: str) -> str:
-    """A path without what adapters insert."""
+    """A path without the parts that adapters insert."""
     return _INSERTED.sub("", f".{path}")[1:]
 
 
@@ -154,7 +154,7 @@ def is_a(module: nn.Module | None, pattern: str) -> bool:
 
 
 def weight_shape(module: nn.Module) -> tuple[int, int] | None:
-    """(out, in) of a linear layer or a convolution, or None for other modules. A filter for each channel is neither."""
+    """(out, in) of a linear layer or a convolution; None for other modules and for depthwise convolutions."""
     weight = _stored(module)
     if weight is None:
         return None

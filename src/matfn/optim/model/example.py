@@ -38,18 +38,18 @@ def check_example(example: object) -> None:
 
 
 def read_example(model: nn.Module, example: Any) -> dict[Tensor, Fact]:
-    """What the graph of one example says of the parameters.
+    """Read the facts about the parameters from the graph of one example.
 
-    The model runs in eval mode, so that nothing is dropped. If some weights are not reached, it runs in train mode as
-    well: some outputs exist only there. One of the two runs may fail, as a batch norm does in train mode on a batch of
-    one. The model is left as it was.
+    The model runs in eval mode, so that dropout drops nothing. If this run does not reach all weights, the model runs
+    in train mode as well: some outputs exist only there. One of the two runs may fail, as a batch norm does in train
+    mode on a batch of one. The model is left as it was.
 
     Args:
         model: The model. Wrappers are set aside, and compiled parts run uncompiled.
         example: A tensor, a tuple of arguments, a mapping of keyword arguments, or a function from model to outputs.
 
     Raises:
-        PlanError: If the model raises an error, or no output depends on a parameter.
+        PlanError: If both runs fail: the model raises an error, makes parameters, or no output depends on a parameter.
     """
     weights = [param for param in model.parameters() if param.ndim > 1]
     found, failed = dict[Tensor, Fact](), list[PlanError]()
@@ -66,11 +66,9 @@ def read_example(model: nn.Module, example: Any) -> dict[Tensor, Fact]:
 
 
 def _facts(model: nn.Module, example: Any, training: bool) -> dict[Tensor, Fact]:
-    """One run. All parameters are made to require gradients meanwhile, so that frozen ones are seen."""
+    """The facts from one run. In this run all parameters require gradients, so that the graph has frozen ones, too."""
     inner, known = unwrapped(model), set(model.parameters())
     with _restored(model), torch.inference_mode(False), torch.enable_grad(), _uncompiled(), parametrize.cached():
-        for module in model.modules():
-            module.training = training
         for module in model.modules():
             module.training = training
         for param in model.parameters():
@@ -158,7 +156,7 @@ def _uncompiled() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _restored(model: nn.Module) -> Iterator[None]:
-    """Put back what a forward pass, or a backward pass in a user's function, may have changed."""
+    """Put back everything that a forward pass, or a backward pass in a user's function, may have changed."""
     undo = [_attributes(model), _gradients(model), _buffers(model), _limited_tables(model), _random_numbers(model)]
     for param in model.parameters():
         param.grad = None
@@ -205,7 +203,7 @@ def _gradients(model: nn.Module) -> Callable[[], None]:
 
 
 def _buffers(model: nn.Module) -> Callable[[], None]:
-    """The values of buffers. An expanded buffer stores its entries once: an axis of stride 0 is held once."""
+    """The values of buffers. An expanded buffer has an axis of stride 0, of which one entry is kept."""
     stored = [
         buffer.detach()[tuple(slice(0, 1 if stride == 0 else None) for stride in buffer.stride())]
         for buffer in model.buffers()

@@ -1,4 +1,4 @@
-"""What a projection holds: the blocks into which its output is cut right behind it, read from the graph.
+"""Fused projections: the blocks into which the output of a projection is cut right behind it, read from the graph.
 
 The rows of the weight are followed through views: an axis of the output counts rows with a stride. Splits, slices,
 selections and unbinds of such an axis are cuts, if together they take every row once. Parts that are joined again (a
@@ -57,9 +57,9 @@ class _Rows:
     def take(self, axis: int, start: int, length: int, step: int = 1) -> "_Rows":
         """A part of one axis."""
         stride = self.strides[axis]
-        if stride is None:
-            return replace(self, sizes=(*self.sizes[:axis], length, *self.sizes[axis + 1 :]))
         sizes = (*self.sizes[:axis], length, *self.sizes[axis + 1 :])
+        if stride is None:
+            return replace(self, sizes=sizes)
         strides = (*self.strides[:axis], stride * step, *self.strides[axis + 1 :])
         return replace(self, sizes=sizes, strides=strides, offset=self.offset + start * stride)
 
@@ -68,6 +68,7 @@ class _Rows:
         return self.moved([i for i in range(len(self.sizes)) if i != axis])
 
     def moved(self, order: list[int]) -> "_Rows":
+        """The rows with only the axes of `order`, in this order."""
         sizes, strides = tuple(self.sizes[i] for i in order), tuple(self.strides[i] for i in order)
         return _Rows(sizes, strides, self.offset, self.merged)
 
@@ -162,7 +163,7 @@ def _through(graph: Graph, node: Node, source: Node, index: int, rows: _Rows, fa
     if name in _TAKES:
         return _taken(graph, node, rows, far)
     moved: _Rows | None = None
-    if name in _VIEWS or name.startswith("SqueezeBackward"):
+    if name in _VIEWS or name == "UnsqueezeBackward0" or name.startswith("SqueezeBackward"):
         moved = rows.viewed(after)
     elif name in ("TBackward0", "NumpyTBackward0"):
         moved = rows.moved(list(range(len(after)))[::-1])
@@ -173,8 +174,6 @@ def _through(graph: Graph, node: Node, source: Node, index: int, rows: _Rows, fa
         moved = rows.moved(order)
     elif name == "PermuteBackward0":
         moved = rows.moved([dim(d) % len(after) for d in node._saved_dims])
-    elif name == "UnsqueezeBackward0":
-        moved = rows.viewed(after)
     elif after == rows.sizes and (name == "AddBackward0" or len(list(graph.data_of(node))) == 1):
         moved = rows
     return None if moved is None else _behind(graph, node, 0, moved, far - 1)
@@ -183,9 +182,8 @@ def _through(graph: Graph, node: Node, source: Node, index: int, rows: _Rows, fa
 def _split(graph: Graph, node: Node, rows: _Rows, far: int) -> list[_Block] | None:
     """A split into several outputs: blocks if it cuts an axis of rows, else each output is followed."""
     axis = dim(node._saved_dim) % len(rows.sizes)
-    outputs, start, found = range(len(node._input_metadata)), 0, []
-    for index in outputs:
-        single = node.name() == "UnbindBackward0"
+    single, start, found = node.name() == "UnbindBackward0", 0, []
+    for index in range(len(node._input_metadata)):
         length = 1 if single else shape_of(node, index)[axis]
         taken = rows.take(axis, start, length)
         taken = taken.without(axis) if single else taken
@@ -240,7 +238,7 @@ def _indexed(node: Node, rows: _Rows, indices: Sequence[Tensor | None]) -> list[
 
 
 def _joined(graph: Graph, found: list[_Block]) -> bool:
-    """Whether all blocks come together again before any product, in one tensor and beside each other there."""
+    """Whether all blocks come together again before any product, as separate operands of one join."""
     reached = [_reached(graph, block) for block in found if block.node.name() != "GluBackward0"]
     if len(reached) < 2:
         return False

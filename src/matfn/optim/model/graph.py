@@ -2,7 +2,7 @@
 
 A node of the graph is one operation. A weight reaches its operation through views and casts; `Weight` follows its axes
 there. The operation is then a `Use`: a product (linear layer, convolution), or a lookup of rows (embedding). An
-elementwise operation (gain, position table) is no use as a matrix.
+elementwise operation (gain, position table) does not count as a use.
 """
 
 from collections import defaultdict
@@ -266,9 +266,10 @@ def _product(node: Node, operands: list[Weight | Data | None], data: int, weight
 
 
 def _weight_of(left: Weight | Data | None, right: Weight | Data | None) -> Weight | None:
-    """The operand that is the matrix. Of two parameters it is the right one, transposed as in a linear layer.
+    """The operand that is the matrix. If both are parameters, it is the right one if that is transposed as in a layer.
 
-    Two parameters as they are, such as B A of a low rank weight, are no use: the product is a weight itself.
+    Otherwise it is the one that is `bare`. If both or neither are, the result is None: the product of B and A of a
+    low-rank weight B A, for example, is a weight itself.
     """
     if not isinstance(left, Weight) or not isinstance(right, Weight):
         return left if isinstance(left, Weight) else right if isinstance(right, Weight) else None

@@ -12,7 +12,7 @@ __all__ = ["head", "is_open_end"]
 
 
 def head(c: Candidate) -> Decision | None:
-    """The decision for a head, or None. The graph is stronger than names; where they disagree the plan says so."""
+    """The decision for a head, or None. The graph counts first; names count where it leaves the place open."""
     adapter = re.search(r"(^|\.)lora_[AB](\.|$)", c.first.path)
     if adapter and c.first.place in c.model.heads:
         return Decision("head", "adamw", None, f"LoRA of the output {c.first.place}", "graph")
@@ -120,7 +120,7 @@ def _has_matrix(module: nn.Module) -> bool:
 
 
 def _unread(c: Candidate) -> Decision | None:
-    """A layer whose output no layer reads by the shapes, as are all after it: a head, if none is named."""
+    """Guess a head: by the shapes no layer reads its output or that of any later layer, and no name means an output."""
     if c.model.read or any(part.isdigit() for part in c.first.parts[:-1]) or len(c.model.shapes) < 2:
         return None
     paths = list(c.model.shapes)
@@ -131,14 +131,14 @@ def _unread(c: Candidate) -> Decision | None:
 
 
 def _is_read(model: Model, path: str, inputs: Collection[int]) -> bool:
-    """Whether some number of inputs is that of the outputs of a layer, or a half or third of it."""
+    """Whether `inputs` has the number of outputs of a layer, or a half or a third of it."""
     out, _ = model.shapes[path]
     flat = isinstance(model.at.get(path), nn.modules.conv._ConvNd)  # its channels may be read with their places
     return any(n in (out, out / 2, out / 3) or (flat and n % out == 0) for n in inputs)
 
 
 def is_open_end(c: Candidate) -> bool:
-    """Whether a layer may be an output of a model in which no name means one, and no example shows its place."""
+    """Whether a layer may be the output: no example shows its place, no name in the model means an output."""
     if c.model.read or not c.is_layer:
         return False
     last = c.first.path == next(reversed(c.model.shapes))

@@ -23,7 +23,11 @@ Override = str | Layout | Callable[[tuple[int, ...]], Layout]
 
 
 def check_arguments(model: object, overrides: object, qkv: object, heads: object) -> None:
-    """Refuse arguments of a wrong type before the model is read, so that the message names the argument."""
+    """Refuse arguments of a wrong type before the model is read, so that the message names the argument.
+
+    Raises:
+        TypeError: If the model, a mapping, a pattern or a value has a wrong type.
+    """
     if not isinstance(model, nn.Module):
         raise TypeError(f"plan needs the model, an nn.Module; got a {type(model).__name__}.")
     for what, given, wanted in (
@@ -54,7 +58,7 @@ def _is_blocks(value: object) -> bool:
 
 
 def refuse_idle_patterns(patterns: Sequence[Pattern], found: Mapping[str, Candidate], roles: Mapping[str, str]) -> None:
-    """Raise for a pattern that matches no parameter: a misspelt pattern would silently change the plan."""
+    """Raise a PlanError for a pattern that matches no parameter: a misspelt hint would silently do nothing."""
     for pattern in patterns:
         if any(_matches(pattern, c, roles[name]) for name, c in found.items()):
             continue

@@ -14,7 +14,7 @@ from .graph import Graph, Node, Use, shape_of
 __all__ = ["Fact", "facts"]
 
 
-# Operations between the last product and an output. An activation of hidden layers is none of them.
+# Operations that often lie between the last product and an output. Activations of hidden layers are not among them.
 _AT_OUTPUTS = (
     r"(View|UnsafeView|ReshapeAlias|Transpose|Permute|Select|Slice|Squeeze\w*|Unsqueeze|Clone|ToCopy"
     r"|Clamp\w*|Exp|Softplus|Sigmoid|(Log)?Softmax|Mul|Add|Div)Backward\d"
@@ -47,7 +47,7 @@ class Fact:
 
 
 def facts(graph: Graph) -> dict[Tensor, Fact]:
-    """What the graph says of each parameter that it reaches.
+    """The facts about each parameter that the graph reaches.
 
     A head is a product from which every way to the outputs meets no other matrix. The last product of a residual stream
     is of this kind too, but it is added to the outputs of earlier products, which later matrices read as well. So an
@@ -57,10 +57,11 @@ def facts(graph: Graph) -> dict[Tensor, Fact]:
     found |= {param: Fact("token") for param in graph.tokens}
     found |= {param: Fact("product", rows=(out,), columns=(n,)) for param, (out, n) in graph.factors.items()}
     through = _through(graph)
-    ends = [_last(graph, root) for root in _ends(graph)]
-    direct = set[Node]().union(*ends)
-    heads = set[Node]().union(*(last for last in ends if not last & through))
-    alone = {node for end in _ends(graph) if (node := _given(graph, end)) is not None}
+    ends = list(_ends(graph))
+    last = [_last(graph, end) for end in ends]
+    direct = set[Node]().union(*last)
+    heads = set[Node]().union(*(nodes for nodes in last if not nodes & through))
+    alone = {node for end in ends if (node := _given(graph, end)) is not None}
     by_param: dict[Tensor, list[Use]] = defaultdict(list)
     for use in (use for uses in graph.uses.values() for use in uses):
         by_param[use.param].append(use)
@@ -85,7 +86,7 @@ def facts(graph: Graph) -> dict[Tensor, Fact]:
 
 
 def _note(products: list[Use], place: str, alone: set[Node]) -> str:
-    """Why the place of a weight is not clear: its output is an output and more, or it is used in both directions."""
+    """Why the place of a weight is not clear: other matrices read its output too, or it is used in both directions."""
     orders = {(use.rows, use.columns) for use in products if use.rows and use.columns}
     if any((columns, rows) in orders for rows, columns in orders):
         return "the example uses it in both directions, as a derivative does; an example without one shows its place"
@@ -95,7 +96,7 @@ def _note(products: list[Use], place: str, alone: set[Node]) -> str:
 
 
 def _given(graph: Graph, node: Node) -> Node | None:
-    """The product whose output the model gives out, behind views and what is common at an output; None if none is."""
+    """The product before an output of the model, with only operations `_AT_OUTPUTS` between; None if there is none."""
     while node not in graph.uses:
         before = list(graph.data_of(node))
         if len(before) != 1 or not re.fullmatch(_AT_OUTPUTS, node.name()):
@@ -105,7 +106,7 @@ def _given(graph: Graph, node: Node) -> Node | None:
 
 
 def _ends(graph: Graph) -> Iterator[Node]:
-    """The operations that give the outputs; of a loss, those from which the scalars are made."""
+    """The operations that give the outputs. For a scalar, such as a loss, those from which it is computed."""
     pending, seen = [node for node, _ in graph.roots], set[Node]()
     while pending:
         node = pending.pop()

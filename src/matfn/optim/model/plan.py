@@ -198,7 +198,7 @@ def plan(
 
 
 def _informed(found: Mapping[str, Candidate], facts: Mapping[Tensor, Fact]) -> dict[str, Candidate]:
-    """The candidates with what the graph says. Experts that the example did not choose have the facts of the others."""
+    """The candidates with the facts of the graph. Experts that the example did not choose get the facts of others."""
 
     def kind(name: str, c: Candidate) -> tuple[object, ...]:
         return (re.sub(r"\d+", "#", name), tuple(c.param.shape))
@@ -251,7 +251,7 @@ def _decide(
         return found
     rule, matrix = override if isinstance(override, str) else "matrix", as_matrix(c)
     if found is not None and found.certainty == "guess" and found.layout is None and matrix is not None:
-        role = matrix.role  # a head by a guess only: the user knows better
+        role = matrix.role  # the guess was a head; the user says that it is a matrix
     if blocks is not None and matrix is not None:
         found = matrix  # the hint cuts all rows, not those of one repeat
     try:

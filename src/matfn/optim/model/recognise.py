@@ -24,7 +24,7 @@ _ORDERS = "assumed (number, out, in); else overrides={name: transposed_stack}"
 
 
 def _reparametrized(c: Candidate) -> Decision | None:
-    """Weights that are computed from other parameters, other than by what keeps the parameter a matrix."""
+    """Parameters from which a weight is computed. weight_norm, spectral_norm and pruning keep theirs a matrix."""
     made = c.first.made
     names = (*c.first.path.split("."), c.first.leaf)
     if c.long > 1 and (adapter := next((name for name in names if re.fullmatch(ADAPTER, name)), None)):
@@ -78,7 +78,7 @@ def _table(c: Candidate) -> Decision | None:
 
 
 def _elementwise(c: Candidate) -> Decision | None:
-    """Raw parameters that act entry by entry, or are data. The weight of a layer stays a matrix in any case."""
+    """Raw parameters that act entry by entry, or are data. The weight of a layer stays a matrix."""
     if c.is_layer or isinstance(c.first.module, nn.modules.conv._ConvNd):
         return None
     if c.fact is not None and c.fact.kind == "elementwise":
@@ -282,7 +282,7 @@ def _cut_by_graph(c: Candidate, found: Decision, role: str, count: int | None) -
 
 
 def _cut(layout: Layout, sizes: int | tuple[int, ...], repeats: int) -> Layout | None:
-    """The layout with its rows cut, or None if they cannot be cut so."""
+    """The layout with its rows cut, or None if this cut does not fit."""
     total = layout.split[layout.rows]
     if repeats < 1 or total % repeats or (not isinstance(sizes, int) and sum(sizes) * repeats != total):
         return None
@@ -329,13 +329,13 @@ def _cut_by_name(c: Candidate, found: Decision, role: str, count: int) -> Decisi
         reason = f"{count} blocks by name and shapes, assumed one after the other; {advice}"
         return replace(found, role=role, layout=found.layout.cut(count), reason=reason, certainty="guess", look=True)
     if m in beside:
-        return found  # what it gives is read whole: no fused matrix
+        return found  # a neighbour reads the whole output: no fused matrix
     role = role if role == "qkv" else found.role
     return replace(found, role=role, reason=f"fused by name, taken whole: {advice}", certainty="guess", look=True)
 
 
 def _perhaps(c: Candidate, found: Decision) -> Decision:
-    """Marks a linear layer beside which one reads a half or a third of its output, and none reads all of it."""
+    """Mark a layer as perhaps fused: a neighbour reads a half or a third of its output, and none reads all of it."""
     layer = found.role in ("linear", "conv") and c.is_layer and bool(c.first.parts[1:])
     if found.layout is None or not (layer or found.role == "expert"):
         return found

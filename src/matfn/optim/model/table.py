@@ -102,7 +102,7 @@ def _fold_name(masked: str, names: Sequence[str]) -> str | None:
 
 
 def _counted(entries: Sequence["Entry"]) -> str:
-    """How many matrices there are in them."""
+    """The number of matrices in some entries, as "3 matrices in "."""
     count = sum(b for entry in entries if entry.layout for b, _, _ in entry.layout.matrices)
     return f"{count} {'matrix' if count == 1 else 'matrices'} in "
 

@@ -23,9 +23,10 @@ _INNER = {
     "CheckpointWrapper": "_checkpoint_wrapped_module",
     "OffloadWrapper": "_checkpoint_wrapped_module",
 }
-# torch's hooks for reparametrized weights: {ending of the stored parameter: what it is}. The weight is made anew from
-# them before each call of the module.
+# {class of one of torch's parametrizations: its name}.
 _NAMES = {"WeightNorm": "weight_norm", "SpectralNorm": "spectral_norm", "Orthogonal": "orthogonal"}
+# torch's hooks for reparametrized weights: {ending of the stored parameter: what it is}. A hook computes the weight
+# from the stored parameters before each call of the module.
 _STORED = {"_v": "weight_norm", "_g": "the magnitudes of weight_norm", "_orig": "spectral_norm"}
 
 
@@ -99,9 +100,7 @@ def _owner(at: dict[str, nn.Module], path: str, leaf: str, module: nn.Module) ->
         owner, _, weight = path.removesuffix("parametrizations").rpartition(".parametrizations.")
         owner, weight = (owner, weight) if weight else ("", path.rpartition(".")[2])
         made = " and ".join(re.sub(r"^_", "", type(step).__name__) for step in module.children())
-        made = {"WeightNorm": "weight_norm", "SpectralNorm": "spectral_norm", "Orthogonal": "orthogonal"}.get(
-            made, made
-        )
+        made = _NAMES.get(made, made)
         made = f"the magnitudes of {made}" if made == "weight_norm" and leaf == "original0" else made
         module, leaf = at[owner], weight
     elif (ending := re.search(r"_(v|g|orig)$", leaf)) and isinstance(
