@@ -56,4 +56,4 @@ def compute(target: Target, A: Tensor, method, engine=None, precision=None, gene
     options = {"engine": engine, "precision": precision, "products": products}
     differentiated = torch.is_grad_enabled() and A.requires_grad
     plan = resolve(target, method, tuple(A.shape[-2:]), A.dtype, A.device, differentiated=differentiated, **options)
-    return execute(replace(plan, on_range=False), A, sketch_key(generator))
+    return execute(replace(plan, on_range=False), A, sketch_key(generator, target.verb))

@@ -12,6 +12,7 @@ import torch
 import matfn
 from matfn.engines.cost import products_of
 from matfn.iteration.schedule import NORMS
+from matfn.iteration.target import ORTHOGONALIZE
 from matfn.run.arguments import check_rounding
 from studies.tune.laws import Laws
 from studies.tune.plan import Plan, plan_of
@@ -125,7 +126,7 @@ def _borne(
     found = []
     for method in methods:
         try:
-            check_rounding(method.schedule(2), dtype)
+            check_rounding(ORTHOGONALIZE, method.schedule(2), dtype)
         except ValueError:
             continue
         for engine in engines:
