@@ -119,7 +119,7 @@ def check_finite(optimizer: "MatrixOptimizer", matrices: Members) -> None:
     bad = [f"the {what} of {name!r}" for name, what, ok in found if not ok]
     raise ValueError(
         f"{where}: NaN or infinity in {', '.join(bad[:8])}{' and others' if len(bad) > 8 else ''}, which the method "
-        "refuses. Nothing has changed. Skip the step (GradScaler does), clip, or take a method of products alone."
+        "refuses. Nothing has changed. Skip the step (GradScaler does), clip, or use another method (PolarExpress)."
     )
 
 

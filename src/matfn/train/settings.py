@@ -121,6 +121,9 @@ def override(table: dict[str, Any], assignment: str) -> dict[str, Any]:
     return _merge(table, patch, "")
 
 
+DEEPEST = 10  # parts of a key; recipes have 4
+
+
 def _assigned(assignment: str) -> tuple[list[str], str]:
     """The parts of the key, and the value. A quoted part may hold an equals sign, so every "=" is tried in turn."""
     for place in (index for index, sign in enumerate(assignment) if sign == "="):
@@ -138,9 +141,6 @@ def _assigned(assignment: str) -> tuple[list[str], str]:
     raise TrainError(
         f"--set wants key=value, such as optimizer.lr=0.02, with a key as in a recipe; got {brief(assignment)}"
     )
-
-
-DEEPEST = 10  # parts of a key; recipes have 4
 
 
 def _toml_value(text: str) -> Any:
