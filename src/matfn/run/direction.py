@@ -144,9 +144,11 @@ def _of_nonsymmetric(X: Tensor, S: Tensor, limit: float, rounded: float) -> tupl
             "method=Exact() takes every spectrum off the imaginary axis"
         )
     commutator = torch.linalg.matrix_norm(N - X @ S)
-    if not bool((commutator > 2 * limit * size).any()):
+    wrong = commutator > 2 * limit * size
+    if not bool(wrong.any()):
         return None
     error = torch.linalg.matrix_norm(S - Exact().evaluate(SIGN, X)) / torch.linalg.matrix_norm(S)
+    error = torch.where(wrong, error, 0.0)
     worst = int((error / size).argmax())
     if error[worst] <= max(math.sqrt(torch.finfo(X.dtype).eps), rounded) * size[worst]:
         return None
