@@ -9,9 +9,14 @@ from ..errors import shown
 from .residual import Form
 
 __all__ = ["INV", "INV_ROOT", "INV_SQRT", "ORTHOGONALIZE", "POLAR", "ROOT", "SIGN", "SQRT", "TARGETS"]
-__all__ += ["MOST_EXPONENT", "Domain", "Target"]
+__all__ += ["MOST_EXPONENT", "Domain", "Target", "is_exponent"]
 
 MOST_EXPONENT = 256  # the p-th root of a matrix of condition 1e16 is then within 15 % of a multiple of I
+
+
+def is_exponent(p: object) -> bool:
+    """Whether p is an integer from 1 to `MOST_EXPONENT`."""
+    return isinstance(p, int) and not isinstance(p, bool) and 1 <= p <= MOST_EXPONENT
 
 
 class Domain(Enum):
@@ -66,7 +71,7 @@ class Target:
         Raises:
             ValueError: If p is no integer from 1 to `MOST_EXPONENT`.
         """
-        if isinstance(p, bool) or not isinstance(p, int) or not 1 <= p <= MOST_EXPONENT:
+        if not is_exponent(p):
             raise ValueError(
                 f"{self.verb}: p must be a positive integer, got {shown(p)}, and at most {MOST_EXPONENT}: the p-th "
                 "root of A solves R^p = A"

@@ -4,7 +4,7 @@ from numbers import Real
 from typing import cast
 
 from ..errors import shown
-from ..iteration.target import MOST_EXPONENT
+from ..iteration.target import MOST_EXPONENT, is_exponent
 
 __all__ = ["check_count", "check_degree", "check_degrees", "check_exponent", "check_interval", "check_number"]
 __all__ += ["MOST_STEPS", "check_sketch", "check_work"]
@@ -48,7 +48,7 @@ def check_work(degrees: tuple[int, ...]) -> None:
 
 def check_exponent(p: object) -> None:
     """Refuse anything but an integer from 1 to 256. Check before caching: a cache takes 2.0 for 2 and True for 1."""
-    if isinstance(p, bool) or not isinstance(p, int) or not 1 <= p <= MOST_EXPONENT:
+    if not is_exponent(p):
         raise ValueError(f"p must be a positive integer, got {shown(p)}, and at most {MOST_EXPONENT}: M^(-1/p)")
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 __all__ = ["GridRequest", "Request", "Row", "check_size"]
 
+# The methods allow degree 21 at most, because of rounding. A composition alone may have higher degrees.
 MOST_P = 256
 MOST_DEGREE = 41
 
