@@ -711,3 +711,9 @@ def test_a_chain_with_its_options_steps():
     p.grad = torch.ones(4, 6)
     optimizer.step()
     assert torch.allclose(p, matrix() - 0.05)
+
+
+def test_a_group_may_have_a_label_of_the_user_but_no_word_without_effect():
+    assert Muon([{"params": [matrix()], "rank": 3}]).param_groups[0]["rank"] == 3
+    with complain(ValueError, "Muon: group 0", "'beta1'"):
+        Muon([{"params": [matrix()], "beta1": 0.9}])

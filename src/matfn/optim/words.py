@@ -50,7 +50,7 @@ _OURS: dict[str, str] = {
 # Words that only constructors refuse: in groups of AdamW they are options.
 _ARGUMENTS = {"betas": f"momentum=, beta2= where the optimizer has it, and {_REST}", "eps": "nothing, or in rest="}
 # Words of `_OURS` that groups may hold, because they are common names.
-_KEPT_IN_GROUPS = frozenset({"rank", "world_size", "process_group", "beta1"})
+_KEPT_IN_GROUPS = frozenset({"rank", "world_size", "process_group"})
 _ALGORITHMS = {"adamw": "adamw", "adam": "adamw"}
 
 
