@@ -1,6 +1,7 @@
 """Shards: the part of a parameter that this process holds. A sharded parameter is a DTensor, a whole one is plain.
 
-FSDP2, HSDP, tensor and expert parallel turn parameters into DTensors. DDP keeps them plain. Nothing here communicates.
+FSDP2, HSDP, tensor and expert parallel turn parameters into DTensors. DDP keeps them plain. Only `local_gradient` may
+communicate.
 """
 
 import sys
@@ -12,7 +13,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
-__all__ = ["is_dtensor", "like_shard", "local"]
+__all__ = ["is_dtensor", "like_shard", "local", "local_gradient", "offset"]
 
 
 def is_dtensor(x: object) -> "TypeGuard[DTensor]":
@@ -45,3 +46,24 @@ def like_shard(values: Tensor, param: Tensor) -> Tensor:
     return type(param).from_local(
         values, param.device_mesh, param.placements, run_check=False, shape=param.shape, stride=param.stride()
     )
+
+
+def local_gradient(param: Tensor) -> Tensor | None:
+    """The gradient of this process's part of a parameter; None without a gradient.
+
+    Sequence parallelism leaves gradients of replicated parameters as partial sums. A gradient that is placed in another
+    way than its parameter is redistributed, which is a collective call: all processes of the mesh must make it.
+    """
+    gradient = param.grad
+    if is_dtensor(param) and is_dtensor(gradient) and gradient.placements != param.placements:
+        gradient = gradient.redistribute(param.device_mesh, param.placements)
+    return None if gradient is None else local(gradient)
+
+
+def offset(param: Tensor) -> tuple[int, ...]:
+    """The index of the first entry of this process's part in the whole parameter: zeros for a plain tensor."""
+    if not is_dtensor(param):
+        return (0,) * param.ndim
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    return compute_local_shape_and_global_offset(param.shape, param.device_mesh, param.placements)[1]
