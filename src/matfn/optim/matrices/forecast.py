@@ -1,7 +1,7 @@
 """Forecast: what the exchange of a step costs every rank of a mesh, counted from its plan for thousands of ranks.
 
-The sums are those of `ExchangePlan.traffic`, `work` and `memory`, for all ranks at once. Work on the parts that ranks hold
-themselves is added.
+The sums are those of `ExchangePlan.traffic`, `work` and `memory`, for all ranks at once. Work on the parts that a rank
+holds itself is added.
 """
 
 import itertools
