@@ -22,7 +22,7 @@ from torch import Tensor
 
 from . import checkpoint
 from .groups import as_groups, check_used, lent, prepared
-from .guards import Kept, Members, check_finite, check_groups, check_members, warn_of_frozen
+from .guards import Kept, Members, Watch, check_finite, check_groups, check_members
 from .matrices.buckets import Bucket, Kind, Run, Slot, fill_buckets, move
 from .matrices.layout import Layout
 from .matrices.memory import Memory
@@ -107,7 +107,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
             self.scales["custom"] = defaults["scale"]
             defaults = {**defaults, "scale": "custom"}
         super().__init__(as_groups(params, name), defaults)
-        self._frozen = [(e.name, e.parameter) for e in getattr(params, "entries", ()) if e.rule == "frozen"]
+        self._watch = Watch(params)
         check_used(self.param_groups, self.others, rest is not None and not hasattr(params, "groups"), name)
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -117,7 +117,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
 
     def _start(self) -> None:
         """Set the attributes that copies and checkpoints do not have."""
-        self._frozen: list[tuple[str, Tensor]] = []
+        self._watch = Watch()
         self._options: list[dict[str, Any]] = []  # `plain_values` of all groups when they were last checked
         self.before_move: list[Callable[[Bucket, Tensor], object]] = []
         self.after_move: list[Callable[[Bucket], object]] = []
@@ -248,12 +248,12 @@ class MatrixOptimizer(torch.optim.Optimizer):
         key = (groups, *((i, id(p), p.dtype, p.device, p.shape, *kind_of(p.grad)) for i, _, p in active))
         if key != self._key:
             check_members(self, active)
+            self._watch.check_present(type(self).__name__, active=bool(active))
             self._sort(active, matrices)
             self._key = key
         if any(rule.refuses_nan for lender in (self, *self.others.values()) for rule in lender.chain):
             check_finite(self, matrices)
-        if self._frozen:
-            self._frozen = warn_of_frozen(self._frozen, type(self).__name__)
+        self._watch.warn_of_frozen(type(self).__name__)
 
     def _sort(self, active: Members, matrices: Members) -> None:
         """Sort the parameters with a gradient into buckets."""
@@ -339,8 +339,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         for key in set(self.defaults) - set(own) - set(param_group):
             del group[key]  # torch gives every group the matrix defaults
         self.layouts.update(zip(params, layouts, strict=False))
-        added = {id(param) for param in params}
-        self._frozen = [(name, param) for name, param in self._frozen if id(param) not in added]
+        self._watch.add(params)
 
     def state_dict(self) -> dict[str, Any]:
         """Groups and state in torch's own format, with names; see `matfn.optim.checkpoint`."""
