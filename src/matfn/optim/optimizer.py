@@ -3,7 +3,7 @@
 One step, for the parameters of each matrix rule, in buckets of equal (m, n):
 
     elementwise rule: gradient -> momentum, entry by entry          (rules/ema.py)
-    -> whole matrices, a stack (b, m, n)                            (matrices/exchange.py)
+    -> whole matrices, a stack (b, m, n)                            (matrices/memory.py)
     -> matrix rules: the direction of each matrix                   (rules/)
     -> back -> decay and move of the weights, in place              (matrices/buckets.py)
 
@@ -22,10 +22,10 @@ from torch import Tensor
 
 from . import checkpoint
 from .groups import as_groups, check_used, lent, prepared
-from .guards import Kept, Members, check_finite, check_groups, check_members, warn_of_frozen
+from .guards import Kept, Members, Watch, check_finite, check_groups, check_members
 from .matrices.buckets import Bucket, Kind, Run, Slot, fill_buckets, move
-from .matrices.exchange import Exchange
 from .matrices.layout import Layout
+from .matrices.memory import Memory
 from .matrices.padding import directions, joined
 from .matrices.rounding import COMPENSATION, half
 from .options import check_defaults, check_scale, check_values
@@ -107,7 +107,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
             self.scales["custom"] = defaults["scale"]
             defaults = {**defaults, "scale": "custom"}
         super().__init__(as_groups(params, name), defaults)
-        self._frozen = [(e.name, e.parameter) for e in getattr(params, "entries", ()) if e.rule == "frozen"]
+        self._watch = Watch(params)
         check_used(self.param_groups, self.others, rest is not None and not hasattr(params, "groups"), name)
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -117,11 +117,11 @@ class MatrixOptimizer(torch.optim.Optimizer):
 
     def _start(self) -> None:
         """Set the attributes that copies and checkpoints do not have."""
-        self._frozen: list[tuple[str, Tensor]] = []
+        self._watch = Watch()
         self._options: list[dict[str, Any]] = []  # `plain_values` of all groups when they were last checked
         self.before_move: list[Callable[[Bucket, Tensor], object]] = []
         self.after_move: list[Callable[[Bucket], object]] = []
-        self._exchange = Exchange()
+        self._memory = Memory()
         self._stacks: tuple[tuple[MatrixOptimizer, tuple[Bucket, ...]], ...] = ()
         self._counted: tuple[Tensor, ...] = ()
         self._key: tuple[Any, ...] | None = None
@@ -134,7 +134,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
     @property
     def workspace(self) -> int:
         """Bytes held between steps beside the state: on a CPU the size of the largest stack, elsewhere 0."""
-        return self._exchange.nbytes
+        return self._memory.nbytes
 
     def lender(self, rule: str) -> "MatrixOptimizer":
         """The optimizer that gives groups of a matrix rule their chain, default options and scales."""
@@ -227,7 +227,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         for bucket, update in self._directions(lender, together):
             for hook in self.before_move:
                 hook(bucket, update)
-            move(bucket, self.scale_of, self._exchange.updates(bucket, update))
+            move(bucket, self.scale_of, self._memory.updates(bucket, update))
             for hook in self.after_move:
                 hook(bucket)
 
@@ -248,12 +248,12 @@ class MatrixOptimizer(torch.optim.Optimizer):
         key = (groups, *((i, id(p), p.dtype, p.device, p.shape, *kind_of(p.grad)) for i, _, p in active))
         if key != self._key:
             check_members(self, active)
+            self._watch.check_present(type(self).__name__, active=bool(active))
             self._sort(active, matrices)
             self._key = key
         if any(rule.refuses_nan for lender in (self, *self.others.values()) for rule in lender.chain):
             check_finite(self, matrices)
-        if self._frozen:
-            self._frozen = warn_of_frozen(self._frozen, type(self).__name__)
+        self._watch.warn_of_frozen(type(self).__name__)
 
     def _sort(self, active: Members, matrices: Members) -> None:
         """Sort the parameters with a gradient into buckets."""
@@ -265,7 +265,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         self._counted = tuple(param for param in moving if COUNTER in likes[param])
         for bucket in self.buckets:
             bucket.runs = self._runs(bucket)
-        self._exchange.reserve(self.buckets)
+        self._memory.reserve(self.buckets)
 
     def _filled(self, rule: str, matrices: Members) -> Iterator[tuple["MatrixOptimizer", tuple[Bucket, ...]]]:
         """The buckets of one rule, in tuples of those that are padded into one stack."""
@@ -310,7 +310,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         elementwise, *rules = lender.chain
 
         def collect(bucket: Bucket) -> Tensor:
-            return self._exchange.matrices(bucket, elementwise)
+            return self._memory.matrices(bucket, elementwise)
 
         def direction(stack: Tensor, runs: Sequence[Run] = ()) -> Tensor:
             for rule in rules:
@@ -322,7 +322,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
             return stack
 
         if len(together) > 1:
-            yield from directions(together, collect, direction, self._exchange.memory)
+            yield from directions(together, collect, direction, self._memory.stack)
             return
         [bucket] = together
         stack = collect(bucket)
@@ -339,8 +339,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         for key in set(self.defaults) - set(own) - set(param_group):
             del group[key]  # torch gives every group the matrix defaults
         self.layouts.update(zip(params, layouts, strict=False))
-        added = {id(param) for param in params}
-        self._frozen = [(name, param) for name, param in self._frozen if id(param) not in added]
+        self._watch.add(params)
 
     def state_dict(self) -> dict[str, Any]:
         """Groups and state in torch's own format, with names; see `matfn.optim.checkpoint`."""
