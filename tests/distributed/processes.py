@@ -245,6 +245,7 @@ def _end_group() -> None:
         gc.collect()
         distributed.destroy_process_group()
         del group
+        gc.freeze()  # the modules of torch: the next collection need not visit them
 
 
 def _forget_meshes() -> None:
