@@ -15,6 +15,7 @@ import torch
 from filelock import FileLock
 from typer.testing import CliRunner
 
+from child import child, completed
 from matfn import cli
 from matfn.train import Stopped, TrainError, checkpoint, compare, files, loop, single
 from matfn.train import recipe as recipes
@@ -296,7 +297,7 @@ def test_a_second_process_in_a_folder_is_refused(path, tmp_path):
 def test_the_lock_of_a_dead_process_is_none(path, tmp_path):
     (tmp_path / "run").mkdir()
     code = f"import os, filelock; filelock.FileLock({str(tmp_path / 'run' / files.LOCK)!r}).acquire(); os._exit(1)"
-    subprocess.run([sys.executable, "-c", code], check=False)
+    assert completed([sys.executable, "-c", code]).returncode == 1
     assert command("train", path, "--arm", "AdamW", "--out", tmp_path / "run").exit_code == 0
 
 
@@ -545,11 +546,9 @@ def test_a_process_killed_by_the_system_goes_on_identically(table, tmp_path, rec
     (tmp_path / "long.toml").write_text(to_toml(table))
     run, words = tmp_path / "run", ["train", str(tmp_path / "long.toml"), "--arm", "AdamW", "--out"]
     for until in (3, 30):
-        process = subprocess.Popen([sys.executable, "-c", KILLED, *words, str(run)], stdout=subprocess.DEVNULL)
-        while process.poll() is None and (not (run / METRICS).exists() or len(lines_of(run)) < until):
-            time.sleep(0.005)
-        process.kill()
-        process.wait()
+        with child([sys.executable, "-c", KILLED, *words, str(run)], stdout=subprocess.DEVNULL) as process:
+            while process.poll() is None and (not (run / METRICS).exists() or len(lines_of(run)) < until):
+                time.sleep(0.005)
     assert command(*words, run).exit_code == 0
     assert command(*words, tmp_path / "whole").exit_code == 0
     assert curve(run) == curve(tmp_path / "whole")
