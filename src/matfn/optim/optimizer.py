@@ -3,7 +3,7 @@
 One step, for the parameters of each matrix rule, in buckets of equal (m, n):
 
     elementwise rule: gradient -> momentum, entry by entry          (rules/ema.py)
-    -> whole matrices, a stack (b, m, n)                            (matrices/exchange.py)
+    -> whole matrices, a stack (b, m, n)                            (matrices/memory.py)
     -> matrix rules: the direction of each matrix                   (rules/)
     -> back -> decay and move of the weights, in place              (matrices/buckets.py)
 
@@ -24,8 +24,8 @@ from . import checkpoint
 from .groups import as_groups, check_used, lent, prepared
 from .guards import Kept, Members, Watch, check_finite, check_groups, check_members
 from .matrices.buckets import Bucket, Kind, Run, Slot, fill_buckets, move
-from .matrices.exchange import Exchange
 from .matrices.layout import Layout
+from .matrices.memory import Memory
 from .matrices.padding import directions, joined
 from .matrices.rounding import COMPENSATION, half
 from .options import check_defaults, check_scale, check_values
@@ -121,7 +121,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         self._options: list[dict[str, Any]] = []  # `plain_values` of all groups when they were last checked
         self.before_move: list[Callable[[Bucket, Tensor], object]] = []
         self.after_move: list[Callable[[Bucket], object]] = []
-        self._exchange = Exchange()
+        self._memory = Memory()
         self._stacks: tuple[tuple[MatrixOptimizer, tuple[Bucket, ...]], ...] = ()
         self._counted: tuple[Tensor, ...] = ()
         self._key: tuple[Any, ...] | None = None
@@ -134,7 +134,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
     @property
     def workspace(self) -> int:
         """Bytes held between steps beside the state: on a CPU the size of the largest stack, elsewhere 0."""
-        return self._exchange.nbytes
+        return self._memory.nbytes
 
     def lender(self, rule: str) -> "MatrixOptimizer":
         """The optimizer that gives groups of a matrix rule their chain, default options and scales."""
@@ -227,7 +227,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         for bucket, update in self._directions(lender, together):
             for hook in self.before_move:
                 hook(bucket, update)
-            move(bucket, self.scale_of, self._exchange.updates(bucket, update))
+            move(bucket, self.scale_of, self._memory.updates(bucket, update))
             for hook in self.after_move:
                 hook(bucket)
 
@@ -265,7 +265,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         self._counted = tuple(param for param in moving if COUNTER in likes[param])
         for bucket in self.buckets:
             bucket.runs = self._runs(bucket)
-        self._exchange.reserve(self.buckets)
+        self._memory.reserve(self.buckets)
 
     def _filled(self, rule: str, matrices: Members) -> Iterator[tuple["MatrixOptimizer", tuple[Bucket, ...]]]:
         """The buckets of one rule, in tuples of those that are padded into one stack."""
@@ -310,7 +310,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         elementwise, *rules = lender.chain
 
         def collect(bucket: Bucket) -> Tensor:
-            return self._exchange.matrices(bucket, elementwise)
+            return self._memory.matrices(bucket, elementwise)
 
         def direction(stack: Tensor, runs: Sequence[Run] = ()) -> Tensor:
             for rule in rules:
@@ -322,7 +322,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
             return stack
 
         if len(together) > 1:
-            yield from directions(together, collect, direction, self._exchange.memory)
+            yield from directions(together, collect, direction, self._memory.stack)
             return
         [bucket] = together
         stack = collect(bucket)
