@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..matrices.exchange import placements_of
 from ..matrices.exchange_plan import Split
 from ..matrices.shards import is_dtensor
 
@@ -56,8 +57,6 @@ class Mesh:
     def placed(self, entry: "Entry") -> Placed:
         """How the mesh cuts a parameter of a plan."""
         if is_dtensor(entry.parameter):
-            from ..matrices.exchange import placements_of
-
             return tuple(entry.parameter.device_mesh.shape), placements_of(entry.parameter)
         if self.real:
             return (self.ranks,), (None,)
