@@ -1,6 +1,6 @@
 """Rounds: one round of the exchange, from the local shards of some parameters to their owners and back."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,7 @@ class Member:
         """Whether state of the matrix rules stays with the owner. Under DDP every process keeps all of it."""
         return is_dtensor(self.param)
 
+
 @dataclass(eq=False)
 class Whole:
     """A whole parameter at its owner, as far as buckets and rules need a tensor."""
@@ -83,7 +84,7 @@ _GIVEN = Given()
 
 @dataclass(frozen=True, eq=False)
 class PartialGram:
-    """One rank's part of a matrix whose long side is cut: the part divided by its largest entry, and its Gram matrix."""
+    """A part of a matrix whose long side is cut: the part divided by its largest entry, and its Gram matrix."""
 
     peak: Tensor  # the largest |entry|, float64
     part: Tensor
@@ -342,4 +343,4 @@ def _move(optimizer: "MatrixOptimizer", keeper: "Sharded", member: Member, updat
         bucket = Bucket((slot,), (b, m, n), update.dtype, shard.device, runs=(keeper.moving_run(slot),))
         if member.cut:
             bucket.factors = {optimizer.param_groups[member.group]["scale"]: _factors(optimizer, member)[0]}
-        optimizer.moved(bucket, slot.read(update).reshape(b, m, n).contiguous())
+        optimizer.move(bucket, slot.read(update).reshape(b, m, n).contiguous())

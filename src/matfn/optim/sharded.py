@@ -12,7 +12,8 @@ parameter is. State of the matrix rules stays whole at the owner; `collected` sp
 import hashlib
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,6 @@ from .matrices.exchange import Team, placements_of
 from .matrices.exchange_plan import ExchangePlan, Item, Matrix, Split, aligned, assign, boxes, exchange_plan, sources
 from .matrices.layout import Layout, linear
 from .matrices.padding import work
-from .matrices.rounding import COMPENSATION
 from .matrices.shards import is_dtensor, like_shard, local
 from .rounds import Member, Round, Whole
 from .rules.ema import MOMENTUM
@@ -82,20 +82,29 @@ class Sharded:
         self._owners: dict[Any, dict[str, Item]] = {}
         self._resident: dict[Tensor, State] = {}  # state of the matrix rules of parameters that this process owns
         self._started: dict[Tensor, None] = {}  # parameters with such state anywhere
-        self._lent: list[Tensor] = []
         self._key: tuple[Any, ...] | None = None
         self._optimizer: MatrixOptimizer | None = None
 
     # The parameters
 
-    def begin(self, optimizer: "MatrixOptimizer") -> None:
-        """Prepare a step: find owners if parameters are new, and agree with the other processes on the gradients.
+    @contextmanager
+    def agreed(self, optimizer: "MatrixOptimizer") -> Iterator[None]:
+        """A step: find owners if parameters are new, and agree with the other processes on the gradients.
 
-        A parameter without a gradient here, but with one on another rank, is lent a gradient of zeros until `end`.
+        A parameter without a gradient here, but with one on another rank, has a gradient of zeros until the end.
 
         Raises:
             RuntimeError: If the plans of the processes differ, or one of them does not answer.
         """
+        lent: list[Tensor] = []
+        try:
+            self._begin(optimizer, lent)
+            yield
+        finally:
+            for param in lent:
+                param.grad = None
+
+    def _begin(self, optimizer: "MatrixOptimizer", lent: list[Tensor]) -> None:
         self._optimizer = optimizer
         key = tuple((id(group), group["rule"], len(group["params"])) for group in optimizer.param_groups)
         if key != self._key:
@@ -107,14 +116,8 @@ class Sharded:
             for (_, _, param), own, any_ in zip(crew.parameters, flags, agreed, strict=True):
                 if any_ and not own:
                     param.grad = torch.zeros_like(param)
-                    self._lent.append(param)
+                    lent.append(param)
         self._take_in(optimizer)
-
-    def end(self) -> None:
-        """Take back the lent gradients."""
-        for param in self._lent:
-            param.grad = None
-        self._lent = []
 
     def travels(self, param: Tensor) -> bool:
         """Whether the matrices of a parameter are computed by an owner."""
@@ -146,7 +149,9 @@ class Sharded:
             mesh = param.device_mesh
             key = (mesh.device_type, tuple(mesh.shape), tuple(mesh.mesh.flatten().tolist()))
             if key not in self._teams:
-                self._teams[key] = Team(key[1], key[2], _device(mesh), mesh.get_group() if mesh.ndim == 1 else None, name)
+                self._teams[key] = Team(
+                    key[1], key[2], _device(mesh), mesh.get_group() if mesh.ndim == 1 else None, name
+                )
             return self._teams[key]
         if self.group is None:
             return None
@@ -157,9 +162,7 @@ class Sharded:
             self._teams["replicated"] = Team((len(ranks),), ranks, param.device, self.group, name)
         return self._teams["replicated"]
 
-    def _crew(
-        self, optimizer: "MatrixOptimizer", team: Team, parameters: tuple[tuple[int, str, Tensor], ...]
-    ) -> Crew:
+    def _crew(self, optimizer: "MatrixOptimizer", team: Team, parameters: tuple[tuple[int, str, Tensor], ...]) -> Crew:
         members, lines = [], []
         for index, name, param in parameters:
             group, placements = optimizer.param_groups[index], placements_of(param)
@@ -193,7 +196,7 @@ class Sharded:
         kinds, state = [kinds_of(rules, shape, group) for shape in layout.shapes], self._rule_state(param, group)
         squares = any(not isinstance(kind, str) for each in kinds for kind in each.values())
         batched = cut == {0} and 0 in layout.batch and layout.split[0] == layout.shape[0]
-        plain = len(rules) == 1 and isinstance(rules[0], Polar) and layout == linear(layout.shape) and m and n
+        polar = rules[0] if len(rules) == 1 and layout == linear(layout.shape) and m * n else None
         matrix = Matrix(
             name,
             tuple(param.shape),
@@ -204,7 +207,7 @@ class Sharded:
             extra=0 if is_dtensor(param) else sum(aligned(math.prod(s) * d.itemsize) for s, d in state.values()),
             # Under DDP every process keeps the factors of Shampoo and SOAP, which are larger than what they save.
             whole=squares if not is_dtensor(param) else batched and not squares,
-            gram=bool(plain) and rules[0].bears_gram((m, n), dtype, team.device),
+            gram=isinstance(polar, Polar) and polar.bears_gram((m, n), dtype, team.device),
             width=dtype.itemsize,
         )
         return Member(index, name, param, layout, lender, matrix, wire, bool(cut))
@@ -287,7 +290,9 @@ class Sharded:
         assert self._optimizer is not None
         optimizer = self._optimizer
         layout, rules = optimizer.layouts[param], optimizer.lender(group["rule"]).chain[1:]
-        kept = {key for shape in layout.shapes for key, kind in kinds_of(rules, shape, group).items() if kind != "counter"}
+        kept = {
+            key for shape in layout.shapes for key, kind in kinds_of(rules, shape, group).items() if kind != "counter"
+        }
         like = optimizer.state_like(param, group)
         return {key: (shape, dtype) for key, (shape, dtype) in like.items() if key in kept and dtype is not None}
 
@@ -303,7 +308,8 @@ class Sharded:
 
     def _whole_state(self, param: Any, key: str, group: Mapping[str, Any]) -> Tensor:
         """State of the matrix rules at the owner; the momentum, which a rule may look at, is that of this step."""
-        assert isinstance(param, Whole) and self._optimizer is not None
+        assert isinstance(param, Whole)
+        assert self._optimizer is not None
         member = param.member
         like = self._rule_state(member.param, group)
         if key not in like and key == MOMENTUM:
@@ -355,7 +361,7 @@ class Sharded:
                 self._started[member.param] = None
 
     def collected(self, optimizer: "MatrixOptimizer") -> dict[Tensor, State]:
-        """State of the matrix rules as DTensors, or plain tensors if small, for a state dict. All ranks must call it."""
+        """State of the matrix rules as DTensors, or as plain tensors if small. All ranks must call it together."""
         self._optimizer = optimizer
         found: dict[Tensor, State] = {}
         for crew, member, item in self._matrices():

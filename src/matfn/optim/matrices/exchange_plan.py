@@ -25,8 +25,19 @@ from typing import Literal
 from .triangle import packed_entries
 
 __all__ = [
-    *("Box", "ExchangePlan", "Item", "Matrix", "Split", "Way"),
-    *("aligned", "assign", "boxes", "entries", "exchange_plan", "sources", "way_of"),
+    "Box",
+    "ExchangePlan",
+    "Item",
+    "Matrix",
+    "Split",
+    "Way",
+    "aligned",
+    "assign",
+    "boxes",
+    "entries",
+    "exchange_plan",
+    "sources",
+    "way_of",
 ]
 
 Box = tuple[tuple[int, int], ...]  # [start, stop) for each axis of a parameter
@@ -179,8 +190,8 @@ def way_of(matrix: Matrix, mesh: tuple[int, ...]) -> Way:
     if math.prod(mesh) == 1 or matrix.whole:
         return "local"
     if matrix.gram and len(matrix.shape) == 2 and cut == {int(matrix.shape[1] > matrix.shape[0])}:
-        ways: tuple[Way, Way] = ("gram", "owner")
-        return min(ways[::-1], key=lambda way: sum(total(matrix, mesh, Item(0, way, 0))))
+        owner, gram = (sum(total(matrix, mesh, item)) for item in (Item(0, "owner", 0), Item(0, "gram", 0)))
+        return "gram" if gram < owner else "owner"
     return "owner"
 
 

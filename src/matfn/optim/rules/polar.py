@@ -94,7 +94,7 @@ class Polar(Rule):
         return bears_gram(self.plan(shape, dtype, device))
 
     def of_gram(self, M: Tensor, shape: tuple[int, int]) -> Tensor:
-        """Q (b, n, n) with Q X the polar factor of a wide X, or X Q^T of a tall one, from its Gram matrix of trace 1."""
+        """Q (b, n, n) from the Gram matrix, of trace 1. The factor is Q X for a wide X, and X Q^T for a tall one."""
         return factor_of_gram(self.plan(shape, M.dtype, M.device), M)
 
     def update(self, stack: Tensor, runs: Sequence[Run]) -> Tensor:
