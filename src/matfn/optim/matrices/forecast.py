@@ -39,9 +39,9 @@ class Forecast:
     received: Numbers
     memory: Numbers
 
-    def repeated(self, times: int) -> "Forecast":
-        """Of `times` groups of ranks that do the same, one after the other."""
-        return Forecast(**{field.name: np.tile(getattr(self, field.name), times) for field in fields(self)})
+    def at(self, positions: NDArray[np.int64]) -> "Forecast":
+        """The numbers of the ranks at these positions."""
+        return Forecast(**{field.name: getattr(self, field.name)[positions] for field in fields(self)})
 
     def __add__(self, other: "Forecast") -> "Forecast":
         """Of two exchanges one after the other on the same ranks: all but the memory adds up."""

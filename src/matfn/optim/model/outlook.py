@@ -21,7 +21,7 @@ from ..matrices.forecast import Forecast, forecast
 from ..matrices.shards import is_dtensor
 from ..needs import needs
 from ..rules.polar import Polar
-from .meshes import Mesh
+from .meshes import Mesh, Placed
 from .table import by_sizes, columns
 
 if TYPE_CHECKING:
@@ -189,27 +189,26 @@ def outlook(entries: Iterable["Entry"], mesh: Mesh, optimizer: "MatrixOptimizer"
     Raises:
         ValueError: If the parameters are on meshes whose sizes do not go together.
     """
-    meshes: dict[tuple[int, ...], list[tuple[Matrix, float | None]]] = {}
+    meshes: dict[tuple[tuple[str, int], ...], list[tuple[Placed, Matrix, float | None]]] = {}
     group = {**optimizer.defaults, "rule": "matrix"}
     for entry in entries:
         if entry.is_matrix and entry.layout is not None:
-            sizes, placements = mesh.placed(entry)
+            placed = mesh.placed(entry)
             optimizer.layouts.setdefault(entry.parameter, entry.layout)
             own = {**group, "rule": entry.rule if entry.rule in optimizer.others else "matrix"}
             device = torch.device("cpu") if entry.parameter.is_meta else entry.parameter.device
             sharded = is_dtensor(entry.parameter) or not mesh.real
-            given = (optimizer, own, entry.name, entry.parameter, sizes, placements, device)
+            given = (optimizer, own, entry.name, entry.parameter, placed.sizes, placed.placements, device)
             matrix, _ = needs(*given, sharded=sharded)
-            meshes.setdefault(sizes, []).append((matrix, _multiply_adds(optimizer, own["rule"], entry, device)))
+            work = _multiply_adds(optimizer, own["rule"], entry, device)
+            meshes.setdefault(placed.axes, []).append((placed, matrix, work))
     kinds: list[Kind] = []
     total = forecast(exchange_plan([], (mesh.ranks,)))
-    for sizes, pairs in meshes.items():
-        matrices = [matrix for matrix, _ in pairs]
-        plan, ranks = exchange_plan(matrices, sizes), math.prod(sizes)
-        if mesh.ranks % ranks:
-            raise ValueError(f"a mesh of {ranks} ranks is no part of one of {mesh.ranks} ranks: {sizes}.")
-        total += forecast(plan, [work or 0.0 for _, work in pairs]).repeated(mesh.ranks // ranks)
-        kinds += _kinds(pairs, plan.items, sizes)
+    for triples in meshes.values():
+        placed, pairs = triples[0][0], [(matrix, work) for _, matrix, work in triples]
+        plan = exchange_plan([matrix for matrix, _ in pairs], placed.sizes)
+        total += forecast(plan, [work or 0.0 for _, work in pairs]).at(mesh.positions(placed))
+        kinds += _kinds(pairs, plan.items, placed.sizes)
     counted = all(kind.work is not None for kind in kinds)
     return Outlook(mesh, type(optimizer).__name__, tuple(kinds), total, counted, pace)
 

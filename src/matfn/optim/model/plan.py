@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..matrices.layout import Layout, linear, stack
+from ..matrices.shards import is_dtensor
 from .candidate import Candidate, Decision
 from .example import check_example, read_example
 from .hints import Override, Pattern, check_arguments, first, refuse_idle_patterns
@@ -141,7 +142,7 @@ class Plan:
         """What a step costs each process of a mesh: matrices, work, bytes, memory, and time if speeds are given.
 
         Args:
-            mesh: As in `plan`; None is the mesh of the plan.
+            mesh: As in `plan`; None is the mesh of the plan, or else the largest mesh of its sharded parameters.
             optimizer: The optimizer, for its rules and options; None is Muon with its defaults.
             gbps: Gigabits per second that each process sends, and receives at the same time.
             tflops: The speed of each process's matrix products, in 10^12 operations per second.
@@ -151,14 +152,15 @@ class Plan:
         Raises:
             ValueError: If there is no mesh, or a number is not above 0.
         """
-        if mesh is None and self.mesh is None:
+        where = self.mesh if mesh is None else mesh_of(mesh, "Plan.outlook: mesh")
+        if where is None and (largest := _largest(self.entries)) is not None:
+            where = replace(mesh_of(largest, "mesh"), shared=False)
+        if where is None:
             raise ValueError('Plan.outlook: give a mesh, such as mesh="8x8", or make the plan with one.')
         if optimizer is None:
             from ..muon import Muon  # late, because optimizers import plans
 
             optimizer = Muon([torch.zeros(1, 1)])
-        where = mesh_of(mesh, "mesh") if mesh is not None else self.mesh
-        assert where is not None
         total = float(sum(entry.parameter.numel() for entry in self)) or None
         pace = Pace(gbps, tflops, tokens, total if active is None else active)
         return outlook(self.entries, where, optimizer, pace)
@@ -251,6 +253,12 @@ def plan(
     entries = _entries(found, decided)
     _refuse_mistakes(entries, allow)
     return Plan(tuple(entries), weakref.ref(model), spread)
+
+
+def _largest(entries: Sequence[Entry]) -> Any:
+    """The largest mesh of the sharded parameters; None if there are none."""
+    meshes = [entry.parameter.device_mesh for entry in entries if is_dtensor(entry.parameter)]
+    return max(meshes, key=lambda mesh: mesh.size(), default=None)
 
 
 def _informed(found: Mapping[str, Candidate], facts: Mapping[Tensor, Fact]) -> dict[str, Candidate]:
