@@ -121,6 +121,13 @@ class Plan:
         """The entries that want a look: guesses, and decisions on which two sources disagree."""
         return tuple(entry for entry in self.entries if entry.look)
 
+    @property
+    def processes(self) -> Any:
+        """The process group whose processes hold equal parameters, as DDP keeps them; None without DDP."""
+        model = self.model() if self.model is not None else None
+        model = getattr(model, "_orig_mod", model)  # torch.compile around DDP
+        return model.process_group if isinstance(model, nn.parallel.DistributedDataParallel) else None
+
     def __repr__(self) -> str:
         known = dict.fromkeys(("matrix", "adamw", "frozen", *(e.rule for e in self)))
         rules = [f"{sum(e.rule == rule for e in self)} {rule}" for rule in known]
