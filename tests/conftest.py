@@ -40,6 +40,7 @@ for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHU
 def pytest_configure(config):
     """Short schedules are compared with their scalar map, not with the function: that they end early is no news."""
     config.addinivalue_line("markers", "versions: run on the lowest and the newest torch and Python, by hand")
+    config.addinivalue_line("markers", "processes: several processes with torch.distributed, set for tests/distributed")
     config.addinivalue_line("filterwarnings", "ignore::matfn.ConvergenceWarning")
 
 

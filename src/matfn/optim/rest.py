@@ -6,12 +6,14 @@ schedulers, scalers and checkpoints see one optimizer, and AdamW is not implemen
 
 import inspect
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .matrices.rounding import COMPENSATION, half, narrowed_, noise_key, widened
+from .matrices.shards import is_dtensor, like_shard, local, local_gradient, offset
 from .options import check_options, check_values
 
 __all__ = ["OPTIONS", "RestRule", "StateLike"]
@@ -55,30 +57,26 @@ class RestRule:
     def step(self, groups: list[dict[str, Any]], state: Any) -> None:
         """One AdamW step on `groups`, with the caller's `state`, both in place.
 
-        If a group's rounding is not "nearest", its half-precision weights are moved as float32 copies, with moments in
-        float32, and then rounded. AdamW itself would round to nearest.
+        A DTensor is moved as its local shard. If a group's rounding is not "nearest", its half-precision weights are
+        moved as float32 copies, with moments in float32, and then rounded. AdamW itself would round to nearest.
 
         Raises:
             Exception: Whatever torch's AdamW raises, with a note that no matrix has moved.
         """
         if not groups:
             return
-        copies: dict[Tensor, tuple[str, Tensor, dict[str, Any]]] = {}  # {copy: (name, weight, group)}
+        stands: list[StandIn] = []
         try:
-            self._adamw.param_groups = [_with_copies(group, state, copies) for group in groups]
+            self._adamw.param_groups = [_with_stand_ins(group, state, stands) for group in groups]
             self._adamw.state = state
             self._adamw.step()
         except Exception as error:
             error.add_note(f"This was in torch's AdamW ({self.where}). No matrix has moved.")
             raise
         finally:
-            moments = {copy: state.pop(copy, {}) for copy in copies}
-        for wide, (name, weight, group) in copies.items():
-            state[weight] = held = {**state.get(weight, {}), **moments[wide]}
-            if group["rounding"] == "compensated" and COMPENSATION not in held:
-                held[COMPENSATION] = torch.zeros_like(weight)
-            key = noise_key(group["seed"], name, 0, int(held["step"]))
-            narrowed_(weight, wide, group["rounding"], key, held.get(COMPENSATION))
+            moments = [state.pop(stand.tensor, {}) for stand in stands]
+        for stand, found in zip(stands, moments, strict=True):
+            stand.finish(state[stand.param], found)
 
     def adopt_momentum(self, groups: Iterable[dict[str, Any]]) -> None:
         """Turn the "momentum" that a cyclic scheduler wrote into AdamW groups into beta1.
@@ -105,21 +103,58 @@ class RestRule:
         return {"step": ((), None), **shapes}
 
 
-def _with_copies(
-    group: dict[str, Any], state: Any, copies: dict[Tensor, tuple[str, Tensor, dict[str, Any]]]
-) -> dict[str, Any]:
-    """The group, with float32 copies in place of the weights that its rounding concerns; `copies` gets them."""
-    if group["rounding"] == "nearest":
-        return group
+@dataclass(frozen=True, eq=False)
+class StandIn:
+    """A plain tensor that AdamW moves in place of a parameter: the local shard, or a float32 copy of it."""
+
+    tensor: Tensor
+    param: Tensor
+    name: str
+    group: dict[str, Any]
+
+    @property
+    def rounded(self) -> bool:
+        """Whether the tensor is a copy that is rounded into the parameter after the step."""
+        return self.group["rounding"] != "nearest" and half(self.param)
+
+    def start(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """The local part of the state of the parameter, in the same memory."""
+        return {key: local(value) for key, value in state.items() if key != COMPENSATION}
+
+    def finish(self, state: dict[str, Any], moments: Mapping[str, Any]) -> None:
+        """Keep new state of a step in `state`, placed as the parameter is, and round a copy into the parameter."""
+        for key, value in moments.items():
+            if key not in state:
+                state[key] = value if key == "step" else like_shard(value, self.param)
+        if not self.rounded:
+            return
+        rounding, weight = self.group["rounding"], local(self.param)
+        if rounding == "compensated" and COMPENSATION not in state:
+            state[COMPENSATION] = like_shard(torch.zeros_like(weight), self.param)
+        key = noise_key(self.group["seed"], self.name, 0, int(state["step"]), offset(self.param))
+        rest = state.get(COMPENSATION)
+        narrowed_(weight, self.tensor, rounding, key, None if rest is None else local(rest))
+
+
+def _with_stand_ins(group: dict[str, Any], state: Any, stands: list[StandIn]) -> dict[str, Any]:
+    """The group, with stand-ins for DTensors and for weights that its rounding concerns; `stands` gets them.
+
+    With local shards AdamW may use its foreach and fused kernels, and mix sharded with plain parameters.
+    """
     params = []
-    for name, weight in zip(group["param_names"], group["params"], strict=True):
-        if not half(weight) or weight.grad is None:
-            params.append(weight)
+    for name, param in zip(group["param_names"], group["params"], strict=True):
+        wide = group["rounding"] != "nearest" and half(param)
+        gradient = local_gradient(param) if wide or is_dtensor(param) else None
+        if gradient is None:  # an ordinary parameter, or one that AdamW leaves out
+            params.append(param)
             continue
-        rest = state.get(weight, {}).get(COMPENSATION) if group["rounding"] == "compensated" else None
-        wide = widened(weight.detach(), rest)
-        wide.grad = weight.grad.to(torch.float32)
-        state[wide] = {key: value for key, value in state.get(weight, {}).items() if key != COMPENSATION}
-        copies[wide] = (name, weight, group)
-        params.append(wide)
+        held, tensor = state.get(param, {}), local(param).detach()
+        if wide:
+            rest = held.get(COMPENSATION) if group["rounding"] == "compensated" else None
+            tensor = widened(tensor, None if rest is None else local(rest))
+        tensor.grad = gradient.to(tensor.dtype)
+        stand = StandIn(tensor, param, name, group)
+        state[tensor] = stand.start(held)
+        stands.append(stand)
+        params.append(tensor)
     return {**group, "params": params}

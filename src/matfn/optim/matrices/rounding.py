@@ -8,11 +8,13 @@ the moved weight in float32:
     "compensated"  to nearest; the rounding error is kept in a buffer of the weight's dtype and added before the next
                    move (Kahan)
 
-The noise of a tensor depends only on a seed, its name, its row block and the number of its step. So it is the same on
-every process, and in a resumed run.
+The noise of a tensor depends only on a seed, its name, its row block, the number of its step, and for a shard on the
+place of the shard in the parameter. So it is the same on every process that holds the same entries, and in a resumed
+run.
 """
 
 import zlib
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -30,9 +32,18 @@ def half(x: Tensor) -> bool:
     return x.dtype in _DROPPED
 
 
-def noise_key(seed: int, name: str, piece: int, step: int) -> int:
-    """The seed of the noise of one row block (`piece`) of the tensor `name` at one step."""
-    return zlib.crc32(f"{seed}/{name}/{piece}/{step}".encode())
+def noise_key(seed: int, name: str, piece: int, step: int, offset: Sequence[int] = ()) -> int:
+    """The seed of the noise of one row block (`piece`) of the tensor `name` at one step.
+
+    Args:
+        seed: The option "seed".
+        name: Of the parameter.
+        piece: Index of the row block.
+        step: The number of the step.
+        offset: The index of a shard's first entry in the parameter. Zeros count as no offset.
+    """
+    place = "/" + ",".join(str(index) for index in offset) if any(offset) else ""
+    return zlib.crc32(f"{seed}/{name}/{piece}/{step}{place}".encode())
 
 
 def widened(weight: Tensor, compensation: Tensor | None = None) -> Tensor:

@@ -1,0 +1,297 @@
+"""The plan of the exchange: which process computes which matrix, and what the others send. No process is needed.
+
+A mesh of processes is taken as one group of N ranks, in the order of its coordinates. Each rank holds a box of a
+parameter, one range for each axis. A matrix parameter is treated in one of three ways:
+
+    "local"   every rank holds whole matrices (expert parallel, one process): nothing is sent
+    "owner"   the boxes go to one rank, the owner; it computes the directions and sends each rank its box of them.
+              If the parameter is replicated, the owner has it already, and only directions are sent
+    "gram"    the long side is cut: each rank forms the n x n Gram matrix of its part, the owner adds them, computes Q
+              and sends Q to every rank, which multiplies its part by Q
+
+Owners are balanced by work, the largest matrix first. A step goes in rounds of bounded size, so that one round travels
+while another is computed. All of this depends on shapes and placements alone, so it is the same on every rank.
+"""
+
+import hashlib
+import heapq
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Literal
+
+__all__ = [
+    *("Box", "ExchangePlan", "Item", "Matrix", "Split", "Way"),
+    *("aligned", "assign", "boxes", "entries", "exchange_plan", "sources", "way_of"),
+]
+
+Box = tuple[tuple[int, int], ...]  # [start, stop) for each axis of a parameter
+Way = Literal["local", "owner", "gram"]
+
+ALIGNED = 8  # every piece of a message begins at a multiple of this many bytes
+HEADER = 8  # bytes beside a Gram matrix or Q: two float32 numbers, see `exchange`
+
+# Bytes of whole matrices that an owner receives in one round: one large matrix of a 7B model in bfloat16, many small
+# ones. Two rounds are in flight. Not measured on a network; larger rounds need more memory, smaller ones more messages.
+ROUND = 2**25
+
+
+@dataclass(frozen=True)
+class Split:
+    """One mesh axis cuts one axis of a parameter, into parts as of torch.chunk.
+
+    Attributes:
+        axis: The axis of the parameter.
+        last: Whether the cut is made within the parts of the later mesh axes (FSDP of a tensor-parallel parameter).
+    """
+
+    axis: int
+    last: bool = False
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A matrix parameter, as far as the plan needs it.
+
+    Attributes:
+        name: The name of the parameter.
+        shape: Its whole shape.
+        placements: For each mesh axis how it cuts the parameter; None if the axis replicates it.
+        itemsize: Bytes of an entry in messages.
+        work: Multiply-adds of the matrix rules.
+        tensors: The tensors of the parameter's shape that go to the owner: 2 if the rules need the gradient, too.
+        extra: Bytes of state that the owner sends to every rank.
+        whole: Whether the axis 0 numbers whole matrices, so that a cut along it leaves them whole.
+        gram: Entries of Q in messages if the Gram way can be used, else 0; n (n + 1) / 2 if Q is symmetric, else n^2.
+        width: Bytes of an entry of Gram matrices and of Q.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    placements: tuple[Split | None, ...]
+    itemsize: int = 4
+    work: float = 0.0
+    tensors: int = 1
+    extra: int = 0
+    whole: bool = False
+    gram: int = 0
+    width: int = 4
+
+
+@dataclass(frozen=True)
+class Item:
+    """What happens to one matrix: its index in the plan, its way and the rank of its owner (0 for "local")."""
+
+    index: int
+    way: Way
+    owner: int
+
+
+def chunk(length: int, parts: int, index: int) -> tuple[int, int]:
+    """[start, stop) of one part of an axis, as torch.chunk and DTensor cut it: the last parts may be empty."""
+    size = -(-length // parts)
+    return min(index * size, length), min((index + 1) * size, length)
+
+
+@lru_cache(maxsize=4096)
+def boxes(shape: tuple[int, ...], mesh: tuple[int, ...], placements: tuple[Split | None, ...]) -> tuple[Box, ...]:
+    """The box of each rank of a mesh, in the order of the ranks."""
+    order = [i for i, split in enumerate(placements) if split is not None and not split.last]
+    order += [i for i, split in reversed(list(enumerate(placements))) if split is not None and split.last]
+    found = []
+    for coordinate in itertools.product(*map(range, mesh)):
+        box = [(0, length) for length in shape]
+        for i in order:
+            split = placements[i]
+            assert split is not None
+            start, stop = box[split.axis]
+            first, end = chunk(stop - start, mesh[i], coordinate[i])
+            box[split.axis] = (start + first, start + end)
+        found.append(tuple(box))
+    return tuple(found)
+
+
+def entries(box: Box) -> int:
+    """The number of entries of a box."""
+    return math.prod(stop - start for start, stop in box)
+
+
+@lru_cache(maxsize=4096)
+def sources(mesh: tuple[int, ...], placements: tuple[Split | None, ...], owner: int) -> tuple[int, ...]:
+    """The ranks that send their box to the owner: those at its coordinates along the axes that replicate."""
+    ranks = list(itertools.product(*map(range, mesh)))
+    fixed = [i for i, split in enumerate(placements) if split is None]
+    return tuple(r for r, at in enumerate(ranks) if all(at[i] == ranks[owner][i] for i in fixed))
+
+
+def aligned(nbytes: int) -> int:
+    """The bytes that a piece takes in a message."""
+    return -(-nbytes // ALIGNED) * ALIGNED
+
+
+@lru_cache(maxsize=4096)
+def _pieces(
+    shape: tuple[int, ...], mesh: tuple[int, ...], placements: tuple[Split | None, ...], itemsize: int
+) -> tuple[int, ...]:
+    """Bytes of the box of each rank in a message."""
+    return tuple(aligned(entries(box) * itemsize) for box in boxes(shape, mesh, placements))
+
+
+def there(matrix: Matrix, mesh: tuple[int, ...], item: Item, rank: int) -> int:
+    """Bytes that a rank sends to the owner of a matrix."""
+    if item.way == "local" or rank == item.owner or rank not in sources(mesh, matrix.placements, item.owner):
+        return 0
+    if item.way == "gram":
+        n = min(matrix.shape)
+        return aligned(HEADER + n * (n + 1) // 2 * matrix.width)
+    return matrix.tensors * _pieces(matrix.shape, mesh, matrix.placements, matrix.itemsize)[rank]
+
+
+def back(matrix: Matrix, mesh: tuple[int, ...], item: Item, rank: int) -> int:
+    """Bytes that the owner of a matrix sends to a rank."""
+    if item.way == "local" or rank == item.owner:
+        return 0
+    if item.way == "gram":
+        return aligned(HEADER + matrix.gram * matrix.width)
+    return _pieces(matrix.shape, mesh, matrix.placements, matrix.itemsize)[rank] + aligned(matrix.extra)
+
+
+def total(matrix: Matrix, mesh: tuple[int, ...], item: Item) -> tuple[int, int]:
+    """Bytes of all pieces of a matrix: to the owner, and from the owner."""
+    if item.way == "local":
+        return 0, 0
+    others = len(sources(mesh, matrix.placements, item.owner)) - 1
+    if item.way == "gram":
+        other = next(rank for rank in sources(mesh, matrix.placements, item.owner) if rank != item.owner)
+        return others * there(matrix, mesh, item, other), (math.prod(mesh) - 1) * back(matrix, mesh, item, other)
+    sizes = _pieces(matrix.shape, mesh, matrix.placements, matrix.itemsize)
+    own, every, copies = sizes[item.owner], sum(sizes), math.prod(mesh) // (others + 1)
+    return matrix.tensors * (every // copies - own), every - own + (math.prod(mesh) - 1) * aligned(matrix.extra)
+
+
+def way_of(matrix: Matrix, mesh: tuple[int, ...]) -> Way:
+    """The way of a matrix: "local" if matrices are whole everywhere, else the one of the two that sends fewer bytes."""
+    cut = {split.axis for split, size in zip(matrix.placements, mesh, strict=True) if split is not None and size > 1}
+    if math.prod(mesh) == 1 or (matrix.whole and cut == {0}):
+        return "local"
+    if matrix.gram and len(matrix.shape) == 2 and cut == {int(matrix.shape[1] > matrix.shape[0])}:
+        ways: tuple[Way, Way] = ("gram", "owner")
+        return min(ways[::-1], key=lambda way: sum(total(matrix, mesh, Item(0, way, 0))))
+    return "owner"
+
+
+def assign(
+    matrices: Sequence[Matrix], mesh: tuple[int, ...], known: Mapping[str, Item] | None = None
+) -> tuple[Item, ...]:
+    """The way and the owner of each matrix: the largest work first, each to the rank with the least work so far.
+
+    Args:
+        matrices: All matrices on the mesh, with or without a gradient, because state stays with the owner.
+        mesh: The sizes of the mesh axes.
+        known: {name: item} of matrices that have an owner already and keep it.
+    """
+    known = known or {}
+    ways = [way_of(matrix, mesh) for matrix in matrices]
+    loads = [0.0] * math.prod(mesh)
+    for matrix, way in zip(matrices, ways, strict=True):
+        if way != "local" and matrix.name in known:
+            loads[known[matrix.name].owner] += matrix.work
+    heap = [(load, rank) for rank, load in enumerate(loads)]
+    heapq.heapify(heap)
+    owners: dict[int, int] = {}
+    for index in sorted(range(len(matrices)), key=lambda i: (-matrices[i].work, i)):
+        name = matrices[index].name
+        if ways[index] == "local":
+            owners[index] = 0
+        elif name in known:
+            owners[index] = known[name].owner
+        else:
+            load, owners[index] = heapq.heappop(heap)
+            heapq.heappush(heap, (load + matrices[index].work, owners[index]))
+    return tuple(Item(index, way, owners[index]) for index, way in enumerate(ways))
+
+
+@dataclass(frozen=True)
+class ExchangePlan:
+    """The exchange of one step on one mesh.
+
+    Attributes:
+        mesh: The sizes of the mesh axes.
+        matrices: The matrices of the step.
+        items: The way and owner of each.
+        rounds: Items that travel together, round by round. Matrices of the way "local" are in none.
+    """
+
+    mesh: tuple[int, ...]
+    matrices: tuple[Matrix, ...]
+    items: tuple[Item, ...]
+    rounds: tuple[tuple[Item, ...], ...]
+
+    def there(self, item: Item, rank: int) -> int:
+        """Bytes that a rank sends to the owner of an item."""
+        return there(self.matrices[item.index], self.mesh, item, rank)
+
+    def back(self, item: Item, rank: int) -> int:
+        """Bytes that the owner of an item sends to a rank."""
+        return back(self.matrices[item.index], self.mesh, item, rank)
+
+    def traffic(self, rank: int) -> tuple[int, int]:
+        """Bytes that a rank sends and receives in a step."""
+        sent = received = 0
+        for matrix, item in zip(self.matrices, self.items, strict=True):
+            if item.owner == rank:
+                incoming, outgoing = total(matrix, self.mesh, item)
+                sent, received = sent + outgoing, received + incoming
+            else:
+                sent, received = sent + self.there(item, rank), received + self.back(item, rank)
+        return sent, received
+
+    def work(self, rank: int) -> float:
+        """Multiply-adds of the matrices that a rank owns."""
+        pairs = zip(self.matrices, self.items, strict=True)
+        return sum(matrix.work for matrix, item in pairs if item.way != "local" and item.owner == rank)
+
+    def memory(self, rank: int) -> int:
+        """The most bytes that messages and whole matrices take on a rank at one time: two rounds are in flight."""
+        held = [sum(self._held(item, rank) for item in items) for items in self.rounds]
+        return max((sum(pair) for pair in itertools.pairwise([*held, 0])), default=0)
+
+    def _held(self, item: Item, rank: int) -> int:
+        matrix = self.matrices[item.index]
+        if item.owner != rank:
+            return self.there(item, rank) + self.back(item, rank)
+        whole = math.prod(matrix.shape) * (matrix.itemsize * matrix.tensors + 4)
+        return sum(total(matrix, self.mesh, item)) + whole
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of the whole plan, equal on ranks with equal plans."""
+        return hashlib.sha256(repr((self.mesh, self.matrices, self.items)).encode()).hexdigest()
+
+
+def exchange_plan(
+    matrices: Sequence[Matrix], mesh: tuple[int, ...], items: Sequence[Item] | None = None, limit: int = ROUND
+) -> ExchangePlan:
+    """Plan the exchange of the matrices of one step.
+
+    Args:
+        matrices: The matrices that move in this step.
+        mesh: The sizes of the mesh axes.
+        items: Their ways and owners, from `assign`; None assigns them.
+        limit: Bytes of whole matrices that an owner receives in one round. A larger matrix has a round of its own.
+    """
+    items = assign(matrices, mesh) if items is None else items
+    filled: dict[int, tuple[int, int]] = {}  # {owner: (its round, bytes in it)}
+    rounds: dict[int, list[Item]] = {}
+    order = sorted(items, key=lambda item: (-matrices[item.index].work, matrices[item.index].shape, item.index))
+    for item in (item for item in order if item.way != "local"):
+        matrix = matrices[item.index]
+        size = math.prod(matrix.shape) * matrix.itemsize * matrix.tensors
+        number, held = filled.get(item.owner, (0, 0))
+        if held and held + size > limit:
+            number, held = number + 1, 0
+        filled[item.owner] = (number, held + size)
+        rounds.setdefault(number, []).append(item)
+    return ExchangePlan(mesh, tuple(matrices), tuple(items), tuple(tuple(rounds[n]) for n in sorted(rounds)))
