@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from collections.abc import Iterable
@@ -15,11 +16,12 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
+from matfn.optim.matrices.shards import is_dtensor, local
 from matfn.train import TrainError, processes
 from matfn.train.model import GPT, Block
 from matfn.train.recipe import Recipe
 
-__all__ = ["check", "clip", "data_part", "local", "sharded_like", "spread", "whole"]
+__all__ = ["check", "clip", "data_part", "sharded_like", "spread", "whole"]
 
 
 def check(recipe: Recipe) -> None:
@@ -103,11 +105,6 @@ def _split(model: nn.Module, mesh: DeviceMesh) -> None:
         parallelize_module(block, mesh, styles)
 
 
-def local(x: Tensor) -> Tensor:
-    """The entries of a tensor that this process holds."""
-    return x.to_local() if isinstance(x, DTensor) else x
-
-
 def whole(state: Any) -> Any:
     """A state dict in which each DTensor is whole. All processes call it; only the first one keeps the tensors."""
     if isinstance(state, DTensor):
@@ -133,10 +130,17 @@ def clip(parameters: Iterable[Tensor], most: float) -> None:
         nn.utils.clip_grad_norm_(parameters, most)
         return
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    squares = torch.zeros((), device=gradients[0].device)
-    for gradient in gradients:
-        norm = torch.linalg.vector_norm(gradient)
-        squares = squares + (norm.full_tensor() if isinstance(norm, DTensor) else norm) ** 2
-    factor = (most / (squares.sqrt() + 1e-6)).clamp(max=1.0)
+    shares = [local(gradient).float().square().sum() / _holders(gradient) for gradient in gradients]
+    squares = processes.mean(torch.stack(shares).sum()) * processes.count()
+    factor = (most / (squares.sqrt() + 1e-6)).clamp(max=1.0)  # as in clip_grad_norm_
     for gradient in gradients:
         local(gradient).mul_(factor)
+
+
+def _holders(x: Tensor) -> int:
+    """The number of processes that hold each entry of a tensor."""
+    if not is_dtensor(x):
+        return processes.count()
+    # FSDP's _StridedShard answers False to is_shard().
+    parts = [x.device_mesh.size(axis) for axis, place in enumerate(x.placements) if not place.is_replicate()]
+    return processes.count() // math.prod(parts)

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from matfn.optim.matrices.shards import local
 from matfn.train import TrainError
 from matfn.train import recipe as recipes
 from matfn.train.checkpoint import damaged
 from matfn.train.optimizers import Optimizers
-from matfn.train.parallel import local, sharded_like
+from matfn.train.parallel import sharded_like
 from matfn.train.recipe import OptimizerTable, Recipe
 from matfn.train.settings import build
 
