@@ -63,7 +63,7 @@ def train(
     json_: Json = False,
 ) -> None:
     """Train with one optimizer (--set optimizer.kind=...); checkpoints (also at Ctrl-C), metrics as JSONL."""
-    from matfn.train import files, single
+    from matfn.train import files, parallel, single
     from matfn.train import recipe as recipes
 
     processes.join()
@@ -75,6 +75,7 @@ def train(
     checked = processes.from_first(
         lambda: recipes.moved(single.recorded(resume), changes) if resume else recipes.load(recipe, changes)
     )
+    parallel.check(checked)
     console = _console(checked, json_)
     place = resume or out
     with processes.first_holds(lambda: files.folder(place or files.dated(recipe.stem if recipe else ""))) as folder:
@@ -91,7 +92,7 @@ def compare(
 ) -> None:
     """Train the recipe's arms on the same text, weights and batches; print a table, write an HTML report."""
     from matfn.train import compare as comparing
-    from matfn.train import files, report
+    from matfn.train import files, parallel, report
     from matfn.train import recipe as recipes
     from matfn.train.loop import pick_device
     from matfn.train.progress import Progressing, everywhere, interrupt
@@ -108,6 +109,7 @@ def compare(
             else recipes.load(recipe, changes)
         )
     )
+    parallel.check(checked)
     console = _console(checked, json_)
     place = resume or out
     with processes.first_holds(lambda: files.folder(place or files.dated(recipe.stem if recipe else ""))) as folder:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from matfn.train import Stopped, TrainError, checkpoint, optimizers, parallel, processes, sizes
+from matfn.train import Stopped, TrainError, checkpoint, optimizers, processes, sizes
 from matfn.train import recipe as recipes
 from matfn.train.data import Corpus, load_corpus
 from matfn.train.files import read, replace_text
@@ -70,7 +70,6 @@ def run(recipe: Recipe, directory: Path, watcher: Watcher, *, stop: Callable[[],
         TrainError: There are fewer than two arms, an arm is wrong, or the folder belongs to another recipe.
         Stopped: `stop` returned true.
     """
-    parallel.check(recipe)
     order = processes.from_first(lambda: _begun(recipe, directory))
     for arm in recipe.arms:
         optimizers.check(arm, recipe.place(arm), pick_device(recipe.train.device))

@@ -74,7 +74,11 @@ def spread(model: nn.Module, recipe: Recipe, device: torch.device) -> nn.Module:
 
     FSDP2 and tensor parallelism change `model` itself: its parameters become DTensors. DDP wraps it. Embeddings, head
     and norms are whole in each process of a tensor-parallel group.
+
+    Raises:
+        TrainError: As for `check`.
     """
+    check(recipe)
     kind, tensor = recipe.parallel.kind, recipe.parallel.tp
     if kind == "none":
         return model

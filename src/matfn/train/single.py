@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from matfn.train import Stopped, TrainError, optimizers, parallel, processes, sizes
+from matfn.train import Stopped, TrainError, optimizers, processes, sizes
 from matfn.train import recipe as recipes
 from matfn.train.data import load_corpus
 from matfn.train.loop import CHECKPOINT, METRICS, Trainer, pick_device
@@ -55,7 +55,6 @@ def run(recipe: Recipe, folder: Path, console: Console, *, arm: str | None = Non
         Stopped: A signal asked the run to stop; a checkpoint has been written.
     """
     table = recipe.arm(arm)
-    parallel.check(recipe)
     chosen = replace(recipe, optimizer=table, arms=())
     processes.from_first(lambda: _prepare(folder, chosen, console))
     device = pick_device(recipe.train.device)
