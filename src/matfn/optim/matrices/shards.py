@@ -13,13 +13,18 @@ from torch import Tensor
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
-__all__ = ["is_dtensor", "like_shard", "local", "local_gradient", "offset"]
+__all__ = ["is_dtensor", "is_flattened", "like_shard", "local", "local_gradient", "offset"]
 
 
 def is_dtensor(x: object) -> "TypeGuard[DTensor]":
     """Whether x is a DTensor. The module of DTensor is not imported, because without it there is no DTensor."""
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(x, module.DTensor)
+
+
+def is_flattened(param: Tensor) -> bool:
+    """Whether a parameter belongs to FullyShardedDataParallel (FSDP1), which flattens parameters into one."""
+    return getattr(param, "_is_flat_param", False) or getattr(param, "_fsdp_flattened", False)
 
 
 def local(x: Tensor) -> Tensor:

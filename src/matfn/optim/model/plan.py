@@ -7,8 +7,9 @@ wrapper flattened the weights, a name filter missed). `plan` raises an error for
 
 import difflib
 import re
+import weakref
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -83,9 +84,18 @@ class Entry:
 
 @dataclass(frozen=True)
 class Plan:
-    """The entries of a model, in the model's order. It can be iterated, printed, and passed to `Muon` as `params`."""
+    """The entries of a model, in the model's order. It can be iterated, printed, and passed to `Muon` as `params`.
+
+    Attributes:
+        entries: One entry for each parameter.
+        model: A weak reference to the model, by which an optimizer notices parameters that were replaced.
+    """
 
     entries: tuple[Entry, ...]
+    model: weakref.ReferenceType[nn.Module] | None = field(default=None, compare=False, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"entries": self.entries}  # a weak reference cannot be pickled
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self.entries)
@@ -194,7 +204,7 @@ def plan(
         decided[name] = _decide(name, c, recognised[name], frozen, *hints)
     entries = _entries(found, decided)
     _refuse_mistakes(entries, allow)
-    return Plan(tuple(entries))
+    return Plan(tuple(entries), weakref.ref(model))
 
 
 def _informed(found: Mapping[str, Candidate], facts: Mapping[Tensor, Fact]) -> dict[str, Candidate]:
