@@ -10,7 +10,6 @@ import warnings
 import pytest
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 
 from matfn import Exact
 from matfn.optim import SOAP, AdaMuon, MatrixOptimizer, Muon, NorMuon, PolarGrad, Shampoo, plan
@@ -33,11 +32,11 @@ def complain(error, optimizer, *words):
 # ----------------------------------------------------------------------------------------- constructors
 
 
-class FakeDTensor(torch.Tensor):
-    """Stands for a sharded parameter: only the name of the class is looked at."""
-
-
-FakeDTensor.__name__ = "DTensor"
+def flattened():
+    """Stands for a parameter of FSDP1, which has this attribute; `tests/distributed` has the real one."""
+    param = matrix()
+    param._fsdp_flattened = True
+    return param
 
 
 def quantized():
@@ -59,12 +58,7 @@ PARAMETERS = {
         "after the weights exist",
     ),
     "no leaf": (lambda: matrix() * 2, ValueError, "'w' is no leaf", "detached"),
-    "sharded": (
-        lambda: torch.zeros(4, 6).as_subclass(FakeDTensor),
-        TypeError,
-        "'w' is a DTensor",
-        "DistributedDataPar",
-    ),
+    "flattened": (flattened, TypeError, "'w' belongs to FullyShardedDataParallel", "fully_shard"),
     "lazy": (lambda: nn.LazyLinear(3).weight, TypeError, "'w' has no shape yet", "example batch"),
     "vector": (lambda: matrix(6), ValueError, r"'w' of shape \(6,\) is not a matrix", "plan"),
     "number": (lambda: 5, TypeError, "must be tensors", "got a int"),
@@ -85,10 +79,6 @@ def test_parameters_that_adamw_cannot_optimize_either(kind):
     build, error, *words = PARAMETERS[kind]
     with complain(error, "Muon: group 0: ", words[0].split(" ")[0]):
         Muon([{"params": [("w", build())], "rule": "adamw"}])
-
-
-def test_the_name_of_a_sharded_tensor_is_torchs():
-    assert DTensor.__name__ == FakeDTensor.__name__
 
 
 RATES = {

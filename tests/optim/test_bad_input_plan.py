@@ -17,16 +17,6 @@ def model():
     return Chain(q_proj=nn.Linear(8, 12), mid=nn.Linear(12, 12), head=nn.Linear(12, 3))
 
 
-class DTensor(torch.Tensor):
-    """Bears the name of torch's sharded tensors."""
-
-
-def sharded():
-    net = model()
-    net.mid.weight = nn.Parameter(torch.zeros(12, 12).as_subclass(DTensor))
-    return net
-
-
 TYPES = [  # arguments, error
     ({"model": None}, "plan needs the model, an nn.Module; got a NoneType"),
     ({"model": nn.Linear}, "plan needs the model, an nn.Module; got a type"),
@@ -113,7 +103,6 @@ def test_values_that_do_not_fit(arguments, message):
 MODELS = [
     (nn.ReLU, "ReLU has no parameters"),
     (lambda: Named(a=nn.LazyLinear(4)), "is lazy and has no shape yet. Run one forward pass, then plan"),
-    (sharded, "parameter 'mid.weight' is a DTensor: sharded parameters are not handled yet"),
     (lambda: Named(a=Named(mix=nn.Parameter(torch.zeros(4, 6))), b=nn.Linear(6, 6)), "a.mix (4, 6) of Named"),
     (lambda: Named(a=nn.Linear(8, 8).requires_grad_(False)), "nothing would be orthogonalized"),
     (lambda: Named(e=nn.Embedding(9, 4)), "nothing would be orthogonalized"),

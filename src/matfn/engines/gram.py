@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..iteration.protocols import First, Iteration
 from ..iteration.residual import Key, Residual, finished
+from ..iteration.schedule import Schedule
 from ..iteration.target import Target
 from ..kernels import Products
 from ..kernels.products import shifted
@@ -84,6 +85,22 @@ class Gram:
             if k + 1 < method.steps and k + 1 not in restarts:
                 M = products.sym_mm(Z, products.sym_mm(M, Z))
         return X if Q is None else _applied(_times(Q, pending), X, products)
+
+    @staticmethod
+    def factor(target: Target, M: Tensor, schedule: Schedule, products: Products) -> Tensor:
+        """Return Q (b, n, n) with Q X the result for a wide X, from M = X X^T (b, n, n) alone, without a restart.
+
+        For a tall X with M = X^T X the result is X Q^T.
+        """
+        Q = None
+        for k in range(schedule.steps):
+            c, B = schedule.step(k, Residual(M, target.p, products=products)).split(M, products)
+            Z = shifted(c, B)
+            Q = Z if Q is None else products.mm(Z, Q)
+            if k + 1 < schedule.steps:
+                M = products.sym_mm(Z, products.sym_mm(M, Z))
+        assert Q is not None
+        return Q
 
 
 def _times(Q: Tensor, factor: Tensor | None) -> Tensor:

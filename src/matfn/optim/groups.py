@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from .matrices.layout import Layout, linear
+from .matrices.shards import is_dtensor, is_flattened
 from .options import check_options, check_scale
 from .rest import OPTIONS as REST_OPTIONS
 from .words import ruled
@@ -160,10 +161,15 @@ def _check_parameter(name: str, param: Tensor, rule: str) -> None:
     refused = f"parameter {name!r}"
     if is_lazy(param):
         raise TypeError(f"{refused} has no shape yet. Run the model once on an example batch, then make the optimizer.")
-    if any(kind.__name__ == "DTensor" for kind in type(param).__mro__):
+    if is_flattened(param):
         raise TypeError(
-            f"{refused} is a DTensor, a part of a sharded or replicated parameter. The optimizers of matfn need whole "
-            "parameters: use DistributedDataParallel, which keeps them whole."
+            f"{refused} belongs to FullyShardedDataParallel (FSDP1), which flattens parameters, so that their matrices "
+            "are lost. Shard the model with torch.distributed.fsdp.fully_shard, and make the optimizer after that."
+        )
+    if is_dtensor(param) and any(placement.is_partial() for placement in param.placements):
+        raise TypeError(
+            f"{refused} is a DTensor with the placements {param.placements}: partial sums are no weights. Redistribute "
+            "it to Shard or Replicate before you make the optimizer."
         )
     if param.is_meta:
         raise TypeError(

@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .matrices.layout import Layout
+from .matrices.shards import is_dtensor
+from .model.walk import candidates
 from .rules.ema import MOMENTUM
 
 if TYPE_CHECKING:
     from .optimizer import MatrixOptimizer
 
-__all__ = ["Kept", "Members", "check_finite", "check_groups", "check_members", "warn_of_frozen"]
+__all__ = ["Kept", "Members", "Watch", "check_finite", "check_groups", "check_members"]
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,11 @@ def check_gradient(name: str, param: Tensor, rule: str, where: str) -> None:
         kind, remedy = "complex", 'Give the parameter the rule "adamw" in a group of its own.'
     elif gradient.is_meta:
         kind, remedy = "meta", "It has no values: run the backward pass on a real device."
+    elif is_dtensor(param) != is_dtensor(gradient):
+        kind, remedy = ("plain", "DTensor") if is_dtensor(param) else ("DTensor", "plain tensor")
+        remedy = f"The parameter is a {remedy}, and so must be its gradient."
+    elif is_dtensor(param) and is_dtensor(gradient) and param.device_mesh != gradient.device_mesh:
+        kind, remedy = f"DTensor on {gradient.device_mesh} as its", f"The parameter is on {param.device_mesh}."
     else:
         return
     raise RuntimeError(f"{where}: parameter {name!r} has a {kind} gradient, which its rule cannot take. {remedy}")
@@ -123,13 +130,69 @@ def check_finite(optimizer: "MatrixOptimizer", matrices: Members) -> None:
     )
 
 
-def warn_of_frozen(frozen: list[tuple[str, Tensor]], where: str) -> list[tuple[str, Tensor]]:
-    """Warn of parameters that a plan froze and that have a gradient now. Returns those that have none yet."""
-    trained = [name for name, param in frozen if param.grad is not None]
-    if trained:
-        warnings.warn(
-            f"{where}: the plan froze {', '.join(trained)}, which have gradients now but will not move. Make a new "
-            "plan and a new optimizer after you unfreeze parameters.",
-            stacklevel=6,
-        )
-    return [(name, param) for name, param in frozen if param.grad is None]
+class Watch:
+    """Looks at the model behind a plan for parameters that the optimizer would silently leave as they are.
+
+    Args:
+        params: What the optimizer was made from. Only a Plan names its model; it is held by a weak reference.
+    """
+
+    def __init__(self, params: Any = ()) -> None:
+        entries = getattr(params, "entries", ())
+        self._frozen = [(e.name, e.parameter) for e in entries if e.rule == "frozen"]
+        self._moving = {e.name: e.parameter for e in entries if e.rule != "frozen"}
+        self._model: Any = getattr(params, "model", None) or (lambda: None)
+        self._trained = False  # whether a step had a gradient, or the warning was given
+
+    def add(self, params: Iterable[Tensor]) -> None:
+        """Forget that these parameters were frozen: they were added to the optimizer."""
+        added = {id(param) for param in params}
+        self._frozen = [(name, param) for name, param in self._frozen if id(param) not in added]
+
+    def check_present(self, where: str, *, active: bool) -> None:
+        """Check that the model still has the parameters. `active` tells whether any parameter has a gradient.
+
+        Raises:
+            RuntimeError: If the model has other tensors under the names of parameters.
+        """
+        model = self._model()
+        present = {id(param) for param in model.parameters()} if model is not None else set()
+        if model is not None and any(id(param) not in present for param in self._moving.values()):
+            replaced = self._replaced(model)
+            if replaced:
+                shown = ", ".join(replaced[:8]) + (" and others" if len(replaced) > 8 else "")
+                raise RuntimeError(
+                    f"{where}: the model has other tensors now for the parameters {shown}, so the optimizer would "
+                    "never move them. fully_shard, parallelize_module and assignments replace parameters. Make the "
+                    "plan and the optimizer after that, and load the state dict of this one if it has stepped."
+                )
+        if not active and not self._trained:
+            warnings.warn(
+                f"{where}: no parameter has a gradient at the first step, so nothing moves. fully_shard and "
+                "parallelize_module replace the parameters of a model: make the optimizer after them.",
+                stacklevel=6,
+            )
+        self._trained = True
+
+    def _replaced(self, model: nn.Module) -> list[str]:
+        """Names of parameters for which the model has other tensors.
+
+        Between a forward pass and its backward pass, FSDP2 may have plain tensors in place of its DTensors.
+        """
+        found = {name: candidate.param for name, candidate in candidates(model).items()}
+        return [
+            name
+            for name, param in self._moving.items()
+            if name in found and found[name] is not param and not (is_dtensor(param) and not is_dtensor(found[name]))
+        ]
+
+    def warn_of_frozen(self, where: str) -> None:
+        """Warn once of parameters that the plan froze and that have a gradient now."""
+        trained = [name for name, param in self._frozen if param.grad is not None]
+        if trained:
+            warnings.warn(
+                f"{where}: the plan froze {', '.join(trained)}, which have gradients now but will not move. Make a new "
+                "plan and a new optimizer after you unfreeze parameters.",
+                stacklevel=6,
+            )
+            self._frozen = [(name, param) for name, param in self._frozen if param.grad is None]

@@ -3,7 +3,7 @@
 One step, for the parameters of each matrix rule, in buckets of equal (m, n):
 
     elementwise rule: gradient -> momentum, entry by entry          (rules/ema.py)
-    -> whole matrices, a stack (b, m, n)                            (matrices/exchange.py)
+    -> whole matrices, a stack (b, m, n)                            (matrices/memory.py)
     -> matrix rules: the direction of each matrix                   (rules/)
     -> back -> decay and move of the weights, in place              (matrices/buckets.py)
 
@@ -22,16 +22,18 @@ from torch import Tensor
 
 from . import checkpoint
 from .groups import as_groups, check_used, lent, prepared
-from .guards import Kept, Members, check_finite, check_groups, check_members, warn_of_frozen
+from .guards import Kept, Members, Watch, check_finite, check_groups, check_members
 from .matrices.buckets import Bucket, Kind, Run, Slot, fill_buckets, move
-from .matrices.exchange import Exchange
 from .matrices.layout import Layout
+from .matrices.memory import Memory
 from .matrices.padding import directions, joined
 from .matrices.rounding import COMPENSATION, half
+from .matrices.shards import is_dtensor
 from .options import check_defaults, check_scale, check_values
 from .rest import RestRule, StateLike
 from .rules.rule import Elementwise, Rule
 from .scale import SCALES, Scale
+from .sharded import Sharded
 from .state import COUNTER, check_state, count, described, kinds_of, make_state
 from .switch import as_ours
 from .words import naming_arguments, refuse_flags
@@ -107,7 +109,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
             self.scales["custom"] = defaults["scale"]
             defaults = {**defaults, "scale": "custom"}
         super().__init__(as_groups(params, name), defaults)
-        self._frozen = [(e.name, e.parameter) for e in getattr(params, "entries", ()) if e.rule == "frozen"]
+        self._watch, self._sharded = Watch(params), Sharded(getattr(params, "processes", None))
         check_used(self.param_groups, self.others, rest is not None and not hasattr(params, "groups"), name)
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -117,11 +119,11 @@ class MatrixOptimizer(torch.optim.Optimizer):
 
     def _start(self) -> None:
         """Set the attributes that copies and checkpoints do not have."""
-        self._frozen: list[tuple[str, Tensor]] = []
+        self._watch = Watch()
         self._options: list[dict[str, Any]] = []  # `plain_values` of all groups when they were last checked
         self.before_move: list[Callable[[Bucket, Tensor], object]] = []
         self.after_move: list[Callable[[Bucket], object]] = []
-        self._exchange = Exchange()
+        self._memory, self._sharded = Memory(), Sharded()
         self._stacks: tuple[tuple[MatrixOptimizer, tuple[Bucket, ...]], ...] = ()
         self._counted: tuple[Tensor, ...] = ()
         self._key: tuple[Any, ...] | None = None
@@ -134,7 +136,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
     @property
     def workspace(self) -> int:
         """Bytes held between steps beside the state: on a CPU the size of the largest stack, elsewhere 0."""
-        return self._exchange.nbytes
+        return self._memory.nbytes
 
     def lender(self, rule: str) -> "MatrixOptimizer":
         """The optimizer that gives groups of a matrix rule their chain, default options and scales."""
@@ -209,34 +211,36 @@ class MatrixOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self.rest.adopt_momentum(self.param_groups)
-        self._refresh()
-        # AdamW goes first: it refuses combinations of options, such as foreach with an lr that is a tensor.
-        self.rest.step([group for group in self.param_groups if group["rule"] == "adamw"], self.state)
-        self._prepare()
-        for lender, together in self._stacks:
-            try:
-                self._move(lender, together)
-            except Exception as error:
-                names = ", ".join(dict.fromkeys(name for bucket in together for name in bucket.names))
-                error.add_note(f"This was in {type(self).__name__}.step, at the stack of the parameters {names}.")
-                raise
-        return loss
-
-    def _move(self, lender: "MatrixOptimizer", together: Sequence[Bucket]) -> None:
-        """Compute the directions of buckets that share a stack, and move their weights."""
-        for bucket, update in self._directions(lender, together):
-            for hook in self.before_move:
-                hook(bucket, update)
-            move(bucket, self.scale_of, self._exchange.updates(bucket, update))
-            for hook in self.after_move:
-                hook(bucket)
-
-    def _refresh(self) -> None:
-        """Find the parameters with a gradient, and check all that may have changed since the last step."""
         plain = [plain_values(group) for group in self.param_groups]
         if plain != self._options:
             check_groups(self, plain)
             self._options = plain
+        with self._sharded.agreed(self):
+            self._refresh()
+            # AdamW goes first: it refuses combinations of options, such as foreach with an lr that is a tensor.
+            self.rest.step([group for group in self.param_groups if group["rule"] == "adamw"], self.state)
+            self._prepare()
+            for lender, together in self._stacks:
+                try:
+                    for bucket, update in self.directions(lender, together):
+                        self.move(bucket, update)
+                except Exception as error:
+                    names = ", ".join(dict.fromkeys(name for bucket in together for name in bucket.names))
+                    error.add_note(f"This was in {type(self).__name__}.step, at the stack of the parameters {names}.")
+                    raise
+            self._sharded.step(self)
+        return loss
+
+    def move(self, bucket: Bucket, update: Tensor) -> None:
+        """Run the hooks and move the weights of a bucket."""
+        for hook in self.before_move:
+            hook(bucket, update)
+        move(bucket, self.scale_of, self._memory.updates(bucket, update))
+        for hook in self.after_move:
+            hook(bucket)
+
+    def _refresh(self) -> None:
+        """Find the parameters with a gradient, and check what may have changed since the last step."""
         active = [
             (index, name, param)
             for index, group in enumerate(self.param_groups)
@@ -248,29 +252,31 @@ class MatrixOptimizer(torch.optim.Optimizer):
         key = (groups, *((i, id(p), p.dtype, p.device, p.shape, *kind_of(p.grad)) for i, _, p in active))
         if key != self._key:
             check_members(self, active)
+            self._watch.check_present(type(self).__name__, active=bool(active))
             self._sort(active, matrices)
             self._key = key
         if any(rule.refuses_nan for lender in (self, *self.others.values()) for rule in lender.chain):
             check_finite(self, matrices)
-        if self._frozen:
-            self._frozen = warn_of_frozen(self._frozen, type(self).__name__)
+        self._watch.warn_of_frozen(type(self).__name__)
 
     def _sort(self, active: Members, matrices: Members) -> None:
         """Sort the parameters with a gradient into buckets."""
         likes = {param: self.state_like(param, self.param_groups[index]) for index, _, param in active}
         for _, name, param in active:
             check_state(self.state.get(param, {}), param, likes[param], f"{type(self).__name__}: parameter {name!r}")
-        self._stacks = tuple(stack for name in ("matrix", *self.others) for stack in self._filled(name, matrices))
-        moving = dict.fromkeys(slot.param for bucket in self.buckets for slot in bucket.slots)
+        here = [member for member in matrices if not self._sharded.travels(member[2])]
+        self._stacks = tuple(stack for name in ("matrix", *self.others) for stack in self._filled(name, here))
+        moving = [param for _, _, param in matrices if param.numel()]
         self._counted = tuple(param for param in moving if COUNTER in likes[param])
         for bucket in self.buckets:
             bucket.runs = self._runs(bucket)
-        self._exchange.reserve(self.buckets)
+        self._memory.reserve(self.buckets)
 
     def _filled(self, rule: str, matrices: Members) -> Iterator[tuple["MatrixOptimizer", tuple[Bucket, ...]]]:
         """The buckets of one rule, in tuples of those that are padded into one stack."""
         lender = self.lender(rule)
-        entries = [(i, name, p, self.layouts[p]) for i, name, p in matrices if self.param_groups[i]["rule"] == rule]
+        own = [member for member in matrices if self.param_groups[member[0]]["rule"] == rule]
+        entries = [(i, name, p, self._sharded.layout(p, self.layouts[p])) for i, name, p in own]
         below = min((rule.padded_below for rule in lender.chain[1:]), default=0)
         for together in joined(fill_buckets(entries), below):
             yield lender, together
@@ -290,7 +296,10 @@ class MatrixOptimizer(torch.optim.Optimizer):
         """The whole state tensor `key` of a parameter. It is made if it does not exist."""
         state = self.state[param]
         if key not in state:
-            make_state(state, param, self.state_like(param, options))
+            like = self.state_like(param, options)
+            if is_dtensor(param):
+                self._sharded.make_batched(param, state, like, self.kinds(self.layouts[param].shapes[0], options))
+            make_state(state, param, like)
         return state[key]
 
     def _prepare(self) -> None:
@@ -305,12 +314,20 @@ class MatrixOptimizer(torch.optim.Optimizer):
                     stacks = [bucket.runs for owner, together in self._stacks if owner is lender for bucket in together]
                     rule.prepare(stacks)
 
-    def _directions(self, lender: "MatrixOptimizer", together: Sequence[Bucket]) -> Iterator[tuple[Bucket, Tensor]]:
-        """The direction of each bucket, in its shape and dtype. The next direction may use the same memory."""
+    def directions(
+        self, lender: "MatrixOptimizer", together: Sequence[Bucket], given: Elementwise | None = None
+    ) -> Iterator[tuple[Bucket, Tensor]]:
+        """The direction of each bucket, in its shape and dtype. The next direction may use the same memory.
+
+        Args:
+            lender: Has the chain of rules.
+            together: Buckets that share a stack.
+            given: Takes the place of the elementwise rule, if that has run elsewhere.
+        """
         elementwise, *rules = lender.chain
 
         def collect(bucket: Bucket) -> Tensor:
-            return self._exchange.matrices(bucket, elementwise)
+            return self._memory.matrices(bucket, given or elementwise)
 
         def direction(stack: Tensor, runs: Sequence[Run] = ()) -> Tensor:
             for rule in rules:
@@ -322,7 +339,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
             return stack
 
         if len(together) > 1:
-            yield from directions(together, collect, direction, self._exchange.memory)
+            yield from directions(together, collect, direction, self._memory.stack)
             return
         [bucket] = together
         stack = collect(bucket)
@@ -339,15 +356,15 @@ class MatrixOptimizer(torch.optim.Optimizer):
         for key in set(self.defaults) - set(own) - set(param_group):
             del group[key]  # torch gives every group the matrix defaults
         self.layouts.update(zip(params, layouts, strict=False))
-        added = {id(param) for param in params}
-        self._frozen = [(name, param) for name, param in self._frozen if id(param) not in added]
+        self._watch.add(params)
 
     def state_dict(self) -> dict[str, Any]:
         """Groups and state in torch's own format, with names; see `matfn.optim.checkpoint`."""
         for before in self._optimizer_state_dict_pre_hooks.values():
             before(self)
         self.rest.adopt_momentum(self.param_groups)
-        saved = checkpoint.dump(self.param_groups, self.state, lambda rule: self._wanted(rule)[0])
+        state = {param: {**self.state[param], **more} for param, more in self._sharded.collected(self).items()}
+        saved = checkpoint.dump(self.param_groups, {**self.state, **state}, lambda rule: self._wanted(rule)[0])
         for after in self._optimizer_state_dict_post_hooks.values():
             saved = after(self, saved) or saved
         return saved
@@ -374,6 +391,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         self.rest.adopt_momentum(self.param_groups)  # a momentum that a new scheduler wrote must not stay
         self.state.clear()
         self.state.update(state)
+        self._sharded.forget()
         for group, new in zip(self.param_groups, groups, strict=True):
             group.update({k: v for k, v in new.items() if k in group or k != "momentum"})
         for text in remarks:

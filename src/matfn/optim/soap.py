@@ -74,4 +74,5 @@ class SOAP(MatrixOptimizer):
         options |= {"cautious": cautious, "scale": "unit", "beta2": beta2, "eps": eps, "basis_every": basis_every}
         options |= {"rounding": rounding, "seed": seed}
         rule = Eigenbasis(Cutting(block=None, largest=10000) if cutting is None else cutting)
-        super().__init__(params, options, (Ema(), rule), rules=rules, rest=rest)
+        # V does not contain the first gradient, so the momentum must not contain it either.
+        super().__init__(params, options, (Ema(anew=2), rule), rules=rules, rest=rest)

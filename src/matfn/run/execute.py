@@ -6,19 +6,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..engines import Gram, gram_error
 from ..errors import SpectrumError, which
 from ..iteration.protocols import Evaluation, Fitted, Method, Scheduled, Summed
-from ..iteration.schedule import PLAIN
+from ..iteration.schedule import PLAIN, Schedule
 from ..iteration.target import POLAR, Domain, Target
 from ..linalg.definite import check_definite
 from ..linalg.norms import Scale, prescale, prescale_
 from ..linalg.rank import completed, on_the_range, on_the_range_if_deficient
 from ..methods import Exact
 from .arguments import check_method
-from .plan import Purpose, RunPlan, resolve
-from .preparation import prepared
+from .plan import TOLERATED, Purpose, RunPlan, resolve
+from .preparation import deflated_gram, prepared, tightened
 
-__all__ = ["accurate", "evaluated_sum", "execute", "execute_", "polar_factor"]
+__all__ = ["accurate", "bears_gram", "evaluated_sum", "execute", "execute_", "factor_of_gram", "polar_factor"]
 
 
 def execute(plan: RunPlan, A: Tensor, key: int | Tensor = 0) -> Tensor:
@@ -90,6 +91,32 @@ def _iterated(plan: RunPlan, A: Tensor, key: int | Tensor, scale: Callable[[Tens
     del X, first
     result = plan.engine.run(target, held.pop(), plan.iteration, plan.products, key, held.pop())
     return result if target.homogeneity == 0 else divisor.undo(result.to(wide), target.homogeneity)
+
+
+def bears_gram(plan: RunPlan) -> bool:
+    """Whether the plan's polar factor can be computed from the Gram matrix alone: a schedule that needs no restart."""
+    schedule = plan.iteration
+    if plan.target is not POLAR or not isinstance(schedule, Schedule) or schedule.rational or plan.on_range:
+        return False
+    wide = torch.promote_types(plan.dtype, torch.float32)
+    return gram_error(schedule, (), wide) <= TOLERATED
+
+
+def factor_of_gram(plan: RunPlan, M: Tensor) -> Tensor:
+    """Return Q (b, n, n) with Q X the polar factor of a wide X, from M = X X^T (b, n, n) of trace 1, or zero.
+
+    For a tall X with M = X^T X the polar factor is X Q^T. The iteration runs in the dtype of M, float32 or float64,
+    because M in half precision has lost the small singular values. The plan must pass `bears_gram`.
+    """
+    assert isinstance(plan.iteration, Schedule)
+    D = factor = None
+    if int(plan.preparation.deflation * M.shape[-1]):
+        M, D = deflated_gram(M, plan.preparation.deflation, plan.wide)
+    if plan.preparation.norm != "frobenius":
+        M, factor = tightened(M, plan.target.p)
+    Q = Gram.factor(plan.target, M, plan.iteration, plan.wide)
+    Q = Q if factor is None else Q * factor
+    return Q if D is None else plan.wide.mm(Q, D)
 
 
 def evaluated_sum(target: Target, A: Tensor, method: Method | None, eps: float) -> Tensor | None:

@@ -25,7 +25,7 @@ from ..methods.resolvents import Resolvents, resolvents
 from .arguments import check_method, check_options, check_rounding
 from .machine import Machine, machine
 
-__all__ = ["DEFLATED", "LIFTED", "THINLY", "Purpose", "RunPlan", "lower_bound", "resolve"]
+__all__ = ["DEFLATED", "LIFTED", "THINLY", "TOLERATED", "Purpose", "RunPlan", "lower_bound", "resolve"]
 
 
 class Purpose(Enum):
@@ -47,7 +47,7 @@ LIFTED = PolarExpress((5, 5, 5, 5, 3), lower=2e-3, cushion=0.07, norm="schatten4
 # eigenvalues of M, which are rounding errors, after two steps.
 _ENGINES: dict[Method, Engine] = {DEFLATED: Gram(()), THINLY: Gram(()), LIFTED: Gram((2, 4))}
 
-_TOLERATED = 0.01  # largest rounding error for which `orthogonalize` chooses Gram
+TOLERATED = 0.01  # largest rounding error for which `orthogonalize` chooses Gram
 # A smaller ridge is lost in the rounding of a float32 factor, and Cholesky's factorization breaks down.
 _RIDGE = 4 * torch.finfo(torch.float32).eps
 
@@ -345,7 +345,7 @@ def _gram_or_direct(schedule: Schedule, shape: tuple[int, int], dtype: torch.dty
         return Direct(), "Gram saves no products on square matrices"
     if schedule.rational:
         return Direct(), "Gram squares the condition number that rational steps are made for"
-    tolerated = min(schedule.error(), _TOLERATED)
+    tolerated = min(schedule.error(), TOLERATED)
     gram = Gram(fewest_restarts(schedule, dtype, tolerated))
     lost = gram_error(schedule, gram.restarts or (), dtype)
     if not lost <= tolerated:

@@ -9,7 +9,7 @@ from ..iteration.target import Domain, Target
 from ..kernels import Products
 from ..linalg.norms import frobenius
 
-__all__ = ["deflated", "prepared", "tightened"]
+__all__ = ["deflated", "deflated_gram", "prepared", "tightened"]
 
 
 def prepared(
@@ -82,6 +82,19 @@ def deflated(X: Tensor, share: float, precision: torch.dtype, products: Products
         change, scale = _change(right @ right.mT)
         left = P @ change
     return products.addmm(X, left, right, alpha=1.0, beta=scale).to(precision)
+
+
+def deflated_gram(M: Tensor, share: float, products: Products) -> tuple[Tensor, Tensor]:
+    """Return D M D and D, both (b, n, n), with the D of `deflated` for a wide X with M = X X^T.
+
+    M has trace 1 or is zero; `share` is at least one column.
+    """
+    k = int(share * M.shape[-1])
+    P, _ = torch.linalg.qr(_sketch(M, k).mT)
+    change, scale = _change(P.mT @ products.mm(M, P))
+    D = P @ change @ P.mT
+    D.diagonal(dim1=-2, dim2=-1).add_(scale.squeeze(-1))
+    return products.mm(products.mm(D, M), D.mT), D
 
 
 def _sketch(X: Tensor, k: int) -> Tensor:

@@ -20,7 +20,7 @@ from matfn.optim.rules.nuclear import Nuclear
 from matfn.optim.rules.polar import Polar
 from matfn.run.machine import machine
 from matfn.run.plan import RunPlan
-from matfn.train import TrainError
+from matfn.train import TrainError, processes
 from matfn.train.recipe import OptimizerTable
 
 __all__ = ["Choice", "choice_of", "conditions", "found"]
@@ -36,6 +36,7 @@ def conditions(device: torch.device) -> dict[str, str]:
         "numpy": np.__version__,
         "system": f"{platform.system()} {platform.machine()}",
         "processor": f"{_processor()}, {os.cpu_count()} cores seen",
+        "processes": str(processes.count()),
         "threads": str(torch.get_num_threads()),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
         "profile of the machine": found(device),

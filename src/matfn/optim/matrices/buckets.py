@@ -17,6 +17,7 @@ from ..scale import Scale
 from . import foreach
 from .layout import Layout
 from .rounding import COMPENSATION, half, narrowed_, noise_key, widened
+from .shards import local
 
 # 16 MB in float32. Larger stacks leave the cache of a CPU between passes (a step of GPT-2 small takes a third longer),
 # and save nothing on a GPU, where single products of such matrices fill the device.
@@ -53,7 +54,11 @@ class Slot:
         return slice(self.start, self.start + self.count)
 
     def read(self, x: Tensor) -> Tensor:
-        """The block's view of `x`, a tensor of the parameter's shape (gradient, momentum, the parameter itself)."""
+        """The block's view of `x`, a tensor of the parameter's shape (gradient, momentum, the parameter itself).
+
+        The layout is the layout of the part that this process holds, and the view is plain.
+        """
+        x = local(x)
         return x if self.whole else self.layout.pieces(x)[self.piece]
 
     def gradient(self) -> Tensor:
@@ -126,7 +131,7 @@ class Run:
 
     def view(self, slot: Slot, key: str) -> Tensor:
         """The view of one slot; see `views`."""
-        state, kind = self.held(slot.param, key, self.options), self._kind(slot, key)
+        state, kind = local(self.held(slot.param, key, self.options)), self._kind(slot, key)
         if kind == "element":
             return slot.read(state)
         if kind == "row":

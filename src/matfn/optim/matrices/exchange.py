@@ -1,65 +1,260 @@
-"""Exchange: from each parameter's shard to whole matrices and back. Collectives may only be in this file.
+"""Exchange: the messages between the processes that share parameters. Collectives of a step are in this file alone.
 
-Elementwise rules run on shards and write into the stack. Matrix rules get whole matrices, and the weights their part of
-the result. At present every process holds every parameter whole, so nothing is sent.
+Every message is a part of one all-to-all, with the sizes of the plan (`exchange_plan`). Messages are bytes, so one
+all-to-all carries numbers of any dtypes. Before a step the processes agree on the parameters that have a gradient, and
+compare their plans. This goes over a gloo group, so it does not wait for a GPU.
 """
 
-import math
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ..rules.rule import Elementwise
-from .buckets import Bucket
+from .exchange_plan import Box, Split, aligned
+from .shards import is_dtensor
 
-__all__ = ["Exchange"]
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+__all__ = ["Arrival", "Message", "Team", "part_of", "placements_of"]
+
+_SHOWN = 6
 
 
-class Exchange:
-    """Memory for stacks: on a CPU one buffer for each dtype, of the size of the largest bucket.
+class Message:
+    """The bytes to, or from, every rank of a team. Pieces are taken one after the other, as views.
 
-    On a CPU, memory of this size is requested from the system each time, and its first pass takes several times as
-    long. On a GPU, torch caches freed memory, and a buffer would be missing in the backward pass. So stacks are
-    allocated there when needed, as CUDA graphs and `torch.compile` require. Copies of an optimizer hold no buffer.
+    Args:
+        sizes: Bytes for each rank.
+        device: Where the bytes are.
     """
 
-    def __init__(self) -> None:
-        self._held: dict[torch.dtype, Tensor] = {}
+    def __init__(self, sizes: Sequence[int], device: torch.device) -> None:
+        self.sizes = list(sizes)
+        self.buffer = torch.empty(sum(sizes), dtype=torch.uint8, device=device)
+        self._next = [sum(sizes[:rank]) for rank in range(len(sizes))]
+
+    def piece(self, rank: int, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """The next piece for, or from, a rank: a view of the buffer in a shape and dtype."""
+        number = torch.Size(shape).numel()
+        start = self._next[rank]
+        self._next[rank] += aligned(number * dtype.itemsize)
+        return self.buffer[start : start + number * dtype.itemsize].view(dtype).view(tuple(shape))
+
+
+@dataclass(eq=False)
+class Arrival:
+    """Messages on their way."""
+
+    received: Message
+    sent: Message  # held until the bytes have left
+    work: Any
+    what: str
+
+    def wait(self) -> Message:
+        """The messages from all ranks.
+
+        Raises:
+            RuntimeError: If another process ended, or did not answer within the timeout of the process group.
+        """
+        if self.work is not None:
+            try:
+                self.work.wait()
+            except RuntimeError as error:
+                raise _lost(self.what, error) from error
+        return self.received
+
+
+class Team:
+    """The processes that share parameters.
+
+    Args:
+        mesh: The sizes of the mesh axes.
+        ranks: The ranks of the processes in the default group, in the order of the mesh.
+        device: Where messages are: the device of the mesh.
+        group: A process group of exactly these ranks in this order; None makes one, which all of them must do.
+        name: The optimizer, for messages of errors.
+    """
+
+    def __init__(
+        self,
+        mesh: tuple[int, ...],
+        ranks: Sequence[int],
+        device: torch.device,
+        group: "ProcessGroup | None" = None,
+        name: str = "",
+    ) -> None:
+        from torch import distributed
+
+        self.mesh, self.ranks, self.device, self.name = mesh, tuple(ranks), device, name
+        self.rank = self.ranks.index(distributed.get_rank())
+        self.group = _group_of(self.ranks) if group is None else group
+        self.control = self.group
+        if len(self.ranks) > 1 and "gloo" not in str(distributed.get_backend_config(self.group)):
+            self.control = distributed.new_group(self.ranks, backend="gloo", use_local_synchronization=True)
 
     @property
-    def nbytes(self) -> int:
-        """Size of the buffers."""
-        return sum(buffer.nbytes for buffer in self._held.values())
+    def size(self) -> int:
+        """The number of processes."""
+        return len(self.ranks)
 
-    def reserve(self, buckets: Iterable[Bucket]) -> None:
-        """Hold the memory that these buckets need. Called when the buckets have changed."""
-        wanted: dict[torch.dtype, int] = {}
-        for bucket in buckets:
-            if bucket.device.type == "cpu":
-                wanted[bucket.dtype] = max(wanted.get(bucket.dtype, 0), math.prod(bucket.shape))
-        kept = {dtype: buffer for dtype, buffer in self._held.items() if buffer.numel() == wanted.get(dtype)}
-        self._held = {}  # free the old buffers before new ones are allocated
-        for dtype, size in wanted.items():
-            self._held[dtype] = kept[dtype] if dtype in kept else torch.empty(size, dtype=dtype, device="cpu")
+    def agree(self, digest: str, described: Sequence[str], flags: Sequence[bool]) -> list[bool]:
+        """For each flag whether it is set on any rank. First the ranks compare their plans.
 
-    def memory(self, bucket: Bucket) -> Tensor:
-        """Uninitialised memory for ``(b, m, n)`` in the bucket's dtype. The next bucket gets the same memory."""
-        size, held = math.prod(bucket.shape), self._held.get(bucket.dtype)
-        if bucket.device.type != "cpu" or held is None or held.numel() < size or torch.compiler.is_compiling():
-            return torch.empty(bucket.shape, dtype=bucket.dtype, device=bucket.device)
-        return held[:size].view(bucket.shape)
+        Args:
+            digest: A hash of this rank's plan.
+            described: One line for each parameter of the plan, for the message if plans differ.
+            flags: One for each parameter.
 
-    def matrices(self, bucket: Bucket, rule: Elementwise) -> Tensor:
-        """The whole matrices ``(b, m, n)`` that the elementwise rule gives, valid until the next bucket."""
-        stack, start = self.memory(bucket), 0
-        places = bucket.places(stack)
-        for run in bucket.runs:
-            into = places[start : start + len(run.slots)]
-            rule.update([slot.gradient() for slot in run.slots], into, run)
-            start += len(run.slots)
-        return stack
+        Raises:
+            RuntimeError: If plans differ, or another process does not answer. All ranks raise it.
+        """
+        if self.size == 1:
+            return list(flags)
+        told = [*_numbers(digest), *_numbers("".join("01"[flag] for flag in flags))]
+        both = torch.tensor([*told, *(-number for number in told)], dtype=torch.int64)
+        highest, lowest = self._reduced(both).view(2, -1)
+        equal = (highest == -lowest).view(2, -1).all(-1)
+        if not equal[0]:
+            self._refuse(described)
+        return list(flags) if equal[1] else self._reduced(torch.tensor(flags, dtype=torch.int64)).bool().tolist()
 
-    def updates(self, bucket: Bucket, direction: Tensor) -> list[Tensor]:
-        """Each slot's part of the directions ``(b, m, n)``, with the axes of the view of its weights."""
-        return bucket.places(direction.contiguous())
+    def _reduced(self, values: Tensor) -> Tensor:
+        """The greatest of each value over the ranks."""
+        from torch import distributed
+
+        try:
+            distributed.all_reduce(values, op=distributed.ReduceOp.MAX, group=self.control)
+        except RuntimeError as error:
+            raise _lost(f"{self.name}: comparing the plans of a step", error) from error
+        return values
+
+    def _refuse(self, described: Sequence[str]) -> None:
+        """Raise RuntimeError with the first differences between the plans of the ranks."""
+        from torch import distributed
+
+        plans: list[Any] = [None] * self.size
+        distributed.all_gather_object(plans, list(described), group=self.control)
+        other = next(rank for rank in range(self.size) if plans[rank] != plans[0])
+        only = [[line for line in plans[a] if line not in set(plans[b])] for a, b in ((0, other), (other, 0))]
+        if not any(only):
+            only = [["the same parameters in another order"], ["the same parameters in another order"]]
+        shown = [
+            f"  rank {self.ranks[rank]} has {line}"
+            for rank, lines in zip((0, other), only, strict=True)
+            for line in lines[:_SHOWN]
+        ]
+        raise RuntimeError(
+            f"{self.name}: the plans of ranks {self.ranks[0]} and {self.ranks[other]} differ, so their exchange would "
+            "hang. All processes need the same model, options and parameter groups.\n" + "\n".join(shown)
+        )
+
+    def send(self, message: Message, sizes: Sequence[int], what: str) -> Arrival:
+        """Begin an all-to-all.
+
+        Args:
+            message: The bytes to every rank.
+            sizes: The bytes that arrive from each rank.
+            what: Its name in the message of an error.
+        """
+        from torch import distributed
+
+        received = Message(sizes, self.device)
+        what = f"{self.name}: {what}"
+        try:
+            work = distributed.all_to_all_single(
+                received.buffer, message.buffer, received.sizes, message.sizes, group=self.group, async_op=True
+            )
+        except RuntimeError as error:
+            raise _lost(what, error) from error
+        return Arrival(received, message, work, what)
+
+    def gathered(self, part: Tensor | None, held: Sequence[Box], shape: Sequence[int], owner: int, like: Tensor,
+                 senders: Sequence[int]) -> Tensor | None:  # fmt: skip
+        """A whole tensor at its owner, from the boxes of the `senders`; None on other ranks.
+
+        Args:
+            part: This rank's box.
+            held: The box of each rank.
+            shape: The shape of the whole tensor.
+            owner: The rank that gets it.
+            like: A tensor of its dtype.
+            senders: The ranks whose boxes make up the whole.
+        """
+        size = [aligned(like.dtype.itemsize * torch.Size(extent(box)).numel()) for box in held]
+        sends = self.rank in senders and self.rank != owner
+        message = Message([size[self.rank] if sends and r == owner else 0 for r in range(self.size)], self.device)
+        if sends and part is not None:
+            message.piece(owner, part.shape, part.dtype).copy_(part)
+        gets = [size[r] if self.rank == owner and r in senders and r != owner else 0 for r in range(self.size)]
+        arrived = self.send(message, gets, "collecting state").wait()
+        if self.rank != owner:
+            return None
+        whole = torch.empty(tuple(shape), dtype=like.dtype, device=self.device)
+        for rank in senders:
+            if rank != owner:
+                part_of(whole, held[rank]).copy_(arrived.piece(rank, extent(held[rank]), like.dtype))
+            elif part is not None:
+                part_of(whole, held[rank]).copy_(part)
+        return whole
+
+    def scattered(self, whole: Tensor | None, held: Sequence[Box], owner: int, dtype: torch.dtype) -> Tensor:
+        """This rank's box of a tensor that its owner holds whole."""
+        size = [aligned(dtype.itemsize * torch.Size(extent(box)).numel()) for box in held]
+        own = self.rank == owner
+        message = Message([size[r] if own and r != owner else 0 for r in range(self.size)], self.device)
+        for rank in range(self.size) if own else ():
+            if rank != owner:
+                assert whole is not None
+                message.piece(rank, extent(held[rank]), dtype).copy_(part_of(whole, held[rank]))
+        gets = [size[self.rank] if r == owner and not own else 0 for r in range(self.size)]
+        arrived = self.send(message, gets, "spreading state").wait()
+        if own:
+            assert whole is not None
+            return part_of(whole, held[owner]).clone()
+        return arrived.piece(owner, extent(held[self.rank]), dtype).clone()
+
+
+def extent(box: Box) -> tuple[int, ...]:
+    """The shape of a box."""
+    return tuple(stop - start for start, stop in box)
+
+
+def part_of(whole: Tensor, box: Box) -> Tensor:
+    """The view of a box of a whole tensor."""
+    return whole[tuple(slice(start, stop) for start, stop in box)]
+
+
+def placements_of(param: Tensor) -> tuple[Split | None, ...]:
+    """How each mesh axis cuts a parameter; see `exchange_plan.Matrix`. A plain tensor is replicated by one axis."""
+    if not is_dtensor(param):
+        return (None,)
+    cuts: list[Any] = [placement if hasattr(placement, "dim") else None for placement in param.placements]
+    return tuple(cut and Split(cut.dim, last=type(cut).__name__ == "_StridedShard") for cut in cuts)
+
+
+def _numbers(text: str) -> list[int]:
+    """Four numbers that are equal on two ranks only if their texts are."""
+    digest = hashlib.sha256(text.encode()).digest()
+    return [int.from_bytes(digest[i : i + 7], "big") for i in range(0, 28, 7)]
+
+
+def _group_of(ranks: tuple[int, ...]) -> "ProcessGroup":
+    """A process group of these ranks: the default group if it has the same ranks in the same order."""
+    from torch import distributed
+
+    if ranks == tuple(range(distributed.get_world_size())):
+        assert distributed.group.WORLD is not None
+        return distributed.group.WORLD
+    made: Any = distributed.new_group(list(ranks), use_local_synchronization=True)
+    return made
+
+
+def _lost(what: str, error: RuntimeError) -> RuntimeError:
+    return RuntimeError(
+        f"{what} failed: another process ended, raised an error or did not answer within the timeout. "
+        f"Look at the first error of the other processes. torch says: {error}"
+    )

@@ -3,7 +3,7 @@
 A mesh of processes is taken as one group of N ranks, in the order of its coordinates. Each rank holds a box of a
 parameter, one range for each axis. A matrix parameter is treated in one of three ways:
 
-    "local"   every rank holds whole matrices (expert parallel, one process): nothing is sent
+    "local"   every rank holds whole matrices (expert parallel, one process) and computes them: nothing is sent
     "owner"   the boxes go to one rank, the owner; it computes the directions and sends each rank its box of them.
               If the parameter is replicated, the owner has it already, and only directions are sent
     "gram"    the long side is cut: each rank forms the n x n Gram matrix of its part, the owner adds them, computes Q
@@ -22,16 +22,29 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Literal
 
+from .triangle import packed_entries
+
 __all__ = [
-    *("Box", "ExchangePlan", "Item", "Matrix", "Split", "Way"),
-    *("aligned", "assign", "boxes", "entries", "exchange_plan", "sources", "way_of"),
+    "Box",
+    "ExchangePlan",
+    "Item",
+    "Matrix",
+    "Split",
+    "Way",
+    "aligned",
+    "assign",
+    "boxes",
+    "entries",
+    "exchange_plan",
+    "sources",
+    "way_of",
 ]
 
 Box = tuple[tuple[int, int], ...]  # [start, stop) for each axis of a parameter
 Way = Literal["local", "owner", "gram"]
 
 ALIGNED = 8  # every piece of a message begins at a multiple of this many bytes
-HEADER = 8  # bytes beside a Gram matrix or Q: two float32 numbers, see `exchange`
+HEADER = 16  # bytes beside a Gram matrix or Q: two float64 numbers
 
 # Bytes of whole matrices that an owner receives in one round: one large matrix of a 7B model in bfloat16, many small
 # ones. Two rounds are in flight. Not measured on a network; larger rounds need more memory, smaller ones more messages.
@@ -63,8 +76,9 @@ class Matrix:
         work: Multiply-adds of the matrix rules.
         tensors: The tensors of the parameter's shape that go to the owner: 2 if the rules need the gradient, too.
         extra: Bytes of state that the owner sends to every rank.
-        whole: Whether the axis 0 numbers whole matrices, so that a cut along it leaves them whole.
-        gram: Entries of Q in messages if the Gram way can be used, else 0; n (n + 1) / 2 if Q is symmetric, else n^2.
+        whole: Whether every rank computes its part by itself, because the part has whole matrices, or as a choice.
+        gram: Whether the directions can be computed from Gram matrices. M travels as a triangle. Q has n^2 entries,
+            because it is symmetric only up to rounding errors that its halves must not share.
         width: Bytes of an entry of Gram matrices and of Q.
     """
 
@@ -76,7 +90,7 @@ class Matrix:
     tensors: int = 1
     extra: int = 0
     whole: bool = False
-    gram: int = 0
+    gram: bool = False
     width: int = 4
 
 
@@ -144,8 +158,7 @@ def there(matrix: Matrix, mesh: tuple[int, ...], item: Item, rank: int) -> int:
     if item.way == "local" or rank == item.owner or rank not in sources(mesh, matrix.placements, item.owner):
         return 0
     if item.way == "gram":
-        n = min(matrix.shape)
-        return aligned(HEADER + n * (n + 1) // 2 * matrix.width)
+        return aligned(HEADER + packed_entries(min(matrix.shape)) * matrix.width)
     return matrix.tensors * _pieces(matrix.shape, mesh, matrix.placements, matrix.itemsize)[rank]
 
 
@@ -154,7 +167,7 @@ def back(matrix: Matrix, mesh: tuple[int, ...], item: Item, rank: int) -> int:
     if item.way == "local" or rank == item.owner:
         return 0
     if item.way == "gram":
-        return aligned(HEADER + matrix.gram * matrix.width)
+        return aligned(HEADER + min(matrix.shape) ** 2 * matrix.width)
     return _pieces(matrix.shape, mesh, matrix.placements, matrix.itemsize)[rank] + aligned(matrix.extra)
 
 
@@ -174,11 +187,11 @@ def total(matrix: Matrix, mesh: tuple[int, ...], item: Item) -> tuple[int, int]:
 def way_of(matrix: Matrix, mesh: tuple[int, ...]) -> Way:
     """The way of a matrix: "local" if matrices are whole everywhere, else the one of the two that sends fewer bytes."""
     cut = {split.axis for split, size in zip(matrix.placements, mesh, strict=True) if split is not None and size > 1}
-    if math.prod(mesh) == 1 or (matrix.whole and cut == {0}):
+    if math.prod(mesh) == 1 or matrix.whole:
         return "local"
     if matrix.gram and len(matrix.shape) == 2 and cut == {int(matrix.shape[1] > matrix.shape[0])}:
-        ways: tuple[Way, Way] = ("gram", "owner")
-        return min(ways[::-1], key=lambda way: sum(total(matrix, mesh, Item(0, way, 0))))
+        owner, gram = (sum(total(matrix, mesh, item)) for item in (Item(0, "owner", 0), Item(0, "gram", 0)))
+        return "gram" if gram < owner else "owner"
     return "owner"
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .buckets import ENTRIES, Bucket
 
-__all__ = ["SAVED", "directions", "joined", "padded_shape", "parts"]
+__all__ = ["SAVED", "directions", "joined", "padded_shape", "parts", "work"]
 
 # Multiply-adds in the time of the launches of one iteration: .2 ms at 1e11 a second (AMD EPYC with AVX512-BF16, one
 # thread). docs/optimizers.md has measurements.
@@ -49,11 +49,12 @@ def _fits(buckets: Sequence[Bucket], padded_below: int) -> bool:
     if len({(bucket.dtype, bucket.device) for bucket in buckets}) > 1:
         return False
     number, m, n = padded_shape(buckets)
-    zeros = number * _work(m, n) - sum(bucket.shape[0] * _work(*bucket.shape[1:]) for bucket in buckets)
+    zeros = number * work(m, n) - sum(bucket.shape[0] * work(*bucket.shape[1:]) for bucket in buckets)
     return min(m, n) < padded_below and zeros <= SAVED * (len(buckets) - 1) and number * m * n <= ENTRIES
 
 
-def _work(m: int, n: int) -> int:
+def work(m: int, n: int) -> int:
+    """Multiply-adds of five quintic steps on an (m, n) matrix, in round numbers."""
     return _STEPS * min(m, n) ** 2 * max(m, n)
 
 

@@ -49,8 +49,10 @@ def read_example(model: nn.Module, example: Any) -> dict[Tensor, Fact]:
         example: A tensor, a tuple of arguments, a mapping of keyword arguments, or a function from model to outputs.
 
     Raises:
-        PlanError: If both runs fail: the model raises an error, makes parameters, or no output depends on a parameter.
+        PlanError: If the model is under fully_shard, or both runs fail: the model raises an error, makes parameters, or
+            no output depends on a parameter.
     """
+    _refuse_resharded(model)
     weights = [param for param in model.parameters() if param.ndim > 1]
     found, failed = dict[Tensor, Fact](), list[PlanError]()
     for training in (False, True):
@@ -63,6 +65,16 @@ def read_example(model: nn.Module, example: Any) -> dict[Tensor, Fact]:
     if len(failed) == 2:
         raise failed[0]
     return found
+
+
+def _refuse_resharded(model: nn.Module) -> None:
+    """Refuse a model under fully_shard: its forward pass uses other tensors than its parameters."""
+    if any(cls.__name__ == "FSDPModule" for module in model.modules() for cls in type(module).__mro__):
+        raise PlanError(
+            "an example cannot be read with a model under fully_shard, because its parameters do not take part in its "
+            "graph. Plan the model without example, or plan a whole copy of it on the example and pass its decisions: "
+            "plan(model, overrides={e.name: e.layout or e.rule for e in plan(whole, example)})."
+        )
 
 
 def _facts(model: nn.Module, example: Any, training: bool) -> dict[Tensor, Fact]:

@@ -3,13 +3,13 @@
 import math
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .plan import Entry
 
-__all__ = ["render"]
+__all__ = ["by_sizes", "columns", "render"]
 
 WIDTH = 120
 _HEADER = ("parameter", "shape", "role", "rule", "matrices", "by", "why")
@@ -31,7 +31,7 @@ def _row(name: str, entry: "Entry") -> Row:
     rule = entry.rule if entry.rule != "adamw" or entry.decays else "adamw, no wd"
     matrices = entry.layout.matrices if entry.layout and entry.is_matrix else ()
     by = entry.certainty + " ?" * entry.look
-    return (name, _by(entry.parameter.shape), entry.role, rule, _sizes(matrices), by, entry.reason)
+    return (name, by_sizes(entry.parameter.shape), entry.role, rule, _sizes(matrices), by, entry.reason)
 
 
 def _sizes(matrices: Sequence[tuple[int, int, int]]) -> str:
@@ -39,11 +39,23 @@ def _sizes(matrices: Sequence[tuple[int, int, int]]) -> str:
     counts: dict[tuple[int, int], int] = {}
     for b, m, n in matrices:
         counts[m, n] = counts.get((m, n), 0) + b
-    return " + ".join(_by((b, m, n)) for (m, n), b in counts.items())
+    return " + ".join(by_sizes((b, m, n)) for (m, n), b in counts.items())
 
 
-def _by(sizes: Sequence[int]) -> str:
+def by_sizes(sizes: Sequence[int]) -> str:
+    """Sizes as "768 x 3072"."""
     return " x ".join(str(size) for size in sizes) or "scalar"
+
+
+def columns(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
+    """Lines of a table: the first row is its head, the columns in `right` end at the same place."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    ruled = [rows[0], ["─" * width for width in widths], *rows[1:]]
+    cells = [
+        [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True))]
+        for r in ruled
+    ]
+    return ["  ".join(row).rstrip() for row in cells]
 
 
 def _wrapped(row: Sequence[str], widths: Sequence[int]) -> list[str]:

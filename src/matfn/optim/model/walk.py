@@ -19,7 +19,6 @@ _INNER = {
     "DataParallel": "module",
     "DistributedDataParallel": "module",
     "OptimizedModule": "_orig_mod",
-    "FullyShardedDataParallel": "_fsdp_wrapped_module",
     "CheckpointWrapper": "_checkpoint_wrapped_module",
     "OffloadWrapper": "_checkpoint_wrapped_module",
 }
@@ -38,9 +37,10 @@ def candidates(model: nn.Module) -> dict[str, Candidate]:
     """Every parameter of a model once, as {name: candidate}. The name is the first one found, without wrappers.
 
     Raises:
-        PlanError: If there are no parameters, a lazy or sharded one, two of one name, or if `named_parameters()`
-            differs.
+        PlanError: If there are no parameters, a lazy one, two of one name, if a part is wrapped by FSDP1, or if
+            `named_parameters()` differs.
     """
+    _refuse_flattened(model)
     placed = list(_modules(model))
     at = dict(placed)  # a wrapper and its inner module share a path; the inner module comes last and stays
     owners: dict[Tensor, list[Owner]] = {}
@@ -141,6 +141,19 @@ def _context(placed: list[tuple[str, nn.Module]], at: dict[str, nn.Module], owne
     return Model(at, shapes, vocabulary)
 
 
+def _refuse_flattened(model: nn.Module) -> None:
+    """Refuse modules in FullyShardedDataParallel (FSDP1), also where it keeps the names of the parameters."""
+    for path, module in model.named_modules():
+        names = {cls.__name__ for cls in type(module).__mro__ if cls.__module__.startswith("torch.")}
+        if "FullyShardedDataParallel" in names:
+            where = f"its module {path!r}" if path else "it"
+            raise PlanError(
+                f"{type(model).__name__} cannot be planned: {where} is wrapped in FullyShardedDataParallel (FSDP1), "
+                "which flattens parameters, so that their matrices are lost. Shard the model with "
+                "torch.distributed.fsdp.fully_shard, then plan it."
+            )
+
+
 def _refuse_unreadable(name: str, param: Tensor) -> None:
     if is_lazy(param):
         raise PlanError(f"parameter {name!r} is lazy and has no shape yet. Run one forward pass, then plan.")
@@ -148,11 +161,6 @@ def _refuse_unreadable(name: str, param: Tensor) -> None:
         raise PlanError(
             f"parameter {name!r} was made in inference mode and can never be trained. Make the model outside of "
             "torch.inference_mode()."
-        )
-    if any(cls.__name__ in ("DTensor", "FlatParameter") for cls in type(param).__mro__):
-        raise PlanError(
-            f"parameter {name!r} is a {type(param).__name__}: sharded parameters are not handled yet. A shard is no "
-            "whole matrix. Plan and train the model unsharded, or with DistributedDataParallel."
         )
 
 

@@ -9,7 +9,6 @@ from torch import Tensor
 from ..matrices import foreach
 from ..matrices.buckets import Kind, Run, Slot
 from .blocks import Block
-from .ema import MOMENTUM
 from .kronecker import Blocks, Factor, Kronecker, along, gathered, gradients_of, keep, portions
 
 __all__ = ["Eigenbasis", "first_bases", "refined"]
@@ -48,9 +47,6 @@ class Eigenbasis(Kronecker):
             for some in portions(found, self.portion):
                 orders |= _renewed(some, first)
         for runs, batches in batched:
-            for run in runs:
-                if run.step == 2:  # V does not contain the first gradient, so the momentum must not contain it either
-                    foreach.zero_(run.views(MOMENTUM))
             if orders:
                 _reorder(runs, batches, orders)
             gradients = gradients_of(runs)

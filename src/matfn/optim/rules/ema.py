@@ -19,9 +19,16 @@ class Ema(Elementwise):
 
     Momentum is float32 (float64 for float64 weights), because half precision would lose small gradients. Options:
     momentum and nesterov.
+
+    Args:
+        anew: The number of a step before which the momentum is set to zero. None never does; else another rule of the
+            chain must count the steps.
     """
 
     reads = ("momentum", "nesterov")
+
+    def __init__(self, anew: int | None = None) -> None:
+        self.anew = anew
 
     def state(self, shape: tuple[int, ...], options: Mapping[str, Any]) -> dict[str, Kind]:
         """The momentum, one number for each entry."""
@@ -29,7 +36,10 @@ class Ema(Elementwise):
 
     def update(self, gradients: list[Tensor], into: list[Tensor], run: Run) -> None:
         """See `Elementwise`."""
-        average(into, gradients, run.views(MOMENTUM), float(run.options["momentum"]), run.options["nesterov"])
+        buffers = run.views(MOMENTUM)
+        if self.anew is not None and run.step == self.anew:
+            foreach.zero_(buffers)
+        average(into, gradients, buffers, float(run.options["momentum"]), run.options["nesterov"])
 
 
 class VariantEma(Ema):
@@ -38,8 +48,8 @@ class VariantEma(Ema):
     reads = ("variant", "momentum")
 
     def state(self, shape: tuple[int, ...], options: Mapping[str, Any]) -> dict[str, Kind]:
-        """The momentum, except for "vanilla". In "polar-first" it is the momentum of polar factors."""
-        return {} if options["variant"] == "vanilla" else {MOMENTUM: "element"}
+        """The momentum of gradients. "vanilla" has none, and "polar-first" keeps one of polar factors in `Nuclear`."""
+        return {MOMENTUM: "element"} if options["variant"] in ("momentum-first", "heavy-ball") else {}
 
     def update(self, gradients: list[Tensor], into: list[Tensor], run: Run) -> None:
         """See `Elementwise`."""

@@ -143,6 +143,7 @@ class Kronecker(Rule):
 
     second: str
     reads = ("momentum", "nesterov", "beta2")
+    reads_gradients = True
     counts: tuple[str, ...] = ()
     portion = 2**22  # 16 MB in float32. An iteration needs six times as much, and larger batches leave the caches.
 

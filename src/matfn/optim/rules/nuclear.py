@@ -45,8 +45,13 @@ class Nuclear(Rule):
             raise ValueError(f"{where}: growth must be > 1, or None for no safeguard; got {options['growth']}.")
 
     def state(self, shape: tuple[int, ...], options: Mapping[str, Any]) -> dict[str, Kind]:
-        """The average of nu for each matrix, if there is `growth`. "polar-first" uses the momentum of `VariantEma`."""
-        return {} if options["growth"] is None else {NUCLEAR: "matrix"}
+        """The average of nu of each matrix, if there is `growth`; the momentum of polar factors in "polar-first"."""
+        found: dict[str, Kind] = {}
+        if options["growth"] is not None:
+            found[NUCLEAR] = "matrix"
+        if options["variant"] == "polar-first":
+            found[MOMENTUM] = "element"
+        return found
 
     def update(self, stack: Tensor, runs: Sequence[Run]) -> Tensor:
         """nu^power U for each matrix A of the stack, divided by the rank if the scale is "rank"."""

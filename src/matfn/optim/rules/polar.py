@@ -14,7 +14,7 @@ from ...kernels import Products
 from ...kernels.products import without_autocast
 from ...methods import NewtonSchulz, PolarExpress, Tuned
 from ...run.arguments import check_method, check_options
-from ...run.execute import execute, execute_
+from ...run.execute import bears_gram, execute, execute_, factor_of_gram
 from ...run.machine import machine
 from ...run.plan import Purpose, RunPlan, resolve
 from ..matrices.buckets import Run
@@ -83,6 +83,19 @@ class Polar(Rule):
         if not torch.compiler.is_compiling():
             self._plans[key] = plan
         return plan
+
+    def wire(self, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> torch.dtype:
+        """bfloat16 if the iteration rounds to it. float16 would lose small gradients, which are not scaled yet."""
+        precision = self.plan(shape, dtype, device).precision
+        return precision if precision is torch.bfloat16 else dtype
+
+    def bears_gram(self, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> bool:
+        """Whether the factor of (m, n) matrices can be computed from their Gram matrix alone."""
+        return bears_gram(self.plan(shape, dtype, device))
+
+    def of_gram(self, M: Tensor, shape: tuple[int, int]) -> Tensor:
+        """Q (b, n, n) from the Gram matrix, of trace 1. The factor is Q X for a wide X, and X Q^T for a tall one."""
+        return factor_of_gram(self.plan(shape, M.dtype, M.device), M)
 
     def update(self, stack: Tensor, runs: Sequence[Run]) -> Tensor:
         """The polar factor of each matrix, in place."""

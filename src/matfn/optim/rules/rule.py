@@ -13,6 +13,7 @@ result times scale and learning rate.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from ..matrices.buckets import Kind, Run
@@ -79,9 +80,18 @@ class Rule(Link, Protocol):
     Attributes:
         padded_below: Matrices whose short side is below this may be padded with rows and columns of zeros to share a
             stack. It must be 0 (never) if the rule has state, reads options, or gives other results with zeros.
+        reads_gradients: Whether the rule calls `Run.gradients`. The gradients of sharded parameters then travel, too.
     """
 
     padded_below: int = 0
+    reads_gradients: bool = False
+
+    def wire(self, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> torch.dtype:
+        """The dtype in which inputs and directions of (m, n) matrices travel between processes: the dtype of the stack.
+
+        A rule that rounds its input to half precision in any case may return that dtype, for half the bytes.
+        """
+        return dtype
 
     def prepare(self, stacks: Sequence[Sequence[Run]]) -> None:
         """Work on all stacks of a step at once, given as their runs, before any weight moves."""

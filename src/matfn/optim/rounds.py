@@ -1,0 +1,346 @@
+"""Rounds: one round of the exchange, from the local shards of some parameters to their owners and back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .matrices import foreach
+from .matrices.buckets import Bucket, Run, Slot, fill_buckets, working_dtype
+from .matrices.exchange import Arrival, Message, Team, extent, part_of
+from .matrices.exchange_plan import Box, ExchangePlan, Item, Matrix, boxes, sources
+from .matrices.layout import Layout, linear
+from .matrices.padding import joined
+from .matrices.shards import is_dtensor, local, local_gradient
+from .matrices.triangle import packed, packed_entries, unpacked
+from .rules.polar import Polar
+from .rules.rule import Elementwise
+
+if TYPE_CHECKING:
+    from .optimizer import MatrixOptimizer
+    from .sharded import Sharded
+
+__all__ = ["Member", "Round", "Whole"]
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """A matrix parameter whose matrices travel."""
+
+    group: int
+    name: str
+    param: Tensor
+    layout: Layout  # of the whole parameter
+    lender: "MatrixOptimizer"
+    matrix: Matrix
+    wire: torch.dtype  # of inputs and directions in messages
+    cut: bool  # whether ranks hold parts of the parameter
+
+    @property
+    def resident(self) -> bool:
+        """Whether state of the matrix rules stays with the owner. Under DDP every process keeps all of it."""
+        return is_dtensor(self.param)
+
+
+@dataclass(eq=False)
+class Whole:
+    """A whole parameter at its owner, as far as buckets and rules need a tensor."""
+
+    member: Member
+    device: torch.device
+    input: Tensor  # of the matrix rules
+    grad: Tensor  # the whole gradient; the input if no rule reads gradients
+    result: Tensor  # the direction, in the dtype of messages
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the parameter."""
+        return self.member.matrix.shape
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return len(self.shape)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights."""
+        return self.member.param.dtype
+
+
+class Given(Elementwise):
+    """Copies the whole inputs, which the elementwise rule has computed shard by shard."""
+
+    def update(self, gradients: list[Tensor], into: list[Tensor], run: Run) -> None:
+        """See `Elementwise`."""
+        wholes: list[Any] = [slot.param for slot in run.slots]
+        foreach.copy_(into, [slot.read(whole.input) for slot, whole in zip(run.slots, wholes, strict=True)])
+
+
+_GIVEN = Given()
+
+
+@dataclass(frozen=True, eq=False)
+class PartialGram:
+    """A part of a matrix whose long side is cut: the part divided by its largest entry, and its Gram matrix."""
+
+    peak: Tensor  # the largest |entry|, float64
+    part: Tensor
+    M: Tensor
+
+    @classmethod
+    def of(cls, part: Tensor, wide: bool) -> "PartialGram":
+        """From the part (m, n); `wide` says whether the whole matrix has more columns than rows."""
+        peak = part.abs().amax() if part.numel() else part.new_zeros(())
+        scaled = part / torch.where(peak == 0, 1.0, peak)
+        return cls(peak.double(), scaled, scaled @ scaled.mT if wide else scaled.mT @ scaled)
+
+
+class Round:
+    """One round.
+
+    Args:
+        team: The processes.
+        plan: The plan of the step.
+        items: The matrices of this round.
+        members: The parameters of the step, by the index in the plan.
+        optimizer: The optimizer.
+        keeper: Where options and state are.
+        what: The name of the round in errors.
+    """
+
+    def __init__(
+        self,
+        team: Team,
+        plan: ExchangePlan,
+        items: Sequence[Item],
+        members: Sequence[Member],
+        optimizer: "MatrixOptimizer",
+        keeper: "Sharded",
+        what: str,
+    ) -> None:
+        self.team, self.plan, self.optimizer, self.keeper, self.what = team, plan, optimizer, keeper, what
+        self.items = [(item, members[item.index]) for item in items]
+        self._inputs: dict[int, Tensor] = {}  # {index: local input of the matrix rules}
+        self._gradients: dict[int, Tensor] = {}  # {index: local gradient}, if rules read it
+        self._grams: dict[int, PartialGram] = {}  # {index: this rank's part} of "gram" matrices
+        self._factors: dict[int, tuple[Tensor, Tensor]] = {}  # {index: (scales, Q)} of "gram" matrices at their owner
+        self._wholes: dict[int, Whole] = {}  # {index: whole parameter} at its owner
+        self._going: Arrival | None = None
+        self._coming: Arrival | None = None
+
+    def start(self) -> None:
+        """Run the elementwise rule on the shards, and begin to send them to the owners."""
+        self._elementwise()
+        me, team = self.team.rank, self.team
+        sizes, gets = [0] * team.size, [0] * team.size
+        for item, _ in self.items:
+            sizes[item.owner] += self.plan.there(item, me)
+            for rank in self._senders(item) if item.owner == me else ():
+                gets[rank] += self.plan.there(item, rank)
+        message = Message(sizes, team.device)
+        for item, member in self.items:
+            self._pack(item, member, message)
+        if any(len(self._senders(item)) > 1 for item, _ in self.items):
+            self._going = team.send(message, gets, f"{self.what} to the owners")
+
+    def _elementwise(self) -> None:
+        """Write the local inputs of the matrix rules."""
+        indices = {id(member.param): (item.index, member) for item, member in self.items}
+        for run in self.keeper.shard_runs([member for _, member in self.items]):
+            kept = [indices[id(slot.param)] for slot in run.slots]
+            shards = [local(slot.param) for slot in run.slots]
+            gradients = [gradient_of(member) for _, member in kept]
+            into = [torch.empty_like(shard, dtype=working_dtype(shard)) for shard in shards]
+            kept[0][1].lender.chain[0].update(gradients, into, run)
+            for (index, member), gradient, values in zip(kept, gradients, into, strict=True):
+                self._inputs[index] = values
+                if member.matrix.tensors > 1:
+                    self._gradients[index] = gradient
+
+    def _pack(self, item: Item, member: Member, message: Message) -> None:
+        """Put what the owner of one matrix needs from this rank into the message."""
+        shard, owner = self._inputs[item.index], item.owner
+        sends = owner != self.team.rank and self.team.rank in self._senders(item)
+        if item.way == "gram":
+            wide = member.matrix.shape[0] < member.matrix.shape[1]
+            part = self._grams[item.index] = PartialGram.of(shard.to(self.team.device), wide)
+            del self._inputs[item.index]
+            if sends:
+                message.piece(owner, (2,), torch.float64).fill_(part.peak)
+                triangle = packed(part.M)
+                message.piece(owner, triangle.shape, triangle.dtype).copy_(triangle)
+        elif sends:
+            message.piece(owner, shard.shape, member.wire).copy_(shard)
+            if member.matrix.tensors > 1:
+                message.piece(owner, shard.shape, member.wire).copy_(self._gradients[item.index])
+
+    def _senders(self, item: Item) -> tuple[int, ...]:
+        return sources(self.plan.mesh, self.plan.matrices[item.index].placements, item.owner)
+
+    def compute(self) -> None:
+        """At the owners: wait for the shards, apply the matrix rules, and begin to send the directions back."""
+        arrived = None if self._going is None else self._going.wait()
+        own = [(item, member) for item, member in self.items if item.owner == self.team.rank]
+        for item, member in own:
+            if item.way == "gram":
+                self._factors[item.index] = self._factor(item, member, arrived)
+            else:
+                self._wholes[item.index] = self._assembled(item, member, arrived)
+        self._apply()
+        self._going = None
+        me, team = self.team.rank, self.team
+        sizes = [sum(self.plan.back(item, rank) for item, _ in own) for rank in range(team.size)]
+        gets = [0] * team.size
+        for item, _ in self.items:
+            gets[item.owner] += self.plan.back(item, me)
+        message = Message(sizes, team.device)
+        for item, member in own:
+            for rank, box in enumerate(self._boxes(member)):
+                if rank != me:
+                    self._reply(item, member, message, rank, box)
+        self._coming = team.send(message, gets, f"{self.what} from the owners")
+
+    def _boxes(self, member: Member) -> tuple[Box, ...]:
+        return boxes(member.matrix.shape, self.plan.mesh, member.matrix.placements)
+
+    def _assembled(self, item: Item, member: Member, arrived: Message | None) -> Whole:
+        """The whole input, and the whole gradient if rules read it, from the boxes of all senders."""
+        shards = [self._inputs.pop(item.index)]
+        if member.matrix.tensors > 1:
+            shards.append(self._gradients.pop(item.index))
+        senders, held, shape = self._senders(item), self._boxes(member), member.matrix.shape
+        device = self.team.device
+        if len(senders) == 1:
+            wholes = [shard.to(device) for shard in shards]
+        else:
+            wholes = [torch.empty(shape, dtype=member.wire, device=device) for _ in shards]
+            for rank in senders:
+                for whole, shard in zip(wholes, shards, strict=True):
+                    if rank != item.owner:
+                        assert arrived is not None
+                        shard = arrived.piece(rank, extent(held[rank]), member.wire)
+                    part_of(whole, held[rank]).copy_(shard)
+        result = torch.zeros(shape, dtype=member.wire, device=device)
+        return Whole(member, device, wholes[0], wholes[-1], result)
+
+    def _factor(self, item: Item, member: Member, arrived: Message | None) -> tuple[Tensor, Tensor]:
+        """The scales (largest entry, norm after division by it) of a whole matrix, and its Q."""
+        own, n = self._grams[item.index], min(member.matrix.shape)
+        parts = [(own.peak, own.M)]
+        for rank in self._senders(item):
+            if rank != item.owner:
+                assert arrived is not None
+                peak = arrived.piece(rank, (2,), torch.float64)[0]
+                triangle = arrived.piece(rank, (packed_entries(n),), own.M.dtype)
+                parts.append((peak, unpacked(triangle, n)))
+        peak = torch.stack([each for each, _ in parts]).amax()
+        peak = torch.where(peak == 0, 1.0, peak)
+        M = sum(((each / peak) ** 2).to(one.dtype) * one for each, one in parts)
+        assert isinstance(M, Tensor)
+        square = M.diagonal().sum()
+        square = torch.where(square == 0, 1.0, square)
+        [polar] = member.lender.chain[1:]
+        assert isinstance(polar, Polar)
+        m, n = member.matrix.shape
+        Q = polar.of_gram((M / square)[None], (m, n))[0]
+        return torch.stack([peak, square.double().sqrt()]), Q
+
+    def _apply(self) -> None:
+        """Apply the matrix rules to the whole matrices of this rank."""
+        for lender in dict.fromkeys(whole.member.lender for whole in self._wholes.values()):
+            mine = [whole for whole in self._wholes.values() if whole.member.lender is lender]
+            entries: list[Any] = [(w.member.group, w.member.name, w, w.member.layout) for w in mine]
+            below = min((rule.padded_below for rule in lender.chain[1:]), default=0)
+            stacks = joined(fill_buckets(entries), below)
+            for bucket in (bucket for together in stacks for bucket in together):
+                bucket.runs = self.keeper.whole_runs(bucket)
+            for rule in lender.chain[1:]:
+                rule.prepare([bucket.runs for together in stacks for bucket in together])
+            for together in stacks:
+                for bucket, update in self.optimizer.directions(lender, together, _GIVEN):
+                    for slot, place in zip(bucket.slots, bucket.places(update.contiguous()), strict=True):
+                        whole: Any = slot.param
+                        factors = _factors(self.optimizer, whole.member) if whole.member.cut else [1.0]
+                        if len(set(factors)) > 1:
+                            place = place * (factors[slot.piece] / factors[0])
+                        slot.read(whole.result).copy_(place)
+
+    def _reply(self, item: Item, member: Member, message: Message, rank: int, box: Box) -> None:
+        """Put what a rank needs from the owner of one matrix into the message."""
+        if item.way == "gram":
+            scales, Q = self._factors[item.index]
+            message.piece(rank, (2,), torch.float64).copy_(scales)
+            message.piece(rank, Q.shape, Q.dtype).copy_(Q)
+            return
+        message.piece(rank, extent(box), member.wire).copy_(part_of(self._wholes[item.index].result, box))
+        for state in self.keeper.replicated_state(member):
+            message.piece(rank, state.shape, state.dtype).copy_(state)
+
+    def finish(self) -> None:
+        """Wait for the directions, and move the weights of the local shards."""
+        assert self._coming is not None
+        arrived = self._coming.wait()
+        for item, member in self.items:
+            update = self._update(item, member, arrived)
+            _move(self.optimizer, self.keeper, member, update.to(local(member.param).device))
+        self._wholes, self._factors, self._grams, self._inputs = {}, {}, {}, {}
+
+    def _update(self, item: Item, member: Member, arrived: Message) -> Tensor:
+        """The direction of the local shard, in the dtype of the momentum."""
+        own, box = item.owner == self.team.rank, self._boxes(member)[self.team.rank]
+        dtype = working_dtype(member.param)
+        if item.way == "gram":
+            part, n = self._grams[item.index], min(member.matrix.shape)
+            if own:
+                scales, Q = self._factors[item.index]
+            else:
+                scales, Q = arrived.piece(item.owner, (2,), torch.float64), arrived.piece(item.owner, (n, n), dtype)
+            # Division in two steps: the product of both scales may overflow.
+            X = part.part * (part.peak / scales[0]).to(dtype) / scales[1].to(dtype)
+            return Q @ X if member.matrix.shape[0] < member.matrix.shape[1] else X @ Q.mT
+        if own:
+            return part_of(self._wholes[item.index].result, box).to(dtype, copy=True)
+        update = arrived.piece(item.owner, extent(box), member.wire).to(dtype, copy=True)
+        for state in self.keeper.replicated_state(member):
+            state.copy_(arrived.piece(item.owner, state.shape, state.dtype))
+        return update
+
+
+def gradient_of(member: Member) -> Tensor:
+    """The gradient of the local shard.
+
+    Raises:
+        RuntimeError: If the gradient was removed during the step.
+    """
+    gradient = local_gradient(member.param)
+    if gradient is None:
+        raise RuntimeError(f"parameter {member.name!r} lost its gradient during the step.")
+    return gradient
+
+
+def _factors(optimizer: "MatrixOptimizer", member: Member) -> list[float]:
+    """The scale of each row block of a parameter."""
+    group = optimizer.param_groups[member.group]
+    scale = optimizer.scale_of(group["rule"], group["scale"])
+    return [scale(m, n) for _, m, n in member.layout.matrices]
+
+
+def _move(optimizer: "MatrixOptimizer", keeper: "Sharded", member: Member, update: Tensor) -> None:
+    """Run the hooks and move the local shard by its direction, one bucket for each row block.
+
+    A part of a parameter may have rows of several blocks, so it is one bucket. If its blocks have unequal scales, the
+    owner has multiplied the direction by their ratio to the first.
+    """
+    shard = local(member.param)
+    layout = linear(tuple(shard.shape)) if member.cut else member.layout
+    for piece, (b, m, n) in enumerate(layout.matrices):
+        if b * m * n == 0:
+            continue
+        slot = Slot(member.param, member.group, layout, piece, 0, b, member.name)
+        bucket = Bucket((slot,), (b, m, n), update.dtype, shard.device, runs=(keeper.moving_run(slot),))
+        if member.cut:
+            bucket.factors = {optimizer.param_groups[member.group]["scale"]: _factors(optimizer, member)[0]}
+        optimizer.move(bucket, slot.read(update).reshape(b, m, n).contiguous())

@@ -1,0 +1,64 @@
+"""DDP: weights after some steps are those of one process on the whole batch, and equal on all ranks."""
+
+import pytest
+import torch
+from models import KINDS, Tiny, batch, farthest, full, give_gradients, loss_of, spread, step_on_given_gradients, train
+from models import weights as whole_weights
+
+from matfn.optim import SOAP, Muon, plan
+
+STEPS = 10
+
+
+def muon(kind=None):
+    """Trained in float64: rounding stays rounding, as no matrix here is worse conditioned than 1e5."""
+    model, reads = Tiny(dtype=torch.float64), (0, 1)
+    if kind is not None:
+        model, _, reads = spread(model, kind)
+    return train(model, Muon(plan(model), lr=0.02), STEPS, reads), whole_weights(model)
+
+
+def soap(kind=None):
+    """On given gradients: the eigenvectors of a singular factor are arbitrary, so rounding would not stay rounding."""
+    model = Tiny()
+    if kind is not None:
+        model, _, _ = spread(model, kind)
+    step_on_given_gradients(model, SOAP(plan(model), lr=3e-3), STEPS)
+    return whole_weights(model)
+
+
+def gradients(kind):
+    """The loss of this rank's part, the shapes of the gradients, and the gradients that are given."""
+    model, _, reads = spread(Tiny(fused=False), kind)
+    loss = loss_of(model, batch(0, *reads))
+    loss.backward()
+    shapes = {name.removeprefix("module."): p.grad.shape for name, p in model.named_parameters()}
+    give_gradients(model, 3)
+    return loss.item(), shapes, {name.removeprefix("module."): full(p.grad) for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_muon_under_ddp_is_one_process(world, ranks):
+    alone, weights = muon()
+    results = world(ranks).run(muon, "ddp")
+    assert [farthest(results[0][1], other) for _, other in results] == [0] * ranks
+    mean = [sum(losses) / ranks for losses in zip(*(losses for losses, _ in results), strict=True)]
+    assert mean == pytest.approx(alone, rel=1e-9)
+    assert farthest(results[0][1], weights) < 1e-9
+    assert farthest(whole_weights(Tiny(dtype=torch.float64)), weights) > 0.1
+
+
+def test_soap_under_ddp_is_one_process(world):
+    alone = soap()
+    assert [farthest(weights, alone) for weights in world(2).run(soap, "ddp")] == [0, 0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_model_of_the_tests_runs_and_takes_gradients_in_every_kind(world, kind):
+    model = Tiny(fused=False)
+    give_gradients(model, 3)
+    results = world(4).run(gradients, kind)
+    assert sum(loss for loss, *_ in results) / 4 == pytest.approx(loss_of(model, batch(0)).item(), rel=1e-6)
+    for _, shapes, given in results:
+        assert shapes == {name: p.shape for name, p in model.named_parameters()}
+        assert farthest(given, {name: p.grad for name, p in model.named_parameters()}) == 0
