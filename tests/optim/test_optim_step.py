@@ -13,9 +13,9 @@ from benchmarks.memory import peak_bytes
 from matfn.engines import Direct
 from matfn.optim import Muon, NorMuon, PolarGrad
 from matfn.optim.matrices.buckets import fill_buckets
-from matfn.optim.matrices.memory import Memory
 from matfn.optim.matrices.foreach import moved
 from matfn.optim.matrices.layout import convolution, linear, stack, transposed
+from matfn.optim.matrices.memory import Memory
 from matfn.optim.rules.rule import Rule
 from matfn.run.machine import machine
 from matrices import compiles
