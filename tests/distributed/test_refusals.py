@@ -5,14 +5,16 @@ import warnings
 
 import pytest
 import torch
-from models import KINDS, Tiny, batch, give_gradients, loss_of, spread
-from torch import nn
+from models import KINDS, Tiny, batch, farthest, give_gradients, loss_of, spread, weights
+from torch import distributed, nn
 from torch.distributed import checkpoint as dcp
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy, fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
+from matfn import Exact
 from matfn.optim import Muon, PlanError, plan
+from matfn.optim.matrices.shards import local
 
 
 def error_of(function, *args, **kwargs):
@@ -209,3 +211,24 @@ def test_a_state_dict_that_dcp_could_not_fill_is_refused(world, tmp_path):
         assert "group 0 was saved with the state of" in text
         assert "get_optimizer_state_dict(model, optimizer)" in text
         assert states == 0
+
+
+def not_finite(kind, where):
+    """A NaN in the part of one rank, for a method that refuses NaN."""
+    model, *_ = spread(Tiny(fused=False), kind)
+    optimizer = Muon(plan(model), method=Exact())
+    give_gradients(model, 0)
+    before = weights(model)
+    gradient = local(dict(model.named_parameters())[("module." if kind == "ddp" else "") + where].grad)
+    if distributed.get_rank() == 1 or kind == "ddp":
+        gradient.flatten()[0] = torch.nan
+    error = error_of(optimizer.step)
+    return error, farthest(weights(model), before), len(optimizer.state)
+
+
+@pytest.mark.parametrize("kind", ["fsdp", "ddp", "tp"])
+def test_a_gradient_that_is_not_finite_is_refused_on_every_rank(world, kind):
+    for (error, text), moved, states in world(2).run(not_finite, kind, "blocks.0.up.weight"):
+        assert error is ValueError
+        assert "the gradient of 'blocks.0.up.weight'" in text
+        assert moved == states == 0

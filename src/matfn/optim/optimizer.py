@@ -256,7 +256,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
             self._sort(active, matrices)
             self._key = key
         if any(rule.refuses_nan for lender in (self, *self.others.values()) for rule in lender.chain):
-            check_finite(self, matrices)
+            check_finite(self, matrices, self._sharded.anywhere)
         self._watch.warn_of_frozen(type(self).__name__)
 
     def _sort(self, active: Members, matrices: Members) -> None:

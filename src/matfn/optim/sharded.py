@@ -117,6 +117,14 @@ class Sharded:
                     lent.append(param)
         self._take_in(optimizer)
 
+    def anywhere(self, params: set[Tensor]) -> set[Tensor]:
+        """The parameters that are in the set of any process that shares them. All processes must call it together."""
+        found = set(params)
+        for crew in self.crews:
+            agreed = crew.team.agree(crew.digest, crew.lines, [param in params for _, _, param in crew.parameters])
+            found |= {param for (_, _, param), any_ in zip(crew.parameters, agreed, strict=True) if any_}
+        return found
+
     def travels(self, param: Tensor) -> bool:
         """Whether the matrices of a parameter are computed by an owner."""
         return self._ways.get(param, "local") != "local"
