@@ -377,6 +377,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         return names, ("lr", "weight_decay", *dict.fromkeys(key for link in chain for key in link.reads))
 
     def __getstate__(self) -> dict[str, Any]:
+        self._sharded.refuse_copy(type(self).__name__)
         return {**super().__getstate__(), **{name: getattr(self, name) for name in self.kept}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
