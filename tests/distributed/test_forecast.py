@@ -26,8 +26,9 @@ def some(random, axes, number):
                 work=float(math.prod(shape) * n * 9),
                 tensors=random.choice((1, 2)),
                 extra=random.choice((0, 4, 20)),
-                whole=len(shape) == 3,
-                gram=random.choice((0, n * (n + 1) // 2)) if len(shape) == 2 else 0,
+                whole=len(shape) == 3 and random.choice((True, False)),
+                gram=random.choice((True, False)),
+                width=random.choice((4, 8)),
             )
         )
     return matrices
@@ -53,7 +54,7 @@ def test_all_ranks_at_once_are_the_ranks_one_by_one(mesh, limit):
 
 def test_work_is_shared_and_none_is_lost():
     """The owner does the squares of a Gram matrix, all ranks the two products with the long side."""
-    tall = Matrix("tall", (64, 8), (Split(0),), work=2 * 64 * 8 * 8 + 5000.0, gram=36)
+    tall = Matrix("tall", (64, 8), (Split(0),), work=2 * 64 * 8 * 8 + 5000.0, gram=True)
     wide = Matrix("wide", (8, 64), (Split(0),), work=7000.0)
     experts = Matrix("experts", (4, 8, 8), (Split(0),), work=4000.0, whole=True)
     plan = exchange_plan([tall, wide, experts], (4,))

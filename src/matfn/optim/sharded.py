@@ -11,7 +11,6 @@ parameter is. State of the matrix rules stays whole at the owner; `collected` sp
 
 import hashlib
 import itertools
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -20,16 +19,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .matrices.buckets import Bucket, Kind, Run, Slot, working_dtype
+from .matrices.buckets import Bucket, Kind, Run, Slot
 from .matrices.exchange import Team, placements_of
-from .matrices.exchange_plan import ExchangePlan, Item, Matrix, Split, aligned, assign, boxes, exchange_plan, sources
+from .matrices.exchange_plan import ExchangePlan, Item, Split, assign, boxes, exchange_plan, sources
 from .matrices.layout import Layout, linear
-from .matrices.padding import work
 from .matrices.shards import is_dtensor, like_shard, local
+from .needs import needs, rule_state
 from .rounds import Member, Round, Whole
 from .rules.ema import MOMENTUM
-from .rules.polar import Polar
-from .state import COUNTER, kinds_of, make_state
+from .state import COUNTER, make_state
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -188,29 +186,10 @@ class Sharded:
 
     def _member(self, optimizer: "MatrixOptimizer", team: Team, index: int, name: str, param: Tensor) -> Member:
         group, layout = optimizer.param_groups[index], optimizer.layouts[param]
-        lender, placements, dtype = optimizer.lender(group["rule"]), placements_of(param), working_dtype(param)
-        rules = lender.chain[1:]
-        _, m, n = layout.matrices[0]
-        wire = rules[0].wire((m, n), dtype, team.device)
-        cut = {s.axis for s, size in zip(placements, team.mesh, strict=True) if s is not None and size > 1}
-        kinds, state = [kinds_of(rules, shape, group) for shape in layout.shapes], self._rule_state(param, group)
-        squares = any(not isinstance(kind, str) for each in kinds for kind in each.values())
-        batched = cut == {0} and 0 in layout.batch and layout.split[0] == layout.shape[0]
-        polar = rules[0] if len(rules) == 1 and layout == linear(layout.shape) and m * n else None
-        matrix = Matrix(
-            name,
-            tuple(param.shape),
-            placements,
-            itemsize=wire.itemsize,
-            work=sum(b * work(m, n) for b, m, n in layout.matrices),
-            tensors=1 + any(rule.reads_gradients for rule in rules),
-            extra=0 if is_dtensor(param) else sum(aligned(math.prod(s) * d.itemsize) for s, d in state.values()),
-            # Under DDP every process keeps the factors of Shampoo and SOAP, which are larger than what they save.
-            whole=squares if not is_dtensor(param) else batched and not squares,
-            gram=isinstance(polar, Polar) and polar.bears_gram((m, n), dtype, team.device),
-            width=dtype.itemsize,
-        )
-        return Member(index, name, param, layout, lender, matrix, wire, bool(cut))
+        placements, mesh = placements_of(param), team.mesh
+        matrix, wire = needs(optimizer, group, name, param, mesh, placements, team.device, sharded=is_dtensor(param))
+        cut = any(split is not None and size > 1 for split, size in zip(placements, mesh, strict=True))
+        return Member(index, name, param, layout, optimizer.lender(group["rule"]), matrix, wire, cut)
 
     # The step
 
@@ -288,13 +267,7 @@ class Sharded:
     def _rule_state(self, param: Tensor, group: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         """{key: (shape, dtype)} of the state of the matrix rules of a parameter."""
         assert self._optimizer is not None
-        optimizer = self._optimizer
-        layout, rules = optimizer.layouts[param], optimizer.lender(group["rule"]).chain[1:]
-        kept = {
-            key for shape in layout.shapes for key, kind in kinds_of(rules, shape, group).items() if kind != "counter"
-        }
-        like = optimizer.state_like(param, group)
-        return {key: (shape, dtype) for key, (shape, dtype) in like.items() if key in kept and dtype is not None}
+        return rule_state(self._optimizer, param, group)
 
     def _shard_state(self, param: Tensor, key: str, group: Mapping[str, Any]) -> Tensor:
         """State that is placed as the parameter is: of the elementwise rule, and of the rounding."""

@@ -68,12 +68,12 @@ def _revision() -> str:
 
     def git(*arguments: str) -> str:
         command = ("git", "-C", str(root), *arguments)
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
 
     try:
         changed = ", changed" if git("status", "--porcelain", "-uno") else ""
         return f", revision {git('rev-parse', '--short=10', 'HEAD')}{changed}"
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, subprocess.SubprocessError):  # no git, no answer of it, or none within 30 s
         return ", revision unknown"
 
 

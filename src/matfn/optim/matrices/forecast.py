@@ -6,6 +6,7 @@ holds itself is added.
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .exchange_plan import HEADER, ExchangePlan, Item, Matrix, Split, aligned, boxes, entries
+from .triangle import packed_entries
 
 __all__ = ["Forecast", "forecast"]
 
@@ -37,19 +39,29 @@ class Forecast:
     received: Numbers
     memory: Numbers
 
+    def at(self, positions: NDArray[np.int64]) -> "Forecast":
+        """The numbers of the ranks at these positions."""
+        return Forecast(**{field.name: getattr(self, field.name)[positions] for field in fields(self)})
+
     def __add__(self, other: "Forecast") -> "Forecast":
         """Of two exchanges one after the other on the same ranks: all but the memory adds up."""
         sums = {field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(self)}
         return Forecast(**{**sums, "memory": np.maximum(self.memory, other.memory)})
 
 
-def forecast(plan: ExchangePlan) -> Forecast:
-    """Count what every rank of a plan owns, computes, sends, receives and holds."""
+def forecast(plan: ExchangePlan, work: Sequence[float] | None = None) -> Forecast:
+    """Count what every rank of a plan owns, computes, sends, receives and holds.
+
+    Args:
+        plan: The plan of the exchange.
+        work: Multiply-adds of each of its matrices; None takes `Matrix.work`, by which owners are chosen.
+    """
+    work = [matrix.work for matrix in plan.matrices] if work is None else work
     ranks = math.prod(plan.mesh)
     sums = {field.name: np.zeros(ranks) for field in fields(Forecast)}
     for item in plan.items:
         matrix = plan.matrices[item.index]
-        sums["work"] += _work(matrix, plan.mesh, item)
+        sums["work"] += _work(matrix, plan.mesh, item, work[item.index])
         if item.way != "local":
             sums["matrices"][item.owner] += 1
             there, back = _messages(matrix, plan.mesh, item)
@@ -72,7 +84,7 @@ def _messages(matrix: Matrix, mesh: tuple[int, ...], item: Item) -> tuple[Number
     others[item.owner] = 0
     if item.way == "gram":
         n = min(matrix.shape)
-        gram, q = HEADER + n * (n + 1) // 2 * matrix.width, HEADER + matrix.gram * matrix.width
+        gram, q = HEADER + packed_entries(n) * matrix.width, HEADER + n**2 * matrix.width
         return sends * float(aligned(gram)), others * float(aligned(q))
     sizes = _sizes(matrix.shape, mesh, matrix.placements, matrix.itemsize)
     return sends * sizes * matrix.tensors, others * (sizes + aligned(matrix.extra))
@@ -87,18 +99,18 @@ def _held(plan: ExchangePlan, item: Item) -> Numbers:
     return held
 
 
-def _work(matrix: Matrix, mesh: tuple[int, ...], item: Item) -> Numbers:
+def _work(matrix: Matrix, mesh: tuple[int, ...], item: Item, work: float) -> Numbers:
     """Multiply-adds for a matrix on each rank.
 
     The way "gram" shares the two products with the long side among the ranks. They are counted once, without restarts.
     """
     shares = _shares(matrix.shape, mesh, matrix.placements)
     if item.way == "local":
-        return matrix.work * shares
-    thin = min(2.0 * math.prod(matrix.shape) * min(matrix.shape), matrix.work) if item.way == "gram" else 0.0
-    work = thin * shares
-    work[item.owner] += matrix.work - thin
-    return work
+        return work * shares
+    thin = min(2.0 * math.prod(matrix.shape) * min(matrix.shape), work) if item.way == "gram" else 0.0
+    shared = thin * shares
+    shared[item.owner] += work - thin
+    return shared
 
 
 @lru_cache(maxsize=512)

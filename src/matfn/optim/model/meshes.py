@@ -10,6 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from ..matrices.exchange import placements_of
 from ..matrices.exchange_plan import Split
 from ..matrices.shards import is_dtensor
 
@@ -17,8 +21,6 @@ if TYPE_CHECKING:
     from .plan import Entry
 
 __all__ = ["AXES", "Mesh", "mesh_of"]
-
-Placed = tuple[tuple[int, ...], tuple[Split | None, ...]]  # the sizes of the mesh, and how each axis cuts a parameter
 
 AXES = ("replicate", "fsdp", "tp", "ep")
 LIMIT = 2**16  # ranks
@@ -32,16 +34,36 @@ _WHOLE = r"router|gate|\w+_a(_proj)?|kv_a_proj_with_mqa"
 
 
 @dataclass(frozen=True)
+class Placed:
+    """Where a parameter is.
+
+    Attributes:
+        axes: {name: size} of the mesh of the parameter.
+        placements: How each of these axes cuts it.
+    """
+
+    axes: tuple[tuple[str, int], ...]
+    placements: tuple[Split | None, ...]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The sizes of the axes."""
+        return tuple(size for _, size in self.axes)
+
+
+@dataclass(frozen=True)
 class Mesh:
     """The sizes of the axes of a mesh.
 
     Attributes:
         sizes: {axis: size}, in the order of `AXES`. Experts are spread over `ep` ranks, taken from fsdp x tp.
         real: Whether the processes exist and hold the parameters as they are, so that nothing is assumed.
+        shared: Whether real processes share plain parameters. If not, each computes all of them.
     """
 
     sizes: Mapping[str, int]
     real: bool = False
+    shared: bool = True
 
     @property
     def ranks(self) -> int:
@@ -56,19 +78,42 @@ class Mesh:
     def placed(self, entry: "Entry") -> Placed:
         """How the mesh cuts a parameter of a plan."""
         if is_dtensor(entry.parameter):
-            from ..matrices.exchange import placements_of
-
-            return tuple(entry.parameter.device_mesh.shape), placements_of(entry.parameter)
+            return Placed(_axes(entry.parameter.device_mesh), placements_of(entry.parameter))
         if self.real:
-            return (self.ranks,), (None,)
+            return Placed((("replicate", self.ranks if self.shared else 1),), (None,))
         replicate, fsdp, tp, ep = (self.sizes.get(axis, 1) for axis in AXES)
         shape = entry.parameter.shape
         if entry.role == "expert" and len(shape) == 3 and ep > 1:
             inside = fsdp * tp // ep  # ranks that share the same experts
-            first = inside * ep <= shape[0]
-            return (replicate, inside, ep), (None, Split(0, last=True) if first else Split(1), Split(0))
+            cuts = (None, Split(0, last=True) if inside * ep <= shape[0] else Split(1), Split(0))
+            return Placed((("replicate", replicate), ("inside", inside), ("ep", ep)), cuts)
         cut = _tensor_parallel(entry) if tp > 1 else None
-        return (replicate, fsdp, tp), (None, Split(0, last=cut == 0), None if cut is None else Split(cut))
+        axes = (("replicate", replicate), ("fsdp", fsdp), ("tp", tp))
+        return Placed(axes, (None, Split(0, last=cut == 0), None if cut is None else Split(cut)))
+
+    def positions(self, placed: Placed) -> NDArray[np.int64]:
+        """The index of each rank among those that share a parameter.
+
+        A part of the axes of a mesh makes several groups of ranks, one for each place along the other axes.
+
+        Raises:
+            ValueError: If the mesh of the parameter is no part of this mesh.
+        """
+        ranks, names = math.prod(placed.sizes), list(self.sizes)
+        if ranks in (1, self.ranks):
+            return np.arange(self.ranks) % ranks
+        if any(self.sizes.get(name) != size for name, size in placed.axes):
+            words = " x ".join(f"{name} {size}" for name, size in placed.axes)
+            raise ValueError(f"a parameter is on a mesh of {words}, which is no part of {self}: give the whole mesh.")
+        at = np.indices(tuple(self.sizes.values())).reshape(len(names), -1)
+        along = tuple(at[names.index(name)] for name, _ in placed.axes)
+        return np.asarray(np.ravel_multi_index(along, placed.sizes))
+
+
+def _axes(device_mesh: Any) -> tuple[tuple[str, int], ...]:
+    """The names and sizes of the axes of a DeviceMesh."""
+    names = device_mesh.mesh_dim_names or tuple(f"axis {i}" for i in range(device_mesh.ndim))
+    return tuple(zip(names, device_mesh.shape, strict=True))
 
 
 def mesh_of(given: Any, where: str) -> Mesh:
@@ -83,8 +128,7 @@ def mesh_of(given: Any, where: str) -> Mesh:
         ValueError: If axes or sizes do not make a mesh.
     """
     if hasattr(given, "mesh_dim_names") and hasattr(given, "get_group"):
-        names = given.mesh_dim_names or tuple(f"axis {i}" for i in range(given.ndim))
-        return Mesh(dict(zip(names, given.shape, strict=True)), real=True)
+        return Mesh(dict(_axes(given)), real=True)
     if isinstance(given, int) and not isinstance(given, bool):
         given = (given,)
     if isinstance(given, str):

@@ -1,27 +1,34 @@
-"""Outlook: what a step of Muon costs each process of a mesh, before a model trains there: work, bytes, memory, time.
+"""Outlook: what a step of an optimizer costs each process of a mesh, before a model trains there: work, bytes, memory.
 
-The mesh need not exist. The counts come from the plan of the exchange that the optimizer itself follows.
+The mesh need not exist. The counts come from the plan of the exchange that the optimizer itself follows. Only matrices
+are counted: AdamW moves the other parameters on each process, without messages.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from numbers import Real
-from operator import add
 from typing import TYPE_CHECKING
 
-from ..matrices.exchange_plan import Item, Matrix, Split, Way, exchange_plan
+import torch
+
+from ...engines import Direct, Gram
+from ...engines.cost import computed, products_of
+from ...iteration.schedule import Schedule
+from ..matrices.buckets import working_dtype
+from ..matrices.exchange_plan import Item, Matrix, Way, exchange_plan
 from ..matrices.forecast import Forecast, forecast
-from .meshes import Mesh
+from ..matrices.shards import is_dtensor
+from ..needs import needs
+from ..rules.polar import Polar
+from .meshes import Mesh, Placed
 from .table import by_sizes, columns
 
 if TYPE_CHECKING:
+    from ..optimizer import MatrixOptimizer
     from .plan import Entry
 
 __all__ = ["Kind", "Outlook", "Pace", "outlook"]
-
-MatrixOf = Callable[["Entry", tuple[Split | None, ...]], Matrix]
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,7 @@ class Kind:
         count: How many there are.
         cut: The axes that the mesh cuts, in words.
         way: How they are exchanged; see `exchange_plan`.
-        work: Multiply-adds of each.
+        work: Multiply-adds of each; None if they are not counted.
         moved: Bytes that all ranks together send for each.
     """
 
@@ -41,7 +48,7 @@ class Kind:
     count: int
     cut: str
     way: Way
-    work: float
+    work: float | None
     moved: float
 
 
@@ -74,23 +81,26 @@ class Outlook:
 
     Attributes:
         mesh: The mesh.
+        optimizer: The name of the optimizer.
         kinds: The matrices, by shape and cut.
         ranks: Numbers for each rank.
+        counted: Whether the work of all matrices is counted. Only polynomial iterations are.
         pace: What is known of the machines.
     """
 
     mesh: Mesh
+    optimizer: str
     kinds: tuple[Kind, ...]
     ranks: Forecast
+    counted: bool
     pace: Pace = Pace()
 
     def seconds(self) -> tuple[float, float] | None:
         """The optimizer's step for matrices: if messages and products overlap fully, and if they do not at all.
 
-        None without `tflops`, or without `gbps` where ranks send anything.
+        None if the work is not counted, without `tflops`, or without `gbps` where ranks send anything.
         """
-        messages = self.messages()
-        if self.pace.tflops is None or messages is None:
+        if not self.counted or self.pace.tflops is None or self.messages() is None:
             return None
         work = 2 * self.ranks.work / (self.pace.tflops * 1e12)
         bits = 8 * self.ranks.sent.clip(self.ranks.received) / ((self.pace.gbps or math.inf) * 1e9)
@@ -119,12 +129,15 @@ class Outlook:
         return low, high
 
     def __str__(self) -> str:
-        return "\n".join([f"A step on {self.mesh}", "", *self._kinds(), "", *self._ranks(), "", *self._times()])
+        return "\n".join(
+            [f"A step of {self.optimizer} on {self.mesh}", "", *self._kinds(), "", *self._ranks(), "", *self._times()]
+        )
 
     def _kinds(self) -> list[str]:
         rows: list[tuple[str, ...]] = [("matrices", "number", "cut", "way", "GFLOP each", "MB sent for each")]
         for kind in self.kinds:
-            gflop, moved = f"{2 * kind.work / 1e9:,.3g}", f"{kind.moved / 1e6:,.3g}"
+            gflop = "" if kind.work is None else _number(2 * kind.work / 1e9)
+            moved = _number(kind.moved / 1e6)
             rows.append((by_sizes(kind.shape), f"{kind.count:,}", kind.cut, kind.way, gflop, moved))
         return columns(rows, right=(1, 4, 5))
 
@@ -132,13 +145,13 @@ class Outlook:
         rows: list[tuple[str, ...]] = [("a rank", "least", "mean", "most")]
         per = (
             ("matrices owned", self.ranks.matrices, 1.0),
-            ("GFLOP", 2 * self.ranks.work, 1e9),
+            *([("GFLOP", 2 * self.ranks.work, 1e9)] if self.counted else []),
             ("MB sent", self.ranks.sent, 1e6),
             ("MB received", self.ranks.received, 1e6),
             ("MB held more", self.ranks.memory, 1e6),
         )
         for label, values, unit in per:
-            rows.append((label, *(f"{value / unit:,.4g}" for value in (values.min(), values.mean(), values.max()))))
+            rows.append((label, *(_number(value / unit) for value in (values.min(), values.mean(), values.max()))))
         return columns(rows, right=(1, 2, 3))
 
     def _times(self) -> list[str]:
@@ -148,7 +161,9 @@ class Outlook:
             lines.append("Time of the messages: give gbps, the gigabits per second of a rank.")
         elif self.pace.gbps is not None:
             lines.append(f"Messages take {_time(messages)} at {self.pace.gbps:g} Gbit/s a rank.")
-        if self.pace.tflops is None:
+        if not self.counted:
+            lines.append("The products are not counted: only those of polynomial iterations are.")
+        elif self.pace.tflops is None:
             lines.append("Time of the products: give tflops, the products of a rank in 10^12 operations per second.")
         elif seconds is not None:
             both = f"{_time(seconds[0])} if messages and products overlap, {_time(seconds[1])} if not"
@@ -158,46 +173,73 @@ class Outlook:
                 f"That is {share[0]:.1%} to {share[1]:.1%} of a step: the model's products take {_time(training)}."
             )
         elif seconds is not None:
-            lines.append("Share of a step: give tokens, those of all ranks in a step.")
+            lines.append("Share of a step: give tokens, the number of tokens of all ranks in a step.")
         return lines
 
 
-def outlook(entries: Iterable["Entry"], mesh: Mesh, matrix_of: MatrixOf, pace: Pace = Pace()) -> Outlook:
+def outlook(entries: Iterable["Entry"], mesh: Mesh, optimizer: "MatrixOptimizer", pace: Pace = Pace()) -> Outlook:
     """Plan the exchange of all matrices of a plan on a mesh, and count it for every rank.
 
     Args:
-        entries: The entries of the plan.
+        entries: The entries of the plan. Matrices under rules that the optimizer lacks count as its own.
         mesh: The mesh.
-        matrix_of: What the plan of the exchange needs of an entry with such placements.
+        optimizer: The optimizer, whose rules and options decide. Its parameters need not be those of the plan.
         pace: What is known of the machines.
+
+    Raises:
+        ValueError: If the parameters are on meshes whose sizes do not go together.
     """
-    meshes: dict[tuple[int, ...], list[Matrix]] = {}
+    meshes: dict[tuple[tuple[str, int], ...], list[tuple[Placed, Matrix, float | None]]] = {}
+    group = {**optimizer.defaults, "rule": "matrix"}
     for entry in entries:
-        if entry.is_matrix:
-            sizes, placements = mesh.placed(entry)
-            meshes.setdefault(sizes, []).append(matrix_of(entry, placements))
+        if entry.is_matrix and entry.layout is not None:
+            placed = mesh.placed(entry)
+            optimizer.layouts.setdefault(entry.parameter, entry.layout)
+            own = {**group, "rule": entry.rule if entry.rule in optimizer.others else "matrix"}
+            device = torch.device("cpu") if entry.parameter.is_meta else entry.parameter.device
+            sharded = is_dtensor(entry.parameter) or not mesh.real
+            given = (optimizer, own, entry.name, entry.parameter, placed.sizes, placed.placements, device)
+            matrix, _ = needs(*given, sharded=sharded)
+            work = _multiply_adds(optimizer, own["rule"], entry, device)
+            meshes.setdefault(placed.axes, []).append((placed, matrix, work))
     kinds: list[Kind] = []
-    forecasts = []
-    for sizes, matrices in meshes.items():
-        plan = exchange_plan(matrices, sizes)
-        forecasts.append(forecast(plan))
-        kinds += _kinds(matrices, plan.items, sizes)
-    if not forecasts:
-        forecasts = [forecast(exchange_plan([], (mesh.ranks,)))]
-    return Outlook(mesh, tuple(kinds), reduce(add, forecasts), pace)
+    total = forecast(exchange_plan([], (mesh.ranks,)))
+    for triples in meshes.values():
+        placed, pairs = triples[0][0], [(matrix, work) for _, matrix, work in triples]
+        plan = exchange_plan([matrix for matrix, _ in pairs], placed.sizes)
+        total += forecast(plan, [work or 0.0 for _, work in pairs]).at(mesh.positions(placed))
+        kinds += _kinds(pairs, plan.items, placed.sizes)
+    counted = all(kind.work is not None for kind in kinds)
+    return Outlook(mesh, type(optimizer).__name__, tuple(kinds), total, counted, pace)
 
 
-def _kinds(matrices: Sequence[Matrix], items: Sequence[Item], mesh: tuple[int, ...]) -> list[Kind]:
+def _multiply_adds(optimizer: "MatrixOptimizer", rule: str, entry: "Entry", device: torch.device) -> float | None:
+    """The multiply-adds for a parameter by a polynomial iteration; None for other rules. Deflation is not counted."""
+    polars = [link for link in optimizer.lender(rule).chain[1:] if isinstance(link, Polar)]
+    if not polars or entry.layout is None:
+        return None
+    total = 0.0
+    for b, m, n in entry.layout.matrices:
+        plan = polars[0].plan((m, n), working_dtype(entry.parameter), device)
+        engine = plan.engine
+        if not isinstance(plan.iteration, Schedule) or plan.iteration.rational or not isinstance(engine, Direct | Gram):
+            return None
+        engine = engine.planned(plan.iteration, plan.precision) if isinstance(engine, Gram) else engine
+        total += b * sum(computed(p, plan.products) for p in products_of(plan.iteration, engine, (m, n), plan.target))
+    return total
+
+
+def _kinds(pairs: Sequence[tuple[Matrix, float | None]], items: Sequence[Item], mesh: tuple[int, ...]) -> list[Kind]:
     """The matrices of one mesh, equal ones counted together."""
     alike: dict[tuple[object, ...], list[int]] = {}
-    for index, (matrix, item) in enumerate(zip(matrices, items, strict=True)):
-        alike.setdefault((matrix.shape, matrix.placements, item.way, matrix.work), []).append(index)
+    for index, ((matrix, work), item) in enumerate(zip(pairs, items, strict=True)):
+        alike.setdefault((matrix.shape, matrix.placements, item.way, work), []).append(index)
     kinds = []
     for indices in alike.values():
-        matrix, item = matrices[indices[0]], items[indices[0]]
+        (matrix, work), item = pairs[indices[0]], items[indices[0]]
         one = forecast(exchange_plan([matrix], mesh, [Item(0, item.way, item.owner)]))
         moved = float(one.sent.sum())
-        kinds.append(Kind(matrix.shape, len(indices), _cut(matrix, mesh), item.way, matrix.work, moved))
+        kinds.append(Kind(matrix.shape, len(indices), _cut(matrix, mesh), item.way, work, moved))
     return kinds
 
 
@@ -210,6 +252,11 @@ def _cut(matrix: Matrix, mesh: tuple[int, ...]) -> str:
     copies = math.prod(mesh) // math.prod(parts.values())
     words = [f"axis {axis} in {count}" for axis, count in sorted(parts.items())]
     return ", ".join([*words, *([f"{copies} copies"] if copies > 1 else [])]) or "whole"
+
+
+def _number(value: float) -> str:
+    """Four digits, without an exponent where that is short: "1,240" or "0.05872"."""
+    return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:,.4g}"
 
 
 def _time(seconds: float) -> str:

@@ -12,12 +12,16 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..matrices.layout import Layout, linear, stack
+from ..matrices.shards import is_dtensor
 from .candidate import Candidate, Decision
 from .example import check_example, read_example
 from .hints import Override, Pattern, check_arguments, first, refuse_idle_patterns
+from .meshes import Mesh, mesh_of
+from .outlook import Outlook, Pace, outlook
 from .places import Fact
 from .recognise import as_matrix, recognise
 from .table import render
@@ -89,10 +93,12 @@ class Plan:
     Attributes:
         entries: One entry for each parameter.
         model: A weak reference to the model, by which an optimizer notices parameters that were replaced.
+        mesh: The processes for which it prints what a step costs each of them; None for no such table.
     """
 
     entries: tuple[Entry, ...]
     model: weakref.ReferenceType[nn.Module] | None = field(default=None, compare=False, repr=False)
+    mesh: Mesh | None = field(default=None, compare=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"entries": self.entries}  # a weak reference cannot be pickled
@@ -115,13 +121,56 @@ class Plan:
         """The entries that want a look: guesses, and decisions on which two sources disagree."""
         return tuple(entry for entry in self.entries if entry.look)
 
+    @property
+    def processes(self) -> Any:
+        """The process group whose processes hold equal parameters, as DDP keeps them; None without DDP."""
+        model = self.model() if self.model is not None else None
+        model = getattr(model, "_orig_mod", model)  # torch.compile around DDP
+        return model.process_group if isinstance(model, nn.parallel.DistributedDataParallel) else None
+
     def __repr__(self) -> str:
         known = dict.fromkeys(("matrix", "adamw", "frozen", *(e.rule for e in self)))
         rules = [f"{sum(e.rule == rule for e in self)} {rule}" for rule in known]
         return f"<Plan of {len(self)} parameters: {', '.join(rules)}; print() shows it>"
 
     def __str__(self) -> str:
-        return render(self.entries)
+        return render(self.entries) + (f"\n\n{self.outlook()}" if self.mesh is not None else "")
+
+    def outlook(
+        self,
+        mesh: Any = None,
+        optimizer: Any = None,
+        *,
+        gbps: float | None = None,
+        tflops: float | None = None,
+        tokens: float | None = None,
+        active: float | None = None,
+    ) -> Outlook:
+        """What a step costs each process of a mesh: matrices, work, bytes, memory, and time if speeds are given.
+
+        Args:
+            mesh: As in `plan`; None is the mesh of the plan, or else the largest mesh of its sharded parameters.
+            optimizer: The optimizer, for its rules and options; None is Muon with its defaults.
+            gbps: Gigabits per second that each process sends, and receives at the same time.
+            tflops: The speed of each process's matrix products, in 10^12 operations per second.
+            tokens: Tokens of all processes in one training step, for the optimizer's share of a step.
+            active: Parameters that a token uses; None is all of them.
+
+        Raises:
+            ValueError: If there is no mesh, or a number is not above 0.
+        """
+        where = self.mesh if mesh is None else mesh_of(mesh, "Plan.outlook: mesh")
+        if where is None and (largest := _largest(self.entries)) is not None:
+            where = replace(mesh_of(largest, "mesh"), shared=False)
+        if where is None:
+            raise ValueError('Plan.outlook: give a mesh, such as mesh="8x8", or make the plan with one.')
+        if optimizer is None:
+            from ..muon import Muon  # late, because optimizers import plans
+
+            optimizer = Muon([torch.zeros(1, 1)])
+        total = float(sum(entry.parameter.numel() for entry in self)) or None
+        pace = Pace(gbps, tflops, tokens, total if active is None else active)
+        return outlook(self.entries, where, optimizer, pace)
 
     def groups(self) -> list[dict[str, Any]]:
         """Parameter groups: matrices, one for each rule; AdamW with decay; AdamW without (norms, biases, vectors)."""
@@ -151,6 +200,7 @@ def plan(
     heads: Mapping[Pattern, int] | None = None,
     frozen: str = "leave",
     allow: Collection[str] = (),
+    mesh: Any = None,
 ) -> Plan:
     """Decide for every parameter of a model whether it is orthogonalized, and how it is read as matrices.
 
@@ -178,6 +228,10 @@ def plan(
             without a gradient an optimizer does not move them.
         allow: Plans that are accepted instead of raising: "embedding" and "head" (an override orthogonalizes one),
             "empty" (nothing is orthogonalized).
+        mesh: Processes; the plan then prints what a step costs each of them. A DeviceMesh, on which plain parameters
+            are replicated. Or a mesh that need not exist, over which plain parameters are taken as spread: "8x8" or
+            (8, 8) is FSDP over 8 times tensor parallel over 8, "replicate=2,fsdp=32,tp=8,ep=64" names the axes. Experts
+            are spread over `ep` of the fsdp x tp processes.
 
     Raises:
         TypeError: If `model` is no module, a hint is no mapping, a pattern or decision has a wrong type, or the example
@@ -191,6 +245,7 @@ def plan(
         raise PlanError(f"allow must be a collection of {_ALLOW}, got {allow!r}.")
     if frozen not in _FROZEN:
         raise PlanError(f"frozen must be one of {_FROZEN}, got {frozen!r}.")
+    spread = None if mesh is None else mesh_of(mesh, "plan: mesh")
     check_example(example)
     found = candidates(model)
     if example is not None:
@@ -204,7 +259,13 @@ def plan(
         decided[name] = _decide(name, c, recognised[name], frozen, *hints)
     entries = _entries(found, decided)
     _refuse_mistakes(entries, allow)
-    return Plan(tuple(entries), weakref.ref(model))
+    return Plan(tuple(entries), weakref.ref(model), spread)
+
+
+def _largest(entries: Sequence[Entry]) -> Any:
+    """The largest mesh of the sharded parameters; None if there are none."""
+    meshes = [entry.parameter.device_mesh for entry in entries if is_dtensor(entry.parameter)]
+    return max(meshes, key=lambda mesh: mesh.size(), default=None)
 
 
 def _informed(found: Mapping[str, Candidate], facts: Mapping[Tensor, Fact]) -> dict[str, Candidate]:

@@ -1,0 +1,78 @@
+"""Needs: what the plan of the exchange must know of a matrix parameter, from its optimizer, without its numbers."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .matrices.buckets import working_dtype
+from .matrices.exchange_plan import Matrix, Split, aligned
+from .matrices.layout import linear
+from .matrices.padding import work
+from .rules.polar import Polar
+from .state import kinds_of
+
+if TYPE_CHECKING:
+    from .optimizer import MatrixOptimizer
+
+__all__ = ["needs", "rule_state"]
+
+
+def needs(
+    optimizer: "MatrixOptimizer",
+    group: Mapping[str, Any],
+    name: str,
+    param: Tensor,
+    mesh: Sequence[int],
+    placements: tuple[Split | None, ...],
+    device: torch.device,
+    *,
+    sharded: bool,
+) -> tuple[Matrix, torch.dtype]:
+    """What the plan of the exchange must know of a parameter, and the dtype in which its matrices travel.
+
+    Args:
+        optimizer: The optimizer, which knows the layout of the parameter.
+        group: The options of the parameter's group.
+        name: The name of the parameter.
+        param: The parameter, which may be on the meta device.
+        mesh: The sizes of the mesh axes.
+        placements: For each mesh axis how it cuts the parameter.
+        device: Where the matrices are computed.
+        sharded: Whether the parameter is a DTensor, so that state of the matrix rules stays with the owner.
+    """
+    layout, dtype = optimizer.layouts[param], working_dtype(param)
+    rules, state = optimizer.lender(group["rule"]).chain[1:], rule_state(optimizer, param, group)
+    _, m, n = layout.matrices[0]
+    wire = rules[0].wire((m, n), dtype, device)
+    cut = {s.axis for s, size in zip(placements, mesh, strict=True) if s is not None and size > 1}
+    kinds = [kinds_of(rules, shape, group) for shape in layout.shapes]
+    squares = any(not isinstance(kind, str) for each in kinds for kind in each.values())
+    batched = cut == {0} and 0 in layout.batch and layout.split[0] == layout.shape[0]
+    polar = rules[0] if len(rules) == 1 and layout == linear(layout.shape) and m and n else None
+    matrix = Matrix(
+        name,
+        tuple(param.shape),
+        placements,
+        itemsize=wire.itemsize,
+        work=sum(b * work(m, n) for b, m, n in layout.matrices),
+        tensors=1 + any(rule.reads_gradients for rule in rules),
+        extra=0 if sharded else sum(aligned(math.prod(s) * d.itemsize) for s, d in state.values()),
+        # Under DDP every process keeps the factors of Shampoo and SOAP, which are larger than what they save.
+        whole=batched and not squares if sharded else squares,
+        gram=isinstance(polar, Polar) and polar.bears_gram((m, n), dtype, device),
+        width=dtype.itemsize,
+    )
+    return matrix, wire
+
+
+def rule_state(
+    optimizer: "MatrixOptimizer", param: Tensor, group: Mapping[str, Any]
+) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """{key: (shape, dtype)} of the state of the matrix rules of a parameter."""
+    layout, rules = optimizer.layouts[param], optimizer.lender(group["rule"]).chain[1:]
+    kept = {key for shape in layout.shapes for key, kind in kinds_of(rules, shape, group).items() if kind != "counter"}
+    like = optimizer.state_like(param, group)
+    return {key: (shape, dtype) for key, (shape, dtype) in like.items() if key in kept and dtype is not None}
