@@ -145,6 +145,19 @@ def test_an_error_of_the_first_process_is_raised_in_all(world):
     assert [type(outcome) for outcome in outcomes] == [json.JSONDecodeError] * 2
 
 
+def trained_on_own_text(table, text):
+    """Train on a text that is longer on the second process."""
+    if distributed.get_rank():
+        text = text.with_name("longer.txt")
+        text.write_text("epsilon " * 500)
+    trained({**table, "data": {**table["data"], "path": str(text)}}, KINDS["ddp"][1], text.parent / "many", 1)
+
+
+def test_another_text_is_refused(world, text):
+    outcomes = world(2).outcomes(trained_on_own_text, table(text, "adamw"), text, timeout=10.0)
+    assert "process 1 reads another text than process 0" in str(outcomes[1])
+
+
 def shares(count):
     """The windows that this process draws, and the windows of the whole batch."""
     recipe = recipes.from_table({"parallel": {"kind": "ddp"}, "train": {"batch": count}})
