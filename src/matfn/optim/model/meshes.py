@@ -6,8 +6,8 @@ rows, FSDP along the first axis, experts by expert parallel.
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from ..matrices.shards import is_dtensor
 if TYPE_CHECKING:
     from .plan import Entry
 
-__all__ = ["AXES", "Mesh", "mesh_of"]
+__all__ = ["AXES", "Mesh", "Placed", "largest_mesh", "mesh_of"]
 
 AXES = ("replicate", "fsdp", "tp", "ep")
 LIMIT = 2**16  # ranks
@@ -57,13 +57,19 @@ class Mesh:
 
     Attributes:
         sizes: {axis: size}, in the order of `AXES`. Experts are spread over `ep` ranks, taken from fsdp x tp.
-        real: Whether the processes exist and hold the parameters as they are, so that nothing is assumed.
-        shared: Whether real processes share plain parameters. If not, each computes all of them.
+        device_mesh: The DeviceMesh, if the processes exist and hold the parameters as they are. None is a mesh of
+            words, over which plain parameters are taken as spread.
+        shared: Whether the processes of a DeviceMesh share plain parameters. If not, each computes all of them.
     """
 
     sizes: Mapping[str, int]
-    real: bool = False
+    device_mesh: Any = None
     shared: bool = True
+
+    @property
+    def real(self) -> bool:
+        """Whether the processes exist."""
+        return self.device_mesh is not None
 
     @property
     def ranks(self) -> int:
@@ -127,8 +133,10 @@ def mesh_of(given: Any, where: str) -> Mesh:
         TypeError: If it is none of them.
         ValueError: If axes or sizes do not make a mesh.
     """
+    if isinstance(given, Mesh):
+        return given
     if hasattr(given, "mesh_dim_names") and hasattr(given, "get_group"):
-        return Mesh(dict(_axes(given)), real=True)
+        return Mesh(dict(_axes(given)), given)
     if isinstance(given, int) and not isinstance(given, bool):
         given = (given,)
     if isinstance(given, str):
@@ -147,6 +155,18 @@ def mesh_of(given: Any, where: str) -> Mesh:
             f"{where}: ep={experts} must divide fsdp x tp = {ranks}, because experts are spread over those ranks."
         )
     return mesh
+
+
+def largest_mesh(entries: Iterable["Entry"]) -> Mesh:
+    """The largest mesh of the sharded parameters of a plan, whose processes compute plain parameters each for itself.
+
+    Raises:
+        ValueError: If no parameter is sharded.
+    """
+    meshes = [entry.parameter.device_mesh for entry in entries if is_dtensor(entry.parameter)]
+    if not meshes:
+        raise ValueError('Plan.outlook: give a mesh, such as mesh="8x8", because no parameter is sharded.')
+    return replace(mesh_of(max(meshes, key=lambda mesh: mesh.size()), "mesh"), shared=False)
 
 
 def _named(sizes: Any, where: str) -> dict[str, int]:
