@@ -13,7 +13,7 @@ try:
 except ImportError as missing:
     raise SystemExit(f'the command line needs {missing.name}: pip install "matfn[train]"') from None
 
-from matfn.train import Stopped, TrainError
+from matfn.train import Stopped, TrainError, processes
 from matfn.train.settings import brief
 from matfn.train.terminal import Out, grid, launch, path_of, safe, screen, shape_of, user_errors
 
@@ -63,19 +63,26 @@ def train(
     json_: Json = False,
 ) -> None:
     """Train with one optimizer (--set optimizer.kind=...); checkpoints (also at Ctrl-C), metrics as JSONL."""
-    from matfn.train import files, single
+    from matfn.train import files, parallel, single
     from matfn.train import recipe as recipes
 
-    if resume and (recipe or arm or set_ or out):
-        raise TrainError("--resume takes all from the run's folder: give no recipe, --arm, --set or --out beside it")
+    processes.join()
+    if resume and (recipe or arm or out):
+        raise TrainError("--resume takes all from the run's folder: give no recipe, --arm or --out beside it")
     if not (recipe or resume):
         raise TrainError("give a recipe (with --arm, --set, --out), or --resume with the folder of an interrupted run")
-    checked = single.recorded(resume) if resume else recipes.load(recipe, set_ or [])
+    changes = set_ or []
+    checked = processes.from_first(
+        lambda: recipes.moved(single.recorded(resume), changes) if resume else recipes.load(recipe, changes)
+    )
+    parallel.check(checked)
     console = _console(checked, json_)
-    with files.folder(resume or out or files.dated(recipe.stem if recipe else "")) as folder:
+    place = resume or out
+    with processes.first_holds(lambda: files.folder(place or files.dated(recipe.stem if recipe else ""))) as folder:
         summary = single.run(checked, folder, console, arm=arm)
-    if json_:
+    if json_ and processes.first():
         typer.echo(json.dumps(summary))
+    processes.leave()
 
 
 @app.command()
@@ -85,31 +92,42 @@ def compare(
 ) -> None:
     """Train the recipe's arms on the same text, weights and batches; print a table, write an HTML report."""
     from matfn.train import compare as comparing
-    from matfn.train import files, report
+    from matfn.train import files, parallel, report
     from matfn.train import recipe as recipes
     from matfn.train.loop import pick_device
-    from matfn.train.progress import Progressing, interrupt
+    from matfn.train.progress import Progressing, everywhere, interrupt
     from matfn.train.provenance import found
 
-    if (recipe is None) == (resume is None) or (resume and (set_ or out)):
+    processes.join()
+    if (recipe is None) == (resume is None) or (resume and out):
         raise TrainError("give a recipe (with --set, --out), or --resume with the folder of an interrupted comparison")
-    checked = recipes.recorded(resume / comparing.RECIPE)[0] if resume else recipes.load(recipe, set_ or [])
+    changes = set_ or []
+    checked = processes.from_first(
+        lambda: (
+            recipes.moved(recipes.recorded(resume / comparing.RECIPE)[0], changes)
+            if resume
+            else recipes.load(recipe, changes)
+        )
+    )
+    parallel.check(checked)
     console = _console(checked, json_)
-    with files.folder(resume or out or files.dated(recipe.stem if recipe else "")) as folder:
-        runs, steps = comparing.remaining(checked, folder)
+    place = resume or out
+    with processes.first_holds(lambda: files.folder(place or files.dated(recipe.stem if recipe else ""))) as folder:
+        runs, steps = processes.from_first(lambda: comparing.remaining(checked, folder))
         console.print(f"machine  {safe(found(pick_device(checked.train.device)))}", highlight=False, soft_wrap=True)
         with Progressing(console, steps, runs=runs) as watcher, interrupt() as signalled:
             try:
-                result = comparing.run(checked, folder, watcher, stop=signalled.is_set)
+                result = comparing.run(checked, folder, watcher, stop=everywhere(signalled))
             except Stopped as stopped:
                 stopped.status = 128 + signalled.number
                 raise
-        path = report.write(result, folder)
-    if json_:
+        path = processes.from_first(lambda: report.write(result, folder))
+    if not json_:
+        _print_comparison(console, result)
+        console.print(f"\nreport  {safe(str(path))}", highlight=False, soft_wrap=True)
+    elif processes.first():
         typer.echo(json.dumps({**result.table(), "report": str(path)}))
-        return
-    _print_comparison(console, result)
-    console.print(f"\nreport  {safe(str(path))}", highlight=False, soft_wrap=True)
+    processes.leave()
 
 
 @app.command()
@@ -210,7 +228,7 @@ def _console(recipe: Recipe, quiet: bool) -> Console:
         import torch
 
         torch.set_num_threads(recipe.train.threads)
-    return screen(stderr=quiet)
+    return screen(stderr=quiet) if processes.first() else Console(quiet=True)
 
 
 def main() -> None:

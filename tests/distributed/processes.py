@@ -6,6 +6,7 @@ call makes a new process group and destroys it. After a death or a hang, the nex
 
 import contextlib
 import faulthandler
+import gc
 import importlib
 import multiprocessing
 import os
@@ -226,9 +227,25 @@ def _called(sent: bytes) -> tuple[Any, bytes | None, str | None]:
             sendable = None
         return None, sendable, text
     finally:
-        if distributed.is_initialized():
-            distributed.destroy_process_group()
+        _end_group()
         _forget_meshes()
+
+
+def _end_group() -> None:
+    """Destroy the process group after every model that uses it, else torch 2.13 may hang.
+
+    If DistributedDataParallel holds the last reference, the group's destructor waits for the threads of gloo and keeps
+    the lock of the interpreter, for which such a thread may wait too. So cycles are collected first, and a Python
+    reference outlives them.
+    """
+    from torch import distributed
+
+    if distributed.is_initialized():
+        group = distributed.group.WORLD
+        gc.collect()
+        distributed.destroy_process_group()
+        del group
+        gc.freeze()  # the modules of torch: the next collection need not visit them
 
 
 def _forget_meshes() -> None:

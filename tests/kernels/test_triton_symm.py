@@ -2,7 +2,6 @@
 # ruff: noqa: E402 -- triton reads whether to interpret when it is imported
 
 import os
-import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -17,6 +16,7 @@ pytest.importorskip("triton", reason="triton is not installed: it comes with tor
 import triton
 import triton.language as tl
 
+from child import completed
 from matfn import Direct, Gram, PolarExpress
 from matfn.iteration.target import POLAR
 from matfn.kernels import EAGER, triton_symm
@@ -215,5 +215,5 @@ def test_it_compiles_for_a_gpu_that_is_not_there(tmp_path):
     """For compute capability 9.0, by the compiler that comes with triton; and a CPU without interpreter is refused."""
     without = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     env = {**without, "OMP_NUM_THREADS": "1", "TRITON_CACHE_DIR": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", NATIVE], capture_output=True, text=True, timeout=800, env=env)
+    done = completed([sys.executable, "-c", NATIVE], env=env)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -250,25 +250,6 @@ def test_a_compiled_model_trains_as_the_plain_one():
     assert list(first.state_dict()["state"]) == list(second.state_dict()["state"])
 
 
-def test_a_distributed_data_parallel_model_trains_and_loads_into_the_plain_one(tmp_path):
-    if not torch.distributed.is_available() or torch.distributed.is_initialized():
-        pytest.skip("needs a process group of its own")
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
-    try:
-        plain, inner = model(), model()
-        wrapped = nn.parallel.DistributedDataParallel(inner)
-        first, second = Muon(plan(plain)), Muon(plan(wrapped))
-        train(plain, first, 2)
-        train(wrapped, second, 2)
-        assert same(plain, inner)
-        first.load_state_dict(second.state_dict())
-        train(plain, first, 1)
-        train(wrapped, second, 1)
-        assert same(plain, inner)
-    finally:
-        torch.distributed.destroy_process_group()
-
-
 def test_step_hooks_fire_once():
     net = model()
     optimizer = Muon(plan(net))

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from child import child, completed
 from matfn.cli import app
 from matfn.train.settings import to_toml
 
@@ -254,24 +255,22 @@ def environment(**more):
 
 def test_interrupted_imports_are_quiet():
     for pause in (0.1, 0.6):
-        process = subprocess.Popen([*SCRIPT, "methods"], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
-        time.sleep(pause)  # Python itself starts in less, and importing torch takes more
-        process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=60)
+        with child([*SCRIPT, "methods"], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+            time.sleep(pause)  # Python itself starts in less, and importing torch takes more
+            process.send_signal(signal.SIGINT)
+            _, told = process.communicate(timeout=60)
         assert process.returncode in (130, 0), told
-        assert told == b""
+        assert told == ""
 
 
 def test_a_pipe_that_closes_is_no_error():
     line = f"{' '.join(SCRIPT)} coeffs polar-express:steps=60 | head -n 1"
-    done = subprocess.run(line, shell=True, capture_output=True, text=True, env=environment(), check=True)
-    assert done.stderr == ""
+    done = completed(line, shell=True, env=environment())
+    assert (done.returncode, done.stderr) == (0, "")
     assert "p = 2" in done.stdout
 
 
 def test_a_terminal_of_few_letters_is_no_error():
-    done = subprocess.run(
-        [*SCRIPT, "coeffs"], capture_output=True, env=environment(PYTHONIOENCODING="ascii"), check=False
-    )
+    done = completed([*SCRIPT, "coeffs"], text=False, env=environment(PYTHONIOENCODING="ascii"))
     assert done.returncode == 0, done.stderr
     assert b"worst |1 ? s|" in done.stdout

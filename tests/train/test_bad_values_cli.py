@@ -3,13 +3,13 @@
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from child import completed
 from matfn.cli import app
 from matfn.train.terminal import guarded
 from tests.train import test_bad_input_cli as first
@@ -191,12 +191,10 @@ def test_a_run_that_lost_its_recipe_is_told(place):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_full_disk_under_the_progress_costs_no_step(place):
     with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            [*SCRIPT, *setting(), "--out", "run"], stdout=full, stderr=subprocess.PIPE, text=True, env=environment()
-        )
+        done = completed([*SCRIPT, *setting(), "--out", "run"], stdout=full, env=environment())
     assert done.returncode == 2
     assert done.stderr == "error: the output: No space left on device\n"
-    done = subprocess.run([*SCRIPT, "train", "--resume", "run"], capture_output=True, text=True, env=environment())
+    done = completed([*SCRIPT, "train", "--resume", "run"], env=environment())
     assert "after 12 steps" in done.stdout, done.stderr
     assert "step 0" not in done.stdout
 
@@ -215,7 +213,7 @@ def test_the_sweep_of_plans_writes_no_file_for_a_bad_option(tmp_path, words):
     root = Path(__file__).parents[2]
     path = f"{root}{os.pathsep}{environment()['PYTHONPATH']}"
     line = [sys.executable, "-m", "studies.plan_sweep", *words]
-    done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, env=environment(PYTHONPATH=path))
+    done = completed(line, cwd=tmp_path, env=environment(PYTHONPATH=path))
     assert done.returncode == (0 if "--help" in words else 2), done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())

@@ -4,7 +4,6 @@ import errno
 import itertools
 import json
 import re
-import subprocess
 import sys
 
 import pytest
@@ -12,6 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 import matfn
+from child import completed
 from matfn.cli import app
 from matfn.train import TrainError, files
 from matfn.train import loop as train
@@ -256,8 +256,8 @@ def test_compare_prints_table_and_report_last(cli, path, tmp_path):
 def test_importing_matfn_does_not_import_train():
     names = ("matfn.train", "matfn.cli", "rich", "typer", "matplotlib", "transformers")
     code = f"import sys, matfn; print([m for m in sys.modules if m.startswith({names})])"
-    output = subprocess.run((sys.executable, "-c", code), capture_output=True, text=True, check=True).stdout
-    assert output.strip() == "[]"
+    done = completed((sys.executable, "-c", code))
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
 
 
 def test_threads_are_set_only_when_asked(cli, path):

@@ -2,7 +2,7 @@
 
 import json
 import os
-import resource
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +15,7 @@ import torch
 from filelock import FileLock
 from typer.testing import CliRunner
 
+from child import child, completed
 from matfn import cli
 from matfn.train import Stopped, TrainError, checkpoint, compare, files, loop, single
 from matfn.train import recipe as recipes
@@ -296,7 +297,7 @@ def test_a_second_process_in_a_folder_is_refused(path, tmp_path):
 def test_the_lock_of_a_dead_process_is_none(path, tmp_path):
     (tmp_path / "run").mkdir()
     code = f"import os, filelock; filelock.FileLock({str(tmp_path / 'run' / files.LOCK)!r}).acquire(); os._exit(1)"
-    subprocess.run([sys.executable, "-c", code], check=False)
+    assert completed([sys.executable, "-c", code]).returncode == 1
     assert command("train", path, "--arm", "AdamW", "--out", tmp_path / "run").exit_code == 0
 
 
@@ -465,51 +466,20 @@ def test_checkpoints_come_by_the_clock(recipe, tmp_path, watcher, monkeypatch):
     assert saved == []
 
 
-@pytest.fixture
-def small_disk():
-    """Files of at most 40 kB: the checkpoint does not fit, the rest does."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-
-    def limit(size):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-
-    yield limit
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
-
-
-def test_a_full_disk_in_a_checkpoint_is_a_line_and_keeps_the_old_one(recipe, tmp_path, watcher, small_disk):
-    trainer = train(recipe, tmp_path, watcher, to=4)
+def test_a_full_disk_is_a_line_and_keeps_the_old_checkpoint(tmp_path):
+    """Also under a log, a plot and a report. tests/train/full_disk.py writes them where files may have 100 bytes."""
+    checkpoint.save(tmp_path / CHECKPOINT, {"model": torch.zeros(10**4)})
     old = (tmp_path / CHECKPOINT).read_bytes()
-    small_disk(4000)
-    with pytest.raises(TrainError, match=r"cannot write .*checkpoint\.pt: .*the older one is unchanged; make room"):
-        checkpoint.save(tmp_path / CHECKPOINT, {"model": trainer.model.state_dict()})
+    done = completed([sys.executable, str(Path(__file__).with_name("full_disk.py")), str(tmp_path)])
+    assert done.returncode == 0, done.stderr
+    told = dict(map(json.loads, done.stdout.splitlines()))
+    assert re.search(
+        r"cannot write .*checkpoint\.pt: .*the older one is unchanged; make room", told.pop("write_checkpoint")
+    )
+    assert sorted(told) == ["write_log", "write_plot", "write_text"]
+    assert all(re.search("cannot write .*: File too large", line) for line in told.values()), told
     assert (tmp_path / CHECKPOINT).read_bytes() == old
-    assert not list(tmp_path.glob("*.partial"))
-
-
-def write_log(folder):
-    log = Metrics(folder / METRICS)
-    for step in range(1, 10):
-        log.write(step=step, loss=0.5)
-
-
-def write_plot(folder):
-    with files.whole(folder / "loss.png") as file:
-        file.write(b"x" * 10**5)
-
-
-def write_text(folder):
-    files.replace_text(folder / "report.html", "x" * 1000)
-
-
-@pytest.mark.parametrize("write", [write_log, write_plot, write_text])
-def test_a_full_disk_elsewhere_is_a_line(tmp_path, small_disk, write):
-    small_disk(100)
-    with pytest.raises(TrainError, match=r"cannot write .*: File too large"):
-        write(tmp_path)
-    assert not [p for p in tmp_path.iterdir() if p.name != METRICS]
+    assert {p.name for p in tmp_path.iterdir()} == {CHECKPOINT, METRICS}
 
 
 def test_unfinished_files_follow_no_planted_link(tmp_path):
@@ -545,11 +515,9 @@ def test_a_process_killed_by_the_system_goes_on_identically(table, tmp_path, rec
     (tmp_path / "long.toml").write_text(to_toml(table))
     run, words = tmp_path / "run", ["train", str(tmp_path / "long.toml"), "--arm", "AdamW", "--out"]
     for until in (3, 30):
-        process = subprocess.Popen([sys.executable, "-c", KILLED, *words, str(run)], stdout=subprocess.DEVNULL)
-        while process.poll() is None and (not (run / METRICS).exists() or len(lines_of(run)) < until):
-            time.sleep(0.005)
-        process.kill()
-        process.wait()
+        with child([sys.executable, "-c", KILLED, *words, str(run)], stdout=subprocess.DEVNULL) as process:
+            while process.poll() is None and (not (run / METRICS).exists() or len(lines_of(run)) < until):
+                time.sleep(0.005)
     assert command(*words, run).exit_code == 0
     assert command(*words, tmp_path / "whole").exit_code == 0
     assert curve(run) == curve(tmp_path / "whole")

@@ -1,7 +1,6 @@
 """The loop: the schedule, resuming to the identical curve, divergence, and files that are whole or absent."""
 
 import math
-import os
 import signal
 from dataclasses import replace
 
@@ -202,10 +201,10 @@ def test_first_interrupt_asks_second_stops():
     before = signal.getsignal(signal.SIGINT)
     with interrupt() as ctrl_c:
         assert not ctrl_c.is_set()
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         assert ctrl_c.is_set()
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) == before
 
 

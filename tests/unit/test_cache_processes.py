@@ -1,5 +1,6 @@
 """The coefficient cache seen from several processes: what they compute, races, a kill in the middle."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import matfn
+from child import LIMIT, child, completed
 
 # The solver needs no torch: put a bare package in the place of matfn, so that a process starts in a tenth of a second.
 BARE = f"""
@@ -20,20 +22,17 @@ assert "torch" not in sys.modules
 """
 
 
-def start(code, folder, *arguments):
-    return subprocess.Popen(
-        [sys.executable, "-c", BARE + code, *arguments],
-        env={**os.environ, "MATFN_CACHE_DIR": str(folder)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def arguments(code, folder, *more):
+    """The command line and the environment of a process."""
+    return [sys.executable, "-c", code, *more], {**os.environ, "MATFN_CACHE_DIR": str(folder)}
 
 
-def finish(child):
-    output, errors = child.communicate(timeout=600)
-    assert child.returncode == 0, errors
-    return output
+def run(code, folder):
+    """What a process printed."""
+    line, env = arguments(code, folder)
+    done = completed(line, env=env)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 SOLVED = """
@@ -58,10 +57,10 @@ def test_few_sweeps_cold_and_none_from_disk(tmp_path, schedule):
     A step is one polynomial, and a cushion, computed once for each degree, is found by the secant method from a dozen.
     """
     code = SOLVED.format(schedule)
-    polynomials, sweeps = map(int, finish(start(code, tmp_path)).split())
+    polynomials, sweeps = map(int, run(BARE + code, tmp_path).split())
     assert 4 <= polynomials <= 5 + 2 * 12
     assert sweeps <= 8 * polynomials
-    assert finish(start(code, tmp_path)) == "0 0\n"
+    assert run(BARE + code, tmp_path) == "0 0\n"
 
 
 RACING = """
@@ -81,12 +80,16 @@ for _ in range(40):
 
 
 def test_processes_that_write_the_same_key_at_once(tmp_path):
-    children = [start(RACING, tmp_path / "cache", str(tmp_path)) for _ in range(4)]
-    for child in children:
-        assert child.stdout.readline() == "ready\n"
-    (tmp_path / "go").touch()
-    for child in children:
-        finish(child)
+    line, env = arguments(BARE + RACING, tmp_path / "cache", str(tmp_path))
+    with contextlib.ExitStack() as stack:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        processes = [stack.enter_context(child(line, env=env, **pipes)) for _ in range(4)]
+        for process in processes:
+            assert process.stdout.readline() == "ready\n"
+        (tmp_path / "go").touch()
+        for process in processes:
+            _, errors = process.communicate(timeout=LIMIT)
+            assert process.returncode == 0, errors
     assert all(file.suffix == ".json" for file in (tmp_path / "cache").iterdir()), "no temporary file is left"
 
 
@@ -102,19 +105,12 @@ assert cached_rows(request) == compose(request)
 
 
 def test_a_process_killed_before_the_replacement_leaves_no_file_that_is_read(tmp_path):
-    finish(start(KILLED, tmp_path))
+    run(BARE + KILLED, tmp_path)
     assert [file.suffix for file in tmp_path.iterdir()] == [".tmp"]
-    finish(start(WHOLE, tmp_path))
+    run(BARE + WHOLE, tmp_path)
     assert sorted(file.suffix for file in tmp_path.iterdir()) == [".json", ".tmp"]
 
 
 def test_a_warm_cache_imports_no_mpmath(tmp_path):
     script = "import sys, matfn; matfn.PolarExpress().schedule(); print('mpmath' in sys.modules)"
-    environment = {**os.environ, "MATFN_CACHE_DIR": str(tmp_path)}
-    answers = [
-        subprocess.run(
-            [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
-        ).stdout
-        for _ in range(2)
-    ]
-    assert answers == ["True\n", "False\n"]
+    assert [run(script, tmp_path) for _ in range(2)] == ["True\n", "False\n"]

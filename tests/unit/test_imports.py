@@ -2,13 +2,13 @@
 
 import ast
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 import matfn
+from child import completed
 
 ROOT = Path(matfn.__file__).parent
 
@@ -155,9 +155,7 @@ def test_optional_packages_stay_in_their_places():
 
 def run(code):
     """The output of a fresh interpreter, on one thread."""
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=False, env=environment()
-    )
+    done = completed([sys.executable, "-c", code], env=environment())
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
 

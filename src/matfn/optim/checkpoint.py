@@ -2,13 +2,16 @@
 
     {"state": {0: {"momentum_buffer": tensor, ...}, ...},
      "param_groups": [{"params": [0, 1, ...], "param_names": [...], "rule": "matrix", "chain": "Ema, Polar",
-                       "lr": 0.02, ...}, ...]}
+                       "filled": 2, "lr": 0.02, ...}, ...]}
 
 Parameters are numbered over all groups, and those without state have no entry in "state", as in torch's optimizers.
 torch.distributed.checkpoint, Trainer, Lightning and Accelerate rely on it. Loading matches parameters by name if both
 sides have names, else by position. Prefixes of torch.compile, DDP and FSDP are ignored, so the state of a wrapped model
 loads into the plain one and back. Files of earlier versions, whose "params" and "state" hold names, load too. Momentum
 keeps its dtype. (torch's own loader would cast a float32 momentum of bfloat16 weights to bfloat16.)
+
+State of a DTensor parameter is a DTensor, so torch.distributed.checkpoint can save and load it on any mesh.
+`load` takes DTensors of any mesh and placements and whole tensors, for sharded and for plain parameters.
 """
 
 import math
@@ -20,11 +23,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .matrices.shards import is_dtensor, like_shard, local, own_part
 from .rest import StateLike
 
 __all__ = ["CHAIN", "bare", "check_form", "dump", "load", "renamed"]
 
 CHAIN = "chain"  # key in a saved group of matrices: the names of its rules, such as "Ema, Polar"
+# Key in a saved group: how many parameters have state. torch.distributed.checkpoint loads only into state that exists,
+# so it would leave a fresh state dict without state and say nothing.
+FILLED = "filled"
 
 Groups = list[dict[str, Any]]
 Expected = Callable[[Tensor, Mapping[str, Any]], StateLike]
@@ -48,6 +55,7 @@ def dump(groups: Groups, state: Mapping[Tensor, Mapping[str, Any]], chain: Calla
     saved = []
     for group in groups:
         found = {**group, "params": [numbers[p] for p in group["params"]], "param_names": list(group["param_names"])}
+        found[FILLED] = sum(bool(state.get(param)) for param in group["params"])
         saved.append(found if group["rule"] == "adamw" else {**found, CHAIN: chain(group["rule"])})
     return {"state": {n: dict(state[param]) for param, n in numbers.items() if state.get(param)}, "param_groups": saved}
 
@@ -76,7 +84,7 @@ def load(
     loaded = [{**group, **_options(source, group)} for source, group in zip(saved_groups, groups, strict=True)]
     for index, group in enumerate(loaded):
         check(group, f"group {index} of the state dict")
-    problems = _state_problems(saved_groups, saved_state, loaded, expected)
+    problems = _lost(saved_groups, saved_state) or _state_problems(saved_groups, saved_state, loaded, expected)
     if problems:
         raise ValueError(_listed(problems))
     restored: dict[Tensor, dict[str, Any]] = {}
@@ -130,7 +138,7 @@ def check_form(saved: Any) -> None:
 
 def _options(source: Mapping[str, Any], group: Mapping[str, Any]) -> dict[str, Any]:
     """The saved options. torch.distributed.checkpoint turns tuples into lists, which become tuples again."""
-    kept = {key: value for key, value in source.items() if key not in ("params", "param_names", CHAIN)}
+    kept = {key: value for key, value in source.items() if key not in ("params", "param_names", CHAIN, FILLED)}
     return {k: tuple(v) if isinstance(v, list) and isinstance(group.get(k), tuple) else v for k, v in kept.items()}
 
 
@@ -236,6 +244,18 @@ def _chain_problems(saved_groups: Groups, groups: Groups, wanted: Wanted) -> lis
     return problems
 
 
+def _lost(saved_groups: Groups, saved_state: Mapping[str, Any]) -> list[str]:
+    """Groups that were saved with state and come without any."""
+    return [
+        f"group {index} was saved with the state of {group[FILLED]} parameters, and here it has none. "
+        "torch.distributed.checkpoint.load fills only tensors that a state dict already has: give it the state dict of "
+        "get_optimizer_state_dict(model, optimizer), which makes them. To load the options alone, delete the key "
+        f"{FILLED!r} of each group"
+        for index, group in enumerate(saved_groups)
+        if group.get(FILLED) and not any(saved_state.get(name) for name in group["params"])
+    ]
+
+
 def _state_problems(saved_groups: Groups, saved_state: dict[str, Any], loaded: Groups, expected: Expected) -> list[str]:
     """State with keys missing or too many, of another shape or kind, or of an unknown parameter."""
     problems: list[str] = []
@@ -263,10 +283,11 @@ def _value_problem(value: Any, key: str, kind: tuple[tuple[int, ...], torch.dtyp
     if isinstance(value, bool) or not isinstance(value, Tensor | int | float):
         return f"{what} is a {type(value).__name__}, wanted a tensor"
     x = torch.as_tensor(value)
-    if any(k.__name__ == "DTensor" for k in type(x).__mro__):
-        return f"{what} is a DTensor, wanted a whole tensor (full_tensor() gives it)"
     if tuple(x.shape) != shape:
         return f"{what} has shape {tuple(x.shape)}, wanted {shape}"
+    if is_dtensor(x) and any(placement.is_partial() for placement in x.placements):
+        return f"{what} is a DTensor of partial sums, wanted Shard or Replicate placements"
+    x = local(x)  # every process looks at its own part
     if x.layout is not torch.strided or x.is_quantized:
         return f"{what} is {'quantized' if x.is_quantized else 'sparse'}, wanted a dense tensor"
     if x.is_meta:
@@ -290,9 +311,14 @@ def _is_count(x: Tensor) -> bool:
 
 
 def _restore(value: Any, param: Tensor, group: Mapping[str, Any], dtype: torch.dtype | None) -> Tensor:
-    """A copy on the parameter's device. Step counters stay on the host, unless AdamW is fused or capturable."""
+    """A copy on the parameter's device, placed as the parameter is if it has an entry for each of its entries.
+
+    Other state is whole. Step counters (dtype None) stay on the host, unless AdamW is fused or capturable.
+    """
     value = value if isinstance(value, Tensor) else torch.tensor(float(value))
     hosted = value.ndim == 0 and param.ndim > 0 and not (group.get("fused") or group.get("capturable"))
-    if value.shape == param.shape and not hosted:  # with the strides of the parameter, for fast elementwise kernels
-        return torch.empty_like(param, dtype=dtype or value.dtype).copy_(value)
-    return value.detach().to(device="cpu" if hosted else param.device, dtype=dtype or value.dtype, copy=True)
+    if value.shape == param.shape and not hosted and not (dtype is None and is_dtensor(param)):
+        own = own_part(value, param)  # with the strides of the parameter, for fast elementwise kernels
+        return like_shard(torch.empty_like(local(param), dtype=dtype or own.dtype).copy_(own), param)
+    whole = value.full_tensor() if is_dtensor(value) else value
+    return whole.detach().to(device="cpu" if hosted else param.device, dtype=dtype or whole.dtype, copy=True)

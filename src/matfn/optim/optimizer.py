@@ -211,6 +211,10 @@ class MatrixOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self.rest.adopt_momentum(self.param_groups)
+        plain = [plain_values(group) for group in self.param_groups]
+        if plain != self._options:
+            check_groups(self, plain)
+            self._options = plain
         with self._sharded.agreed(self):
             self._refresh()
             # AdamW goes first: it refuses combinations of options, such as foreach with an lr that is a tensor.
@@ -236,11 +240,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
             hook(bucket)
 
     def _refresh(self) -> None:
-        """Find the parameters with a gradient, and check all that may have changed since the last step."""
-        plain = [plain_values(group) for group in self.param_groups]
-        if plain != self._options:
-            check_groups(self, plain)
-            self._options = plain
+        """Find the parameters with a gradient, and check what may have changed since the last step."""
         active = [
             (index, name, param)
             for index, group in enumerate(self.param_groups)
@@ -266,7 +266,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
             check_state(self.state.get(param, {}), param, likes[param], f"{type(self).__name__}: parameter {name!r}")
         here = [member for member in matrices if not self._sharded.travels(member[2])]
         self._stacks = tuple(stack for name in ("matrix", *self.others) for stack in self._filled(name, here))
-        moving = [param for _, _, param in matrices]
+        moving = [param for _, _, param in matrices if param.numel()]
         self._counted = tuple(param for param in moving if COUNTER in likes[param])
         for bucket in self.buckets:
             bucket.runs = self._runs(bucket)

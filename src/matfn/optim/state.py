@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .matrices.buckets import Kind, working_dtype
 from .matrices.layout import Layout
+from .matrices.shards import is_dtensor, like_shard, local
 from .rest import StateLike
 
 __all__ = ["COUNTER", "check_state", "count", "described", "kinds_of", "make_state"]
@@ -52,11 +53,12 @@ def described(param: Tensor, layout: Layout, kinds: Callable[[tuple[int, ...]], 
 def make_state(state: MutableMapping[str, Any], param: Tensor, like: StateLike) -> None:
     """Add zeros for every missing tensor of a parameter at once, because half of its state would not load again.
 
-    Tensors of the parameter's shape have its strides. A dtype None means a float32 counter on the host.
+    Tensors of the parameter's shape have its strides, and are DTensors placed as the parameter is if it is one. Other
+    tensors are whole. A dtype None means a float32 counter on the host.
     """
     for key, (shape, dtype) in like.items():
         if key not in state and shape == tuple(param.shape):
-            state[key] = torch.zeros_like(param, dtype=dtype)
+            state[key] = like_shard(torch.zeros_like(local(param), dtype=dtype), param)
         elif key not in state:
             device = "cpu" if dtype is None else param.device
             state[key] = torch.zeros(shape, dtype=dtype or torch.float32, device=device)
@@ -68,6 +70,11 @@ def count(states: Iterable[MutableMapping[str, Any]]) -> None:
         state[COUNTER] = state[COUNTER] + 1 if COUNTER in state else torch.ones((), dtype=torch.float32, device="cpu")
 
 
+def placed(x: Tensor) -> str:
+    """How a tensor is placed, for comparison and messages."""
+    return f"a DTensor with {x.placements} on {x.device_mesh}" if is_dtensor(x) else "a plain tensor"
+
+
 def check_state(state: Mapping[str, Any], param: Tensor, expected: StateLike, where: str) -> None:
     """Raise RuntimeError for state that was made before the parameter was converted or moved.
 
@@ -77,6 +84,12 @@ def check_state(state: Mapping[str, Any], param: Tensor, expected: StateLike, wh
         held = state.get(key)
         if held is None or dtype is None:  # a counter may stay on the host
             continue
+        if shape == tuple(param.shape) and placed(held) != placed(param):
+            raise RuntimeError(
+                f"{where} is {placed(param)}, but its {key!r} is {placed(held)}: it was sharded or gathered after the "
+                "optimizer's first step. Make a new optimizer after you shard a model, and load the state dict of the "
+                "old one."
+            )
         if (held.dtype, held.device, tuple(held.shape)) != (dtype, param.device, shape):
             if tuple(held.shape) != shape:
                 raise RuntimeError(

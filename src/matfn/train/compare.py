@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from matfn.train import Stopped, TrainError, checkpoint, optimizers, sizes
+from matfn.train import Stopped, TrainError, checkpoint, optimizers, processes, sizes
 from matfn.train import recipe as recipes
 from matfn.train.data import Corpus, load_corpus
 from matfn.train.files import read, replace_text
@@ -70,13 +70,7 @@ def run(recipe: Recipe, directory: Path, watcher: Watcher, *, stop: Callable[[],
         TrainError: There are fewer than two arms, an arm is wrong, or the folder belongs to another recipe.
         Stopped: `stop` returned true.
     """
-    if not recipe.arms and (directory / CHECKPOINT).exists():
-        raise TrainError(f"{directory} holds one run: go on with matfn train --resume {directory}")
-    if len(recipe.arms) < 2:
-        raise TrainError(f"there is nothing to compare: the recipe has {len(recipe.arms)} [[arms]], add at least two")
-    begun, order = recipes.recorded(directory / RECIPE) if (directory / RECIPE).exists() else (recipe, None)
-    if begun != recipe:
-        raise TrainError(f"{directory} holds a comparison by another recipe: choose another folder with --out")
+    order = processes.from_first(lambda: _begun(recipe, directory))
     for arm in recipe.arms:
         optimizers.check(arm, recipe.place(arm), pick_device(recipe.train.device))
     trials, corpus = trials_of(recipe, directory), load_corpus(recipe.data)
@@ -86,15 +80,33 @@ def run(recipe: Recipe, directory: Path, watcher: Watcher, *, stop: Callable[[],
             "restore it, or choose another folder with --out"
         )
     sizes.check(recipe, recipe.arms, corpus)
-    directory.mkdir(parents=True, exist_ok=True)
-    recipes.record(directory / RECIPE, recipe, corpus.order)
+    if processes.first():
+        directory.mkdir(parents=True, exist_ok=True)
+        recipes.record(directory / RECIPE, recipe, corpus.order)
     try:
         searches, runs = _trained(recipe, trials, corpus, directory, watcher, stop)
     except Stopped:
-        raise Stopped(f"stopped; go on with: matfn compare --resume {directory}") from None
+        raise Stopped(f"stopped; go on with: {processes.line(f'compare --resume {directory}')}") from None
     comparison = _summarize(recipe, corpus, runs, searches)
-    replace_text(directory / "result.json", json.dumps(comparison.table(), indent=1, ensure_ascii=False))
+    if processes.first():
+        replace_text(directory / "result.json", json.dumps(comparison.table(), indent=1, ensure_ascii=False))
     return comparison
+
+
+def _begun(recipe: Recipe, directory: Path) -> str | None:
+    """The order of the text of the comparison that the folder holds; None if it holds none.
+
+    Raises:
+        TrainError: There are fewer than two arms, or the folder belongs to another recipe.
+    """
+    if not recipe.arms and (directory / CHECKPOINT).exists():
+        raise TrainError(f"{directory} holds one run: go on with matfn train --resume {directory}")
+    if len(recipe.arms) < 2:
+        raise TrainError(f"there is nothing to compare: the recipe has {len(recipe.arms)} [[arms]], add at least two")
+    begun, order = recipes.recorded(directory / RECIPE) if (directory / RECIPE).exists() else (recipe, None)
+    if not begun.same_curve(recipe):
+        raise TrainError(f"{directory} holds a comparison by another recipe: choose another folder with --out")
+    return order
 
 
 def _trained(
@@ -245,9 +257,8 @@ def train_in_turns(jobs: Sequence[Job], corpus: Corpus, watcher: Watcher, stop: 
         TrainError: A file cannot be written, or a log was removed or changed.
         Stopped: `stop` returned true; every unfinished job has a checkpoint.
     """
-    active = [
-        (job, Trainer(job.recipe, job.arm, corpus, seed=job.seed, directory=job.folder)) for job in jobs if not job.over
-    ]
+    unfinished = processes.from_first(lambda: [job for job in jobs if not job.over])
+    active = [(job, Trainer(job.recipe, job.arm, corpus, seed=job.seed, directory=job.folder)) for job in unfinished]
     while active:
         for _, trainer in active:
             with contextlib.suppress(Diverged):  # the log records the divergence, and the table will show it
@@ -260,13 +271,14 @@ def train_in_turns(jobs: Sequence[Job], corpus: Corpus, watcher: Watcher, stop: 
             for _, trainer in active:
                 trainer.save()
             raise Stopped("stopped")
-    return [job.outcome() for job in jobs]
+    return processes.from_first(lambda: [job.outcome() for job in jobs])
 
 
 def _finish(job: Job, trainer: Trainer) -> None:
     """Record the log of a finished run, and remove the checkpoint, which only an interrupted run needs."""
-    replace_text(job.folder / FINISHED, json.dumps(trainer.metrics.sync()) + "\n")
-    (job.folder / CHECKPOINT).unlink(missing_ok=True)
+    if processes.first():
+        replace_text(job.folder / FINISHED, json.dumps(trainer.metrics.sync()) + "\n")
+        (job.folder / CHECKPOINT).unlink(missing_ok=True)
     trainer.metrics.verify()
     trainer.metrics.close()
 

@@ -170,16 +170,22 @@ def _shard_documents(table: DataTable) -> tuple[list[np.ndarray], str]:
 class Batches:
     """Random windows of the training half; a checkpoint needs the generator's state only."""
 
-    def __init__(self, tokens: np.ndarray, context: int, *, batch: int, seed: int) -> None:
-        """Args: tokens `(n,)`, the length of a window, windows in a batch, and the seed of their order."""
-        self._tokens, self._context, self._batch = torch.from_numpy(tokens), context, batch
+    def __init__(
+        self, tokens: np.ndarray, context: int, *, batch: int, seed: int, part: tuple[int, int] = (0, 1)
+    ) -> None:
+        """Args: tokens `(n,)`, the length of a window, windows in a batch, the seed of their order, and the part.
+
+        Part (i, n) has the windows i, i + n, i + 2n, ... of each batch. The generator is the same for each part.
+        """
+        self._tokens, self._context, self._batch, self._part = torch.from_numpy(tokens), context, batch, part
         self.generator = torch.Generator().manual_seed(seed)
 
     def draw(self) -> tuple[Tensor, Tensor]:
-        """Inputs, and targets one token ahead: `(batch, context)` int64."""
+        """Inputs, and targets one token ahead: `(batch / n, context)` int64."""
         high = self._tokens.numel() - self._context
         starts = torch.randint(0, high, (self._batch,), generator=self.generator)
-        return windows(self._tokens, starts, self._context)
+        number, parts = self._part
+        return windows(self._tokens, starts[number::parts], self._context)
 
 
 def windows(tokens: Tensor, starts: Tensor, context: int) -> tuple[Tensor, Tensor]:

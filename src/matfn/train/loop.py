@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from matfn.optim import JsonLines, Telemetry, TensorBoard, plan
-from matfn.train import TrainError, checkpoint, restore
+from matfn.train import TrainError, checkpoint, parallel, processes, restore
 from matfn.train.data import Batches, Corpus, validation_windows
-from matfn.train.metrics import Metrics, cut, verified
+from matfn.train.metrics import Metrics, Unwritten, cut, verified
 from matfn.train.model import loss, make_model
 from matfn.train.optimizers import make_optimizers
 from matfn.train.recipe import OptimizerTable, Recipe
@@ -54,20 +54,21 @@ class Trainer:
         train, context = recipe.train, recipe.data.context
         self.device = pick_device(train.device)
         self.model = make_model(recipe.model, corpus.vocabulary, context=context, seed=seed).to(self.device)
-        self.optimizers = make_optimizers(table, self.model, train)
-        self.batches = Batches(corpus.train, context, batch=train.batch, seed=seed)
+        spread = parallel.spread(self.model, recipe, self.device)
+        self.optimizers = make_optimizers(table, spread, train)
+        self._part = parallel.data_part(recipe)
+        self.batches = Batches(corpus.train, context, batch=train.batch, seed=seed, part=self._part)
         self._validation = validation_windows(corpus, context, train.eval_windows)
         self.step = 0
         self._rng = [
             torch.Generator(kind).manual_seed(seed).get_state() for kind in dict.fromkeys(("cpu", self.device.type))
         ]
         # Checkpoints hold the plain model: a compiled model prefixes every name.
-        self._forward = torch.compile(self.model) if train.compile else self.model
+        self._forward = torch.compile(spread) if train.compile else spread
         watched = self._watched() if recipe.telemetry.every else []  # a wrong name is told before anything is written
-        directory.mkdir(parents=True, exist_ok=True)
-        begun = (directory / CHECKPOINT).exists()
-        start = self._restore(checkpoint.load(directory / CHECKPOINT)) if begun else b""
-        self.metrics = Metrics(directory / METRICS, start)
+        saved = processes.from_first(self._found)
+        start = self._restore(saved) if saved is not None else b""
+        self.metrics = Metrics(directory / METRICS, start) if processes.first() else Unwritten(directory, start)
         self._saved = time.monotonic()
         self._telemetry = self._attach_telemetry(watched) if watched else []
 
@@ -99,20 +100,32 @@ class Trainer:
                     self._rng = self._rng_now()
                     self.save()
 
+    def _found(self) -> dict[str, Any] | None:
+        """The checkpoint in the folder; None if there is none. The folder is made."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        path = self.directory / CHECKPOINT
+        return checkpoint.load(path) if path.exists() else None
+
     def _checkpoint_due(self) -> bool:
         every, minutes = self.recipe.train.checkpoint_every, self.recipe.train.checkpoint_minutes
-        late = minutes > 0 and time.monotonic() - self._saved >= 60 * minutes
-        return late or (every > 0 and self.step % every == 0)
+        if every > 0 and self.step % every == 0:
+            return True
+        return minutes > 0 and processes.agreed(time.monotonic() - self._saved >= 60 * minutes) > 0
 
     def evaluate(self) -> dict[str, float]:
         """The mean loss over all validation windows in nats, as "val_loss"."""
         inputs, targets = self._validation
         size, total = self.recipe.train.batch, 0.0
+        number, parts = self._part
         self.model.eval()
         with torch.no_grad():
             for i in range(0, len(inputs), size):
-                total += float(self._loss(inputs[i : i + size], targets[i : i + size])) * len(inputs[i : i + size])
+                windows = len(inputs[i : i + size])
+                # Every process must call the model equally often: windows that cannot be divided go through each.
+                own = slice(i + number, i + windows, parts) if windows % parts == 0 else slice(i, i + windows)
+                total += float(self._loss(inputs[own], targets[own])) * windows
         self.model.train()
+        total = float(processes.mean(torch.tensor(total, dtype=torch.float64)))
         return {"val_loss": self._finite(total / len(inputs), "validation loss")}
 
     def save(self) -> None:
@@ -127,12 +140,13 @@ class Trainer:
             "optimizer": plain(self.table),
             "step": self.step,
             "metrics": self.metrics.sync(),
-            "model": self.model.state_dict(),
-            "optimizers": self.optimizers.state_dict(),
+            "model": parallel.whole(self.model.state_dict()),
+            "optimizers": parallel.whole(self.optimizers.state_dict()),
             "batches": self.batches.generator.get_state(),
             "rng": self._rng,
         }
-        checkpoint.save(self.directory / CHECKPOINT, state)
+        if processes.first():
+            checkpoint.save(self.directory / CHECKPOINT, state)
         self._saved = time.monotonic()
         self.metrics.verify()
 
@@ -147,12 +161,9 @@ class Trainer:
         restore.check_run(path, state, self.recipe, self.table, self._identity())
         self.step = restore.check_step(path, state, train.steps)
         self._rng = restore.check_states(path, state["rng"], self._rng, "its rng")
-        start = verified(
-            self.directory / METRICS,
-            state.get("metrics"),
-            until=self.step,
-            eval_every=train.eval_every,
-            steps=train.steps,
+        log, record = self.directory / METRICS, state.get("metrics")
+        start = processes.from_first(
+            lambda: verified(log, record, until=self.step, eval_every=train.eval_every, steps=train.steps)
         )
         restore.load_model(path, state["model"], self.model)
         restore.load_optimizers(path, state["optimizers"], self.optimizers, self.step)
@@ -168,8 +179,8 @@ class Trainer:
             value.backward()
             total += value.detach()
         if train.clip:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip)
-        number = self._finite(float(total), "loss")
+            parallel.clip(self.model.parameters(), train.clip)
+        number = self._finite(float(processes.mean(total)), "loss")
         middle, lr, before = self._clock(), self.optimizers.lr(), self.telemetry_seconds
         self.optimizers.step()
         measured = self.telemetry_seconds - before  # recorded apart: it is no part of the optimizer

@@ -91,6 +91,28 @@ class Metrics:
         self._file.close()
 
 
+class Unwritten(Metrics):
+    """The log of a process that writes no file: the lines only."""
+
+    def __init__(self, path: Path, start: bytes = b"") -> None:
+        """Begin with the verified lines `start`; `path` is for messages."""
+        self.path, self.history = path, parse(start, path)
+
+    def write(self, **values: float) -> None:
+        """Append one line."""
+        self.history.append(values)
+
+    def sync(self) -> dict[str, Any]:
+        """The record of a log without a file: none."""
+        return {}
+
+    def verify(self) -> None:
+        """Do nothing: there is no file that somebody could change."""
+
+    def close(self) -> None:
+        """Do nothing: there is no file to close."""
+
+
 def read_metrics(path: Path) -> Lines:
     """The lines of a log, without a last line that a crash cut short; none if there is no file.
 

@@ -57,17 +57,18 @@ class Block(nn.Module):
     def __init__(self, table: ModelTable, context: int) -> None:
         """Args: sizes and options, the longest window."""
         super().__init__()
-        width, self.heads = table.width, table.heads
+        width, self.head_width = table.width, table.width // table.heads
         self.norm1, self.norm2 = nn.RMSNorm(width), nn.RMSNorm(width)
         self.q, self.k, self.v, self.out = (nn.Linear(width, width, bias=False) for _ in range(4))
         self.up = nn.Linear(width, 4 * width, bias=False)
         self.down = nn.Linear(4 * width, width, bias=False)
-        self.rotary = Rotary(width // table.heads, context) if table.positions == "rotary" else nn.Identity()
+        self.rotary = Rotary(self.head_width, context) if table.positions == "rotary" else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """`(b, t, width)` to the same shape."""
         h = self.norm1(x)
-        q, k, v = (linear(h).unflatten(-1, (self.heads, -1)).transpose(1, 2) for linear in (self.q, self.k, self.v))
+        shape = (-1, self.head_width)  # the number of heads is open: tensor parallelism divides them
+        q, k, v = (linear(h).unflatten(-1, shape).transpose(1, 2) for linear in (self.q, self.k, self.v))
         h = F.scaled_dot_product_attention(self.rotary(q), self.rotary(k), v, is_causal=True)
         x = x + self.out(h.transpose(1, 2).flatten(2))
         return x + self.down(F.gelu(self.up(self.norm2(x))))

@@ -6,12 +6,13 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from matfn.train import processes
 from matfn.train.loop import Trainer
 
 PLAIN_EVERY = 10.0  # seconds between two plain lines of one run
@@ -105,6 +106,19 @@ class Interrupt(threading.Event):
     """
 
     number: int = signal.SIGINT
+
+
+def everywhere(signalled: Interrupt) -> Callable[[], bool]:
+    """Asks whether any process of the run heard a signal. All processes must ask equally often, between two steps."""
+
+    def stop() -> bool:
+        number = processes.agreed(signalled.number if signalled.is_set() else 0)
+        if number:
+            signalled.number = number
+            signalled.set()
+        return number > 0
+
+    return stop
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from matfn.optim.rules.nuclear import Nuclear
 from matfn.optim.rules.polar import Polar
 from matfn.run.machine import machine
 from matfn.run.plan import RunPlan
-from matfn.train import TrainError
+from matfn.train import TrainError, processes
 from matfn.train.recipe import OptimizerTable
 
 __all__ = ["Choice", "choice_of", "conditions", "found"]
@@ -36,6 +36,7 @@ def conditions(device: torch.device) -> dict[str, str]:
         "numpy": np.__version__,
         "system": f"{platform.system()} {platform.machine()}",
         "processor": f"{_processor()}, {os.cpu_count()} cores seen",
+        "processes": str(processes.count()),
         "threads": str(torch.get_num_threads()),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
         "profile of the machine": found(device),
@@ -67,12 +68,12 @@ def _revision() -> str:
 
     def git(*arguments: str) -> str:
         command = ("git", "-C", str(root), *arguments)
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
 
     try:
         changed = ", changed" if git("status", "--porcelain", "-uno") else ""
         return f", revision {git('rev-parse', '--short=10', 'HEAD')}{changed}"
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, subprocess.SubprocessError):  # no git, no answer of it, or none within 30 s
         return ", revision unknown"
 
 

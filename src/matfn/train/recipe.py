@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +231,22 @@ class CompareTable:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ParallelTable:
+    """How the processes of torchrun share a run; the numbers are those of one process, up to rounding.
+
+    "ddp" divides the batch, "fsdp" the batch and the parameters, "tp" the matrices of each block. With "fsdp", groups
+    of `tp` processes divide the matrices of each block too.
+    """
+
+    kind: str = setting("none", choices=("none", "ddp", "fsdp", "tp"))
+    tp: int = setting(1, low=1, high=1024)
+
+    def __post_init__(self) -> None:
+        if self.tp > 1 and self.kind != "fsdp":
+            raise TrainError(f'tp = {self.tp} belongs to kind = "fsdp"; kind = "tp" takes all processes: drop tp')
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A whole experiment: `[optimizer]` is what `matfn train` uses, `[[arms]]` what `matfn compare` compares."""
 
@@ -242,6 +258,7 @@ class Recipe:
     arms: tuple[OptimizerTable, ...] = ()
     compare: CompareTable = field(default_factory=CompareTable)
     telemetry: TelemetryTable = field(default_factory=TelemetryTable)
+    parallel: ParallelTable = field(default_factory=ParallelTable)
 
     def __post_init__(self) -> None:
         labels = [arm.label for arm in self.arms]
@@ -267,6 +284,10 @@ class Recipe:
             return OptimizerTable()
         raise TrainError(f"which optimizer? pass --arm with one of: {', '.join(map(repr, candidates))}")
 
+    def same_curve(self, other: Recipe) -> bool:
+        """Whether two recipes train the same curve: they may differ in `[parallel]` only."""
+        return replace(self, parallel=other.parallel) == other
+
     @property
     def tokens_per_step(self) -> int:
         """Tokens between two optimizer steps."""
@@ -285,6 +306,20 @@ def load(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:
     """
     table: dict[str, Any] = {} if path is None else _table(_content(path), path)
     for assignment in overrides:
+        table = override(table, assignment)
+    return from_table(table)
+
+
+def moved(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """The recipe of a run that goes on with another `[parallel]`.
+
+    Raises:
+        TrainError: An override is of another table, which would break the curve.
+    """
+    table: dict[str, Any] = plain(recipe)
+    for assignment in overrides:
+        if not assignment.strip().startswith("parallel."):
+            raise TrainError(f"with --resume, --set takes keys of [parallel] only, got {brief(assignment)}")
         table = override(table, assignment)
     return from_table(table)
 

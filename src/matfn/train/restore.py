@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from matfn.optim.matrices.shards import local
 from matfn.train import TrainError
 from matfn.train import recipe as recipes
 from matfn.train.checkpoint import damaged
 from matfn.train.optimizers import Optimizers
+from matfn.train.parallel import sharded_like
 from matfn.train.recipe import OptimizerTable, Recipe
 from matfn.train.settings import build
 
@@ -45,7 +47,7 @@ def check_run(
     other = [key for key, value in identity.items() if state.get(key, value if key == "order" else None) != value]
     try:
         other += ["optimizer"] if build(OptimizerTable, state["optimizer"]) != table else []
-        other += ["recipe"] if recipes.from_table(state["recipe"]) != recipe else []
+        other += ["recipe"] if not recipes.from_table(state["recipe"]).same_curve(recipe) else []
     except TrainError as error:
         raise damaged(path, str(error)) from None
     if other:
@@ -98,7 +100,7 @@ def load_model(path: Path, saved: Any, model: nn.Module) -> None:
         like = own[name]
         if not isinstance(value, Tensor) or (value.shape, value.dtype) != (like.shape, like.dtype):
             raise damaged(path, f"its weight {name} is no {like.dtype} tensor of shape {tuple(like.shape)}")
-    model.load_state_dict(saved)
+    model.load_state_dict({name: sharded_like(value, own[name]) for name, value in saved.items()})
 
 
 def load_optimizers(path: Path, saved: Any, optimizers: Optimizers, step: int) -> None:
@@ -109,13 +111,26 @@ def load_optimizers(path: Path, saved: Any, optimizers: Optimizers, step: int) -
     """
     wanted = [_options(member) for member in optimizers.members]
     try:
-        optimizers.load_state_dict(saved)
+        members = [_sharded(one, member) for one, member in zip(saved["members"], optimizers.members, strict=True)]
+        optimizers.load_state_dict({**saved, "members": members})
         for member, schedule, options in zip(optimizers.members, optimizers.schedules, wanted, strict=True):
             problems = [*_schedule_problems(member, schedule, step), *_option_problems(member, options)]
             for problem in problems + list(_state_problems(member, step)):
                 raise ValueError(problem)
     except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise damaged(path, str(error)) from error
+
+
+def _sharded(saved: dict[str, Any], member: torch.optim.Optimizer) -> dict[str, Any]:
+    """The state of an optimizer, divided as its parameters are. matfn's optimizers do this themselves."""
+    if not any(isinstance(member, kind) for kind, _ in _TORCHS):
+        return saved
+    parameters = [parameter for group in member.param_groups for parameter in group["params"]]
+    state = {
+        number: {key: sharded_like(value, parameters[number]) for key, value in entry.items()}
+        for number, entry in saved["state"].items()
+    }
+    return {**saved, "state": state}
 
 
 def _options(member: torch.optim.Optimizer) -> list[dict[str, Any]]:
@@ -149,7 +164,7 @@ def _state_problems(member: torch.optim.Optimizer, step: int) -> Iterator[str]:
         for key, value in state.items():
             if key == "step" and float(value) != step:
                 yield f"parameter {number} of its optimizer is at step {float(value):g}, the run at {step}"
-            if isinstance(value, Tensor) and not bool(value.isfinite().all()):
+            if isinstance(value, Tensor) and not bool(local(value).isfinite().all()):
                 yield f"{key} of parameter {number} of its optimizer is not finite"
             if expected is not None and key != "step" and (value.shape, value.is_complex()) != (parameter.shape, False):
                 yield f"{key} of parameter {number} of its optimizer has shape {tuple(value.shape)}"

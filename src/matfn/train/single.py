@@ -10,13 +10,13 @@ from typing import Any
 
 from rich.console import Console
 
-from matfn.train import Stopped, TrainError, optimizers, sizes
+from matfn.train import Stopped, TrainError, optimizers, processes, sizes
 from matfn.train import recipe as recipes
 from matfn.train.data import load_corpus
 from matfn.train.loop import CHECKPOINT, METRICS, Trainer, pick_device
 from matfn.train.metrics import complete, read_metrics
 from matfn.train.outcome import outcome
-from matfn.train.progress import Progressing, interrupt
+from matfn.train.progress import Progressing, everywhere, interrupt
 from matfn.train.provenance import choice_of, conditions, found
 from matfn.train.recipe import Recipe
 from matfn.train.terminal import safe
@@ -56,12 +56,7 @@ def run(recipe: Recipe, folder: Path, console: Console, *, arm: str | None = Non
     """
     table = recipe.arm(arm)
     chosen = replace(recipe, optimizer=table, arms=())
-    if (folder / CHECKPOINT).exists() or (folder / RECIPE).exists():
-        if recorded(folder) != chosen:
-            raise TrainError(
-                f"{folder} holds a run by another recipe: choose another --out, or go on with --resume {folder}"
-            )
-        _keep_whole_log(folder, chosen, console)
+    processes.from_first(lambda: _prepare(folder, chosen, console))
     device = pick_device(recipe.train.device)
     found(device)  # a wrong MATFN_MACHINE is told before the run
     optimizers.check(table, recipe.place(table), device)
@@ -69,16 +64,32 @@ def run(recipe: Recipe, folder: Path, console: Console, *, arm: str | None = Non
     sizes.check(chosen, [table], corpus)
     # The recipe is recorded after the trainer is made, so that a wrong one leaves no file behind.
     trainer = Trainer(chosen, table, corpus, seed=chosen.train.seed, directory=folder)
-    recipes.record(folder / RECIPE, chosen, corpus.order)
+    if processes.first():
+        recipes.record(folder / RECIPE, chosen, corpus.order)
     with Progressing(console, chosen.train.steps) as watcher, interrupt() as signalled:
-        trainer.advance(chosen.train.steps, watcher, stop=signalled.is_set)
+        trainer.advance(chosen.train.steps, watcher, stop=everywhere(signalled))
         trainer.save()
     trainer.metrics.close()
     if trainer.step < chosen.train.steps:
-        stopped = Stopped(f"stopped after step {trainer.step}; go on with: matfn train --resume {folder}")
+        command = processes.line(f"train --resume {folder}")
+        stopped = Stopped(f"stopped after step {trainer.step}; go on with: {command}")
         stopped.status = 128 + signalled.number
         raise stopped
     return _summary(trainer, console)
+
+
+def _prepare(folder: Path, recipe: Recipe, console: Console) -> None:
+    """Check that a run in the folder is a run of this recipe, and keep its log if it has no checkpoint.
+
+    Raises:
+        TrainError: The folder holds another run.
+    """
+    if (folder / CHECKPOINT).exists() or (folder / RECIPE).exists():
+        if not recorded(folder).same_curve(recipe):
+            raise TrainError(
+                f"{folder} holds a run by another recipe: choose another --out, or go on with --resume {folder}"
+            )
+        _keep_whole_log(folder, recipe, console)
 
 
 def _keep_whole_log(folder: Path, recipe: Recipe, console: Console) -> None:

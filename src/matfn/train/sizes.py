@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from matfn.train import TrainError
+from matfn.train import TrainError, processes
 from matfn.train.data import Corpus
 from matfn.train.loop import pick_device
 from matfn.train.recipe import OptimizerTable, Recipe
@@ -20,7 +20,8 @@ def check(recipe: Recipe, arms: Sequence[OptimizerTable], corpus: Corpus) -> Non
 
     The need is a lower bound: a recipe that is refused cannot run, and one that passes may still be too large. Counted
     on the device are the weights of all models that take turns, the gradients of one, and the logits of a batch with
-    their gradient. Counted in the memory of the machine are the tokens of a batch and of an evaluation.
+    their gradient; several processes share both. Counted in the memory of the machine are the tokens of a batch and of
+    an evaluation.
 
     Args:
         recipe: The sizes.
@@ -34,7 +35,9 @@ def check(recipe: Recipe, arms: Sequence[OptimizerTable], corpus: Corpus) -> Non
     together = len(arms) if recipe.compare.order == "interleaved" else 1
     tables = corpus.vocabulary + (context if model.positions == "learned" else 0)
     weights = _FLOAT * (together + 1) * (12 * model.layers * model.width**2 + tables * model.width)
-    logits = 2 * _FLOAT * train.batch * context * corpus.vocabulary
+    if recipe.parallel.kind in ("fsdp", "tp"):
+        weights //= processes.count()
+    logits = 2 * _FLOAT * train.batch * context * corpus.vocabulary // processes.count()
     tokens = 2 * _TOKEN * context * (train.batch + min(train.eval_windows, corpus.val.size - context))
     fits(
         weights + logits,

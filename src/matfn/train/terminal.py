@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from matfn.train import TrainError
+from matfn.train import TrainError, processes
 from matfn.train.settings import brief
 
 __all__ = ["Out", "grid", "guarded", "launch", "one_line", "path_of", "safe", "screen", "shape_of", "user_errors"]
@@ -41,7 +41,9 @@ def user_errors(command: F) -> F:
             if isinstance(error, _CONTROL) or os.environ.get("MATFN_TRACEBACK"):
                 raise
             text, status = _told(error)
-            Screen(stderr=True).print(f"[bold red]error:[/] {safe(text)}", highlight=False, soft_wrap=True)
+            with processes.speaker() as chosen:
+                if chosen:
+                    Screen(stderr=True).print(f"[bold red]error:[/] {safe(text)}", highlight=False, soft_wrap=True)
             raise typer.Exit(status) from None
 
     return wrapped  # type: ignore[return-value]
@@ -54,6 +56,8 @@ def _told(error: Exception) -> tuple[str, int]:
     """The one line and the exit status of an error."""
     if isinstance(error, TrainError):
         return one_line(str(error)), error.status
+    if processes.broken(error):
+        return one_line(f"another process of this run has ended or is out of reach; go on with --resume ({error})"), 2
     if isinstance(error, OSError):
         where = "the output" if error.filename is None else error.filename
         return one_line(f"{where}: {error.strerror or error}"), 2

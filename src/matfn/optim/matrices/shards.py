@@ -1,7 +1,7 @@
 """Shards: the part of a parameter that this process holds. A sharded parameter is a DTensor, a whole one is plain.
 
-FSDP2, HSDP, tensor and expert parallel turn parameters into DTensors. DDP keeps them plain. Only `local_gradient` may
-communicate.
+FSDP2, HSDP, tensor and expert parallel turn parameters into DTensors. DDP keeps them plain. Only `local_gradient` and
+`own_part` may communicate.
 """
 
 import sys
@@ -13,7 +13,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
-__all__ = ["is_dtensor", "is_flattened", "like_shard", "local", "local_gradient", "offset"]
+__all__ = ["is_dtensor", "is_flattened", "like_shard", "local", "local_gradient", "offset", "own_part"]
 
 
 def is_dtensor(x: object) -> "TypeGuard[DTensor]":
@@ -67,8 +67,31 @@ def local_gradient(param: Tensor) -> Tensor | None:
 
 def offset(param: Tensor) -> tuple[int, ...]:
     """The index of the first entry of this process's part in the whole parameter: zeros for a plain tensor."""
+    return tuple(where.start for where in _box(param))
+
+
+def own_part(x: Tensor, param: Tensor) -> Tensor:
+    """This process's part of `x`, which has the parameter's whole shape; for a plain parameter all of x.
+
+    Args:
+        x: A whole tensor, of which this process's part is a view, or a DTensor. If the DTensor is placed in another way
+            than the parameter, this is a collective call on its mesh.
+        param: The parameter.
+    """
+    if is_dtensor(x):
+        if not is_dtensor(param):
+            return x.full_tensor()
+        if x.device_mesh == param.device_mesh:
+            return local(x.redistribute(placements=param.placements) if x.placements != param.placements else x)
+        x = x.full_tensor()
+    return x[_box(param)] if is_dtensor(param) else x
+
+
+def _box(param: Tensor) -> tuple[slice, ...]:
+    """The indices of this process's part in the whole parameter."""
     if not is_dtensor(param):
-        return (0,) * param.ndim
+        return tuple(slice(0, size) for size in param.shape)
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-    return compute_local_shape_and_global_offset(param.shape, param.device_mesh, param.placements)[1]
+    sizes, starts = compute_local_shape_and_global_offset(param.shape, param.device_mesh, param.placements)
+    return tuple(slice(start, start + size) for start, size in zip(starts, sizes, strict=True))
