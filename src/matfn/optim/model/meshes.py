@@ -25,7 +25,7 @@ __all__ = ["AXES", "Mesh", "Placed", "largest_mesh", "mesh_of"]
 AXES = ("replicate", "fsdp", "tp", "ep")
 LIMIT = 2**16  # ranks
 _USUAL = {1: ("fsdp",), 2: ("fsdp", "tp"), 3: ("replicate", "fsdp", "tp")}
-_WANTED = 'a text such as "8", "8x8" (fsdp x tp), "2x8x8" (replicate x fsdp x tp) or "fsdp=32,tp=8,ep=64", a tuple'
+_WANTED = 'a text such as "8", "8x8" (fsdp x tp), "2x8x8" (replicate x fsdp x tp) or "fsdp=32,tp=8,ep=64", or a tuple'
 
 # The last name of a layer whose input is cut by tensor parallel, because the layer before gives it in parts.
 _ROWWISE = r"o|out|wo|w2|down|(o|out|down|c|dense)_proj|proj|proj_out|to_out|fc2|linear2|dense_4h_to_h|down_projs?"
@@ -144,7 +144,7 @@ def mesh_of(given: Any, where: str) -> Mesh:
     elif isinstance(given, tuple | list):
         sizes = _named(given, where)
     else:
-        raise TypeError(f"{where} must be a DeviceMesh, {_WANTED}, got {type(given).__name__}.")
+        raise TypeError(f"{where} must be a DeviceMesh, {_WANTED} of sizes, got {type(given).__name__}.")
     bad = [n for n in sizes.values() if isinstance(n, bool) or not isinstance(n, int) or n < 1]
     mesh = Mesh({axis: sizes[axis] for axis in AXES if axis in sizes})
     if bad or mesh.ranks > LIMIT:
@@ -172,7 +172,7 @@ def largest_mesh(entries: Iterable["Entry"]) -> Mesh:
 def _named(sizes: Any, where: str) -> dict[str, int]:
     """The sizes of a tuple with the names of its axes."""
     if len(sizes) not in _USUAL:
-        raise ValueError(f"{where} must be {_WANTED}, got {len(sizes)} sizes.")
+        raise ValueError(f"{where} must be {_WANTED} of sizes, got {len(sizes)} sizes.")
     return dict(zip(_USUAL[len(sizes)], sizes, strict=True))
 
 
@@ -185,7 +185,7 @@ def _read(text: str, where: str) -> dict[str, int]:
     names = [name for name, _ in pairs]
     whole = ",".join(f"{name}={size}" for name, size in pairs) == plain
     if not pairs or not whole or len(set(names)) < len(names) or set(names) - set(AXES):
-        raise ValueError(f"{where} must be {_WANTED}, with the axes {', '.join(AXES)}, got {text!r}.")
+        raise ValueError(f"{where} must be {_WANTED} of sizes, with the axes {', '.join(AXES)}, got {text!r}.")
     return {name: int(size) for name, size in pairs}
 
 
