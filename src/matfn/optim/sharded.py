@@ -24,14 +24,12 @@ from .matrices.buckets import Kind
 from .matrices.exchange import Team, placements_of
 from .matrices.exchange_plan import ExchangePlan, Item, Split, assign, boxes, exchange_plan, sources
 from .matrices.layout import Layout
-from .matrices.shards import is_dtensor, like_shard, local
+from .matrices.shards import as_state, cuts_of_state, is_dtensor, local
 from .member import Member
 from .needs import needs, rule_state
 from .rounds import Round
 
 if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
-
     from .optimizer import MatrixOptimizer
 
 __all__ = ["Sharded"]
@@ -72,7 +70,7 @@ class Sharded:
             parameters are then computed by every process for itself.
     """
 
-    def __init__(self, group: "ProcessGroup | None" = None) -> None:
+    def __init__(self, group: Any = None) -> None:
         self.group = group
         self.crews: tuple[Crew, ...] = ()
         self._teams: dict[Any, Team] = {}
@@ -146,20 +144,13 @@ class Sharded:
         """The processes that share a parameter; None for a parameter of this process alone."""
         if is_dtensor(param):
             mesh = param.device_mesh
-            key = (mesh.device_type, tuple(mesh.shape), tuple(mesh.mesh.flatten().tolist()))
+            key: Any = (mesh.device_type, tuple(mesh.shape), tuple(mesh.mesh.flatten().tolist()))
             if key not in self._teams:
-                self._teams[key] = Team(
-                    key[1], key[2], _device(mesh), mesh.get_group() if mesh.ndim == 1 else None, name
-                )
+                self._teams[key] = Team.of_mesh(mesh, name)
             return self._teams[key]
-        if self.group is None:
-            return None
-        if "replicated" not in self._teams:
-            from torch import distributed
-
-            ranks = distributed.get_process_group_ranks(self.group)
-            self._teams["replicated"] = Team((len(ranks),), ranks, param.device, self.group, name)
-        return self._teams["replicated"]
+        if self.group is not None and self.group not in self._teams:
+            self._teams[self.group] = Team.of_group(self.group, param.device, name)
+        return self._teams[self.group] if self.group is not None else None
 
     def _crew(self, optimizer: "MatrixOptimizer", team: Team, parameters: tuple[tuple[int, str, Tensor], ...]) -> Crew:
         members, lines = [], []
@@ -263,12 +254,12 @@ class Sharded:
             whole = self._resident.get(member.param, {})
             like = rule_state(optimizer, member.param, optimizer.param_groups[member.group])
             for key, (shape, dtype) in like.items():
-                placements = _placements_of_state(member.param, shape)
+                placements = cuts_of_state(member.param, shape)
                 cuts = tuple(None if axis is None else Split(axis) for axis in placements)
                 if shape == tuple(member.param.shape):
                     cuts = placements_of(member.param)
                 part = crew.team.scattered(whole.get(key), boxes(shape, crew.team.mesh, cuts), item.owner, dtype)
-                found.setdefault(member.param, {})[key] = _as_state(part, member.param, shape, placements)
+                found.setdefault(member.param, {})[key] = as_state(part, member.param, shape, placements)
         return found
 
     def make_batched(self, param: Tensor, state: State, like: Mapping[str, Any], kinds: Mapping[str, Kind]) -> None:
@@ -288,35 +279,4 @@ class Sharded:
             placements = [axis if cut is not None else None for cut in placements_of(param)]
             local_shape = (*shape[:axis], local(param).shape[0], *shape[axis + 1 :])
             zeros = torch.zeros(local_shape, dtype=dtype, device=local(param).device)
-            state[key] = _as_state(zeros, param, shape, placements)
-
-
-def _placements_of_state(param: Tensor, shape: tuple[int, ...]) -> list[int | None]:
-    """The axis that each mesh axis cuts of a state tensor of another shape: the rows of square tensors, else none."""
-    assert is_dtensor(param)
-    square = len(shape) == 3 and shape[1] == shape[2]
-    return [1 if square else None] * param.device_mesh.ndim
-
-
-def _as_state(part: Tensor, param: Tensor, shape: tuple[int, ...], cuts: Sequence[int | None]) -> Tensor:
-    """This rank's part of a state tensor as a DTensor; a plain tensor if every rank has all of it."""
-    part = part.to(local(param).device)
-    if shape == tuple(param.shape):
-        return like_shard(part, param)
-    if all(axis is None for axis in cuts):
-        return part
-    from torch.distributed.tensor import DTensor, Replicate, Shard
-
-    assert is_dtensor(param)
-    placements = [Replicate() if axis is None else Shard(axis) for axis in cuts]
-    stride = torch.empty(shape, device="meta").stride()
-    return DTensor.from_local(
-        part, param.device_mesh, placements, run_check=False, shape=torch.Size(shape), stride=stride
-    )
-
-
-def _device(mesh: Any) -> torch.device:
-    """The device of this process on a mesh."""
-    if mesh.device_type == "cpu":
-        return torch.device("cpu")
-    return torch.device(mesh.device_type, torch.get_device_module(mesh.device_type).current_device())
+            state[key] = as_state(zeros, param, shape, placements)
