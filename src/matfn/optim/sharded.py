@@ -23,6 +23,7 @@ from .matrices.buckets import Bucket, Kind, Run, Slot
 from .matrices.exchange import Team, placements_of
 from .matrices.exchange_plan import ExchangePlan, Item, Split, assign, boxes, exchange_plan, sources
 from .matrices.layout import Layout, linear
+from .matrices.lending import lend
 from .matrices.shards import is_dtensor, like_shard, local
 from .needs import needs, rule_state
 from .rounds import Member, Round, Whole
@@ -89,7 +90,7 @@ class Sharded:
     def agreed(self, optimizer: "MatrixOptimizer") -> Iterator[None]:
         """A step: find owners if parameters are new, and agree with the other processes on the gradients.
 
-        A parameter without a gradient here, but with one on another rank, has a gradient of zeros until the end.
+        A parameter without a gradient here, but with one on another rank, gets one until the end; see `lend`.
 
         Raises:
             RuntimeError: If the plans of the processes differ, or one of them does not answer.
@@ -110,11 +111,10 @@ class Sharded:
             self._key = key
         for crew in self.crews:
             flags = [param.grad is not None for _, _, param in crew.parameters]
-            agreed = crew.team.agree(crew.digest, crew.lines, flags)
-            for (_, _, param), own, any_ in zip(crew.parameters, flags, agreed, strict=True):
-                if any_ and not own:
-                    param.grad = torch.zeros_like(param)
-                    lent.append(param)
+            some = [crew.parameters[i][2] for i in crew.team.agree(crew.digest, crew.lines, flags)]
+            if some:
+                lent += [param for param in some if param.grad is None]
+                lend(crew.team, some, [placements_of(param) for param in some])
         self._take_in(optimizer)
 
     def travels(self, param: Tensor) -> bool:
