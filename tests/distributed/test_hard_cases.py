@@ -4,14 +4,12 @@ from functools import partial
 
 import pytest
 import torch
-from models import Tiny, batch, farthest, full, give_gradients, loss_of, spread
-from models import weights as whole_weights
+from models import full
 from torch import distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
-from matfn.optim import SOAP, AdaMuon, Muon, NorMuon, PolarGrad, Shampoo, layout, plan
+from matfn.optim import SOAP, AdaMuon, Muon, NorMuon, PolarGrad, Shampoo, layout
 
 CLOSE = 1e-9  # float64, some steps on given gradients; no matrix here is worse conditioned than 1e5
 OPTIMIZERS = {
@@ -146,3 +144,45 @@ def missing(name, placement, rule="matrix"):
 @pytest.mark.parametrize(("name", "rule"), [("muon", "matrix"), ("shampoo", "matrix"), ("muon", "adamw")])
 def test_gradients_that_some_ranks_lack_hang_nothing(world, name, rule, placement):
     assert max(world(4).run(missing, name, placement, rule)) < CLOSE
+
+
+def grouped_query(shape):
+    """q of 12 rows, k and v of 4: neither mesh cuts at the borders of the blocks."""
+    return layout.linear(shape).cut((12, 4, 4))
+
+
+LAYOUTS = {
+    "blocks": ((20, 7), grouped_query, "jordan"),
+    "blocks, moonlight": ((20, 7), grouped_query, "moonlight"),
+    "blocks, spectral": ((20, 7), grouped_query, "spectral"),
+    "repeats": ((24, 5), lambda shape: layout.linear(shape).cut((4, 2, 2), repeats=3), "spectral"),
+    "heads": ((12, 7), lambda shape: layout.linear(shape).tiled(rows=4), "spectral"),
+    "heads in columns": ((7, 12), lambda shape: layout.linear(shape).tiled(columns=3), "spectral"),
+    "convolution": ((6, 3, 5), layout.convolution, "jordan"),
+    "groups": ((6, 3, 2), partial(layout.convolution, groups=3), "moonlight"),
+    "transposed convolution": ((6, 4, 3), partial(layout.transposed_convolution, groups=2), "spectral"),
+    "transposed": ((7, 18), layout.transposed, "jordan"),
+    "transposed stack": ((3, 5, 4), layout.transposed_stack, "spectral"),
+    "empty": ((0, 5), layout.linear, "spectral"),
+}
+
+
+def cut_across(name, placement):
+    """Every layout on one placement: {layout: distance}."""
+    sizes, placements = PLACEMENTS[placement]
+    mesh = init_device_mesh("cpu", sizes)
+    distances = {}
+    for case, (shape, read, scale) in LAYOUTS.items():
+        model = Parameters([shape, shape], placements, mesh, OPTIMIZERS[name], layouts=read, scale=scale)
+        for step in range(3):
+            model.give(step)
+            model.step()
+        distances[case] = model.farthest() if 0 not in shape else 0.0
+    return distances
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+@pytest.mark.parametrize("name", ["muon", "normuon", "polargrad"])
+def test_shards_that_cross_the_borders_of_matrices(world, name, placement):
+    for distances in world(4).run(cut_across, name, placement):
+        assert {case: far for case, far in distances.items() if far >= CLOSE} == {}
