@@ -1,4 +1,4 @@
-"""What users do with sharded models: mixed dtypes, offload, accumulation, clipping, compilation, frozen parts, groups."""
+"""What users do with sharded models: accumulation, clipping, compilation, offload, two dtypes, frozen parts, groups."""
 
 import contextlib
 from functools import partial
@@ -131,15 +131,14 @@ def test_one_model_in_two_dtypes(world, kind):
     alone = mixed_dtypes(None)
     narrow = {name for name, w in alone.items() if w.dtype is torch.bfloat16}
     wide = alone.keys() - narrow
-    assert narrow and wide
+    assert narrow
+    assert wide
     for weights in world(4).run(mixed_dtypes, kind):
         assert {name: w.dtype for name, w in weights.items()} == {name: w.dtype for name, w in alone.items()}
         assert farthest({k: weights[k] for k in wide}, {k: alone[k] for k in wide}) < CLOSE
-        # A weight is rounded to bfloat16 at each step, to nearest: one rounding of 2^-9 relative may differ each time,
-        # and the messages round inputs and directions to 2^-9 of an update of relative size 0.05 at most.
-        assert (
-            farthest({k: weights[k].double() for k in narrow}, {k: alone[k].double() for k in narrow}) < STEPS * 2**-9
-        )
+        # A float32 result near the middle of two bfloat16 numbers may be rounded to either: one spacing, 2^-7 relative.
+        own, other = ({name: each[name].double() for name in narrow} for each in (weights, alone))
+        assert farthest(own, other) < STEPS * 2**-7
 
 
 def offloaded():
