@@ -27,7 +27,7 @@ from .matrices.layout import Layout
 from .matrices.lending import lend
 from .matrices.shards import is_dtensor, like_shard, local
 from .member import Member
-from .needs import needs, rule_state
+from .needs import needs, options_line, rule_state
 from .rounds import Round
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Crew:
     parameters: tuple[tuple[int, str, Tensor], ...]  # (group, name, parameter), vectors included
     members: tuple[Member, ...]  # matrices
     items: tuple[Item, ...]
-    lines: tuple[str, ...]  # one for each parameter, to be compared between ranks
+    lines: tuple[str, ...]  # one for each group and parameter, to be compared between ranks
     plans: dict[tuple[int, ...], ExchangePlan] = field(default_factory=dict)
 
     @cached_property
@@ -162,14 +162,15 @@ class Sharded:
         return self._teams["replicated"]
 
     def _crew(self, optimizer: "MatrixOptimizer", team: Team, parameters: tuple[tuple[int, str, Tensor], ...]) -> Crew:
-        members, lines = [], []
+        members = []
+        lines = [options_line(optimizer, index) for index in dict.fromkeys(index for index, *_ in parameters)]
         for index, name, param in parameters:
             group, placements = optimizer.param_groups[index], placements_of(param)
-            line = f"{name} {tuple(param.shape)} {param.dtype} rule={group['rule']} placements={placements}"
+            line = f"{name} of shape {tuple(param.shape)} in {param.dtype}, rule {group['rule']!r}, cut by {placements}"
             if group["rule"] != "adamw":
                 member = self._member(optimizer, team, index, name, param)
                 members.append(member)
-                line += f" {member.matrix}"
+                line += f", read as {member.layout.matrices}, {member.matrix}"
                 held = boxes(member.matrix.shape, team.mesh, placements)[team.rank]
                 if tuple(stop - start for start, stop in held) != tuple(local(param).shape):
                     raise RuntimeError(
@@ -225,6 +226,11 @@ class Sharded:
         return Round(crew.team, plan, plan.rounds[number], members, Keeper(optimizer, self._resident), what)
 
     # State
+
+    def holds_state(self, optimizer: "MatrixOptimizer") -> bool:
+        """Whether state of the matrix rules is with owners, so that no process has all of it."""
+        started = (member for _, member, _ in self._matrices() if member.param in self._started)
+        return any(rule_state(optimizer, m.param, optimizer.param_groups[m.group]) for m in started)
 
     def forget(self) -> None:
         """Drop the state at the owners, because other state was loaded."""
