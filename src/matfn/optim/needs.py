@@ -17,7 +17,7 @@ from .state import kinds_of
 if TYPE_CHECKING:
     from .optimizer import MatrixOptimizer
 
-__all__ = ["needs", "rule_state"]
+__all__ = ["needs", "options_line", "rule_state"]
 
 
 def needs(
@@ -76,3 +76,24 @@ def rule_state(
     kept = {key for shape in layout.shapes for key, kind in kinds_of(rules, shape, group).items() if kind != "counter"}
     like = optimizer.state_like(param, group)
     return {key: (shape, dtype) for key, (shape, dtype) in like.items() if key in kept and dtype is not None}
+
+
+def options_line(optimizer: "MatrixOptimizer", index: int) -> str:
+    """One line with the options and rules of a group. It is equal on processes that compute the same."""
+    group = optimizer.param_groups[index]
+    plain = {key: value for key, value in group.items() if key not in ("params", "param_names", "rule")}
+    options = ", ".join(f"{key}={_shown(plain[key])}" for key in sorted(plain))
+    chain = "torch's AdamW" if group["rule"] == "adamw" else _shown(optimizer.lender(group["rule"]).chain)
+    return f"group {index} with the rule {group['rule']!r}: {chain}; {options}"
+
+
+def _shown(value: Any, depth: int = 3) -> str:
+    """A value as text without addresses: an object whose text is an address by its type and public attributes."""
+    if isinstance(value, (tuple, list)):
+        return f"({', '.join(_shown(each, depth) for each in value)})"
+    text = "" if isinstance(value, Tensor) else repr(value)
+    if text and " at 0x" not in text:
+        return text
+    public = {k: v for k, v in getattr(value, "__dict__", {}).items() if not k.startswith("_")} if text else {}
+    attributes = ", ".join(f"{k}={_shown(v, depth - 1)}" for k, v in public.items()) if depth else ""
+    return f"{getattr(value, '__qualname__', type(value).__name__)}({attributes})"

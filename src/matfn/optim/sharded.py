@@ -24,9 +24,10 @@ from .matrices.buckets import Kind
 from .matrices.exchange import Team, placements_of
 from .matrices.exchange_plan import ExchangePlan, Item, Split, assign, boxes, exchange_plan, sources
 from .matrices.layout import Layout
+from .matrices.lending import lend
 from .matrices.shards import as_state, cuts_of_state, is_dtensor, local, own_part
 from .member import Member
-from .needs import needs, rule_state
+from .needs import needs, options_line, rule_state
 from .rounds import Round
 from .state import make_state
 
@@ -46,7 +47,7 @@ class Crew:
     parameters: tuple[tuple[int, str, Tensor], ...]  # (group, name, parameter), vectors included
     members: tuple[Member, ...]  # matrices
     items: tuple[Item, ...]
-    lines: tuple[str, ...]  # one for each parameter, to be compared between ranks
+    lines: tuple[str, ...]  # one for each group and parameter, to be compared between ranks
     plans: dict[tuple[int, ...], ExchangePlan] = field(default_factory=dict)
 
     @cached_property
@@ -88,7 +89,7 @@ class Sharded:
     def agreed(self, optimizer: "MatrixOptimizer") -> Iterator[None]:
         """A step: find owners if parameters are new, and agree with the other processes on the gradients.
 
-        A parameter without a gradient here, but with one on another rank, has a gradient of zeros until the end.
+        A parameter without a gradient here, but with one on another rank, gets one until the end; see `lend`.
 
         Raises:
             RuntimeError: If the plans of the processes differ, or one of them does not answer.
@@ -108,11 +109,10 @@ class Sharded:
             self._key = key
         for crew in self.crews:
             flags = [param.grad is not None for _, _, param in crew.parameters]
-            agreed = crew.team.agree(crew.digest, crew.lines, flags)
-            for (_, _, param), own, any_ in zip(crew.parameters, flags, agreed, strict=True):
-                if any_ and not own:
-                    param.grad = torch.zeros_like(param)
-                    lent.append(param)
+            some = [crew.parameters[i][2] for i in crew.team.agree(crew.digest, crew.lines, flags)]
+            if some:
+                lent += [param for param in some if param.grad is None]
+                lend(crew.team, some, [placements_of(param) for param in some])
         if self._fresh:
             self._take_in(optimizer)
             self._fresh = False
@@ -162,14 +162,15 @@ class Sharded:
         return self._teams[self.group] if self.group is not None else None
 
     def _crew(self, optimizer: "MatrixOptimizer", team: Team, parameters: tuple[tuple[int, str, Tensor], ...]) -> Crew:
-        members, lines = [], []
+        members = []
+        lines = [options_line(optimizer, index) for index in dict.fromkeys(index for index, *_ in parameters)]
         for index, name, param in parameters:
             group, placements = optimizer.param_groups[index], placements_of(param)
-            line = f"{name} {tuple(param.shape)} {param.dtype} rule={group['rule']} placements={placements}"
+            line = f"{name} of shape {tuple(param.shape)} in {param.dtype}, rule {group['rule']!r}, cut by {placements}"
             if group["rule"] != "adamw":
                 member = self._member(optimizer, team, index, name, param)
                 members.append(member)
-                line += f" {member.matrix}"
+                line += f", read as {member.layout.matrices}, {member.matrix}"
                 held = boxes(member.matrix.shape, team.mesh, placements)[team.rank]
                 if tuple(stop - start for start, stop in held) != tuple(local(param).shape):
                     raise RuntimeError(
@@ -299,12 +300,14 @@ class Sharded:
                 self.make_batched(param, state, like, optimizer.kinds(member.layout.shapes[0], group))
                 make_state(state, param, like)
 
-    def refuse_copy(self, name: str) -> None:
-        """Raise RuntimeError if state is at the owners, which a copy of the optimizer would not have."""
-        if self._started:
+    def refuse_copy(self, optimizer: "MatrixOptimizer") -> None:
+        """Raise RuntimeError if state of the matrix rules is at the owners, which a copy would not have."""
+        started = (member for _, member, _ in self._matrices() if member.param in self._started)
+        if any(rule_state(optimizer, m.param, optimizer.param_groups[m.group]) for m in started):
             raise RuntimeError(
-                f"{name}: an optimizer of sharded parameters cannot be copied or pickled, because its state is spread "
-                "over the processes. Make another one and load the state_dict() of this one."
+                f"{type(optimizer).__name__}: an optimizer of sharded parameters cannot be copied or pickled, because "
+                "the state of its matrix rules is spread over the processes. Make another one and load the "
+                "state_dict() of this one, which all processes must call together."
             )
 
     def collected(self, optimizer: "MatrixOptimizer") -> dict[Tensor, State]:
