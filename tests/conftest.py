@@ -31,10 +31,16 @@ if "MATFN_CACHE_DIR" not in os.environ:
     _CREATED = os.environ["MATFN_CACHE_DIR"] = tempfile.mkdtemp(prefix="matfn-tests-")
 
 
-# A shell starts what runs in the background with SIGINT ignored, and nohup with SIGHUP; matfn leaves them ignored then.
-for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+# Who starts the tests may have signals ignored (a shell SIGINT in the background, nohup SIGHUP) or blocked, which
+# processes inherit: matfn leaves ignored signals ignored, a blocked SIGALRM keeps the limit on a test's time from it,
+# and without SIGCHLD the status of every child process is 0.
+for number, usual in (
+    *((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)),
+    *((signal.SIGTERM, signal.SIG_DFL), (signal.SIGCHLD, signal.SIG_DFL)),
+):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, usual)
+signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def pytest_configure(config):

@@ -14,7 +14,7 @@ the optimizer, because groups are saved in the state dict.
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, overload
 
 import torch
@@ -26,11 +26,12 @@ from .guards import Kept, Members, Watch, check_finite, check_groups, check_memb
 from .matrices.buckets import Bucket, Kind, Run, Slot, fill_buckets, move
 from .matrices.layout import Layout
 from .matrices.memory import Memory
-from .matrices.padding import directions, joined
+from .matrices.padding import joined
 from .matrices.rounding import COMPENSATION, half
 from .matrices.shards import is_dtensor
 from .options import check_defaults, check_scale, check_values
 from .rest import RestRule, StateLike
+from .rules.chain import directions
 from .rules.rule import Elementwise, Rule
 from .scale import SCALES, Scale
 from .sharded import Sharded
@@ -123,7 +124,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         self._options: list[dict[str, Any]] = []  # `plain_values` of all groups when they were last checked
         self.before_move: list[Callable[[Bucket, Tensor], object]] = []
         self.after_move: list[Callable[[Bucket], object]] = []
-        self._memory, self._sharded = Memory(), Sharded()
+        self.memory, self._sharded = Memory(), Sharded()
         self._stacks: tuple[tuple[MatrixOptimizer, tuple[Bucket, ...]], ...] = ()
         self._counted: tuple[Tensor, ...] = ()
         self._key: tuple[Any, ...] | None = None
@@ -136,7 +137,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
     @property
     def workspace(self) -> int:
         """Bytes held between steps beside the state: on a CPU the size of the largest stack, elsewhere 0."""
-        return self._memory.nbytes
+        return self.memory.nbytes
 
     def lender(self, rule: str) -> "MatrixOptimizer":
         """The optimizer that gives groups of a matrix rule their chain, default options and scales."""
@@ -222,7 +223,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
             self._prepare()
             for lender, together in self._stacks:
                 try:
-                    for bucket, update in self.directions(lender, together):
+                    for bucket, update in directions(lender.chain[0], lender.chain[1:], together, self.memory):
                         self.move(bucket, update)
                 except Exception as error:
                     names = ", ".join(dict.fromkeys(name for bucket in together for name in bucket.names))
@@ -235,7 +236,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         """Run the hooks and move the weights of a bucket."""
         for hook in self.before_move:
             hook(bucket, update)
-        move(bucket, self.scale_of, self._memory.updates(bucket, update))
+        move(bucket, self.scale_of, self.memory.updates(bucket, update))
         for hook in self.after_move:
             hook(bucket)
 
@@ -270,7 +271,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         self._counted = tuple(param for param in moving if COUNTER in likes[param])
         for bucket in self.buckets:
             bucket.runs = self._runs(bucket)
-        self._memory.reserve(self.buckets)
+        self.memory.reserve(self.buckets)
 
     def _filled(self, rule: str, matrices: Members) -> Iterator[tuple["MatrixOptimizer", tuple[Bucket, ...]]]:
         """The buckets of one rule, in tuples of those that are padded into one stack."""
@@ -313,38 +314,6 @@ class MatrixOptimizer(torch.optim.Optimizer):
                 if type(rule).prepare is not Rule.prepare:
                     stacks = [bucket.runs for owner, together in self._stacks if owner is lender for bucket in together]
                     rule.prepare(stacks)
-
-    def directions(
-        self, lender: "MatrixOptimizer", together: Sequence[Bucket], given: Elementwise | None = None
-    ) -> Iterator[tuple[Bucket, Tensor]]:
-        """The direction of each bucket, in its shape and dtype. The next direction may use the same memory.
-
-        Args:
-            lender: Has the chain of rules.
-            together: Buckets that share a stack.
-            given: Takes the place of the elementwise rule, if that has run elsewhere.
-        """
-        elementwise, *rules = lender.chain
-
-        def collect(bucket: Bucket) -> Tensor:
-            return self._memory.matrices(bucket, given or elementwise)
-
-        def direction(stack: Tensor, runs: Sequence[Run] = ()) -> Tensor:
-            for rule in rules:
-                found = rule.update(stack, runs)
-                if not isinstance(found, Tensor) or found.shape != stack.shape or not found.is_floating_point():
-                    got = f"{tuple(found.shape)}, {found.dtype}" if isinstance(found, Tensor) else type(found).__name__
-                    raise TypeError(f"{type(rule).__name__}.update must return {tuple(stack.shape)}, got {got}.")
-                stack = found
-            return stack
-
-        if len(together) > 1:
-            yield from directions(together, collect, direction, self._memory.stack)
-            return
-        [bucket] = together
-        stack = collect(bucket)
-        found = direction(stack, bucket.runs)
-        yield bucket, found if found.dtype is bucket.dtype else stack.copy_(found)  # reuse the stack to widen it
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, as torch does; names, rule, layout and errors as for the class's `params`."""

@@ -7,67 +7,24 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .keeper import Keeper
 from .matrices import foreach
 from .matrices.buckets import Bucket, Run, Slot, fill_buckets, working_dtype
 from .matrices.exchange import Arrival, Message, Team, extent, part_of
-from .matrices.exchange_plan import Box, ExchangePlan, Item, Matrix, boxes, sources
-from .matrices.layout import Layout, linear
+from .matrices.exchange_plan import Box, ExchangePlan, Item, boxes, sources
+from .matrices.layout import linear
 from .matrices.padding import joined
-from .matrices.shards import is_dtensor, local, local_gradient
+from .matrices.shards import local, local_gradient
 from .matrices.triangle import packed, packed_entries, unpacked
+from .member import Member, Whole
+from .rules.chain import directions
 from .rules.polar import Polar
 from .rules.rule import Elementwise
 
 if TYPE_CHECKING:
     from .optimizer import MatrixOptimizer
-    from .sharded import Sharded
 
-__all__ = ["Member", "Round", "Whole"]
-
-
-@dataclass(frozen=True, eq=False)
-class Member:
-    """A matrix parameter whose matrices travel."""
-
-    group: int
-    name: str
-    param: Tensor
-    layout: Layout  # of the whole parameter
-    lender: "MatrixOptimizer"
-    matrix: Matrix
-    wire: torch.dtype  # of inputs and directions in messages
-    cut: bool  # whether ranks hold parts of the parameter
-
-    @property
-    def resident(self) -> bool:
-        """Whether state of the matrix rules stays with the owner. Under DDP every process keeps all of it."""
-        return is_dtensor(self.param)
-
-
-@dataclass(eq=False)
-class Whole:
-    """A whole parameter at its owner, as far as buckets and rules need a tensor."""
-
-    member: Member
-    device: torch.device
-    input: Tensor  # of the matrix rules
-    grad: Tensor  # the whole gradient; the input if no rule reads gradients
-    result: Tensor  # the direction, in the dtype of messages
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of the parameter."""
-        return self.member.matrix.shape
-
-    @property
-    def ndim(self) -> int:
-        """The number of axes."""
-        return len(self.shape)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the weights."""
-        return self.member.param.dtype
+__all__ = ["Round"]
 
 
 class Given(Elementwise):
@@ -106,8 +63,7 @@ class Round:
         plan: The plan of the step.
         items: The matrices of this round.
         members: The parameters of the step, by the index in the plan.
-        optimizer: The optimizer.
-        keeper: Where options and state are.
+        keeper: Has the optimizer and its state.
         what: The name of the round in errors.
     """
 
@@ -117,11 +73,11 @@ class Round:
         plan: ExchangePlan,
         items: Sequence[Item],
         members: Sequence[Member],
-        optimizer: "MatrixOptimizer",
-        keeper: "Sharded",
+        keeper: Keeper,
         what: str,
     ) -> None:
-        self.team, self.plan, self.optimizer, self.keeper, self.what = team, plan, optimizer, keeper, what
+        self.team, self.plan, self.keeper, self.what = team, plan, keeper, what
+        self.optimizer = keeper.optimizer
         self.items = [(item, members[item.index]) for item in items]
         self._inputs: dict[int, Tensor] = {}  # {index: local input of the matrix rules}
         self._gradients: dict[int, Tensor] = {}  # {index: local gradient}, if rules read it
@@ -260,7 +216,7 @@ class Round:
             for rule in lender.chain[1:]:
                 rule.prepare([bucket.runs for together in stacks for bucket in together])
             for together in stacks:
-                for bucket, update in self.optimizer.directions(lender, together, _GIVEN):
+                for bucket, update in directions(_GIVEN, lender.chain[1:], together, self.optimizer.memory):
                     for slot, place in zip(bucket.slots, bucket.places(update.contiguous()), strict=True):
                         whole: Any = slot.param
                         factors = _factors(self.optimizer, whole.member) if whole.member.cut else [1.0]
@@ -285,7 +241,7 @@ class Round:
         arrived = self._coming.wait()
         for item, member in self.items:
             update = self._update(item, member, arrived)
-            _move(self.optimizer, self.keeper, member, update.to(local(member.param).device))
+            _move(self.keeper, member, update.to(local(member.param).device))
         self._wholes, self._factors, self._grams, self._inputs = {}, {}, {}, {}
 
     def _update(self, item: Item, member: Member, arrived: Message) -> Tensor:
@@ -328,13 +284,13 @@ def _factors(optimizer: "MatrixOptimizer", member: Member) -> list[float]:
     return [scale(m, n) for _, m, n in member.layout.matrices]
 
 
-def _move(optimizer: "MatrixOptimizer", keeper: "Sharded", member: Member, update: Tensor) -> None:
+def _move(keeper: Keeper, member: Member, update: Tensor) -> None:
     """Run the hooks and move the local shard by its direction, one bucket for each row block.
 
     A part of a parameter may have rows of several blocks, so it is one bucket. If its blocks have unequal scales, the
     owner has multiplied the direction by their ratio to the first.
     """
-    shard = local(member.param)
+    shard, optimizer = local(member.param), keeper.optimizer
     layout = linear(tuple(shard.shape)) if member.cut else member.layout
     for piece, (b, m, n) in enumerate(layout.matrices):
         if b * m * n == 0:

@@ -10,28 +10,26 @@ parameter is. State of the matrix rules stays whole at the owner; `collected` sp
 """
 
 import hashlib
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from .matrices.buckets import Bucket, Kind, Run, Slot
+from .keeper import Keeper
+from .matrices.buckets import Kind
 from .matrices.exchange import Team, placements_of
 from .matrices.exchange_plan import ExchangePlan, Item, Split, assign, boxes, exchange_plan, sources
-from .matrices.layout import Layout, linear
-from .matrices.shards import is_dtensor, like_shard, local
+from .matrices.layout import Layout
+from .matrices.shards import as_state, cuts_of_state, is_dtensor, local
+from .member import Member
 from .needs import needs, rule_state
-from .rounds import Member, Round, Whole
-from .rules.ema import MOMENTUM
-from .state import COUNTER, make_state
+from .rounds import Round
 
 if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
-
     from .optimizer import MatrixOptimizer
 
 __all__ = ["Sharded"]
@@ -50,7 +48,7 @@ class Crew:
     lines: tuple[str, ...]  # one for each parameter, to be compared between ranks
     plans: dict[tuple[int, ...], ExchangePlan] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """A hash of all that must be equal on the ranks."""
         return hashlib.sha256("\n".join(self.lines).encode()).hexdigest()
@@ -72,7 +70,7 @@ class Sharded:
             parameters are then computed by every process for itself.
     """
 
-    def __init__(self, group: "ProcessGroup | None" = None) -> None:
+    def __init__(self, group: Any = None) -> None:
         self.group = group
         self.crews: tuple[Crew, ...] = ()
         self._teams: dict[Any, Team] = {}
@@ -81,7 +79,7 @@ class Sharded:
         self._resident: dict[Tensor, State] = {}  # state of the matrix rules of parameters that this process owns
         self._started: dict[Tensor, None] = {}  # parameters with such state anywhere
         self._key: tuple[Any, ...] | None = None
-        self._optimizer: MatrixOptimizer | None = None
+        self._fresh = True  # whether state may have been loaded
 
     # The parameters
 
@@ -103,7 +101,6 @@ class Sharded:
                 param.grad = None
 
     def _begin(self, optimizer: "MatrixOptimizer", lent: list[Tensor]) -> None:
-        self._optimizer = optimizer
         key = tuple((id(group), group["rule"], len(group["params"])) for group in optimizer.param_groups)
         if key != self._key:
             self.crews = tuple(self._crews(optimizer))
@@ -115,7 +112,9 @@ class Sharded:
                 if any_ and not own:
                     param.grad = torch.zeros_like(param)
                     lent.append(param)
-        self._take_in(optimizer)
+        if self._fresh:
+            self._take_in(optimizer)
+            self._fresh = False
 
     def travels(self, param: Tensor) -> bool:
         """Whether the matrices of a parameter are computed by an owner."""
@@ -145,20 +144,13 @@ class Sharded:
         """The processes that share a parameter; None for a parameter of this process alone."""
         if is_dtensor(param):
             mesh = param.device_mesh
-            key = (mesh.device_type, tuple(mesh.shape), tuple(mesh.mesh.flatten().tolist()))
+            key: Any = (mesh.device_type, tuple(mesh.shape), tuple(mesh.mesh.flatten().tolist()))
             if key not in self._teams:
-                self._teams[key] = Team(
-                    key[1], key[2], _device(mesh), mesh.get_group() if mesh.ndim == 1 else None, name
-                )
+                self._teams[key] = Team.of_mesh(mesh, name)
             return self._teams[key]
-        if self.group is None:
-            return None
-        if "replicated" not in self._teams:
-            from torch import distributed
-
-            ranks = distributed.get_process_group_ranks(self.group)
-            self._teams["replicated"] = Team((len(ranks),), ranks, param.device, self.group, name)
-        return self._teams["replicated"]
+        if self.group is not None and self.group not in self._teams:
+            self._teams[self.group] = Team.of_group(self.group, param.device, name)
+        return self._teams[self.group] if self.group is not None else None
 
     def _crew(self, optimizer: "MatrixOptimizer", team: Team, parameters: tuple[tuple[int, str, Tensor], ...]) -> Crew:
         members, lines = [], []
@@ -202,12 +194,12 @@ class Sharded:
             plan, members = crew.plan(tuple(i for i, _ in pairs)), [member for _, member in pairs]
             total = len(plan.rounds)
             before: Round | None = None
-            coming = self._round(crew, plan, 0, members)
+            coming = self._round(optimizer, crew, plan, 0, members)
             coming.start()
             for number in range(total):
                 current = coming
                 if number + 1 < total:
-                    coming = self._round(crew, plan, number + 1, members)
+                    coming = self._round(optimizer, crew, plan, number + 1, members)
                     coming.start()
                 current.compute()
                 if before is not None:
@@ -217,97 +209,17 @@ class Sharded:
             before.finish()
             self._started |= dict.fromkeys(m.param for m in members if m.resident)
 
-    def _round(self, crew: Crew, plan: ExchangePlan, number: int, members: Sequence[Member]) -> Round:
-        assert self._optimizer is not None
+    def _round(
+        self, optimizer: "MatrixOptimizer", crew: Crew, plan: ExchangePlan, number: int, members: Sequence[Member]
+    ) -> Round:
         what = f"the exchange of matrices, round {number + 1} of {len(plan.rounds)},"
-        return Round(crew.team, plan, plan.rounds[number], members, self._optimizer, self, what)
-
-    def shard_runs(self, members: Sequence[Member]) -> Iterator[Run]:
-        """The local shards as flat slots, in runs of equal options and age."""
-        assert self._optimizer is not None
-        optimizer = self._optimizer
-
-        def key(member: Member) -> tuple[int, int]:
-            return member.group, self._age(member.param)
-
-        for (index, age), some in itertools.groupby(sorted(members, key=key), key):
-            group, slots = optimizer.param_groups[index], []
-            for member in some:
-                layout = linear(tuple(local(member.param).shape))
-                slots.append(Slot(member.param, index, layout, 0, len(slots), 1, member.name))
-            first = optimizer.lender(group["rule"]).chain[0]
-            yield Run(tuple(slots), group, self._shard_state, lambda shape, g, first=first: first.state(shape, g), age)
-
-    def whole_runs(self, bucket: Bucket) -> tuple[Run, ...]:
-        """The runs of a bucket of `Whole` at the owner."""
-        assert self._optimizer is not None
-
-        def key(slot: Slot) -> tuple[int, int]:
-            whole: Any = slot.param
-            return slot.group, self._age(whole.member.param)
-
-        groups = self._optimizer.param_groups
-        return tuple(
-            Run(tuple(slots), groups[group], self._whole_state, self._optimizer.kinds, age)
-            for (group, age), slots in itertools.groupby(bucket.slots, key)
-        )
-
-    def moving_run(self, slot: Slot) -> Run:
-        """The run of one slot of a local shard, for the move of its weights."""
-        assert self._optimizer is not None
-        group = self._optimizer.param_groups[slot.group]
-        return Run((slot,), group, self._shard_state, self._optimizer.kinds, self._age(slot.param))
-
-    def _age(self, param: Tensor) -> int:
-        assert self._optimizer is not None
-        return int(self._optimizer.state.get(param, {}).get(COUNTER, 0))
+        return Round(crew.team, plan, plan.rounds[number], members, Keeper(optimizer, self._resident), what)
 
     # State
 
-    def _rule_state(self, param: Tensor, group: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-        """{key: (shape, dtype)} of the state of the matrix rules of a parameter."""
-        assert self._optimizer is not None
-        return rule_state(self._optimizer, param, group)
-
-    def _shard_state(self, param: Tensor, key: str, group: Mapping[str, Any]) -> Tensor:
-        """State that is placed as the parameter is: of the elementwise rule, and of the rounding."""
-        assert self._optimizer is not None
-        state = self._optimizer.state[param]
-        if key not in state:
-            later = self._rule_state(param, group)
-            like = self._optimizer.state_like(param, group)
-            make_state(state, param, {k: kind for k, kind in like.items() if k not in later})
-        return state[key]
-
-    def _whole_state(self, param: Any, key: str, group: Mapping[str, Any]) -> Tensor:
-        """State of the matrix rules at the owner; the momentum, which a rule may look at, is that of this step."""
-        assert isinstance(param, Whole)
-        assert self._optimizer is not None
-        member = param.member
-        like = self._rule_state(member.param, group)
-        if key not in like and key == MOMENTUM:
-            return param.input
-        held = self._resident.setdefault(member.param, {}) if member.resident else self._optimizer.state[member.param]
-        if key not in held:
-            for name, (shape, dtype) in like.items():
-                if name not in held:
-                    held[name] = torch.zeros(shape, dtype=dtype, device=param.device)
-        return held[key]
-
-    def replicated_state(self, member: Member) -> list[Tensor]:
-        """State of the matrix rules that every process keeps, under DDP; made if missing."""
-        if member.resident:
-            return []
-        assert self._optimizer is not None
-        held, group = self._optimizer.state[member.param], self._optimizer.param_groups[member.group]
-        for key, (shape, dtype) in self._rule_state(member.param, group).items():
-            if key not in held:
-                held[key] = torch.zeros(shape, dtype=dtype, device=member.param.device)
-        return [held[key] for key in self._rule_state(member.param, group)]
-
     def forget(self) -> None:
         """Drop the state at the owners, because other state was loaded."""
-        self._resident, self._started = {}, {}
+        self._resident, self._started, self._fresh = {}, {}, True
 
     def _matrices(self) -> Iterator[tuple[Crew, Member, Item]]:
         for crew in self.crews:
@@ -319,7 +231,7 @@ class Sharded:
         """Move loaded state of the matrix rules to the owners."""
         for crew, member, item in self._matrices():
             state, group = optimizer.state.get(member.param, {}), optimizer.param_groups[member.group]
-            like = self._rule_state(member.param, group) if state else {}
+            like = rule_state(optimizer, member.param, group) if state else {}
             for key, (shape, _) in like.items():
                 if key not in state:
                     continue
@@ -335,20 +247,19 @@ class Sharded:
 
     def collected(self, optimizer: "MatrixOptimizer") -> dict[Tensor, State]:
         """State of the matrix rules as DTensors, or as plain tensors if small. All ranks must call it together."""
-        self._optimizer = optimizer
         found: dict[Tensor, State] = {}
         for crew, member, item in self._matrices():
             if member.param not in self._started:
                 continue
             whole = self._resident.get(member.param, {})
-            like = self._rule_state(member.param, optimizer.param_groups[member.group])
+            like = rule_state(optimizer, member.param, optimizer.param_groups[member.group])
             for key, (shape, dtype) in like.items():
-                placements = _placements_of_state(member.param, shape)
+                placements = cuts_of_state(member.param, shape)
                 cuts = tuple(None if axis is None else Split(axis) for axis in placements)
                 if shape == tuple(member.param.shape):
                     cuts = placements_of(member.param)
                 part = crew.team.scattered(whole.get(key), boxes(shape, crew.team.mesh, cuts), item.owner, dtype)
-                found.setdefault(member.param, {})[key] = _as_state(part, member.param, shape, placements)
+                found.setdefault(member.param, {})[key] = as_state(part, member.param, shape, placements)
         return found
 
     def make_batched(self, param: Tensor, state: State, like: Mapping[str, Any], kinds: Mapping[str, Kind]) -> None:
@@ -368,35 +279,4 @@ class Sharded:
             placements = [axis if cut is not None else None for cut in placements_of(param)]
             local_shape = (*shape[:axis], local(param).shape[0], *shape[axis + 1 :])
             zeros = torch.zeros(local_shape, dtype=dtype, device=local(param).device)
-            state[key] = _as_state(zeros, param, shape, placements)
-
-
-def _placements_of_state(param: Tensor, shape: tuple[int, ...]) -> list[int | None]:
-    """The axis that each mesh axis cuts of a state tensor of another shape: the rows of square tensors, else none."""
-    assert is_dtensor(param)
-    square = len(shape) == 3 and shape[1] == shape[2]
-    return [1 if square else None] * param.device_mesh.ndim
-
-
-def _as_state(part: Tensor, param: Tensor, shape: tuple[int, ...], cuts: Sequence[int | None]) -> Tensor:
-    """This rank's part of a state tensor as a DTensor; a plain tensor if every rank has all of it."""
-    part = part.to(local(param).device)
-    if shape == tuple(param.shape):
-        return like_shard(part, param)
-    if all(axis is None for axis in cuts):
-        return part
-    from torch.distributed.tensor import DTensor, Replicate, Shard
-
-    assert is_dtensor(param)
-    placements = [Replicate() if axis is None else Shard(axis) for axis in cuts]
-    stride = torch.empty(shape, device="meta").stride()
-    return DTensor.from_local(
-        part, param.device_mesh, placements, run_check=False, shape=torch.Size(shape), stride=stride
-    )
-
-
-def _device(mesh: Any) -> torch.device:
-    """The device of this process on a mesh."""
-    if mesh.device_type == "cpu":
-        return torch.device("cpu")
-    return torch.device(mesh.device_type, torch.get_device_module(mesh.device_type).current_device())
+            state[key] = as_state(zeros, param, shape, placements)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import platform
@@ -65,8 +66,13 @@ def join() -> None:
 def leave() -> None:
     """Leave the processes that `join` joined, after all of them have come here."""
     if dist.is_initialized() and _store is not None:
+        # torch 2.13 may hang if a DDP model is freed after the group: the group's destructor then keeps Python's lock
+        # and waits for a thread of gloo, which may need the lock. So models in cycles go first, and a reference stays.
+        group = dist.group.WORLD
+        gc.collect()
         dist.barrier()
         dist.destroy_process_group()
+        del group
 
 
 def joined() -> bool:

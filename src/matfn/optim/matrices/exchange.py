@@ -96,6 +96,23 @@ class Team:
         if len(self.ranks) > 1 and "gloo" not in str(distributed.get_backend_config(self.group)):
             self.control = distributed.new_group(self.ranks, backend="gloo", use_local_synchronization=True)
 
+    @classmethod
+    def of_mesh(cls, mesh: Any, name: str) -> "Team":
+        """The processes of a DeviceMesh. The first call for a mesh of several axes is collective."""
+        device = torch.device(mesh.device_type)
+        if mesh.device_type != "cpu":
+            device = torch.device(mesh.device_type, torch.get_device_module(mesh.device_type).current_device())
+        group = mesh.get_group() if mesh.ndim == 1 else None
+        return cls(tuple(mesh.shape), mesh.mesh.flatten().tolist(), device, group, name)
+
+    @classmethod
+    def of_group(cls, group: "ProcessGroup", device: torch.device, name: str) -> "Team":
+        """The processes of a process group."""
+        from torch import distributed
+
+        ranks = distributed.get_process_group_ranks(group)
+        return cls((len(ranks),), ranks, device, group, name)
+
     @property
     def size(self) -> int:
         """The number of processes."""

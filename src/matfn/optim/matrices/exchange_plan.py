@@ -206,7 +206,7 @@ def assign(
         known: {name: item} of matrices that have an owner already and keep it.
     """
     known = known or {}
-    ways = [way_of(matrix, mesh) for matrix in matrices]
+    ways: list[Way] = [way_of(matrix, mesh) for matrix in matrices]
     loads = [0.0] * math.prod(mesh)
     for matrix, way in zip(matrices, ways, strict=True):
         if way != "local" and matrix.name in known:
@@ -223,7 +223,7 @@ def assign(
         else:
             load, owners[index] = heapq.heappop(heap)
             heapq.heappush(heap, (load + matrices[index].work, owners[index]))
-    return tuple(Item(index, way, owners[index]) for index, way in enumerate(ways))
+    return tuple(Item(index, ways[index], owners[index]) for index in range(len(ways)))
 
 
 @dataclass(frozen=True)
