@@ -257,7 +257,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
             self._sort(active, matrices)
             self._key = key
         if any(rule.refuses_nan for lender in (self, *self.others.values()) for rule in lender.chain):
-            check_finite(self, matrices)
+            check_finite(self, matrices, self._sharded.anywhere)
         self._watch.warn_of_frozen(type(self).__name__)
 
     def _sort(self, active: Members, matrices: Members) -> None:
@@ -377,6 +377,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         return names, ("lr", "weight_decay", *dict.fromkeys(key for link in chain for key in link.reads))
 
     def __getstate__(self) -> dict[str, Any]:
+        self._sharded.refuse_copy(type(self).__name__)
         return {**super().__getstate__(), **{name: getattr(self, name) for name in self.kept}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -24,10 +24,11 @@ from .matrices.buckets import Kind
 from .matrices.exchange import Team, placements_of
 from .matrices.exchange_plan import ExchangePlan, Item, Split, assign, boxes, exchange_plan, sources
 from .matrices.layout import Layout
-from .matrices.shards import as_state, cuts_of_state, is_dtensor, local
+from .matrices.shards import as_state, cuts_of_state, is_dtensor, local, own_part
 from .member import Member
 from .needs import needs, rule_state
 from .rounds import Round
+from .state import make_state
 
 if TYPE_CHECKING:
     from .optimizer import MatrixOptimizer
@@ -116,6 +117,14 @@ class Sharded:
             self._take_in(optimizer)
             self._fresh = False
 
+    def anywhere(self, params: set[Tensor]) -> set[Tensor]:
+        """The parameters that are in the set of any process that shares them. All processes must call it together."""
+        found = set(params)
+        for crew in self.crews:
+            agreed = crew.team.agree(crew.digest, crew.lines, [param in params for _, _, param in crew.parameters])
+            found |= {param for (_, _, param), any_ in zip(crew.parameters, agreed, strict=True) if any_}
+        return found
+
     def travels(self, param: Tensor) -> bool:
         """Whether the matrices of a parameter are computed by an owner."""
         return self._ways.get(param, "local") != "local"
@@ -187,6 +196,7 @@ class Sharded:
 
     def step(self, optimizer: "MatrixOptimizer") -> None:
         """Move all parameters whose matrices travel, those with a gradient."""
+        self.make_empty(optimizer)
         for crew in self.crews:
             pairs = [(i, m) for i, m in enumerate(crew.members) if m.param.grad is not None and self.travels(m.param)]
             if not pairs:
@@ -207,7 +217,10 @@ class Sharded:
                 before = current
             assert before is not None
             before.finish()
-            self._started |= dict.fromkeys(m.param for m in members if m.resident)
+            for member in members:
+                if member.resident and member.param not in self._started:
+                    self._started[member.param] = None
+                    self._name_state(optimizer, member)
 
     def _round(
         self, optimizer: "MatrixOptimizer", crew: Crew, plan: ExchangePlan, number: int, members: Sequence[Member]
@@ -228,12 +241,13 @@ class Sharded:
                     yield crew, member, item
 
     def _take_in(self, optimizer: "MatrixOptimizer") -> None:
-        """Move loaded state of the matrix rules to the owners."""
+        """Move loaded state of the matrix rules to the owners, or to the ranks that hold whole matrices."""
+        self._place_batched(optimizer)
         for crew, member, item in self._matrices():
             state, group = optimizer.state.get(member.param, {}), optimizer.param_groups[member.group]
             like = rule_state(optimizer, member.param, group) if state else {}
             for key, (shape, _) in like.items():
-                if key not in state:
+                if key not in state or state[key].is_meta:
                     continue
                 value = state.pop(key)
                 if is_dtensor(value):
@@ -244,6 +258,54 @@ class Sharded:
                 if crew.team.rank == item.owner and value is not None:
                     self._resident.setdefault(member.param, {})[key] = value.to(crew.team.device)
                 self._started[member.param] = None
+            if member.param in self._started:
+                self._name_state(optimizer, member)
+
+    def _name_state(self, optimizer: "MatrixOptimizer", member: Member) -> None:
+        """Put meta tensors into the optimizer's state for the state at the owner.
+
+        torch.distributed.checkpoint reads there which tensors a parameter has. `collected` gives their values.
+        """
+        state = optimizer.state[member.param]
+        for key, (shape, dtype) in rule_state(optimizer, member.param, optimizer.param_groups[member.group]).items():
+            state.setdefault(key, torch.empty(shape, dtype=dtype, device="meta"))
+
+    def _place_batched(self, optimizer: "MatrixOptimizer") -> None:
+        """Place loaded numbers for rows and matrices where the matrices are, if every rank holds whole matrices."""
+        for member in self._whole_members():
+            state, group = optimizer.state.get(member.param, {}), optimizer.param_groups[member.group]
+            zeros: State = {}
+            if state:
+                kinds = optimizer.kinds(member.layout.shapes[0], group)
+                self.make_batched(member.param, zeros, optimizer.state_like(member.param, group), kinds)
+            for key, placed in zeros.items():
+                if key in state:
+                    local(placed).copy_(own_part(state[key], placed))
+                    state[key] = placed
+
+    def _whole_members(self) -> Iterator[Member]:
+        """DTensors whose ranks hold whole matrices, so that nothing travels."""
+        for crew in self.crews:
+            for member, item in zip(crew.members, crew.items, strict=True):
+                if item.way == "local" and is_dtensor(member.param):
+                    yield member
+
+    def make_empty(self, optimizer: "MatrixOptimizer") -> None:
+        """Make the state of parameters of which this rank holds no matrix, because state dicts must agree on keys."""
+        for member in self._whole_members():
+            param, group = member.param, optimizer.param_groups[member.group]
+            if param.grad is not None and not local(param).numel():
+                state, like = optimizer.state[param], optimizer.state_like(param, group)
+                self.make_batched(param, state, like, optimizer.kinds(member.layout.shapes[0], group))
+                make_state(state, param, like)
+
+    def refuse_copy(self, name: str) -> None:
+        """Raise RuntimeError if state is at the owners, which a copy of the optimizer would not have."""
+        if self._started:
+            raise RuntimeError(
+                f"{name}: an optimizer of sharded parameters cannot be copied or pickled, because its state is spread "
+                "over the processes. Make another one and load the state_dict() of this one."
+            )
 
     def collected(self, optimizer: "MatrixOptimizer") -> dict[Tensor, State]:
         """State of the matrix rules as DTensors, or as plain tensors if small. All ranks must call it together."""

@@ -18,8 +18,9 @@ from .shards import is_dtensor
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
+    from torch.distributed.device_mesh import DeviceMesh
 
-__all__ = ["Arrival", "Message", "Team", "part_of", "placements_of"]
+__all__ = ["Arrival", "Message", "Team", "group_of_mesh", "part_of", "placements_of"]
 
 _SHOWN = 6
 
@@ -257,6 +258,11 @@ def _numbers(text: str) -> list[int]:
     """Four numbers that are equal on two ranks only if their texts are."""
     digest = hashlib.sha256(text.encode()).digest()
     return [int.from_bytes(digest[i : i + 7], "big") for i in range(0, 28, 7)]
+
+
+def group_of_mesh(mesh: "DeviceMesh") -> "ProcessGroup":
+    """A process group of all ranks of a mesh, in their order. All of them must call it."""
+    return mesh.get_group() if mesh.ndim == 1 else _group_of(tuple(mesh.mesh.flatten().tolist()))
 
 
 def _group_of(ranks: tuple[int, ...]) -> "ProcessGroup":
