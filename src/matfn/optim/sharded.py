@@ -121,8 +121,8 @@ class Sharded:
         """The parameters that are in the set of any process that shares them. All processes must call it together."""
         found = set(params)
         for crew in self.crews:
-            agreed = crew.team.agree(crew.digest, crew.lines, [param in params for _, _, param in crew.parameters])
-            found |= {param for (_, _, param), any_ in zip(crew.parameters, agreed, strict=True) if any_}
+            flags = [param in params for _, _, param in crew.parameters]
+            found |= {crew.parameters[i][2] for i in crew.team.agree(crew.digest, crew.lines, flags)}
         return found
 
     def travels(self, param: Tensor) -> bool:
