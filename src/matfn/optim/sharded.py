@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .guards import check_tensor
 from .keeper import Keeper
 from .matrices.buckets import Kind
 from .matrices.exchange import Team, placements_of
@@ -187,6 +188,7 @@ class Sharded:
         return Crew(team, parameters, tuple(members), items, tuple(lines))
 
     def _member(self, optimizer: "MatrixOptimizer", team: Team, index: int, name: str, param: Tensor) -> Member:
+        check_tensor(name, param, optimizer.layouts, f"{type(optimizer).__name__}: group {index}")
         group, layout = optimizer.param_groups[index], optimizer.layouts[param]
         placements, mesh = placements_of(param), team.mesh
         matrix, wire = needs(optimizer, group, name, param, mesh, placements, team.device, sharded=is_dtensor(param))
