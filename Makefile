@@ -8,13 +8,17 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 STAMPS := $(VENV)/.stamps
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test peers docs clean
+.PHONY: help demo demo-2 test peers docs clean
 
 help: ## this list
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 10
+	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 10
 
 demo: $(STAMPS)/train ## install what is needed, compare three optimizers on real text (3 minutes at most on 2 cores)
 	$(BIN)/matfn compare recipes/demo.toml
+
+demo-2: $(STAMPS)/train ## the same comparison on two processes, each with one thread and half of every batch
+	OMP_NUM_THREADS=1 $(BIN)/torchrun --standalone --nproc-per-node 2 -m matfn_main \
+		compare recipes/demo.toml --set parallel.kind=ddp --set train.threads=1
 
 test: $(STAMPS)/dev ## lint, types, tests (two at a time, one thread each)
 	$(BIN)/ruff check .

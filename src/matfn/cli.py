@@ -1,4 +1,4 @@
-"""The command line: `matfn train | compare | coeffs | methods | explain`."""
+"""The command line: `matfn train | compare | coeffs | methods | explain | plan`."""
 
 from __future__ import annotations
 
@@ -203,6 +203,43 @@ def explain(
     except (ValueError, TypeError, ArithmeticError) as error:
         raise TrainError(str(error)) from None
     typer.echo(str(plan))
+
+
+@app.command("plan")
+@user_errors
+def plan_(
+    mesh: Annotated[str, typer.Option(help="Processes: 8, 8x8 (fsdp x tp), or replicate=2,fsdp=32,tp=8,ep=64.")],
+    recipe: Annotated[Path | None, typer.Option(help="A recipe, for its model and optimizer.", parser=path_of)] = None,
+    arm: Arm = None,
+    set_: Set = None,
+    model: Annotated[str | None, typer.Option(help="A public model, such as llama3-8b.", show_default=False)] = None,
+    optimizer: Annotated[str | None, typer.Option(help="With --model; muon by default.", show_default=False)] = None,
+    gbps: Annotated[float | None, typer.Option(help="Gigabits a second that a process sends.")] = None,
+    tflops: Annotated[float | None, typer.Option(help="10^12 operations a second of its matrix products.")] = None,
+    tokens: Annotated[float | None, typer.Option(help="Tokens of all processes in a step.")] = None,
+    machine: Annotated[str | None, typer.Option(help="Decide as on such machines, e.g. cuda-sm90.")] = None,
+    json_: Json = False,
+) -> None:
+    """Show what a step costs each process of a mesh that need not exist: work, bytes, memory, share of a step."""
+    from matfn.train import outlook
+    from matfn.train import recipe as recipes
+
+    if (recipe is None) == (model is None):
+        raise TrainError("give --recipe with a file, or --model with the name of a public model")
+    if (model is not None and (arm or set_)) or (recipe is not None and optimizer is not None):
+        raise TrainError("--arm and --set go with --recipe, --optimizer with --model")
+    profile = outlook.use_profile(machine)
+    if tflops is None and recipe is not None and machine is None:
+        tflops = outlook.probed()
+    pace = {"gbps": gbps, "tflops": tflops, "tokens": tokens}
+    if model is not None:
+        title, found = outlook.of_model(model, optimizer or "muon", mesh, pace)
+    else:
+        title, found = outlook.of_recipe(recipes.load(recipe, set_ or []), arm, mesh, pace)
+    if json_:
+        typer.echo(json.dumps(outlook.as_data(title, profile, found)))
+        return
+    typer.echo(f"{title}, decided as on {profile}\n\n{found}")
 
 
 def _print_comparison(console: Console, result: Comparison) -> None:

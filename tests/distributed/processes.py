@@ -84,7 +84,7 @@ class Processes:
         answers = self.outcomes(ranks, function, *args, timeout=timeout, limit=limit)
         failed = [answer for answer in answers if isinstance(answer, BaseException)]
         if failed:
-            raise min(failed, key=lambda error: getattr(error, "moment", float("inf")))
+            raise min(failed, key=lambda error: error.moment)
         return answers
 
     def outcomes(
@@ -143,7 +143,6 @@ class Processes:
                 rank = links[link]
                 answers[rank] = _answer(rank, crew[rank])
                 if isinstance(answers[rank], BaseException):
-                    answers[rank].moment = time.monotonic()
                     end = min(end, time.monotonic() + timeout + 5)
         return [answers[rank] for rank in range(len(crew))]
 
@@ -151,13 +150,16 @@ class Processes:
 def _answer(rank: int, one: _Process) -> Any:
     """The answer that has arrived from a rank."""
     try:
-        value, error, text = pickle.loads(one.link.recv_bytes())
+        value, error, text, moment = pickle.loads(one.link.recv_bytes())
     except (EOFError, ConnectionError):
         one.process.join(10)
-        return RankLostError(f"rank {rank} died with exit code {one.process.exitcode}")
+        failure = RankLostError(f"rank {rank} died with exit code {one.process.exitcode}")
+        failure.moment = -1.0  # the cause of all other failures
+        return failure
     if text is None:
         return value
     failure = pickle.loads(error) if error else RankError(text.strip().splitlines()[-1])
+    failure.moment = moment
     failure.__cause__ = _Remote(f"on rank {rank}:\n{text}")
     return failure
 
@@ -196,8 +198,12 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _called(sent: bytes) -> tuple[Any, bytes | None, str | None]:
-    """The result of one call; or None, the exception (if it can be sent) and its traceback."""
+def _called(sent: bytes) -> tuple[Any, bytes | None, str | None, float]:
+    """The result of one call; or None, the exception (if it can be sent), its traceback and when it was raised.
+
+    The time is that of a clock that all processes share. It is read before the group is destroyed, which makes other
+    ranks fail.
+    """
     import torch
     from torch import distributed
 
@@ -215,17 +221,18 @@ def _called(sent: bytes) -> tuple[Any, bytes | None, str | None]:
             world_size=ranks,
             timeout=timedelta(seconds=timeout),
         )
+        distributed.barrier()  # a rank that fails at once must not disturb how the others connect
         value = function(*args)
         pickle.dumps(value)
-        return value, None, None
+        return value, None, None, time.monotonic()
     except BaseException as error:
-        text = traceback.format_exc()
+        moment, text = time.monotonic(), traceback.format_exc()
         try:
             sendable = pickle.dumps(error)
             pickle.loads(sendable)
         except Exception:
             sendable = None
-        return None, sendable, text
+        return None, sendable, text, moment
     finally:
         _end_group()
         _forget_meshes()

@@ -31,7 +31,7 @@ FLOOR = {
 }
 HOME = {  # packages that only some places may import, whenever they do it
     "triton": ("kernels/triton_symm.py",),
-    "torch.distributed": ("optim/matrices/",),
+    "torch.distributed": ("optim/matrices/", "optim/model/", "train/"),
     "matplotlib": ("train/",),
     "typer": ("cli.py", "train/terminal.py"),
     "rich": ("cli.py", "train/"),

@@ -1,7 +1,7 @@
 """What is checked before a step changes anything: groups, their tensors and gradients. Errors name the parameter."""
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .matrices.layout import Layout
-from .matrices.shards import is_dtensor
+from .matrices.shards import is_dtensor, local
 from .model.walk import candidates
 from .rules.ema import MOMENTUM
 
@@ -29,6 +29,7 @@ class Kept:
 
 
 Members = Sequence[tuple[int, str, Tensor]]  # (index of the group, name, parameter)
+Anywhere = Callable[[set[Tensor]], set[Tensor]]  # the parameters that are found in the set of any process
 
 
 def check_groups(optimizer: "MatrixOptimizer", plain: Sequence[Mapping[str, Any]]) -> None:
@@ -109,25 +110,30 @@ def check_gradient(name: str, param: Tensor, rule: str, where: str) -> None:
     raise RuntimeError(f"{where}: parameter {name!r} has a {kind} gradient, which its rule cannot take. {remedy}")
 
 
-def check_finite(optimizer: "MatrixOptimizer", matrices: Members) -> None:
+def check_finite(optimizer: "MatrixOptimizer", matrices: Members, anywhere: Anywhere) -> None:
     """Raise ValueError for gradients, or momenta of earlier steps, that hold NaN or infinity where a rule refuses them.
 
     The check waits for the device, as the methods that refuse NaN do anyway. Without it the error could come after
-    other weights have moved.
+    other weights have moved. Every process looks at its own shards, and all raise the error if one finds something.
     """
-    where, tensors = type(optimizer).__name__, list[tuple[str, str, Tensor | None]]()
-    for index, name, param in matrices:
-        if any(rule.refuses_nan for rule in optimizer.lender(optimizer.param_groups[index]["rule"]).chain):
-            tensors.append((name, "gradient", param.grad))
-            tensors.append((name, "momentum", optimizer.state.get(param, {}).get(MOMENTUM)))
-    found = [(name, what, x.isfinite().all()) for name, what, x in tensors if x is not None]
-    if not found or bool(torch.stack([ok.cpu() for *_, ok in found]).all()):
-        return
-    bad = [f"the {what} of {name!r}" for name, what, ok in found if not ok]
-    raise ValueError(
-        f"{where}: NaN or infinity in {', '.join(bad[:8])}{' and others' if len(bad) > 8 else ''}, which the method "
-        "refuses. Nothing has changed. Skip the step (GradScaler does), clip, or use another method (PolarExpress)."
-    )
+    bad: list[str] = []
+    members = [
+        (name, param)
+        for index, name, param in matrices
+        if any(rule.refuses_nan for rule in optimizer.lender(optimizer.param_groups[index]["rule"]).chain)
+    ]
+    for what in ("gradient", "momentum"):
+        tensors = [p.grad if what == "gradient" else optimizer.state.get(p, {}).get(MOMENTUM) for _, p in members]
+        finite = [torch.ones((), dtype=torch.bool) if x is None else local(x).isfinite().all() for x in tensors]
+        flags = torch.stack([ok.cpu() for ok in finite]).tolist() if finite else []
+        found = anywhere({param for (_, param), ok in zip(members, flags, strict=True) if not ok})
+        bad += [f"the {what} of {name!r}" for name, param in members if param in found]
+    if bad:
+        shown = ", ".join(bad[:8]) + (" and others" if len(bad) > 8 else "")
+        raise ValueError(
+            f"{type(optimizer).__name__}: NaN or infinity in {shown}, which the method refuses. Nothing has changed. "
+            "Skip the step (GradScaler does), clip, or use another method (PolarExpress)."
+        )
 
 
 class Watch:

@@ -259,7 +259,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
             self._sort(active, matrices)
             self._key = key
         if any(rule.refuses_nan for lender in (self, *self.others.values()) for rule in lender.chain):
-            check_finite(self, matrices)
+            check_finite(self, matrices, self._sharded.anywhere)
         self._watch.warn_of_frozen(type(self).__name__)
 
     def _sort(self, active: Members, matrices: Members) -> None:
@@ -379,11 +379,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         return names, ("lr", "weight_decay", *dict.fromkeys(key for link in chain for key in link.reads))
 
     def __getstate__(self) -> dict[str, Any]:
-        if self._sharded.holds_state(self):
-            raise TypeError(
-                f"{type(self).__name__} cannot be pickled or copied here: the state of its matrix rules is spread over "
-                "processes. Save its state_dict(), which all processes must call together, and load that."
-            )
+        self._sharded.refuse_copy(self)
         return {**super().__getstate__(), **{name: getattr(self, name) for name in self.kept}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -25,14 +25,13 @@ from .matrices.exchange import Team, placements_of
 from .matrices.exchange_plan import ExchangePlan, Item, Split, assign, boxes, exchange_plan, sources
 from .matrices.layout import Layout
 from .matrices.lending import lend
-from .matrices.shards import is_dtensor, like_shard, local
+from .matrices.shards import as_state, cuts_of_state, is_dtensor, local, own_part
 from .member import Member
 from .needs import needs, options_line, rule_state
 from .rounds import Round
+from .state import make_state
 
 if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
-
     from .optimizer import MatrixOptimizer
 
 __all__ = ["Sharded"]
@@ -73,7 +72,7 @@ class Sharded:
             parameters are then computed by every process for itself.
     """
 
-    def __init__(self, group: "ProcessGroup | None" = None) -> None:
+    def __init__(self, group: Any = None) -> None:
         self.group = group
         self.crews: tuple[Crew, ...] = ()
         self._teams: dict[Any, Team] = {}
@@ -118,6 +117,14 @@ class Sharded:
             self._take_in(optimizer)
             self._fresh = False
 
+    def anywhere(self, params: set[Tensor]) -> set[Tensor]:
+        """The parameters that are in the set of any process that shares them. All processes must call it together."""
+        found = set(params)
+        for crew in self.crews:
+            agreed = crew.team.agree(crew.digest, crew.lines, [param in params for _, _, param in crew.parameters])
+            found |= {param for (_, _, param), any_ in zip(crew.parameters, agreed, strict=True) if any_}
+        return found
+
     def travels(self, param: Tensor) -> bool:
         """Whether the matrices of a parameter are computed by an owner."""
         return self._ways.get(param, "local") != "local"
@@ -146,20 +153,13 @@ class Sharded:
         """The processes that share a parameter; None for a parameter of this process alone."""
         if is_dtensor(param):
             mesh = param.device_mesh
-            key = (mesh.device_type, tuple(mesh.shape), tuple(mesh.mesh.flatten().tolist()))
+            key: Any = (mesh.device_type, tuple(mesh.shape), tuple(mesh.mesh.flatten().tolist()))
             if key not in self._teams:
-                self._teams[key] = Team(
-                    key[1], key[2], _device(mesh), mesh.get_group() if mesh.ndim == 1 else None, name
-                )
+                self._teams[key] = Team.of_mesh(mesh, name)
             return self._teams[key]
-        if self.group is None:
-            return None
-        if "replicated" not in self._teams:
-            from torch import distributed
-
-            ranks = distributed.get_process_group_ranks(self.group)
-            self._teams["replicated"] = Team((len(ranks),), ranks, param.device, self.group, name)
-        return self._teams["replicated"]
+        if self.group is not None and self.group not in self._teams:
+            self._teams[self.group] = Team.of_group(self.group, param.device, name)
+        return self._teams[self.group] if self.group is not None else None
 
     def _crew(self, optimizer: "MatrixOptimizer", team: Team, parameters: tuple[tuple[int, str, Tensor], ...]) -> Crew:
         members = []
@@ -197,6 +197,7 @@ class Sharded:
 
     def step(self, optimizer: "MatrixOptimizer") -> None:
         """Move all parameters whose matrices travel, those with a gradient."""
+        self.make_empty(optimizer)
         for crew in self.crews:
             pairs = [(i, m) for i, m in enumerate(crew.members) if m.param.grad is not None and self.travels(m.param)]
             if not pairs:
@@ -217,7 +218,10 @@ class Sharded:
                 before = current
             assert before is not None
             before.finish()
-            self._started |= dict.fromkeys(m.param for m in members if m.resident)
+            for member in members:
+                if member.resident and member.param not in self._started:
+                    self._started[member.param] = None
+                    self._name_state(optimizer, member)
 
     def _round(
         self, optimizer: "MatrixOptimizer", crew: Crew, plan: ExchangePlan, number: int, members: Sequence[Member]
@@ -226,11 +230,6 @@ class Sharded:
         return Round(crew.team, plan, plan.rounds[number], members, Keeper(optimizer, self._resident), what)
 
     # State
-
-    def holds_state(self, optimizer: "MatrixOptimizer") -> bool:
-        """Whether state of the matrix rules is with owners, so that no process has all of it."""
-        started = (member for _, member, _ in self._matrices() if member.param in self._started)
-        return any(rule_state(optimizer, m.param, optimizer.param_groups[m.group]) for m in started)
 
     def forget(self) -> None:
         """Drop the state at the owners, because other state was loaded."""
@@ -243,12 +242,13 @@ class Sharded:
                     yield crew, member, item
 
     def _take_in(self, optimizer: "MatrixOptimizer") -> None:
-        """Move loaded state of the matrix rules to the owners."""
+        """Move loaded state of the matrix rules to the owners, or to the ranks that hold whole matrices."""
+        self._place_batched(optimizer)
         for crew, member, item in self._matrices():
             state, group = optimizer.state.get(member.param, {}), optimizer.param_groups[member.group]
             like = rule_state(optimizer, member.param, group) if state else {}
             for key, (shape, _) in like.items():
-                if key not in state:
+                if key not in state or state[key].is_meta:
                     continue
                 value = state.pop(key)
                 if is_dtensor(value):
@@ -259,6 +259,56 @@ class Sharded:
                 if crew.team.rank == item.owner and value is not None:
                     self._resident.setdefault(member.param, {})[key] = value.to(crew.team.device)
                 self._started[member.param] = None
+            if member.param in self._started:
+                self._name_state(optimizer, member)
+
+    def _name_state(self, optimizer: "MatrixOptimizer", member: Member) -> None:
+        """Put meta tensors into the optimizer's state for the state at the owner.
+
+        torch.distributed.checkpoint reads there which tensors a parameter has. `collected` gives their values.
+        """
+        state = optimizer.state[member.param]
+        for key, (shape, dtype) in rule_state(optimizer, member.param, optimizer.param_groups[member.group]).items():
+            state.setdefault(key, torch.empty(shape, dtype=dtype, device="meta"))
+
+    def _place_batched(self, optimizer: "MatrixOptimizer") -> None:
+        """Place loaded numbers for rows and matrices where the matrices are, if every rank holds whole matrices."""
+        for member in self._whole_members():
+            state, group = optimizer.state.get(member.param, {}), optimizer.param_groups[member.group]
+            zeros: State = {}
+            if state:
+                kinds = optimizer.kinds(member.layout.shapes[0], group)
+                self.make_batched(member.param, zeros, optimizer.state_like(member.param, group), kinds)
+            for key, placed in zeros.items():
+                if key in state:
+                    local(placed).copy_(own_part(state[key], placed))
+                    state[key] = placed
+
+    def _whole_members(self) -> Iterator[Member]:
+        """DTensors whose ranks hold whole matrices, so that nothing travels."""
+        for crew in self.crews:
+            for member, item in zip(crew.members, crew.items, strict=True):
+                if item.way == "local" and is_dtensor(member.param):
+                    yield member
+
+    def make_empty(self, optimizer: "MatrixOptimizer") -> None:
+        """Make the state of parameters of which this rank holds no matrix, because state dicts must agree on keys."""
+        for member in self._whole_members():
+            param, group = member.param, optimizer.param_groups[member.group]
+            if param.grad is not None and not local(param).numel():
+                state, like = optimizer.state[param], optimizer.state_like(param, group)
+                self.make_batched(param, state, like, optimizer.kinds(member.layout.shapes[0], group))
+                make_state(state, param, like)
+
+    def refuse_copy(self, optimizer: "MatrixOptimizer") -> None:
+        """Raise RuntimeError if state of the matrix rules is at the owners, which a copy would not have."""
+        started = (member for _, member, _ in self._matrices() if member.param in self._started)
+        if any(rule_state(optimizer, m.param, optimizer.param_groups[m.group]) for m in started):
+            raise RuntimeError(
+                f"{type(optimizer).__name__}: an optimizer of sharded parameters cannot be copied or pickled, because "
+                "the state of its matrix rules is spread over the processes. Make another one and load the "
+                "state_dict() of this one, which all processes must call together."
+            )
 
     def collected(self, optimizer: "MatrixOptimizer") -> dict[Tensor, State]:
         """State of the matrix rules as DTensors, or as plain tensors if small. All ranks must call it together."""
@@ -269,12 +319,12 @@ class Sharded:
             whole = self._resident.get(member.param, {})
             like = rule_state(optimizer, member.param, optimizer.param_groups[member.group])
             for key, (shape, dtype) in like.items():
-                placements = _placements_of_state(member.param, shape)
+                placements = cuts_of_state(member.param, shape)
                 cuts = tuple(None if axis is None else Split(axis) for axis in placements)
                 if shape == tuple(member.param.shape):
                     cuts = placements_of(member.param)
                 part = crew.team.scattered(whole.get(key), boxes(shape, crew.team.mesh, cuts), item.owner, dtype)
-                found.setdefault(member.param, {})[key] = _as_state(part, member.param, shape, placements)
+                found.setdefault(member.param, {})[key] = as_state(part, member.param, shape, placements)
         return found
 
     def make_batched(self, param: Tensor, state: State, like: Mapping[str, Any], kinds: Mapping[str, Kind]) -> None:
@@ -294,35 +344,4 @@ class Sharded:
             placements = [axis if cut is not None else None for cut in placements_of(param)]
             local_shape = (*shape[:axis], local(param).shape[0], *shape[axis + 1 :])
             zeros = torch.zeros(local_shape, dtype=dtype, device=local(param).device)
-            state[key] = _as_state(zeros, param, shape, placements)
-
-
-def _placements_of_state(param: Tensor, shape: tuple[int, ...]) -> list[int | None]:
-    """The axis that each mesh axis cuts of a state tensor of another shape: the rows of square tensors, else none."""
-    assert is_dtensor(param)
-    square = len(shape) == 3 and shape[1] == shape[2]
-    return [1 if square else None] * param.device_mesh.ndim
-
-
-def _as_state(part: Tensor, param: Tensor, shape: tuple[int, ...], cuts: Sequence[int | None]) -> Tensor:
-    """This rank's part of a state tensor as a DTensor; a plain tensor if every rank has all of it."""
-    part = part.to(local(param).device)
-    if shape == tuple(param.shape):
-        return like_shard(part, param)
-    if all(axis is None for axis in cuts):
-        return part
-    from torch.distributed.tensor import DTensor, Replicate, Shard
-
-    assert is_dtensor(param)
-    placements = [Replicate() if axis is None else Shard(axis) for axis in cuts]
-    stride = torch.empty(shape, device="meta").stride()
-    return DTensor.from_local(
-        part, param.device_mesh, placements, run_check=False, shape=torch.Size(shape), stride=stride
-    )
-
-
-def _device(mesh: Any) -> torch.device:
-    """The device of this process on a mesh."""
-    if mesh.device_type == "cpu":
-        return torch.device("cpu")
-    return torch.device(mesh.device_type, torch.get_device_module(mesh.device_type).current_device())
+            state[key] = as_state(zeros, param, shape, placements)

@@ -31,7 +31,10 @@ def check_matrix(A: Tensor, target: Target) -> None:
     if A.is_nested:
         raise TypeError(f"{verb} takes matrices of one shape, got a nested tensor: pass the tensors of A.unbind()")
     if type(A).__name__ == "DTensor":
-        raise TypeError(f"{verb} takes a tensor of this process, got a DTensor: pass A.full_tensor()")
+        raise TypeError(
+            f"{verb} takes a tensor of this process, got a DTensor: pass A.full_tensor(), "
+            "or A.to_local() if each process holds whole matrices"
+        )
     if type(A).__name__ == "FakeTensor" and not _get_current_dispatch_mode_stack():
         raise TypeError(
             f"{verb} takes a fake tensor within its mode alone: call it within the FakeTensorMode that made it, "

@@ -48,14 +48,16 @@ class Trainer:
         The seed determines the weights and the order of the batches.
 
         Raises:
-            TrainError: The device is missing, or the checkpoint is damaged or belongs to another recipe, seed or text.
+            TrainError: The device is missing, the processes have different texts or do not fit the recipe, or the
+                checkpoint is damaged or belongs to another recipe, seed or text.
         """
         self.recipe, self.table, self.corpus, self.seed, self.directory = recipe, table, corpus, seed, directory
         train, context = recipe.train, recipe.data.context
         self.device = pick_device(train.device)
         self.model = make_model(recipe.model, corpus.vocabulary, context=context, seed=seed).to(self.device)
-        spread = parallel.spread(self.model, recipe, self.device)
-        self.optimizers = make_optimizers(table, spread, train)
+        self._spread = parallel.spread(self.model, recipe, self.device)
+        parallel.check_text(corpus)
+        self.optimizers = make_optimizers(table, self._spread, train)
         self._part = parallel.data_part(recipe)
         self.batches = Batches(corpus.train, context, batch=train.batch, seed=seed, part=self._part)
         self._validation = validation_windows(corpus, context, train.eval_windows)
@@ -64,7 +66,7 @@ class Trainer:
             torch.Generator(kind).manual_seed(seed).get_state() for kind in dict.fromkeys(("cpu", self.device.type))
         ]
         # Checkpoints hold the plain model: a compiled model prefixes every name.
-        self._forward = torch.compile(spread) if train.compile else spread
+        self._forward = torch.compile(self._spread) if train.compile else self._spread
         watched = self._watched() if recipe.telemetry.every else []  # a wrong name is told before anything is written
         saved = processes.from_first(self._found)
         start = self._restore(saved) if saved is not None else b""
@@ -174,9 +176,10 @@ class Trainer:
 
     def _one_step(self) -> dict[str, float]:
         train, start, total = self.recipe.train, self._clock(), torch.zeros((), device=self.device)
-        for _ in range(train.accumulate):
-            value = self._loss(*self.batches.draw()) / train.accumulate
-            value.backward()
+        for number in range(train.accumulate):
+            with parallel.summed(self._spread, last=number == train.accumulate - 1):
+                value = self._loss(*self.batches.draw()) / train.accumulate
+                value.backward()
             total += value.detach()
         if train.clip:
             parallel.clip(self.model.parameters(), train.clip)

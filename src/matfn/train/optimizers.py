@@ -187,6 +187,11 @@ def _matfn(table: OptimizerTable, params: Any) -> torch.optim.Optimizer:
     return CLASSES[table.kind](params, lr=table.lr, weight_decay=table.weight_decay, rest=rest, **options)
 
 
+def on_a_matrix(table: OptimizerTable) -> Any:
+    """The optimizer of matfn that the table describes, on a small matrix and a vector: for its rules and options."""
+    return _matfn(table, [{"params": [torch.zeros(2, 2)]}, {"params": [torch.zeros(2)], "rule": "adamw"}])
+
+
 def _embeddings(table: EmbeddingsTable, params: Any) -> torch.optim.Optimizer:
     """PolarGrad for embeddings and head alone."""
     method = _method(table.method) if table.method is not None else None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import shlex
 import sys
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -18,10 +20,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from matfn.optim.matrices.shards import is_dtensor, local
 from matfn.train import TrainError, processes
+from matfn.train.data import Corpus
 from matfn.train.model import GPT, Block
 from matfn.train.recipe import Recipe
 
-__all__ = ["check", "clip", "data_part", "sharded_like", "spread", "whole"]
+__all__ = ["check", "check_text", "clip", "data_part", "sharded_like", "spread", "summed", "whole"]
 
 
 def check(recipe: Recipe) -> None:
@@ -42,6 +45,12 @@ def check(recipe: Recipe) -> None:
         raise TrainError(
             f'parallel.kind = "{kind}" needs torchrun: {processes.line(arguments, processes=2)} '
             "(or one process: --set parallel.kind=none)"
+        )
+    here, found = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    if here > found > 0 and recipe.train.device != "cpu":
+        raise TrainError(
+            f"each process takes a GPU, and {here} processes on this machine have {found}: start fewer, "
+            'or set train.device = "cpu"'
         )
     if number % recipe.parallel.tp:
         raise TrainError(f"parallel.tp = {recipe.parallel.tp} does not divide the {number} processes")
@@ -67,6 +76,19 @@ def data_part(recipe: Recipe) -> tuple[int, int]:
     shares = _shares(recipe)
     rank = torch.distributed.get_rank() if processes.count() > 1 else 0
     return rank * shares // processes.count(), shares
+
+
+def check_text(corpus: Corpus) -> None:
+    """Check that this process reads the text of the first process; they may be on different machines.
+
+    Raises:
+        TrainError: It reads another.
+    """
+    if processes.from_first(lambda: corpus.order) != corpus.order:
+        raise TrainError(
+            f"process {torch.distributed.get_rank()} reads another text than process 0, from {corpus.facts['source']}: "
+            "copy data.path to every machine; the built-in text depends on Python's version"
+        )
 
 
 def spread(model: nn.Module, recipe: Recipe, device: torch.device) -> nn.Module:
@@ -96,6 +118,14 @@ def spread(model: nn.Module, recipe: Recipe, device: torch.device) -> nn.Module:
             fully_shard(block, mesh=mesh["dp"])
     fully_shard(model, mesh=mesh["dp"])
     return model
+
+
+def summed(module: nn.Module, *, last: bool) -> AbstractContextManager[None]:
+    """The context of one of several passes whose gradients are added; DDP sends their sum in the last one only.
+
+    FSDP2 sends the gradients of each pass, because whole gradients would take the memory that it saves.
+    """
+    return module.no_sync() if isinstance(module, DistributedDataParallel) and not last else nullcontext()
 
 
 def _split(model: nn.Module, mesh: DeviceMesh) -> None:

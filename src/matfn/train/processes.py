@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import platform
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from datetime import timedelta
@@ -23,6 +24,7 @@ __all__ = [
     "agreed",
     "broken",
     "count",
+    "end",
     "first",
     "first_holds",
     "from_first",
@@ -53,8 +55,8 @@ def join() -> None:
     # torch warns on every rank that a checkpoint's tensors are gathered one mesh axis after the other.
     logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
     cuda = torch.cuda.is_available()
-    if cuda:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    if cuda:  # more processes than GPUs are refused later, if the recipe asks for a GPU
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     try:
         _store, rank, size = next(iter(rendezvous("env://")))
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
@@ -73,6 +75,15 @@ def leave() -> None:
         dist.barrier()
         dist.destroy_process_group()
         del group
+
+
+def end(status: int) -> None:
+    """End this process at once if `join` joined others. After an error, leaving them in order could wait for ever."""
+    if _store is not None:
+        with contextlib.suppress(OSError, ValueError):  # a closed pipe
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
 
 
 def joined() -> bool:

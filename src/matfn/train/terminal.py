@@ -44,6 +44,7 @@ def user_errors(command: F) -> F:
             with processes.speaker() as chosen:
                 if chosen:
                     Screen(stderr=True).print(f"[bold red]error:[/] {safe(text)}", highlight=False, soft_wrap=True)
+            processes.end(status)
             raise typer.Exit(status) from None
 
     return wrapped  # type: ignore[return-value]

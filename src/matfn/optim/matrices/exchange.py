@@ -18,8 +18,9 @@ from .shards import is_dtensor
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
+    from torch.distributed.device_mesh import DeviceMesh
 
-__all__ = ["Arrival", "Message", "Team", "part_of", "placements_of"]
+__all__ = ["Arrival", "Message", "Team", "group_of_mesh", "part_of", "placements_of"]
 
 _SHOWN = 6
 
@@ -95,6 +96,23 @@ class Team:
         self.control = self.group
         if len(self.ranks) > 1 and "gloo" not in str(distributed.get_backend_config(self.group)):
             self.control = distributed.new_group(self.ranks, backend="gloo", use_local_synchronization=True)
+
+    @classmethod
+    def of_mesh(cls, mesh: Any, name: str) -> "Team":
+        """The processes of a DeviceMesh. The first call for a mesh of several axes is collective."""
+        device = torch.device(mesh.device_type)
+        if mesh.device_type != "cpu":
+            device = torch.device(mesh.device_type, torch.get_device_module(mesh.device_type).current_device())
+        group = mesh.get_group() if mesh.ndim == 1 else None
+        return cls(tuple(mesh.shape), mesh.mesh.flatten().tolist(), device, group, name)
+
+    @classmethod
+    def of_group(cls, group: "ProcessGroup", device: torch.device, name: str) -> "Team":
+        """The processes of a process group."""
+        from torch import distributed
+
+        ranks = distributed.get_process_group_ranks(group)
+        return cls((len(ranks),), ranks, device, group, name)
 
     @property
     def size(self) -> int:
@@ -254,6 +272,11 @@ def _numbers(text: str) -> list[int]:
     """Four numbers that are equal on two ranks only if their texts are."""
     digest = hashlib.sha256(text.encode()).digest()
     return [int.from_bytes(digest[i : i + 7], "big") for i in range(0, 28, 7)]
+
+
+def group_of_mesh(mesh: "DeviceMesh") -> "ProcessGroup":
+    """A process group of all ranks of a mesh, in their order. All of them must call it."""
+    return mesh.get_group() if mesh.ndim == 1 else _group_of(tuple(mesh.mesh.flatten().tolist()))
 
 
 def _group_of(ranks: tuple[int, ...]) -> "ProcessGroup":

@@ -5,6 +5,7 @@ FSDP2, HSDP, tensor and expert parallel turn parameters into DTensors. DDP keeps
 """
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
@@ -95,3 +96,27 @@ def _box(param: Tensor) -> tuple[slice, ...]:
 
     sizes, starts = compute_local_shape_and_global_offset(param.shape, param.device_mesh, param.placements)
     return tuple(slice(start, start + size) for start, size in zip(starts, sizes, strict=True))
+
+
+def cuts_of_state(param: Tensor, shape: tuple[int, ...]) -> list[int | None]:
+    """The axis that each mesh axis cuts of a state tensor of another shape: the rows of square tensors, else none."""
+    assert is_dtensor(param)
+    square = len(shape) == 3 and shape[1] == shape[2]
+    return [1 if square else None] * param.device_mesh.ndim
+
+
+def as_state(part: Tensor, param: Tensor, shape: tuple[int, ...], cuts: Sequence[int | None]) -> Tensor:
+    """This rank's part of a state tensor as a DTensor; a plain tensor if every rank has all of it."""
+    part = part.to(local(param).device)
+    if shape == tuple(param.shape):
+        return like_shard(part, param)
+    if all(axis is None for axis in cuts):
+        return part
+    from torch.distributed.tensor import DTensor, Replicate, Shard
+
+    assert is_dtensor(param)
+    placements = [Replicate() if axis is None else Shard(axis) for axis in cuts]
+    stride = torch.empty(shape, device="meta").stride()
+    return DTensor.from_local(
+        part, param.device_mesh, placements, run_check=False, shape=torch.Size(shape), stride=stride
+    )

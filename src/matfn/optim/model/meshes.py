@@ -6,8 +6,8 @@ rows, FSDP along the first axis, experts by expert parallel.
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,12 +20,12 @@ from ..matrices.shards import is_dtensor
 if TYPE_CHECKING:
     from .plan import Entry
 
-__all__ = ["AXES", "Mesh", "mesh_of"]
+__all__ = ["AXES", "Mesh", "Placed", "largest_mesh", "mesh_of"]
 
 AXES = ("replicate", "fsdp", "tp", "ep")
 LIMIT = 2**16  # ranks
 _USUAL = {1: ("fsdp",), 2: ("fsdp", "tp"), 3: ("replicate", "fsdp", "tp")}
-_WANTED = 'a text such as "8", "8x8" (fsdp x tp), "2x8x8" (replicate x fsdp x tp) or "fsdp=32,tp=8,ep=64", a tuple'
+_WANTED = 'a text such as "8", "8x8" (fsdp x tp), "2x8x8" (replicate x fsdp x tp) or "fsdp=32,tp=8,ep=64", or a tuple'
 
 # The last name of a layer whose input is cut by tensor parallel, because the layer before gives it in parts.
 _ROWWISE = r"o|out|wo|w2|down|(o|out|down|c|dense)_proj|proj|proj_out|to_out|fc2|linear2|dense_4h_to_h|down_projs?"
@@ -57,13 +57,19 @@ class Mesh:
 
     Attributes:
         sizes: {axis: size}, in the order of `AXES`. Experts are spread over `ep` ranks, taken from fsdp x tp.
-        real: Whether the processes exist and hold the parameters as they are, so that nothing is assumed.
-        shared: Whether real processes share plain parameters. If not, each computes all of them.
+        device_mesh: The DeviceMesh, or the process group of DDP, if the processes exist and hold the parameters as they
+            are. None is a mesh of words, over which plain parameters are taken as spread.
+        shared: Whether the processes of a DeviceMesh share plain parameters. If not, each computes all of them.
     """
 
     sizes: Mapping[str, int]
-    real: bool = False
+    device_mesh: Any = None
     shared: bool = True
+
+    @property
+    def real(self) -> bool:
+        """Whether the processes exist."""
+        return self.device_mesh is not None
 
     @property
     def ranks(self) -> int:
@@ -127,8 +133,10 @@ def mesh_of(given: Any, where: str) -> Mesh:
         TypeError: If it is none of them.
         ValueError: If axes or sizes do not make a mesh.
     """
+    if isinstance(given, Mesh):
+        return given
     if hasattr(given, "mesh_dim_names") and hasattr(given, "get_group"):
-        return Mesh(dict(_axes(given)), real=True)
+        return Mesh(dict(_axes(given)), given)
     if isinstance(given, int) and not isinstance(given, bool):
         given = (given,)
     if isinstance(given, str):
@@ -136,7 +144,7 @@ def mesh_of(given: Any, where: str) -> Mesh:
     elif isinstance(given, tuple | list):
         sizes = _named(given, where)
     else:
-        raise TypeError(f"{where} must be a DeviceMesh, {_WANTED}, got {type(given).__name__}.")
+        raise TypeError(f"{where} must be a DeviceMesh, {_WANTED} of sizes, got {type(given).__name__}.")
     bad = [n for n in sizes.values() if isinstance(n, bool) or not isinstance(n, int) or n < 1]
     mesh = Mesh({axis: sizes[axis] for axis in AXES if axis in sizes})
     if bad or mesh.ranks > LIMIT:
@@ -149,10 +157,22 @@ def mesh_of(given: Any, where: str) -> Mesh:
     return mesh
 
 
+def largest_mesh(entries: Iterable["Entry"]) -> Mesh:
+    """The largest mesh of the sharded parameters of a plan, whose processes compute plain parameters each for itself.
+
+    Raises:
+        ValueError: If no parameter is sharded.
+    """
+    meshes = [entry.parameter.device_mesh for entry in entries if is_dtensor(entry.parameter)]
+    if not meshes:
+        raise ValueError('Plan.outlook: give a mesh, such as mesh="8x8", because no parameter is sharded.')
+    return replace(mesh_of(max(meshes, key=lambda mesh: mesh.size()), "mesh"), shared=False)
+
+
 def _named(sizes: Any, where: str) -> dict[str, int]:
     """The sizes of a tuple with the names of its axes."""
     if len(sizes) not in _USUAL:
-        raise ValueError(f"{where} must be {_WANTED}, got {len(sizes)} sizes.")
+        raise ValueError(f"{where} must be {_WANTED} of sizes, got {len(sizes)} sizes.")
     return dict(zip(_USUAL[len(sizes)], sizes, strict=True))
 
 
@@ -165,7 +185,7 @@ def _read(text: str, where: str) -> dict[str, int]:
     names = [name for name, _ in pairs]
     whole = ",".join(f"{name}={size}" for name, size in pairs) == plain
     if not pairs or not whole or len(set(names)) < len(names) or set(names) - set(AXES):
-        raise ValueError(f"{where} must be {_WANTED}, with the axes {', '.join(AXES)}, got {text!r}.")
+        raise ValueError(f"{where} must be {_WANTED} of sizes, with the axes {', '.join(AXES)}, got {text!r}.")
     return {name: int(size) for name, size in pairs}
 
 

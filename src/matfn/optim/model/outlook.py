@@ -5,10 +5,10 @@ are counted: AdamW moves the other parameters on each process, without messages.
 """
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from numbers import Real
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,7 +21,7 @@ from ..matrices.forecast import Forecast, forecast
 from ..matrices.shards import is_dtensor
 from ..needs import needs
 from ..rules.polar import Polar
-from .meshes import Mesh, Placed
+from .meshes import Mesh, Placed, largest_mesh, mesh_of
 from .table import by_sizes, columns
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class Outlook:
             *([("GFLOP", 2 * self.ranks.work, 1e9)] if self.counted else []),
             ("MB sent", self.ranks.sent, 1e6),
             ("MB received", self.ranks.received, 1e6),
-            ("MB held more", self.ranks.memory, 1e6),
+            ("MB of extra memory", self.ranks.memory, 1e6),
         )
         for label, values, unit in per:
             rows.append((label, *(_number(value / unit) for value in (values.min(), values.mean(), values.max()))))
@@ -177,18 +177,28 @@ class Outlook:
         return lines
 
 
-def outlook(entries: Iterable["Entry"], mesh: Mesh, optimizer: "MatrixOptimizer", pace: Pace = Pace()) -> Outlook:
+def outlook(
+    entries: Sequence["Entry"], mesh: Any = None, optimizer: "MatrixOptimizer | None" = None, pace: Pace = Pace()
+) -> Outlook:
     """Plan the exchange of all matrices of a plan on a mesh, and count it for every rank.
 
     Args:
         entries: The entries of the plan. Matrices under rules that the optimizer lacks count as its own.
-        mesh: The mesh.
-        optimizer: The optimizer, whose rules and options decide. Its parameters need not be those of the plan.
-        pace: What is known of the machines.
+        mesh: As `mesh_of` takes it; None is the largest mesh of the sharded parameters.
+        optimizer: The optimizer, whose rules and options decide. Its parameters need not be those of the plan. None is
+            Muon with its defaults.
+        pace: What is known of the machines. Without a number of active parameters, all parameters are.
 
     Raises:
-        ValueError: If the parameters are on meshes whose sizes do not go together.
+        ValueError: If there is no mesh, or a parameter is on a mesh that is no part of it.
     """
+    mesh = largest_mesh(entries) if mesh is None else mesh_of(mesh, "Plan.outlook: mesh")
+    if optimizer is None:
+        from ..muon import Muon  # late, because optimizers import plans
+
+        optimizer = Muon([torch.zeros(1, 1)])
+    if pace.active is None:
+        pace = replace(pace, active=float(sum(entry.parameter.numel() for entry in entries)) or None)
     meshes: dict[tuple[tuple[str, int], ...], list[tuple[Placed, Matrix, float | None]]] = {}
     group = {**optimizer.defaults, "rule": "matrix"}
     for entry in entries:

@@ -12,11 +12,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from ..matrices.exchange import group_of_mesh
 from ..matrices.layout import Layout, linear, stack
-from ..matrices.shards import is_dtensor
 from .candidate import Candidate, Decision
 from .example import check_example, read_example
 from .hints import Override, Pattern, check_arguments, first, refuse_idle_patterns
@@ -123,7 +122,9 @@ class Plan:
 
     @property
     def processes(self) -> Any:
-        """The process group whose processes hold equal parameters, as DDP keeps them; None without DDP."""
+        """The process group whose processes hold equal plain parameters: of DDP, or of a DeviceMesh given as `mesh`."""
+        if self.mesh is not None and self.mesh.device_mesh is not None:
+            return group_of_mesh(self.mesh.device_mesh)
         model = self.model() if self.model is not None else None
         model = getattr(model, "_orig_mod", model)  # torch.compile around DDP
         return model.process_group if isinstance(model, nn.parallel.DistributedDataParallel) else None
@@ -149,7 +150,8 @@ class Plan:
         """What a step costs each process of a mesh: matrices, work, bytes, memory, and time if speeds are given.
 
         Args:
-            mesh: As in `plan`; None is the mesh of the plan, or else the largest mesh of its sharded parameters.
+            mesh: As in `plan`; None is the mesh of the plan, or the processes of DDP, or else the largest mesh of its
+                sharded parameters.
             optimizer: The optimizer, for its rules and options; None is Muon with its defaults.
             gbps: Gigabits per second that each process sends, and receives at the same time.
             tflops: The speed of each process's matrix products, in 10^12 operations per second.
@@ -159,18 +161,10 @@ class Plan:
         Raises:
             ValueError: If there is no mesh, or a number is not above 0.
         """
-        where = self.mesh if mesh is None else mesh_of(mesh, "Plan.outlook: mesh")
-        if where is None and (largest := _largest(self.entries)) is not None:
-            where = replace(mesh_of(largest, "mesh"), shared=False)
-        if where is None:
-            raise ValueError('Plan.outlook: give a mesh, such as mesh="8x8", or make the plan with one.')
-        if optimizer is None:
-            from ..muon import Muon  # late, because optimizers import plans
-
-            optimizer = Muon([torch.zeros(1, 1)])
-        total = float(sum(entry.parameter.numel() for entry in self)) or None
-        pace = Pace(gbps, tflops, tokens, total if active is None else active)
-        return outlook(self.entries, where, optimizer, pace)
+        mesh = self.mesh if mesh is None else mesh
+        if mesh is None and (group := self.processes) is not None:
+            mesh = Mesh({"replicate": group.size()}, group)
+        return outlook(self.entries, mesh, optimizer, Pace(gbps, tflops, tokens, active))
 
     def groups(self) -> list[dict[str, Any]]:
         """Parameter groups: matrices, one for each rule; AdamW with decay; AdamW without (norms, biases, vectors)."""
@@ -229,9 +223,9 @@ def plan(
         allow: Plans that are accepted instead of raising: "embedding" and "head" (an override orthogonalizes one),
             "empty" (nothing is orthogonalized).
         mesh: Processes; the plan then prints what a step costs each of them. A DeviceMesh, on which plain parameters
-            are replicated. Or a mesh that need not exist, over which plain parameters are taken as spread: "8x8" or
-            (8, 8) is FSDP over 8 times tensor parallel over 8, "replicate=2,fsdp=32,tp=8,ep=64" names the axes. Experts
-            are spread over `ep` of the fsdp x tp processes.
+            are equal, and whose processes own their matrices as under DDP. Or a mesh that need not exist, over which
+            plain parameters are taken as spread: "8x8" or (8, 8) is FSDP over 8 times tensor parallel over 8,
+            "replicate=2,fsdp=32,tp=8,ep=64" names the axes. Experts are spread over `ep` of the fsdp x tp processes.
 
     Raises:
         TypeError: If `model` is no module, a hint is no mapping, a pattern or decision has a wrong type, or the example
@@ -260,12 +254,6 @@ def plan(
     entries = _entries(found, decided)
     _refuse_mistakes(entries, allow)
     return Plan(tuple(entries), weakref.ref(model), spread)
-
-
-def _largest(entries: Sequence[Entry]) -> Any:
-    """The largest mesh of the sharded parameters; None if there are none."""
-    meshes = [entry.parameter.device_mesh for entry in entries if is_dtensor(entry.parameter)]
-    return max(meshes, key=lambda mesh: mesh.size(), default=None)
 
 
 def _informed(found: Mapping[str, Candidate], facts: Mapping[Tensor, Fact]) -> dict[str, Candidate]:
