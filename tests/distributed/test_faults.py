@@ -222,14 +222,14 @@ OTHERS = {
     other_order: ("the same parameters in another order",),
     other_rule: ("'matrix'", "'adamw'"),
     other_dtype: ("torch.float32", "torch.float64"),
-    other_method: ("method=None", "method=NewtonSchulz("),
-    other_precision: ("'precision': torch.bfloat16", "'precision': torch.float32"),
+    other_method: ("method=NewtonSchulz("),
+    other_precision: ("precision=torch.bfloat16", "precision=torch.float32"),
     other_option: ("momentum=0.95", "momentum=0.9,"),
     other_optimizer: ("Polar(", "RowNorm("),
     other_rest: ("betas=(0.9, 0.99)", "betas=(0.8, 0.99)"),
     other_factors: ("root_every=10", "root_every=5"),
     other_layout: ("read as ((1, 8, 4),)", "read as ((1, 4, 4), (1, 4, 4))"),
-    other_placement: ("cut by (Split(axis=0", "cut by (None,)"),
+    other_placement: ("placements (Shard(dim=0),)", "placements (Replicate(),)"),
     group_added_by_one: ("layer1 of shape (8, 8)",),
 }
 
