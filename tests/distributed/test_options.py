@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from models import Tiny, farthest, full, spread, step_on_given_gradients
+from models import Tiny, farthest, full, give_gradients, spread, step_on_given_gradients
 from models import weights as whole_weights
 from torch import distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -152,3 +152,37 @@ def test_copies_go_on_alike_and_those_that_would_lack_state_are_refused(world, h
         assert isinstance(error, RuntimeError)
         assert str(error).startswith("Shampoo: an optimizer of sharded parameters cannot be copied or pickled")
         assert "state_dict()" in str(error)
+
+
+def after_many_steps(precision, kind, dtype=torch.float32):
+    """The matrices after steps on given gradients; the weights do not change the gradients."""
+    model = Tiny(layers=1, fused=False)
+    if dtype is torch.float64:
+        model = model.double()
+    if kind is not None:
+        model, _, _ = spread(model, kind)
+    optimizer = Muon(plan(model), lr=0.02, scale="unit", precision=precision)
+    for seed in range(STEPS):
+        give_gradients(model, seed)
+        for param in model.parameters():
+            param.grad = param.grad.float().to(dtype)  # one rounding for both dtypes
+        optimizer.step()
+    matrices = [e.name for e in plan(model) if e.is_matrix]
+    found = whole_weights(model)
+    return {name: found[name].double() for name in matrices}
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp", "tp", "fsdp_tp"])
+def test_precision_of_many_steps(world, kind):
+    for precision in (torch.float32, torch.bfloat16):
+        alone, exact = after_many_steps(precision, None), after_many_steps(torch.float64, None, torch.float64)
+        found = world(4).run(after_many_steps, precision, kind)[0]
+        for name, w in found.items():
+            print(
+                precision,
+                kind,
+                name,
+                ((w - alone[name]).norm() / alone[name].norm()).item(),
+                (w - exact[name]).norm().item(),
+                (alone[name] - exact[name]).norm().item(),
+            )

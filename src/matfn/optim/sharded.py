@@ -28,7 +28,7 @@ from .matrices.layout import Layout
 from .matrices.lending import lend
 from .matrices.shards import as_state, cuts_of_state, is_dtensor, local, own_part
 from .member import Member
-from .needs import needs, options_line, rule_state
+from .needs import group_lines, member_line, needs, rule_state
 from .rounds import Round
 from .state import make_state
 
@@ -164,14 +164,13 @@ class Sharded:
 
     def _crew(self, optimizer: "MatrixOptimizer", team: Team, parameters: tuple[tuple[int, str, Tensor], ...]) -> Crew:
         members = []
-        lines = [options_line(optimizer, index) for index in dict.fromkeys(index for index, *_ in parameters)]
+        lines = [line for i in dict.fromkeys(index for index, *_ in parameters) for line in group_lines(optimizer, i)]
         for index, name, param in parameters:
             group, placements = optimizer.param_groups[index], placements_of(param)
-            line = f"{name} of shape {tuple(param.shape)} in {param.dtype}, rule {group['rule']!r}, cut by {placements}"
+            member = None
             if group["rule"] != "adamw":
                 member = self._member(optimizer, team, index, name, param)
                 members.append(member)
-                line += f", read as {member.layout.matrices}, {member.matrix}"
                 held = boxes(member.matrix.shape, team.mesh, placements)[team.rank]
                 if tuple(stop - start for start, stop in held) != tuple(local(param).shape):
                     raise RuntimeError(
@@ -179,7 +178,7 @@ class Sharded:
                         f"but its placements {tuple(getattr(param, 'placements', ()))} mean {held}. Only Shard and "
                         "Replicate as made by fully_shard and parallelize_module are served."
                     )
-            lines.append(line)
+            lines.append(member_line(name, param, group["rule"], member))
         owners = self._owners.setdefault(team, {})
         items = assign([member.matrix for member in members], team.mesh, owners)
         for member, item in zip(members, items, strict=True):
