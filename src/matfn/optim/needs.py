@@ -15,9 +15,10 @@ from .rules.polar import Polar
 from .state import kinds_of
 
 if TYPE_CHECKING:
+    from .member import Member
     from .optimizer import MatrixOptimizer
 
-__all__ = ["needs", "rule_state"]
+__all__ = ["group_lines", "member_line", "needs", "rule_state"]
 
 
 def needs(
@@ -76,3 +77,42 @@ def rule_state(
     kept = {key for shape in layout.shapes for key, kind in kinds_of(rules, shape, group).items() if kind != "counter"}
     like = optimizer.state_like(param, group)
     return {key: (shape, dtype) for key, (shape, dtype) in like.items() if key in kept and dtype is not None}
+
+
+def group_lines(optimizer: "MatrixOptimizer", index: int) -> tuple[str, str]:
+    """Two lines with the rules and the options of a group. They are equal on processes that compute the same."""
+    group = optimizer.param_groups[index]
+    plain = {key: value for key, value in group.items() if key not in ("params", "param_names", "rule")}
+    options = ", ".join(f"{key}={_shown(plain[key])}" for key in sorted(plain))
+    chain = "torch's AdamW" if group["rule"] == "adamw" else _shown(optimizer.lender(group["rule"]).chain)
+    return f"group {index} with the rule {group['rule']!r}: {chain}", f"group {index} with {options}"
+
+
+def member_line(name: str, param: Tensor, rule: str, member: "Member | None") -> str:
+    """A line with what the plan of the exchange knows of a parameter; `member` is None for a rule without matrices."""
+    placements = tuple(getattr(param, "placements", ()))
+    line = f"{name} of shape {tuple(param.shape)} in {param.dtype}, rule {rule!r}, placements {placements}"
+    if member is None:
+        return line
+    matrix = member.matrix
+    return (
+        f"{line}, read as {member.layout.matrices}, {matrix.tensors} x {matrix.itemsize} bytes an entry in messages, "
+        f"{matrix.extra} bytes of state, work {matrix.work:g}, whole={matrix.whole}, gram={matrix.gram}, "
+        f"width={matrix.width}"
+    )
+
+
+def _shown(value: Any, depth: int = 3) -> str:
+    """A value as text without addresses: an object whose text is an address by its type and public attributes.
+
+    Attributes that are None or False are left out.
+    """
+    if isinstance(value, (tuple, list)):
+        return f"({', '.join(_shown(each, depth) for each in value)})"
+    text = "" if isinstance(value, Tensor) else repr(value)
+    known = value if isinstance(value, dict) else getattr(value, "__dict__", {}) if " at 0x" in text else None
+    if text and known is None:
+        return text
+    public = {k: v for k, v in (known or {}).items() if v is not None and v is not False and str(k)[0] != "_"}
+    inner = ", ".join(f"{k}={_shown(v, depth - 1)}" for k, v in public.items() if depth)
+    return f"{getattr(value, '__qualname__', type(value).__name__)}({inner})"

@@ -75,7 +75,9 @@ class MatrixOptimizer(torch.optim.Optimizer):
             ``bucket.names``, ``bucket.weights()`` and ``bucket.places(update)`` have one entry for each part of a
             parameter in the stack: its name, and views of its weights and of its update before learning rate and scale.
             A hook may change the update in place. It must clone tensors that it keeps, because the next bucket uses the
-            same memory. Copies of an optimizer have no hooks.
+            same memory. Copies of an optimizer have no hooks. Of a parameter that is sharded across its matrices, a
+            process has one entry: its own part as one matrix, whatever the layout. Every process must call the same
+            collectives in its hooks.
         after_move: Hooks, functions of (bucket), called in order after its weights have moved.
 
     Raises:
@@ -389,7 +391,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         return names, ("lr", "weight_decay", *dict.fromkeys(key for link in chain for key in link.reads))
 
     def __getstate__(self) -> dict[str, Any]:
-        self._sharded.refuse_copy(type(self).__name__)
+        self._sharded.refuse_copy(self)
         return {**super().__getstate__(), **{name: getattr(self, name) for name in self.kept}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -25,9 +25,10 @@ from .matrices.buckets import Kind
 from .matrices.exchange import Team, placements_of
 from .matrices.exchange_plan import ExchangePlan, Item, Split, assign, boxes, exchange_plan, sources
 from .matrices.layout import Layout
+from .matrices.lending import lend
 from .matrices.shards import as_state, cuts_of_state, is_dtensor, local, own_part
 from .member import Member
-from .needs import needs, rule_state
+from .needs import group_lines, member_line, needs, rule_state
 from .rounds import Round
 from .state import make_state
 
@@ -47,7 +48,7 @@ class Crew:
     parameters: tuple[tuple[int, str, Tensor], ...]  # (group, name, parameter), vectors included
     members: tuple[Member, ...]  # matrices
     items: tuple[Item, ...]
-    lines: tuple[str, ...]  # one for each parameter, to be compared between ranks
+    lines: tuple[str, ...]  # one for each group and parameter, to be compared between ranks
     plans: dict[tuple[int, ...], ExchangePlan] = field(default_factory=dict)
 
     @cached_property
@@ -89,7 +90,7 @@ class Sharded:
     def agreed(self, optimizer: "MatrixOptimizer") -> Iterator[None]:
         """A step: find owners if parameters are new, and agree with the other processes on the gradients.
 
-        A parameter without a gradient here, but with one on another rank, has a gradient of zeros until the end.
+        A parameter without a gradient here, but with one on another rank, gets one until the end; see `lend`.
 
         Raises:
             RuntimeError: If the plans of the processes differ, or one of them does not answer.
@@ -109,11 +110,10 @@ class Sharded:
             self._key = key
         for crew in self.crews:
             flags = [param.grad is not None for _, _, param in crew.parameters]
-            agreed = crew.team.agree(crew.digest, crew.lines, flags)
-            for (_, _, param), own, any_ in zip(crew.parameters, flags, agreed, strict=True):
-                if any_ and not own:
-                    param.grad = torch.zeros_like(param)
-                    lent.append(param)
+            some = [crew.parameters[i][2] for i in crew.team.agree(crew.digest, crew.lines, flags)]
+            if some:
+                lent += [param for param in some if param.grad is None]
+                lend(crew.team, some, [placements_of(param) for param in some])
         if self._fresh:
             self._take_in(optimizer)
             self._fresh = False
@@ -122,8 +122,8 @@ class Sharded:
         """The parameters that are in the set of any process that shares them. All processes must call it together."""
         found = set(params)
         for crew in self.crews:
-            agreed = crew.team.agree(crew.digest, crew.lines, [param in params for _, _, param in crew.parameters])
-            found |= {param for (_, _, param), any_ in zip(crew.parameters, agreed, strict=True) if any_}
+            flags = [param in params for _, _, param in crew.parameters]
+            found |= {crew.parameters[i][2] for i in crew.team.agree(crew.digest, crew.lines, flags)}
         return found
 
     def travels(self, param: Tensor) -> bool:
@@ -163,14 +163,14 @@ class Sharded:
         return self._teams[self.group] if self.group is not None else None
 
     def _crew(self, optimizer: "MatrixOptimizer", team: Team, parameters: tuple[tuple[int, str, Tensor], ...]) -> Crew:
-        members, lines = [], []
+        members = []
+        lines = [line for i in dict.fromkeys(index for index, *_ in parameters) for line in group_lines(optimizer, i)]
         for index, name, param in parameters:
             group, placements = optimizer.param_groups[index], placements_of(param)
-            line = f"{name} {tuple(param.shape)} {param.dtype} rule={group['rule']} placements={placements}"
+            member = None
             if group["rule"] != "adamw":
                 member = self._member(optimizer, team, index, name, param)
                 members.append(member)
-                line += f" {member.matrix}"
                 held = boxes(member.matrix.shape, team.mesh, placements)[team.rank]
                 if tuple(stop - start for start, stop in held) != tuple(local(param).shape):
                     raise RuntimeError(
@@ -178,7 +178,7 @@ class Sharded:
                         f"but its placements {tuple(getattr(param, 'placements', ()))} mean {held}. Only Shard and "
                         "Replicate as made by fully_shard and parallelize_module are served."
                     )
-            lines.append(line)
+            lines.append(member_line(name, param, group["rule"], member))
         owners = self._owners.setdefault(team, {})
         items = assign([member.matrix for member in members], team.mesh, owners)
         for member, item in zip(members, items, strict=True):
@@ -301,12 +301,14 @@ class Sharded:
                 self.make_batched(param, state, like, optimizer.kinds(member.layout.shapes[0], group))
                 make_state(state, param, like)
 
-    def refuse_copy(self, name: str) -> None:
-        """Raise RuntimeError if state is at the owners, which a copy of the optimizer would not have."""
-        if self._started:
+    def refuse_copy(self, optimizer: "MatrixOptimizer") -> None:
+        """Raise RuntimeError if state of the matrix rules is at the owners, which a copy would not have."""
+        started = (member for _, member, _ in self._matrices() if member.param in self._started)
+        if any(rule_state(optimizer, m.param, optimizer.param_groups[m.group]) for m in started):
             raise RuntimeError(
-                f"{name}: an optimizer of sharded parameters cannot be copied or pickled, because its state is spread "
-                "over the processes. Make another one and load the state_dict() of this one."
+                f"{type(optimizer).__name__}: an optimizer of sharded parameters cannot be copied or pickled, because "
+                "the state of its matrix rules is spread over the processes. Make another one and load the "
+                "state_dict() of this one, which all processes must call together."
             )
 
     def collected(self, optimizer: "MatrixOptimizer") -> dict[Tensor, State]:

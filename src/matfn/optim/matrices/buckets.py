@@ -17,7 +17,7 @@ from ..scale import Scale
 from . import foreach
 from .layout import Layout
 from .rounding import COMPENSATION, half, narrowed_, noise_key, widened
-from .shards import local
+from .shards import local, offset
 
 # 16 MB in float32. Larger stacks leave the cache of a CPU between passes (a step of GPT-2 small takes a third longer),
 # and save nothing on a GPU, where single products of such matrices fill the device.
@@ -275,7 +275,7 @@ def move(bucket: Bucket, scale_of: Callable[[str, str], Scale], updates: list[Te
             foreach.moved(chosen, moves, lr * -bucket.factors[name], decay, cautious=group["cautious"])
         for slot, weight, moved, rest, narrow in zip(run.slots, held, weights, rests, exact, strict=True):
             if narrow:
-                key = noise_key(group["seed"], slot.name, slot.piece, run.step)
+                key = noise_key(group["seed"], slot.name, slot.piece, run.step, offset(slot.param))
                 narrowed_(weight, moved, group["rounding"], key, rest)
 
 

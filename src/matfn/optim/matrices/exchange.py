@@ -119,8 +119,8 @@ class Team:
         """The number of processes."""
         return len(self.ranks)
 
-    def agree(self, digest: str, described: Sequence[str], flags: Sequence[bool]) -> list[bool]:
-        """For each flag whether it is set on any rank. First the ranks compare their plans.
+    def agree(self, digest: str, described: Sequence[str], flags: Sequence[bool]) -> list[int]:
+        """The flags that are set on some ranks and not on others, by index. First the ranks compare their plans.
 
         Args:
             digest: A hash of this rank's plan.
@@ -131,14 +131,28 @@ class Team:
             RuntimeError: If plans differ, or another process does not answer. All ranks raise it.
         """
         if self.size == 1:
-            return list(flags)
+            return []
         told = [*_numbers(digest), *_numbers("".join("01"[flag] for flag in flags))]
         both = torch.tensor([*told, *(-number for number in told)], dtype=torch.int64)
         highest, lowest = self._reduced(both).view(2, -1)
         equal = (highest == -lowest).view(2, -1).all(-1)
         if not equal[0]:
             self._refuse(described)
-        return list(flags) if equal[1] else self._reduced(torch.tensor(flags, dtype=torch.int64)).bool().tolist()
+        if equal[1]:
+            return []
+        both = torch.tensor([*flags, *(not flag for flag in flags)], dtype=torch.int64)
+        return self._reduced(both).view(2, -1).all(0).nonzero().flatten().tolist()
+
+    def flags(self, own: Sequence[bool]) -> list[list[bool]]:
+        """The flags of every rank."""
+        from torch import distributed
+
+        found = [torch.empty(len(own), dtype=torch.bool) for _ in range(self.size)]
+        try:
+            distributed.all_gather(found, torch.tensor(own), group=self.control)
+        except RuntimeError as error:
+            raise _lost(f"{self.name}: comparing the gradients of a step", error) from error
+        return [flags.tolist() for flags in found]
 
     def _reduced(self, values: Tensor) -> Tensor:
         """The greatest of each value over the ranks."""

@@ -57,8 +57,8 @@ class Mesh:
 
     Attributes:
         sizes: {axis: size}, in the order of `AXES`. Experts are spread over `ep` ranks, taken from fsdp x tp.
-        device_mesh: The DeviceMesh, if the processes exist and hold the parameters as they are. None is a mesh of
-            words, over which plain parameters are taken as spread.
+        device_mesh: The DeviceMesh, or the process group of DDP, if the processes exist and hold the parameters as they
+            are. None is a mesh of words, over which plain parameters are taken as spread.
         shared: Whether the processes of a DeviceMesh share plain parameters. If not, each computes all of them.
     """
 

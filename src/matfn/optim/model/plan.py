@@ -150,7 +150,8 @@ class Plan:
         """What a step costs each process of a mesh: matrices, work, bytes, memory, and time if speeds are given.
 
         Args:
-            mesh: As in `plan`; None is the mesh of the plan, or else the largest mesh of its sharded parameters.
+            mesh: As in `plan`; None is the mesh of the plan, or the processes of DDP, or else the largest mesh of its
+                sharded parameters.
             optimizer: The optimizer, for its rules and options; None is Muon with its defaults.
             gbps: Gigabits per second that each process sends, and receives at the same time.
             tflops: The speed of each process's matrix products, in 10^12 operations per second.
@@ -160,8 +161,10 @@ class Plan:
         Raises:
             ValueError: If there is no mesh, or a number is not above 0.
         """
-        pace = Pace(gbps, tflops, tokens, active)
-        return outlook(self.entries, self.mesh if mesh is None else mesh, optimizer, pace)
+        mesh = self.mesh if mesh is None else mesh
+        if mesh is None and (group := self.processes) is not None:
+            mesh = Mesh({"replicate": group.size()}, group)
+        return outlook(self.entries, mesh, optimizer, Pace(gbps, tflops, tokens, active))
 
     def groups(self) -> list[dict[str, Any]]:
         """Parameter groups: matrices, one for each rule; AdamW with decay; AdamW without (norms, biases, vectors)."""

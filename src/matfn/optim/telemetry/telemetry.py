@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..matrices.buckets import Bucket, Slot, working_dtype
+from ..matrices.shards import is_dtensor, local
 from ..optimizer import MatrixOptimizer
 from .figures import measured
 from .sinks import Record
@@ -68,7 +69,8 @@ class Telemetry:
         names: {parameter: name}, for an optimizer without names.
 
     Raises:
-        ValueError: If an argument is out of range, or a pattern of `only` matches no parameter.
+        ValueError: If an argument is out of range, a pattern of `only` matches no parameter, or a matrix to measure is
+            sharded.
     """
 
     def __init__(
@@ -192,6 +194,7 @@ class Telemetry:
                 patterns = [pattern for pattern in self.only if fnmatchcase(name, pattern)]
                 matched.update(patterns)
                 if patterns:
+                    _refuse_part(name, param)
                     found[param] = name
         idle = [pattern for pattern in self.only if pattern not in matched]
         if idle:
@@ -208,6 +211,18 @@ class Telemetry:
         taken = self._clock() - begun
         self._spent += taken
         self.seconds += taken
+
+
+def _refuse_part(name: str, param: Tensor) -> None:
+    """Refuse a matrix of which this process has a part: singular values of a part are not those of the matrix."""
+    if param.ndim < 2 or not is_dtensor(param):
+        return
+    if any(cut.is_shard() and size > 1 for cut, size in zip(param.placements, param.device_mesh.shape, strict=True)):
+        raise ValueError(
+            f"Telemetry: {name!r} is sharded: this process has a part of shape {tuple(local(param).shape)} of "
+            f"{tuple(param.shape)}, and figures of a part are not figures of the matrix. Measure whole parameters by "
+            "only=[...], or run one process or DDP with the same seed."
+        )
 
 
 def _together(blocks: list[Figures]) -> dict[str, float]:
