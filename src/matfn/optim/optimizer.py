@@ -30,6 +30,7 @@ from .matrices.padding import joined
 from .matrices.rounding import COMPENSATION, half
 from .matrices.shards import is_dtensor
 from .options import check_defaults, check_scale, check_values
+from .replaced import Made
 from .rest import RestRule, StateLike
 from .rules.chain import directions
 from .rules.rule import Elementwise, Rule
@@ -126,7 +127,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         self._options: list[dict[str, Any]] = []  # `plain_values` of all groups when they were last checked
         self.before_move: list[Callable[[Bucket, Tensor], object]] = []
         self.after_move: list[Callable[[Bucket], object]] = []
-        self.memory, self._sharded = Memory(), Sharded()
+        self.memory, self._sharded, self._made = Memory(), Sharded(), Made()
         self._stacks: tuple[tuple[MatrixOptimizer, tuple[Bucket, ...]], ...] = ()
         self._counted: tuple[Tensor, ...] = ()
         self._key: tuple[Any, ...] | None = None
@@ -214,6 +215,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self.rest.adopt_momentum(self.param_groups)
+        self._made.adopt(self)
         plain = [plain_values(group) for group in self.param_groups]
         if plain != self._options:
             check_groups(self, plain)
@@ -328,12 +330,21 @@ class MatrixOptimizer(torch.optim.Optimizer):
             del group[key]  # torch gives every group the matrix defaults
         self.layouts.update(zip(params, layouts, strict=False))
         self._watch.add(params)
+        self._made.adopt(self)
+
+    def take_over(self, old: Tensor, new: Tensor) -> None:
+        """Treat a tensor as the parameter that had its place in a group."""
+        layout = self.layouts.get(old)
+        if layout is not None and layout.shape == tuple(new.shape):
+            self.layouts[new] = self.layouts.pop(old)
+        self._watch.take_over(old, new)
 
     def state_dict(self) -> dict[str, Any]:
         """Groups and state in torch's own format, with names; see `matfn.optim.checkpoint`."""
         for before in self._optimizer_state_dict_pre_hooks.values():
             before(self)
         self.rest.adopt_momentum(self.param_groups)
+        self._made.adopt(self)
         state = {param: {**self.state[param], **more} for param, more in self._sharded.collected(self).items()}
         saved = checkpoint.dump(self.param_groups, {**self.state, **state}, lambda rule: self._wanted(rule)[0])
         for after in self._optimizer_state_dict_post_hooks.values():
@@ -349,6 +360,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
             TypeError: If `state_dict` is no mapping, or a part or an option of it has a wrong type.
         """
         name = type(self).__name__
+        self._made.adopt(self)
         saved = state_dict
         try:
             if isinstance(saved, Mapping):

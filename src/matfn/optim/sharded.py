@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .guards import check_tensor
 from .keeper import Keeper
 from .matrices.buckets import Kind
 from .matrices.exchange import Team, placements_of
@@ -121,8 +122,8 @@ class Sharded:
         """The parameters that are in the set of any process that shares them. All processes must call it together."""
         found = set(params)
         for crew in self.crews:
-            agreed = crew.team.agree(crew.digest, crew.lines, [param in params for _, _, param in crew.parameters])
-            found |= {param for (_, _, param), any_ in zip(crew.parameters, agreed, strict=True) if any_}
+            flags = [param in params for _, _, param in crew.parameters]
+            found |= {crew.parameters[i][2] for i in crew.team.agree(crew.digest, crew.lines, flags)}
         return found
 
     def travels(self, param: Tensor) -> bool:
@@ -186,6 +187,7 @@ class Sharded:
         return Crew(team, parameters, tuple(members), items, tuple(lines))
 
     def _member(self, optimizer: "MatrixOptimizer", team: Team, index: int, name: str, param: Tensor) -> Member:
+        check_tensor(name, param, optimizer.layouts, f"{type(optimizer).__name__}: group {index}")
         group, layout = optimizer.param_groups[index], optimizer.layouts[param]
         placements, mesh = placements_of(param), team.mesh
         matrix, wire = needs(optimizer, group, name, param, mesh, placements, team.device, sharded=is_dtensor(param))
