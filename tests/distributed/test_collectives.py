@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks.memory import peak_bytes
 from matfn import PolarExpress
 from matfn.optim import SOAP, Muon, NorMuon, PolarGrad, Shampoo, plan
+from matfn.optim.matrices.exchange import Team
 from matfn.optim.matrices.exchange_plan import exchange_plan
 
 OPTIMIZERS = {"muon": Muon, "normuon": NorMuon, "polargrad": PolarGrad, "shampoo": Shampoo, "soap": SOAP}
@@ -43,13 +44,13 @@ class Collectives(TorchDispatchMode):
                 rank = distributed.get_rank() * len(sent_sizes) // distributed.get_world_size()
                 self.sent += (sum(sent_sizes) - sent_sizes[rank]) * sent.element_size()
                 self.received += (sum(received_sizes) - received_sizes[rank]) * output.element_size()
-            if name == "allreduce_":
+            if name == "send":
                 self.agreed += [(tensor.dtype, tensor.numel()) for tensor in args[0]]
         return func(*args, **(kwargs or {}))
 
 
 def collectives(kind, name):
-    """Those of the second step by name, what was agreed, the plans' number and traffic, and the bytes that moved."""
+    """Those of the second step by name, what was agreed in how many messages, the plans' traffic, and the bytes moved."""
     model, _, _ = spread(Tiny(fused="tp" not in kind), kind)
     optimizer = OPTIMIZERS[name](plan(model), lr=0.01)
     give_gradients(model, 0)
@@ -59,17 +60,32 @@ def collectives(kind, name):
         optimizer.step()
     crews = optimizer._sharded.crews
     traffic = [made.traffic(crew.team.rank) for crew in crews for made in crew.plans.values()]
-    return seen.calls, seen.agreed, len(crews), traffic, (seen.sent, seen.received)
+    messages = sum(math.ceil(math.log2(crew.team.size)) for crew in crews)
+    return seen.calls, seen.agreed, messages, traffic, (seen.sent, seen.received)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_step_has_no_other_collectives(world, kind, name):
-    for calls, agreed, crews, traffic, moved in world(4).run(collectives, kind, name):
-        assert set(calls) <= {"alltoall_base_", "allreduce_"}
-        assert calls["allreduce_"] == crews
+    for calls, agreed, messages, traffic, moved in world(4).run(collectives, kind, name):
+        assert set(calls) <= {"alltoall_base_", "send", "recv_"}
+        assert calls["send"] == calls["recv_"] == messages > 0
         assert all(dtype == torch.int64 and number == 16 for dtype, number in agreed)  # two hashes, each twice
         assert (sum(sent for sent, _ in traffic), sum(received for _, received in traffic)) == moved
+
+
+def greatest():
+    """The greatest of numbers that differ between ranks, three times in a row, and of a number of one rank alone."""
+    size, rank = distributed.get_world_size(), distributed.get_rank()
+    team = Team((size,), range(size), torch.device("cpu"), distributed.group.WORLD, "a test")
+    found = [team._reduced(torch.tensor([rank + turn, -rank, 7 * (rank == turn)])).tolist() for turn in range(3)]
+    return found, team.agree("equal", ["a line"], [True, rank == size - 1, False])
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+def test_all_ranks_agree_for_any_number_of_ranks(world, ranks):
+    expected = [[ranks - 1 + turn, 0, 7 * (turn < ranks)] for turn in range(3)]
+    assert world(ranks).run(greatest) == [(expected, [1])] * ranks
 
 
 def one_step(shapes, axis, method):

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .matrices.buckets import Bucket, Run, Slot
-from .matrices.layout import linear
+from .matrices.buckets import Bucket, Run, Slot, fill_buckets
+from .matrices.layout import Layout, linear
 from .matrices.shards import local
 from .member import Member, Whole
 from .needs import rule_state
@@ -60,10 +60,36 @@ class Keeper:
             for (group, age), slots in itertools.groupby(bucket.slots, key)
         )
 
-    def moving_run(self, slot: Slot) -> Run:
-        """The run of one slot of a local shard, for the move of its weights."""
-        group = self.optimizer.param_groups[slot.group]
-        return Run((slot,), group, self._shard_state, self.optimizer.kinds, self._age(slot.param))
+    def moving_buckets(self, members: Sequence[Member]) -> Iterator[Bucket]:
+        """The local shards as buckets, for the move of their weights. Matrices of one bucket have the same scale.
+
+        A part of a parameter may have rows of several blocks, so it is one matrix. If its blocks have unequal scales,
+        the owner has multiplied the direction by their ratio to the first.
+        """
+        alike: dict[tuple[str, float] | None, list[tuple[int, str, Tensor, Layout]]] = {}
+        for member in members:
+            layout, factor = member.layout, None
+            if member.cut:
+                layout = linear(tuple(local(member.param).shape))
+                factor = self.optimizer.param_groups[member.group]["scale"], self.factors(member)[0]
+            alike.setdefault(factor, []).append((member.group, member.name, member.param, layout))
+        groups = self.optimizer.param_groups
+        for factor, entries in alike.items():
+            for bucket in fill_buckets(entries):
+                bucket.runs = tuple(
+                    Run(tuple(slots), groups[group], self._shard_state, self.optimizer.kinds, age)
+                    for (group, age), slots in itertools.groupby(
+                        bucket.slots, lambda slot: (slot.group, self._age(slot.param))
+                    )
+                )
+                bucket.factors = {} if factor is None else dict([factor])
+                yield bucket
+
+    def factors(self, member: Member) -> list[float]:
+        """The scale of each row block of a parameter."""
+        group = self.optimizer.param_groups[member.group]
+        scale = self.optimizer.scale_of(group["rule"], group["scale"])
+        return [scale(m, n) for _, m, n in member.layout.matrices]
 
     def _age(self, param: Tensor) -> int:
         return int(self.optimizer.state.get(param, {}).get(COUNTER, 0))

@@ -2,17 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .keeper import Keeper
 from .matrices import foreach
-from .matrices.buckets import Bucket, Run, Slot, fill_buckets, working_dtype
+from .matrices.buckets import Run, fill_buckets, working_dtype
 from .matrices.exchange import Arrival, Message, Team, extent, part_of
-from .matrices.exchange_plan import Box, ExchangePlan, Item, Matrix, boxes, sources
-from .matrices.layout import linear
+from .matrices.exchange_plan import Box, ExchangePlan, Item, Matrix, boxes, sends, sources
 from .matrices.padding import joined
 from .matrices.shards import local, local_gradient
 from .matrices.triangle import packed, packed_entries, unpacked
@@ -20,9 +19,6 @@ from .member import Member, Whole
 from .rules.chain import directions
 from .rules.polar import Polar
 from .rules.rule import Elementwise
-
-if TYPE_CHECKING:
-    from .optimizer import MatrixOptimizer
 
 __all__ = ["Round"]
 
@@ -119,16 +115,17 @@ class Round:
     def _pack(self, item: Item, member: Member, message: Message) -> None:
         """Put what the owner of one matrix needs from this rank into the message."""
         shard, owner = self._inputs[item.index], item.owner
-        sends = owner != self.team.rank and self.team.rank in self._senders(item)
+        me, placements = self.team.rank, member.matrix.placements
+        sent = owner != me and sends(self.plan.mesh, placements, me, owner)
         if item.way == "gram":
             wide = member.matrix.shape[0] < member.matrix.shape[1]
             part = self._grams[item.index] = PartialGram.of(shard.to(self.team.device), wide)
             del self._inputs[item.index]
-            if sends:
+            if sent:
                 message.piece(owner, (2,), torch.float64).fill_(part.peak)
                 triangle = packed(part.M)
                 message.piece(owner, triangle.shape, triangle.dtype).copy_(triangle)
-        elif sends:
+        elif sent:
             message.piece(owner, shard.shape, member.wire).copy_(shard)
             if member.matrix.tensors > 1:
                 message.piece(owner, shard.shape, member.wire).copy_(self._gradients[item.index])
@@ -148,7 +145,9 @@ class Round:
         self._apply()
         self._going = None
         me, team = self.team.rank, self.team
-        sizes = [sum(self.plan.back(item, rank) for item, _ in own) for rank in range(team.size)]
+        sizes = [sum(each) for each in zip(*(self.plan.replies(item) for item, _ in own), strict=True)]
+        sizes = sizes or [0] * team.size
+        sizes[me] = 0
         gets = [0] * team.size
         for item, _ in self.items:
             gets[item.owner] += self.plan.back(item, me)
@@ -218,7 +217,7 @@ class Round:
                 for bucket, update in directions(_GIVEN, lender.chain[1:], together, self.optimizer.memory):
                     for slot, place in zip(bucket.slots, bucket.places(update.contiguous()), strict=True):
                         whole: Any = slot.param
-                        factors = _factors(self.optimizer, whole.member) if whole.member.cut else [1.0]
+                        factors = self.keeper.factors(whole.member) if whole.member.cut else [1.0]
                         if len(set(factors)) > 1:
                             place = place * (factors[slot.piece] / factors[0])
                         slot.read(whole.result).copy_(place)
@@ -239,13 +238,15 @@ class Round:
         """Wait for the directions, and move the weights of the local shards."""
         assert self._coming is not None
         arrived = self._coming.wait()
-        for item, member in self.items:
-            update = self._update(item, member, arrived)
-            _move(self.keeper, member, update.to(local(member.param).device))
+        updates = {member.param: self._update(item, member, arrived) for item, member in self.items}
+        for bucket in self.keeper.moving_buckets([member for _, member in self.items]):
+            stack = self.optimizer.memory.stack(bucket)
+            foreach.copy_(bucket.places(stack), [slot.read(updates[slot.param]) for slot in bucket.slots])
+            self.optimizer.move(bucket, stack)
         self._wholes, self._factors, self._grams, self._inputs = {}, {}, {}, {}
 
     def _update(self, item: Item, member: Member, arrived: Message) -> Tensor:
-        """The direction of the local shard, in the dtype of the momentum."""
+        """The direction of the local shard, which may be a view of a message or of the whole."""
         own, box = item.owner == self.team.rank, self._boxes(member)[self.team.rank]
         dtype = working_dtype(member.param)
         if item.way == "gram":
@@ -255,8 +256,8 @@ class Round:
             X = part.part * (part.peak / scales[0]).to(dtype) / scales[1].to(dtype)
             return Q @ X if member.matrix.shape[0] < member.matrix.shape[1] else X @ Q.mT
         if own:
-            return part_of(self._wholes[item.index].result, box).to(dtype, copy=True)
-        update = arrived.piece(item.owner, extent(box), member.wire).to(dtype, copy=True)
+            return part_of(self._wholes[item.index].result, box)
+        update = arrived.piece(item.owner, extent(box), member.wire)
         for state in self.keeper.replicated_state(member):
             state.copy_(arrived.piece(item.owner, state.shape, state.dtype))
         return update
@@ -280,28 +281,3 @@ def gradient_of(member: Member) -> Tensor:
     if gradient is None:
         raise RuntimeError(f"parameter {member.name!r} lost its gradient during the step.")
     return gradient
-
-
-def _factors(optimizer: "MatrixOptimizer", member: Member) -> list[float]:
-    """The scale of each row block of a parameter."""
-    group = optimizer.param_groups[member.group]
-    scale = optimizer.scale_of(group["rule"], group["scale"])
-    return [scale(m, n) for _, m, n in member.layout.matrices]
-
-
-def _move(keeper: Keeper, member: Member, update: Tensor) -> None:
-    """Run the hooks and move the local shard by its direction, one bucket for each row block.
-
-    A part of a parameter may have rows of several blocks, so it is one bucket. If its blocks have unequal scales, the
-    owner has multiplied the direction by their ratio to the first.
-    """
-    shard, optimizer = local(member.param), keeper.optimizer
-    layout = linear(tuple(shard.shape)) if member.cut else member.layout
-    for piece, (b, m, n) in enumerate(layout.matrices):
-        if b * m * n == 0:
-            continue
-        slot = Slot(member.param, member.group, layout, piece, 0, b, member.name)
-        bucket = Bucket((slot,), (b, m, n), update.dtype, shard.device, runs=(keeper.moving_run(slot),))
-        if member.cut:
-            bucket.factors = {optimizer.param_groups[member.group]["scale"]: _factors(optimizer, member)[0]}
-        optimizer.move(bucket, slot.read(update).reshape(b, m, n).contiguous())

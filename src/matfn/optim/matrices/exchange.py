@@ -6,6 +6,7 @@ compare their plans. This goes over a gloo group, so it does not wait for a GPU.
 """
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Arrival", "Message", "Team", "group_of_mesh", "part_of", "placements_of"]
 
 _SHOWN = 6
+_TAG = 30867  # of messages between two ranks, so that they are not taken for others of the same process group
 
 
 class Message:
@@ -36,7 +38,7 @@ class Message:
     def __init__(self, sizes: Sequence[int], device: torch.device) -> None:
         self.sizes = list(sizes)
         self.buffer = torch.empty(sum(sizes), dtype=torch.uint8, device=device)
-        self._next = [sum(sizes[:rank]) for rank in range(len(sizes))]
+        self._next = [0, *itertools.accumulate(self.sizes)]
 
     def piece(self, rank: int, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """The next piece for, or from, a rank: a view of the buffer in a shape and dtype."""
@@ -93,7 +95,7 @@ class Team:
         self.mesh, self.ranks, self.device, self.name = mesh, tuple(ranks), device, name
         self.rank = self.ranks.index(distributed.get_rank())
         self.group = _group_of(self.ranks) if group is None else group
-        self.control = self.group
+        self.control: Any = self.group
         if len(self.ranks) > 1 and "gloo" not in str(distributed.get_backend_config(self.group)):
             self.control = distributed.new_group(self.ranks, backend="gloo", use_local_synchronization=True)
 
@@ -155,11 +157,24 @@ class Team:
         return [flags.tolist() for flags in found]
 
     def _reduced(self, values: Tensor) -> Tensor:
-        """The greatest of each value over the ranks."""
+        """The greatest of each value over the ranks.
+
+        In the k-th exchange a rank hears from the rank 2^k before it, which knows the 2^k ranks up to itself. gloo's
+        all-reduce sends around a ring, which takes thousands of messages, one after the other, on thousands of ranks.
+        """
         from torch import distributed
 
+        step = 1
         try:
-            distributed.all_reduce(values, op=distributed.ReduceOp.MAX, group=self.control)
+            while step < self.size:
+                heard = torch.empty_like(values)
+                after, before = (self.rank + step) % self.size, (self.rank - step) % self.size
+                sending = distributed.isend(values, group=self.control, group_dst=after, tag=_TAG)
+                hearing = distributed.irecv(heard, group=self.control, group_src=before, tag=_TAG)
+                for work in (hearing, sending):
+                    assert work is not None
+                    work.wait()
+                values, step = torch.maximum(values, heard), 2 * step
         except RuntimeError as error:
             raise _lost(f"{self.name}: comparing the plans of a step", error) from error
         return values

@@ -36,6 +36,8 @@ __all__ = [
     "boxes",
     "entries",
     "exchange_plan",
+    "replica",
+    "sends",
     "sources",
     "total",
     "way_of",
@@ -134,12 +136,33 @@ def entries(box: Box) -> int:
     return math.prod(stop - start for start, stop in box)
 
 
+def replica(mesh: tuple[int, ...], placements: tuple[Split | None, ...], rank: int) -> tuple[int, ...]:
+    """The coordinates of a rank along the axes that replicate. Ranks with equal ones hold all of a parameter once."""
+    found, stride = [], math.prod(mesh)
+    for size, split in zip(mesh, placements, strict=True):
+        stride //= size
+        if split is None:
+            found.append(rank // stride % size)
+    return tuple(found)
+
+
 @lru_cache(maxsize=4096)
+def _replicas(mesh: tuple[int, ...], placements: tuple[Split | None, ...]) -> dict[tuple[int, ...], tuple[int, ...]]:
+    """{coordinates along the axes that replicate: the ranks that have them}."""
+    found: dict[tuple[int, ...], list[int]] = {}
+    for rank in range(math.prod(mesh)):
+        found.setdefault(replica(mesh, placements, rank), []).append(rank)
+    return {place: tuple(ranks) for place, ranks in found.items()}
+
+
 def sources(mesh: tuple[int, ...], placements: tuple[Split | None, ...], owner: int) -> tuple[int, ...]:
     """The ranks that send their box to the owner: those at its coordinates along the axes that replicate."""
-    ranks = list(itertools.product(*map(range, mesh)))
-    fixed = [i for i, split in enumerate(placements) if split is None]
-    return tuple(r for r, at in enumerate(ranks) if all(at[i] == ranks[owner][i] for i in fixed))
+    return _replicas(mesh, placements)[replica(mesh, placements, owner)]
+
+
+def sends(mesh: tuple[int, ...], placements: tuple[Split | None, ...], rank: int, owner: int) -> bool:
+    """Whether a rank is one of the `sources` of an owner. It takes no time that grows with the number of ranks."""
+    return replica(mesh, placements, rank) == replica(mesh, placements, owner)
 
 
 def aligned(nbytes: int) -> int:
@@ -163,7 +186,7 @@ def _pieces(
 
 def there(matrix: Matrix, mesh: tuple[int, ...], item: Item, rank: int) -> int:
     """Bytes that a rank sends to the owner of a matrix."""
-    if item.way == "local" or rank == item.owner or rank not in sources(mesh, matrix.placements, item.owner):
+    if item.way == "local" or rank == item.owner or not sends(mesh, matrix.placements, rank, item.owner):
         return 0
     if item.way == "gram":
         return HEADER + aligned(packed_entries(min(matrix.shape)) * matrix.width)
@@ -177,6 +200,15 @@ def back(matrix: Matrix, mesh: tuple[int, ...], item: Item, rank: int) -> int:
     if item.way == "gram":
         return HEADER + gram_back(matrix)
     return _pieces(matrix.shape, mesh, matrix.placements, matrix.itemsize)[rank] + aligned(matrix.extra)
+
+
+def replies(matrix: Matrix, mesh: tuple[int, ...], item: Item) -> Sequence[int]:
+    """Bytes that the owner of a matrix sends to each rank, except that it sends nothing to itself; see `back`."""
+    if item.way != "owner":
+        return [back(matrix, mesh, item, (item.owner + 1) % math.prod(mesh))] * math.prod(mesh)
+    extra = aligned(matrix.extra)
+    sizes = _pieces(matrix.shape, mesh, matrix.placements, matrix.itemsize)
+    return [size + extra for size in sizes] if extra else sizes
 
 
 def total(matrix: Matrix, mesh: tuple[int, ...], item: Item) -> tuple[int, int]:
@@ -257,6 +289,10 @@ class ExchangePlan:
     def back(self, item: Item, rank: int) -> int:
         """Bytes that the owner of an item sends to a rank."""
         return back(self.matrices[item.index], self.mesh, item, rank)
+
+    def replies(self, item: Item) -> Sequence[int]:
+        """Bytes that the owner of an item sends to each rank, except that it sends nothing to itself."""
+        return replies(self.matrices[item.index], self.mesh, item)
 
     def traffic(self, rank: int) -> tuple[int, int]:
         """Bytes that a rank sends and receives in a step."""

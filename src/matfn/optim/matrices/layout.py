@@ -8,6 +8,7 @@ parameter for any strides (channels-last too). Gradients are read and updates wr
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from typing import Self
 
 from torch import Tensor
@@ -62,7 +63,7 @@ class Layout:
                 f"{self.split[self.rows]} rows (shape {self.shape})."
             )
 
-    @property
+    @cached_property
     def matrices(self) -> tuple[tuple[int, int, int], ...]:
         """One ``(b, m, n)`` per row block: b matrices of m x n."""
         b, repeats, n = (
@@ -70,7 +71,7 @@ class Layout:
         )
         return tuple((b, repeats * cut, n) for cut in self.cuts)
 
-    @property
+    @cached_property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         """The shape of one matrix of each row block, with each column axis kept."""
         return tuple((m, *(self.split[axis] for axis in self.columns)) for _, m, _ in self.matrices)
@@ -165,7 +166,13 @@ def _refines(shape: tuple[int, ...], split: tuple[int, ...]) -> bool:
 
 def linear(shape: Sequence[int]) -> Layout:
     """``(out, in, ...)``: one matrix. All axes after the first are input (linear layers, convolutions)."""
-    return Layout(tuple(shape), tuple(shape), (), 0, tuple(range(1, len(shape))))
+    return _linear(tuple(shape))
+
+
+@lru_cache(maxsize=4096)
+def _linear(shape: tuple[int, ...]) -> Layout:
+    """One layout for all shards of a shape, which ask for it in each step."""
+    return Layout(shape, shape, (), 0, tuple(range(1, len(shape))))
 
 
 def transposed(shape: Sequence[int]) -> Layout:

@@ -40,10 +40,15 @@ class Memory:
             self._held[dtype] = kept[dtype] if dtype in kept else torch.empty(size, dtype=dtype, device="cpu")
 
     def stack(self, bucket: Bucket) -> Tensor:
-        """Uninitialised memory for ``(b, m, n)`` in the bucket's dtype. The next bucket gets the same memory."""
+        """Uninitialised memory for ``(b, m, n)`` in the bucket's dtype. The next bucket gets the same memory.
+
+        A larger bucket than those reserved, such as the matrices that this process owns, makes the buffer larger.
+        """
         size, held = math.prod(bucket.shape), self._held.get(bucket.dtype)
-        if bucket.device.type != "cpu" or held is None or held.numel() < size or torch.compiler.is_compiling():
+        if bucket.device.type != "cpu" or torch.compiler.is_compiling():
             return torch.empty(bucket.shape, dtype=bucket.dtype, device=bucket.device)
+        if held is None or held.numel() < size:
+            held = self._held[bucket.dtype] = torch.empty(size, dtype=bucket.dtype, device="cpu")
         return held[:size].view(bucket.shape)
 
     def matrices(self, bucket: Bucket, rule: Elementwise) -> Tensor:

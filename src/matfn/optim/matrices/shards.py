@@ -35,8 +35,11 @@ def local(x: Tensor) -> Tensor:
     """
     if not is_dtensor(x):
         return x
-    with torch.no_grad():
-        shard: Any = x.to_local()
+    if torch.is_grad_enabled():
+        with torch.no_grad():
+            shard: Any = x.to_local()
+    else:  # in a step, which asks often: entering no_grad takes longer than the rest
+        shard = x.to_local()
     return shard.wait() if hasattr(shard, "wait") else shard  # AsyncCollectiveTensor has `wait`
 
 
