@@ -15,6 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import benchmarks.collectives
 from benchmarks.memory import peak_bytes
 from matfn import PolarExpress
 from matfn.optim import SOAP, Muon, NorMuon, PolarGrad, Shampoo, plan
@@ -148,3 +149,21 @@ def test_smaller_rounds_take_less_memory(world):
         assert rounds > 4
         assert bounded < planned / 2
         assert peak < most - (planned - bounded) / 2
+
+
+def counted_for_benchmarks():
+    """Bytes sent as the benchmarks count them, and as they are known."""
+    shape, rank = (6, 4), distributed.get_rank()
+    x = distribute_tensor(torch.ones(shape), init_device_mesh("cpu", (2,)), [Shard(0)], src_data_rank=None)
+    with benchmarks.collectives.Collectives() as seen:
+        x.full_tensor()  # each rank sends its half
+        distributed.all_reduce(torch.ones(10))
+        distributed.broadcast(torch.ones(10), 0)
+        distributed.gather(torch.ones(5), [torch.ones(5) for _ in range(2)] if rank == 0 else None, 0)
+        distributed.all_to_all_single(torch.ones(4), torch.ones(4), [2, 2], [2, 2])
+    return seen.sent, 48 + 40 + (40 if rank == 0 else 20) + 8
+
+
+def test_the_benchmark_counts_what_is_known(world):
+    for found, known in world(2).run(counted_for_benchmarks):
+        assert found == known
