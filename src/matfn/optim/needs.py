@@ -53,6 +53,7 @@ def needs(
     squares = any(not isinstance(kind, str) for each in kinds for kind in each.values())
     batched = cut == {0} and 0 in layout.batch and layout.split[0] == layout.shape[0]
     polar = rules[0] if len(rules) == 1 and layout == linear(layout.shape) and m and n else None
+    gram = isinstance(polar, Polar) and polar.bears_gram((m, n), dtype, device)
     matrix = Matrix(
         name,
         tuple(param.shape),
@@ -63,7 +64,8 @@ def needs(
         extra=0 if sharded else sum(aligned(math.prod(s) * d.itemsize) for s, d in state.values()),
         # Under DDP every process keeps the factors of Shampoo and SOAP, which are larger than what they save.
         whole=batched and not squares if sharded else squares,
-        gram=isinstance(polar, Polar) and polar.bears_gram((m, n), dtype, device),
+        gram=gram,
+        symmetric=gram and isinstance(polar, Polar) and polar.symmetric((m, n), dtype, device),
         width=dtype.itemsize,
     )
     return matrix, wire
@@ -98,7 +100,7 @@ def member_line(name: str, param: Tensor, rule: str, member: "Member | None") ->
     return (
         f"{line}, read as {member.layout.matrices}, {matrix.tensors} x {matrix.itemsize} bytes an entry in messages, "
         f"{matrix.extra} bytes of state, work {matrix.work:g}, whole={matrix.whole}, gram={matrix.gram}, "
-        f"width={matrix.width}"
+        f"symmetric={matrix.symmetric}, width={matrix.width}"
     )
 
 

@@ -74,17 +74,15 @@ class MatrixOptimizer(torch.optim.Optimizer):
         before_move: Hooks, functions of (bucket, update), called in order before the weights of a bucket move.
             ``bucket.names``, ``bucket.weights()`` and ``bucket.places(update)`` have one entry for each part of a
             parameter in the stack: its name, and views of its weights and of its update before learning rate and scale.
-            A hook may change the update in place. It must clone tensors that it keeps, because the next bucket uses the
-            same memory. Copies of an optimizer have no hooks. Of a parameter that is sharded across its matrices, a
-            process has one entry: its own part as one matrix, whatever the layout. Every process must call the same
-            collectives in its hooks.
+            A hook may change the update in place. It must clone tensors that it keeps: the next bucket uses their
+            memory. Copies have no hooks. If matrices are sharded, a process has its part of each as one matrix.
         after_move: Hooks, functions of (bucket), called in order after its weights have moved.
 
     Raises:
         ValueError: If an option is missing, out of range, misspelt or unused, a matrix parameter is no matrix, or a
             name is used twice.
         TypeError: If `params` or an option has a wrong type, or a parameter cannot be optimized (integer, sparse, meta,
-            no leaf, sharded), or is complex and a matrix.
+            no leaf, partial sums), or is complex and a matrix.
     """
 
     # Attributes kept by pickling and deepcopy beside groups and state. A subclass adds its own.

@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from .exchange_plan import HEADER, ExchangePlan, Item, Matrix, Split, aligned, boxes, entries
+from .exchange_plan import HEADER, ExchangePlan, Item, Matrix, Split, aligned, boxes, entries, gram_back
 from .triangle import packed_entries
 
 __all__ = ["Forecast", "forecast"]
@@ -83,9 +83,8 @@ def _messages(matrix: Matrix, mesh: tuple[int, ...], item: Item) -> tuple[Number
     others = np.ones(len(copies))
     others[item.owner] = 0
     if item.way == "gram":
-        n = min(matrix.shape)
-        gram, q = HEADER + packed_entries(n) * matrix.width, HEADER + n**2 * matrix.width
-        return sends * float(aligned(gram)), others * float(aligned(q))
+        gram = HEADER + aligned(packed_entries(min(matrix.shape)) * matrix.width)
+        return sends * float(gram), others * float(HEADER + gram_back(matrix))
     sizes = _sizes(matrix.shape, mesh, matrix.placements, matrix.itemsize)
     return sends * sizes * matrix.tensors, others * (sizes + aligned(matrix.extra))
 
