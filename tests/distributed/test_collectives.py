@@ -94,10 +94,10 @@ def one_step(shapes, axis, method):
 
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_bytes_counted_by_hand(world, ranks):
-    """Numbers over all ranks: DDP (P - 1) mn, shards 2 (P - 1) / P mn, Gram (P - 1) (n (n + 1) / 2 + n^2)."""
+    """Numbers over all ranks: DDP (P - 1) mn, shards 2 (P - 1) / P mn, Gram (P - 1) n (n + 1)."""
     shapes, others = [(256, 16)] * 3 + [(512, 32)], ranks - 1
     entries = sum(m * n for m, n in shapes)
-    grams = sum(others * (n * (n + 1) // 2 + n * n) * 4 + 2 * others * 16 for _, n in shapes)  # 16: two scales
+    grams = sum(others * n * (n + 1) * 4 + 2 * others * 16 for _, n in shapes)  # two triangles; 16: two scales
     expected = {
         (None, None): 4 * others * entries,
         (0, None): 4 * 2 * others * entries // ranks,
