@@ -22,7 +22,7 @@ from torch import Tensor
 
 from . import checkpoint
 from .groups import as_groups, check_used, lent, prepared
-from .guards import Kept, Members, Watch, check_finite, check_groups, check_members
+from .guards import Kept, Made, Members, Watch, check_finite, check_groups, check_members
 from .matrices.buckets import Bucket, Kind, Run, Slot, fill_buckets, move
 from .matrices.layout import Layout
 from .matrices.memory import Memory
@@ -30,7 +30,6 @@ from .matrices.padding import joined
 from .matrices.rounding import COMPENSATION, half
 from .matrices.shards import is_dtensor
 from .options import check_defaults, check_scale, check_values
-from .replaced import Made
 from .rest import RestRule, StateLike
 from .rules.chain import directions
 from .rules.rule import Elementwise, Rule
