@@ -64,6 +64,7 @@ def needs(
         whole=batched and not squares if sharded else squares,
         gram=isinstance(polar, Polar) and polar.bears_gram((m, n), dtype, device),
         width=dtype.itemsize,
+        stack=0 in layout.batch and layout.split[0] == layout.shape[0] and not state,
     )
     return matrix, wire
 

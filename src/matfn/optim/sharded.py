@@ -10,7 +10,7 @@ parameter is. State of the matrix rules stays whole at the owner; `collected` sp
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -25,6 +25,7 @@ from .matrices.exchange import Team, placements_of
 from .matrices.exchange_plan import ExchangePlan, Item, Split, assign, boxes, exchange_plan, sources
 from .matrices.layout import Layout
 from .matrices.lending import lend
+from .matrices.parts import parted
 from .matrices.shards import as_state, cuts_of_state, is_dtensor, local, own_part
 from .member import Member
 from .needs import needs, options_line, rule_state
@@ -45,7 +46,7 @@ class Crew:
 
     team: Team
     parameters: tuple[tuple[int, str, Tensor], ...]  # (group, name, parameter), vectors included
-    members: tuple[Member, ...]  # matrices
+    members: tuple[Member, ...]  # matrices, and parts of stacks
     items: tuple[Item, ...]
     lines: tuple[str, ...]  # one for each group and parameter, to be compared between ranks
     plans: dict[tuple[int, ...], ExchangePlan] = field(default_factory=dict)
@@ -103,7 +104,7 @@ class Sharded:
                 param.grad = None
 
     def _begin(self, optimizer: "MatrixOptimizer", lent: list[Tensor]) -> None:
-        key = tuple((id(group), group["rule"], len(group["params"])) for group in optimizer.param_groups)
+        key = tuple(self._described(optimizer, group) for group in optimizer.param_groups)
         if key != self._key:
             self.crews = tuple(self._crews(optimizer))
             self._key = key
@@ -116,6 +117,13 @@ class Sharded:
         if self._fresh:
             self._take_in(optimizer)
             self._fresh = False
+
+    @staticmethod
+    def _described(optimizer: "MatrixOptimizer", group: Mapping[str, Any]) -> tuple[Any, ...]:
+        """What the plans depend on in a group. An option such as `growth` of PolarGrad can give a rule state."""
+        matrices = group["params"] if group["rule"] != "adamw" else ()
+        kept = tuple(rule_state(optimizer, matrices[0], group)) if matrices else ()
+        return id(group), group["rule"], len(group["params"]), kept
 
     def anywhere(self, params: set[Tensor]) -> set[Tensor]:
         """The parameters that are in the set of any process that shares them. All processes must call it together."""
@@ -179,11 +187,14 @@ class Sharded:
                         "Replicate as made by fully_shard and parallelize_module are served."
                     )
             lines.append(line)
+        every = zip(members, parted([member.matrix for member in members], team.mesh), strict=True)
+        members = [replace(member, matrix=part) for member, parts in every for part in parts]
         owners = self._owners.setdefault(team, {})
         items = assign([member.matrix for member in members], team.mesh, owners)
         for member, item in zip(members, items, strict=True):
-            owners[member.name] = item
             self._ways[member.param] = item.way
+            if member.matrix.length is None:
+                owners[member.name] = item
         return Crew(team, parameters, tuple(members), items, tuple(lines))
 
     def _member(self, optimizer: "MatrixOptimizer", team: Team, index: int, name: str, param: Tensor) -> Member:
@@ -203,14 +214,14 @@ class Sharded:
             if not pairs:
                 continue
             plan, members = crew.plan(tuple(i for i, _ in pairs)), [member for _, member in pairs]
-            total = len(plan.rounds)
+            total, keeper = len(plan.rounds), Keeper(optimizer, self._resident, members)
             before: Round | None = None
-            coming = self._round(optimizer, crew, plan, 0, members)
+            coming = Round(crew.team, plan, 0, keeper)
             coming.start()
             for number in range(total):
                 current = coming
                 if number + 1 < total:
-                    coming = self._round(optimizer, crew, plan, number + 1, members)
+                    coming = Round(crew.team, plan, number + 1, keeper)
                     coming.start()
                 current.compute()
                 if before is not None:
@@ -222,12 +233,6 @@ class Sharded:
                 if member.resident and member.param not in self._started:
                     self._started[member.param] = None
                     self._name_state(optimizer, member)
-
-    def _round(
-        self, optimizer: "MatrixOptimizer", crew: Crew, plan: ExchangePlan, number: int, members: Sequence[Member]
-    ) -> Round:
-        what = f"the exchange of matrices, round {number + 1} of {len(plan.rounds)},"
-        return Round(crew.team, plan, plan.rounds[number], members, Keeper(optimizer, self._resident), what)
 
     # State
 

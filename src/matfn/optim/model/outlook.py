@@ -16,8 +16,9 @@ from ...engines import Direct, Gram
 from ...engines.cost import computed, products_of
 from ...iteration.schedule import Schedule
 from ..matrices.buckets import working_dtype
-from ..matrices.exchange_plan import Item, Matrix, Way, exchange_plan
-from ..matrices.forecast import Forecast, forecast
+from ..matrices.exchange_plan import ExchangePlan, Matrix, Way, exchange_plan
+from ..matrices.forecast import Forecast, forecast, moved
+from ..matrices.parts import parted
 from ..matrices.shards import is_dtensor
 from ..needs import needs
 from ..rules.polar import Polar
@@ -213,14 +214,19 @@ def outlook(
             work = _multiply_adds(optimizer, own["rule"], entry, device)
             meshes.setdefault(placed.axes, []).append((placed, matrix, work))
     kinds: list[Kind] = []
-    total = forecast(exchange_plan([], (mesh.ranks,)))
+    ranks = forecast(exchange_plan([], (mesh.ranks,)))
     for triples in meshes.values():
-        placed, pairs = triples[0][0], [(matrix, work) for _, matrix, work in triples]
-        plan = exchange_plan([matrix for matrix, _ in pairs], placed.sizes)
-        total += forecast(plan, [work or 0.0 for _, work in pairs]).at(mesh.positions(placed))
-        kinds += _kinds(pairs, plan.items, placed.sizes)
+        placed, parts = triples[0][0], parted([matrix for _, matrix, _ in triples], triples[0][0].sizes)
+        shares = [
+            (work or 0.0) * part.shape[0] / max(matrix.shape[0], 1)
+            for (_, matrix, work), each in zip(triples, parts, strict=True)
+            for part in each
+        ]
+        plan = exchange_plan([part for each in parts for part in each], placed.sizes)
+        ranks += forecast(plan, shares).at(mesh.positions(placed))
+        kinds += _kinds([(matrix, work) for _, matrix, work in triples], parts, plan)
     counted = all(kind.work is not None for kind in kinds)
-    return Outlook(mesh, type(optimizer).__name__, tuple(kinds), total, counted, pace)
+    return Outlook(mesh, type(optimizer).__name__, tuple(kinds), ranks, counted, pace)
 
 
 def _multiply_adds(optimizer: "MatrixOptimizer", rule: str, entry: "Entry", device: torch.device) -> float | None:
@@ -239,18 +245,19 @@ def _multiply_adds(optimizer: "MatrixOptimizer", rule: str, entry: "Entry", devi
     return total
 
 
-def _kinds(pairs: Sequence[tuple[Matrix, float | None]], items: Sequence[Item], mesh: tuple[int, ...]) -> list[Kind]:
+def _kinds(
+    pairs: Sequence[tuple[Matrix, float | None]], parts: Sequence[Sequence[Matrix]], plan: ExchangePlan
+) -> list[Kind]:
     """The matrices of one mesh, equal ones counted together."""
-    alike: dict[tuple[object, ...], list[int]] = {}
-    for index, ((matrix, work), item) in enumerate(zip(pairs, items, strict=True)):
-        alike.setdefault((matrix.shape, matrix.placements, item.way, work), []).append(index)
-    kinds = []
-    for indices in alike.values():
-        (matrix, work), item = pairs[indices[0]], items[indices[0]]
-        one = forecast(exchange_plan([matrix], mesh, [Item(0, item.way, item.owner)]))
-        moved = float(one.sent.sum())
-        kinds.append(Kind(matrix.shape, len(indices), _cut(matrix, mesh), item.way, work, moved))
-    return kinds
+    found: dict[tuple[object, ...], Kind] = {}
+    items = iter(plan.items)
+    for (matrix, work), each in zip(pairs, parts, strict=True):
+        own = [next(items) for _ in each]
+        key = (matrix.shape, matrix.placements, own[0].way, work)
+        if key not in found:
+            found[key] = Kind(matrix.shape, 0, _cut(matrix, plan.mesh), own[0].way, work, moved(plan, own))
+        found[key] = replace(found[key], count=found[key].count + 1)
+    return list(found.values())
 
 
 def _cut(matrix: Matrix, mesh: tuple[int, ...]) -> str:
