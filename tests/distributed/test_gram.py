@@ -25,7 +25,7 @@ SHAPES = {  # {name: (shape, the axis that is cut)}
     "wide": ((16, 128), 1),
     "uneven": ((203, 9), 0),
     "thin": ((6, 500), 1),
-    "near": ((40, 32), 0),
+    "near": ((32, 32), 0),
     "short side": ((16, 128), 0),
 }
 GRAMS = ("tall", "wide", "uneven", "thin")

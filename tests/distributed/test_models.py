@@ -242,3 +242,53 @@ def test_rules_side_by_side_with_a_closure_and_a_tensor_as_lr(world, kind):
     for weights, others in world(4).run(several_rules, kind):
         assert others == losses
         assert farthest(weights, expected) < CLOSE
+
+
+def missing_on_a_replica(kind):
+    """Rank 1 loses gradients that its replicas have: of matrices, vectors and a table."""
+    model = Tiny(layers=1, fused=False, dtype=torch.float64)
+    if kind is not None:
+        model, _, _ = spread(model, kind)
+    optimizer, gone = Muon(plan(model), lr=0.02), ("q.weight", "norm1", "embed")
+    for seed in range(3):
+        give_gradients(model, seed)
+        if kind is not None and distributed.get_rank() == 1 and seed != 1:
+            give_gradients(model, seed, without=gone)
+        optimizer.step()
+    lacking = [name for name, p in model.named_parameters() if p.grad is None]
+    return whole_weights(model), lacking
+
+
+@pytest.mark.parametrize("kind", ["ddp", "hsdp"])
+def test_replicas_stay_equal_if_one_lacks_gradients(world, kind):
+    expected, _ = missing_on_a_replica(None)
+    results = world(4).run(missing_on_a_replica, kind)
+    for rank, (weights, lacking) in enumerate(results):
+        assert farthest(weights, expected) < CLOSE
+        assert len(lacking) == (3 if rank == 1 else 0)
+
+
+def scaled(kind):
+    """GradScaler: a gradient that overflows on one rank makes every rank skip the step."""
+    model, _ = made(kind)
+    optimizer = Muon(plan(model), lr=0.02)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    for seed in range(3):
+        give_gradients(model, seed)
+        for param in model.parameters():
+            param.grad.mul_(scaler.get_scale())
+        if seed == 1 and (kind is None or distributed.get_rank() == 1):
+            gradient = dict(model.named_parameters())["blocks.0.up.weight"].grad
+            (gradient if kind is None else gradient.to_local()).view(-1)[0] = torch.inf
+        scaler.scale(torch.zeros(()))  # makes the scale, which backward() would have needed
+        scaler.step(optimizer)
+        scaler.update()
+    return whole_weights(model), scaler.get_scale()
+
+
+def test_a_grad_scaler_skips_the_step_of_all_ranks(world):
+    expected, scale = scaled(None)
+    assert scale == 2.0
+    for weights, other in world(2).run(scaled, "fsdp"):
+        assert other == scale
+        assert farthest(weights, expected) < CLOSE

@@ -5,15 +5,17 @@ import pickle
 
 import pytest
 import torch
-from models import Tiny, farthest, full, spread, step_on_given_gradients
+from models import Tiny, farthest, full, give_gradients, spread, step_on_given_gradients
 from models import weights as whole_weights
 from torch import distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
+from matfn.engines import Direct, Gram
 from matfn.optim import Muon, Shampoo, Telemetry, plan
 
 STEPS = 20
+LR = 0.02
 
 
 def rounded(rounding, ranks_shape):
@@ -152,3 +154,54 @@ def test_copies_go_on_alike_and_those_that_would_lack_state_are_refused(world, h
         assert isinstance(error, RuntimeError)
         assert str(error).startswith("Shampoo: an optimizer of sharded parameters cannot be copied or pickled")
         assert "state_dict()" in str(error)
+
+
+def after_many_steps(precision, kind=None, engine=None):
+    """The matrices after steps on given gradients, which are the same in every dtype, and the direction of each step.
+
+    Directions are of this process alone.
+    """
+    model = Tiny(layers=1, fused=False, dtype=torch.promote_types(precision, torch.float32))
+    if kind is not None:
+        model, _, _ = spread(model, kind)
+    optimizer, directions = Muon(plan(model), lr=LR, scale="unit", precision=precision, engine=engine), {}
+
+    def note(bucket, update):
+        for name, part in zip(bucket.names, bucket.places(update), strict=True):
+            directions.setdefault(name, []).append(part.double().clone())
+
+    optimizer.before_move.append(note)
+    for seed in range(STEPS):
+        give_gradients(model, seed)
+        for param in model.parameters():
+            param.grad = param.grad.float().to(param.dtype)
+        optimizer.step()
+    found = whole_weights(model)
+    return {name: found[name].double() for name in directions}, directions
+
+
+def matrices_of(precision, kind):
+    return after_many_steps(precision, kind)[0]
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_weights_after_many_steps_are_those_of_one_process_up_to_rounding(world, precision):
+    """A derived bound. The gradients do not depend on the weights, so the weights are a sum of directions times lr.
+
+    Each direction of either run has an error e of the iteration, which depends on the engine; it is measured against
+    float64. A message in bfloat16 rounds the input once more, as the iteration does with its own input, so it adds at
+    most e again; and it rounds the direction, by 2^-8. Each sum is rounded to float32, 2^-24 of the weights.
+    """
+    _, exact = after_many_steps(torch.float64)
+    runs = [after_many_steps(precision, engine=engine)[1] for engine in (Direct(), Gram())]
+    message = 2**-8 if precision is torch.bfloat16 else 0.0
+    alone, _ = after_many_steps(precision)
+    bounds, moves = {}, {}
+    for name, directions in exact.items():
+        errors = [max((run[name][t] - D).norm() for run in runs) for t, D in enumerate(directions)]
+        moves[name] = LR * sum(D.norm() for D in directions)
+        bounds[name] = LR * 3 * sum(errors) + message * moves[name] + 2 * STEPS * 2**-24 * alone[name].norm()
+        assert bounds[name] < moves[name] * (0.5 if message else 2e-4), name  # the bound says something
+    for kind in ("ddp", "fsdp", "tp", "fsdp_tp"):
+        for name, w in world(4).run(matrices_of, precision, kind)[0].items():
+            assert (w - alone[name]).norm() < bounds[name], (kind, name)

@@ -232,3 +232,55 @@ def test_a_gradient_that_is_not_finite_is_refused_on_every_rank(world, kind):
         assert error is ValueError
         assert "the gradient of 'blocks.0.up.weight'" in text
         assert moved == states == 0
+
+
+# A mesh or shards that do not fit
+
+
+def cut_by_hand():
+    """Shards of lengths that torch.chunk does not give, as an own from_local may make them."""
+    mesh, rank = init_device_mesh("cpu", (2,)), distributed.get_rank()
+    shard = torch.randn(3 if rank == 0 else 5, 4)
+    whole = {"shape": torch.Size((8, 4)), "stride": (4, 1)}
+    param = nn.Parameter(DTensor.from_local(shard, mesh, [Shard(0)], run_check=False, **whole))
+    param.grad = torch.ones_like(param)
+    return error_of(Muon([("w", param)]).step)
+
+
+def test_shards_that_were_cut_by_hand_are_refused(world):
+    for kind, text in world(2).run(cut_by_hand):
+        assert kind is RuntimeError
+        assert text.startswith("Muon: parameter 'w' has a shard of ")
+        assert "Only Shard and Replicate as made by fully_shard and parallelize_module are served" in text
+
+
+def one_gradient_is_partial():
+    """A gradient that waits for a sum, as sequence parallelism leaves it: it is summed, not refused."""
+    mesh = init_device_mesh("cpu", (2,))
+    x, g = (torch.randn(6, 4, generator=torch.Generator().manual_seed(seed)).double() for seed in (0, 1))
+    param, plain = nn.Parameter(distribute_tensor(x, mesh, [Replicate()])), nn.Parameter(x.clone())
+    param.grad = DTensor.from_local(g * (0.25 if distributed.get_rank() else 0.75), mesh, [Partial()])
+    plain.grad = g
+    for each in (param, plain):
+        Muon([("w", each)]).step()
+    return (param.to_local() - plain).norm().item()
+
+
+def test_partial_gradients_of_matrices_are_summed(world):
+    assert max(world(2).run(one_gradient_is_partial)) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("mesh", "kind", "shown"),
+    [
+        ("4x", ValueError, "got '4x'"),
+        ({"fsdp": 4}, TypeError, "got dict"),
+        ((0,), ValueError, "every size must be at least 1"),
+        ("fsdp=8,ep=3", ValueError, "ep=3 must divide fsdp x tp = 8"),
+    ],
+)
+def test_a_mesh_that_makes_no_sense_is_refused(mesh, kind, shown):
+    error, text = error_of(plan, Tiny(), mesh=mesh)
+    assert error is kind
+    assert text.startswith("plan: mesh")
+    assert shown in text

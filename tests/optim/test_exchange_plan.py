@@ -18,6 +18,7 @@ from matfn.optim.matrices.exchange_plan import (
     entries,
     exchange_plan,
     sources,
+    total,
     way_of,
 )
 
@@ -41,7 +42,10 @@ def plans(draw):
         shape = (draw(st.integers(1, 40)), draw(st.integers(1, 40)))
         work, tensors, extra = draw(st.integers(1, 100)), draw(st.integers(1, 2)), draw(st.integers(0, 9))
         itemsize, gram = draw(st.sampled_from([2, 4, 8])), draw(st.booleans())
-        matrices.append(Matrix(f"m{i}", shape, placements, itemsize, float(work), tensors, extra, gram=gram))
+        symmetric = draw(st.booleans())
+        matrices.append(
+            Matrix(f"m{i}", shape, placements, itemsize, float(work), tensors, extra, gram=gram, symmetric=symmetric)
+        )
     return exchange_plan(matrices, mesh)
 
 
@@ -97,7 +101,7 @@ def test_bytes_are_those_of_all_pieces(plan):
         for rank in set(ranks) - {item.owner}:
             piece = -(-entries(held[rank]) * matrix.itemsize // 8) * 8 + -(-matrix.extra // 8) * 8
             if item.way == "gram":
-                piece = 16 + -(-n * n * 4 // 8) * 8
+                piece = 16 + -(-(even * (even + 1) // 2 if matrix.symmetric else n * n) * 4 // 8) * 8
             sent[item.owner] += piece
             received[rank] += piece
     assert [plan.traffic(rank) for rank in ranks] == list(zip(sent, received, strict=True))
@@ -129,12 +133,14 @@ def test_work_is_balanced_as_the_largest_first_rule_promises(ranks):
 
 
 def test_the_gram_way_is_taken_where_it_sends_fewer_bytes():
-    """6 n^2 (P - 1) bytes against 2 m n (P - 1) / P entries: m / n = 1.5 P in bfloat16 and .75 P in float32."""
-    for ranks, itemsize in itertools.product((2, 4, 8), (2, 4)):
-        border = 6 * ranks / 2 / itemsize
+    """4 or 6 n^2 (P - 1) bytes against 2 m n (P - 1) / P entries: m / n = P in bfloat16, P / 2 in float32 for 4."""
+    for ranks, itemsize, symmetric in itertools.product((2, 4, 8), (2, 4), (True, False)):
+        border = (2 if symmetric else 3) * ranks / itemsize
         for ratio in (border / 1.1, border * 1.1):
             n = 256
-            matrix = Matrix("w", (round(ratio * n / ranks) * ranks, n), (Split(0),), itemsize, gram=True)
+            matrix = Matrix(
+                "w", (round(ratio * n / ranks) * ranks, n), (Split(0),), itemsize, gram=True, symmetric=symmetric
+            )
             assert way_of(matrix, (ranks,)) == ("gram" if ratio > border else "owner")
     long, wide = (4096, 64), (64, 4096)
     assert way_of(Matrix("w", wide, (Split(1),), gram=True), (2,)) == "gram"
@@ -181,3 +187,11 @@ def test_equal_plans_have_equal_hashes_and_others_have_not(change):
     assert plan.digest == same.digest
     assert exchange_plan([Matrix(**{**fields, **change})], (2,)).digest != plan.digest
     assert plan.items == (Item(0, "owner", 0),)
+
+
+def test_gram_matrices_of_1_to_4_send_a_quarter_of_the_bytes_on_two_ranks():
+    """In float32 with a symmetric Q: 4 n^2 against 4 m n. On P ranks it is P / 8, because every rank sends n x n."""
+    matrix = Matrix("w", (4096, 1024), (Split(0),), gram=True, symmetric=True)
+    for ranks in (2, 4):
+        owner, gram = (sum(total(matrix, (ranks,), Item(0, way, 0))) for way in ("owner", "gram"))
+        assert gram / owner == pytest.approx(ranks / 8, rel=2e-3)

@@ -30,7 +30,7 @@ from ..iteration.protocols import Iteration
 from ..iteration.schedule import Schedule
 from ..linalg.constant import constant
 
-__all__ = ["best_restarts", "fewest_restarts", "gram_error", "margins", "restarts_for"]
+__all__ = ["best_restarts", "fewest_restarts", "gram_error", "margins", "restarts_for", "symmetric_error"]
 
 _TOLERATED = 0.05  # largest rounding error for which Gram() itself leaves out a restart
 # A sum of k products in float32 has an error of about k^(1/2) roundings (Higham, Mary, SIAM J. Sci. Comput. 41, 2019);
@@ -84,6 +84,18 @@ def gram_error(schedule: Schedule, restarts: tuple[int, ...], dtype: torch.dtype
     """
     error = _stretches(schedule, dtype)
     return sum(error[stretch] for stretch in pairwise((0, *sorted(restarts), schedule.steps)))
+
+
+def symmetric_error(schedule: Schedule, dtype: torch.dtype) -> float:
+    """Bound the error of a result without a restart if Q is made symmetric at the end, relative to 1.
+
+    A product for Q rounds to `_SUMMED` u times the largest Q. The mean of Q and Q^T carries this from the directions of
+    small singular values, where Q is largest, to those of large ones.
+    """
+    s = schedule.upper * np.logspace(-10, 0, 10001)
+    *_, last = schedule.trace(s)
+    largest = float(np.abs(last / s).max())
+    return _SUMMED * torch.finfo(dtype).eps / 2 * largest * schedule.upper
 
 
 def margins(method: Iteration, restarts: tuple[int, ...], dtype: torch.dtype) -> tuple[float, ...]:

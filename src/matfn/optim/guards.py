@@ -155,6 +155,10 @@ class Watch:
         added = {id(param) for param in params}
         self._frozen = [(name, param) for name, param in self._frozen if id(param) not in added]
 
+    def take_over(self, old: Tensor, new: Tensor) -> None:
+        """Expect another tensor in place of a parameter."""
+        self._moving.update({name: new for name, param in self._moving.items() if param is old})
+
     def check_present(self, where: str, *, active: bool) -> None:
         """Check that the model still has the parameters. `active` tells whether any parameter has a gradient.
 

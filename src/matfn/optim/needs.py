@@ -15,9 +15,10 @@ from .rules.polar import Polar
 from .state import kinds_of
 
 if TYPE_CHECKING:
+    from .member import Member
     from .optimizer import MatrixOptimizer
 
-__all__ = ["needs", "options_line", "rule_state"]
+__all__ = ["group_lines", "member_line", "needs", "rule_state"]
 
 
 def needs(
@@ -50,8 +51,12 @@ def needs(
     cut = {s.axis for s, size in zip(placements, mesh, strict=True) if s is not None and size > 1}
     kinds = [kinds_of(rules, shape, group) for shape in layout.shapes]
     squares = any(not isinstance(kind, str) for each in kinds for kind in each.values())
-    batched = cut == {0} and 0 in layout.batch and layout.split[0] == layout.shape[0]
+    numbered = 0 in layout.batch and layout.split[0] == layout.shape[0]
+    # Replicas of whole matrices share them out, unless rules keep state, which is placed as the matrices are.
+    copies = any(split is None and size > 1 for split, size in zip(placements, mesh, strict=True))
+    batched = cut == {0} and numbered and (bool(state) or not copies)
     polar = rules[0] if len(rules) == 1 and layout == linear(layout.shape) and m and n else None
+    gram = isinstance(polar, Polar) and polar.bears_gram((m, n), dtype, device)
     matrix = Matrix(
         name,
         tuple(param.shape),
@@ -62,9 +67,10 @@ def needs(
         extra=0 if sharded else sum(aligned(math.prod(s) * d.itemsize) for s, d in state.values()),
         # Under DDP every process keeps the factors of Shampoo and SOAP, which are larger than what they save.
         whole=batched and not squares if sharded else squares,
-        gram=isinstance(polar, Polar) and polar.bears_gram((m, n), dtype, device),
+        gram=gram,
+        symmetric=gram and isinstance(polar, Polar) and polar.symmetric((m, n), dtype, device),
         width=dtype.itemsize,
-        stack=0 in layout.batch and layout.split[0] == layout.shape[0] and not state,
+        stack=numbered and not state,
     )
     return matrix, wire
 
@@ -79,22 +85,40 @@ def rule_state(
     return {key: (shape, dtype) for key, (shape, dtype) in like.items() if key in kept and dtype is not None}
 
 
-def options_line(optimizer: "MatrixOptimizer", index: int) -> str:
-    """One line with the options and rules of a group. It is equal on processes that compute the same."""
+def group_lines(optimizer: "MatrixOptimizer", index: int) -> tuple[str, str]:
+    """Two lines with the rules and the options of a group. They are equal on processes that compute the same."""
     group = optimizer.param_groups[index]
     plain = {key: value for key, value in group.items() if key not in ("params", "param_names", "rule")}
     options = ", ".join(f"{key}={_shown(plain[key])}" for key in sorted(plain))
     chain = "torch's AdamW" if group["rule"] == "adamw" else _shown(optimizer.lender(group["rule"]).chain)
-    return f"group {index} with the rule {group['rule']!r}: {chain}; {options}"
+    return f"group {index} with the rule {group['rule']!r}: {chain}", f"group {index} with {options}"
+
+
+def member_line(name: str, param: Tensor, rule: str, member: "Member | None") -> str:
+    """A line with what the plan of the exchange knows of a parameter; `member` is None for a rule without matrices."""
+    placements = tuple(getattr(param, "placements", ()))
+    line = f"{name} of shape {tuple(param.shape)} in {param.dtype}, rule {rule!r}, placements {placements}"
+    if member is None:
+        return line
+    matrix = member.matrix
+    return (
+        f"{line}, read as {member.layout.matrices}, {matrix.tensors} x {matrix.itemsize} bytes an entry in messages, "
+        f"{matrix.extra} bytes of state, work {matrix.work:g}, whole={matrix.whole}, gram={matrix.gram}, "
+        f"symmetric={matrix.symmetric}, width={matrix.width}, stack={matrix.stack}"
+    )
 
 
 def _shown(value: Any, depth: int = 3) -> str:
-    """A value as text without addresses: an object whose text is an address by its type and public attributes."""
+    """A value as text without addresses: an object whose text is an address by its type and public attributes.
+
+    Attributes that are None or False are left out.
+    """
     if isinstance(value, (tuple, list)):
         return f"({', '.join(_shown(each, depth) for each in value)})"
     text = "" if isinstance(value, Tensor) else repr(value)
-    if text and " at 0x" not in text:
+    known = value if isinstance(value, dict) else getattr(value, "__dict__", {}) if " at 0x" in text else None
+    if text and known is None:
         return text
-    public = {k: v for k, v in getattr(value, "__dict__", {}).items() if not k.startswith("_")} if text else {}
-    attributes = ", ".join(f"{k}={_shown(v, depth - 1)}" for k, v in public.items()) if depth else ""
-    return f"{getattr(value, '__qualname__', type(value).__name__)}({attributes})"
+    public = {k: v for k, v in (known or {}).items() if v is not None and v is not False and str(k)[0] != "_"}
+    inner = ", ".join(f"{k}={_shown(v, depth - 1)}" for k, v in public.items() if depth)
+    return f"{getattr(value, '__qualname__', type(value).__name__)}({inner})"

@@ -30,6 +30,7 @@ from .matrices.padding import joined
 from .matrices.rounding import COMPENSATION, half
 from .matrices.shards import is_dtensor
 from .options import check_defaults, check_scale, check_values
+from .replaced import Made
 from .rest import RestRule, StateLike
 from .rules.chain import directions
 from .rules.rule import Elementwise, Rule
@@ -73,17 +74,15 @@ class MatrixOptimizer(torch.optim.Optimizer):
         before_move: Hooks, functions of (bucket, update), called in order before the weights of a bucket move.
             ``bucket.names``, ``bucket.weights()`` and ``bucket.places(update)`` have one entry for each part of a
             parameter in the stack: its name, and views of its weights and of its update before learning rate and scale.
-            A hook may change the update in place. It must clone tensors that it keeps, because the next bucket uses the
-            same memory. Copies of an optimizer have no hooks. Of a parameter that is sharded across its matrices, a
-            process has one entry: its own part as one matrix, whatever the layout. Every process must call the same
-            collectives in its hooks.
+            A hook may change the update in place. It must clone tensors that it keeps: the next bucket uses their
+            memory. Copies have no hooks. If matrices are sharded, a process has its part of each as one matrix.
         after_move: Hooks, functions of (bucket), called in order after its weights have moved.
 
     Raises:
         ValueError: If an option is missing, out of range, misspelt or unused, a matrix parameter is no matrix, or a
             name is used twice.
         TypeError: If `params` or an option has a wrong type, or a parameter cannot be optimized (integer, sparse, meta,
-            no leaf, sharded), or is complex and a matrix.
+            no leaf, partial sums), or is complex and a matrix.
     """
 
     # Attributes kept by pickling and deepcopy beside groups and state. A subclass adds its own.
@@ -126,7 +125,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         self._options: list[dict[str, Any]] = []  # `plain_values` of all groups when they were last checked
         self.before_move: list[Callable[[Bucket, Tensor], object]] = []
         self.after_move: list[Callable[[Bucket], object]] = []
-        self.memory, self._sharded = Memory(), Sharded()
+        self.memory, self._sharded, self._made = Memory(), Sharded(), Made()
         self._stacks: tuple[tuple[MatrixOptimizer, tuple[Bucket, ...]], ...] = ()
         self._counted: tuple[Tensor, ...] = ()
         self._key: tuple[Any, ...] | None = None
@@ -214,6 +213,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self.rest.adopt_momentum(self.param_groups)
+        self._made.adopt(self)
         plain = [plain_values(group) for group in self.param_groups]
         if plain != self._options:
             check_groups(self, plain)
@@ -328,12 +328,21 @@ class MatrixOptimizer(torch.optim.Optimizer):
             del group[key]  # torch gives every group the matrix defaults
         self.layouts.update(zip(params, layouts, strict=False))
         self._watch.add(params)
+        self._made.adopt(self)
+
+    def take_over(self, old: Tensor, new: Tensor) -> None:
+        """Treat a tensor as the parameter that had its place in a group."""
+        layout = self.layouts.get(old)
+        if layout is not None and layout.shape == tuple(new.shape):
+            self.layouts[new] = self.layouts.pop(old)
+        self._watch.take_over(old, new)
 
     def state_dict(self) -> dict[str, Any]:
         """Groups and state in torch's own format, with names; see `matfn.optim.checkpoint`."""
         for before in self._optimizer_state_dict_pre_hooks.values():
             before(self)
         self.rest.adopt_momentum(self.param_groups)
+        self._made.adopt(self)
         state = {param: {**self.state[param], **more} for param, more in self._sharded.collected(self).items()}
         saved = checkpoint.dump(self.param_groups, {**self.state, **state}, lambda rule: self._wanted(rule)[0])
         for after in self._optimizer_state_dict_post_hooks.values():
@@ -349,6 +358,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
             TypeError: If `state_dict` is no mapping, or a part or an option of it has a wrong type.
         """
         name = type(self).__name__
+        self._made.adopt(self)
         saved = state_dict
         try:
             if isinstance(saved, Mapping):

@@ -13,7 +13,7 @@ from .keeper import Keeper
 from .matrices import foreach
 from .matrices.buckets import Bucket, Run, Slot, fill_buckets, working_dtype
 from .matrices.exchange import Arrival, Message, Team, extent, part_of
-from .matrices.exchange_plan import Box, ExchangePlan, Item, held, own_range, senders
+from .matrices.exchange_plan import Box, ExchangePlan, Item, Matrix, held, own_range, senders
 from .matrices.layout import linear
 from .matrices.padding import joined
 from .matrices.shards import local, local_gradient
@@ -201,8 +201,7 @@ class Round:
         [polar] = member.lender.chain[1:]
         assert isinstance(polar, Polar)
         m, n = member.matrix.shape
-        Q = polar.of_gram((M / square)[None], (m, n))[0]
-        return torch.stack([peak, square.double().sqrt()]), Q
+        return torch.stack([peak, square.double().sqrt()]), polar.of_gram(M / square, (m, n))
 
     def _apply(self) -> None:
         """Apply the matrix rules to the whole matrices of this rank."""
@@ -229,7 +228,8 @@ class Round:
         if item.way == "gram":
             scales, Q = self._factors[item.index]
             message.piece(rank, (2,), torch.float64).copy_(scales)
-            message.piece(rank, Q.shape, Q.dtype).copy_(Q)
+            values = packed(Q) if member.matrix.symmetric else Q
+            message.piece(rank, values.shape, values.dtype).copy_(values)
             return
         message.piece(rank, extent(box), member.wire).copy_(part_of(self._wholes[item.index].result, box))
         for state in self.keeper.replicated_state(member):
@@ -263,11 +263,8 @@ class Round:
         own, box = item.owner == self.team.rank, self._boxes(member)[self.team.rank]
         dtype = working_dtype(member.param)
         if item.way == "gram":
-            part, n = self._grams[item.index], min(member.matrix.shape)
-            if own:
-                scales, Q = self._factors[item.index]
-            else:
-                scales, Q = arrived.piece(item.owner, (2,), torch.float64), arrived.piece(item.owner, (n, n), dtype)
+            part = self._grams[item.index]
+            scales, Q = self._factors[item.index] if own else _received(arrived, item.owner, member.matrix, dtype)
             # Division in two steps: the product of both scales may overflow.
             X = part.part * (part.peak / scales[0]).to(dtype) / scales[1].to(dtype)
             return Q @ X if member.matrix.shape[0] < member.matrix.shape[1] else X @ Q.mT
@@ -277,6 +274,14 @@ class Round:
         for state in self.keeper.replicated_state(member):
             state.copy_(arrived.piece(item.owner, state.shape, state.dtype))
         return update
+
+
+def _received(arrived: Message, owner: int, matrix: Matrix, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The scales and the Q of a "gram" matrix from the message of its owner."""
+    n, scales = min(matrix.shape), arrived.piece(owner, (2,), torch.float64)
+    if matrix.symmetric:
+        return scales, unpacked(arrived.piece(owner, (packed_entries(n),), dtype), n)
+    return scales, arrived.piece(owner, (n, n), dtype)
 
 
 def gradient_of(member: Member) -> Tensor:

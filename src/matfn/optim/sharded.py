@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .guards import check_tensor
 from .keeper import Keeper
 from .matrices.buckets import Kind
 from .matrices.exchange import Team, placements_of
@@ -28,7 +29,7 @@ from .matrices.lending import lend
 from .matrices.parts import parted
 from .matrices.shards import as_state, cuts_of_state, is_dtensor, local, own_part
 from .member import Member
-from .needs import needs, options_line, rule_state
+from .needs import group_lines, member_line, needs, rule_state
 from .rounds import Round
 from .state import make_state
 
@@ -129,8 +130,8 @@ class Sharded:
         """The parameters that are in the set of any process that shares them. All processes must call it together."""
         found = set(params)
         for crew in self.crews:
-            agreed = crew.team.agree(crew.digest, crew.lines, [param in params for _, _, param in crew.parameters])
-            found |= {param for (_, _, param), any_ in zip(crew.parameters, agreed, strict=True) if any_}
+            flags = [param in params for _, _, param in crew.parameters]
+            found |= {crew.parameters[i][2] for i in crew.team.agree(crew.digest, crew.lines, flags)}
         return found
 
     def travels(self, param: Tensor) -> bool:
@@ -171,14 +172,13 @@ class Sharded:
 
     def _crew(self, optimizer: "MatrixOptimizer", team: Team, parameters: tuple[tuple[int, str, Tensor], ...]) -> Crew:
         members = []
-        lines = [options_line(optimizer, index) for index in dict.fromkeys(index for index, *_ in parameters)]
+        lines = [line for i in dict.fromkeys(index for index, *_ in parameters) for line in group_lines(optimizer, i)]
         for index, name, param in parameters:
             group, placements = optimizer.param_groups[index], placements_of(param)
-            line = f"{name} of shape {tuple(param.shape)} in {param.dtype}, rule {group['rule']!r}, cut by {placements}"
+            member = None
             if group["rule"] != "adamw":
                 member = self._member(optimizer, team, index, name, param)
                 members.append(member)
-                line += f", read as {member.layout.matrices}, {member.matrix}"
                 held = boxes(member.matrix.shape, team.mesh, placements)[team.rank]
                 if tuple(stop - start for start, stop in held) != tuple(local(param).shape):
                     raise RuntimeError(
@@ -186,7 +186,7 @@ class Sharded:
                         f"but its placements {tuple(getattr(param, 'placements', ()))} mean {held}. Only Shard and "
                         "Replicate as made by fully_shard and parallelize_module are served."
                     )
-            lines.append(line)
+            lines.append(member_line(name, param, group["rule"], member))
         every = zip(members, parted([member.matrix for member in members], team.mesh), strict=True)
         members = [replace(member, matrix=part) for member, parts in every for part in parts]
         owners = self._owners.setdefault(team, {})
@@ -198,6 +198,7 @@ class Sharded:
         return Crew(team, parameters, tuple(members), items, tuple(lines))
 
     def _member(self, optimizer: "MatrixOptimizer", team: Team, index: int, name: str, param: Tensor) -> Member:
+        check_tensor(name, param, optimizer.layouts, f"{type(optimizer).__name__}: group {index}")
         group, layout = optimizer.param_groups[index], optimizer.layouts[param]
         placements, mesh = placements_of(param), team.mesh
         matrix, wire = needs(optimizer, group, name, param, mesh, placements, team.device, sharded=is_dtensor(param))

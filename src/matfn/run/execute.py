@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..engines import Gram, gram_error
+from ..engines.restarts import symmetric_error
 from ..errors import SpectrumError, which
 from ..iteration.protocols import Evaluation, Fitted, Method, Scheduled, Summed
 from ..iteration.schedule import PLAIN, Schedule
@@ -102,21 +103,29 @@ def bears_gram(plan: RunPlan) -> bool:
     return gram_error(schedule, (), wide) <= TOLERATED
 
 
+def symmetric_factor(plan: RunPlan) -> bool:
+    """Whether the Q of `factor_of_gram` is symmetric: without deflation, if rounding errors may be spread over it."""
+    assert isinstance(plan.iteration, Schedule)
+    wide = torch.promote_types(plan.dtype, torch.float32)
+    return not plan.preparation.deflation and symmetric_error(plan.iteration, wide) <= TOLERATED
+
+
 def factor_of_gram(plan: RunPlan, M: Tensor) -> Tensor:
-    """Return Q (b, n, n) with Q X the polar factor of a wide X, from M = X X^T (b, n, n) of trace 1, or zero.
+    """Return Q (n, n) with Q X the polar factor of a wide X, from M = X X^T (n, n) of trace 1, or zero.
 
     For a tall X with M = X^T X the polar factor is X Q^T. The iteration runs in the dtype of M, float32 or float64,
     because M in half precision has lost the small singular values. The plan must pass `bears_gram`.
     """
     assert isinstance(plan.iteration, Schedule)
-    D = factor = None
+    M, D, factor = M[None], None, None
     if int(plan.preparation.deflation * M.shape[-1]):
         M, D = deflated_gram(M, plan.preparation.deflation, plan.wide)
     if plan.preparation.norm != "frobenius":
         M, factor = tightened(M, plan.target.p)
     Q = Gram.factor(plan.target, M, plan.iteration, plan.wide)
     Q = Q if factor is None else Q * factor
-    return Q if D is None else plan.wide.mm(Q, D)
+    Q = (Q if D is None else plan.wide.mm(Q, D))[0]
+    return (Q + Q.mT) / 2 if symmetric_factor(plan) else Q
 
 
 def evaluated_sum(target: Target, A: Tensor, method: Method | None, eps: float) -> Tensor | None:

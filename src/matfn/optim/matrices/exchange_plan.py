@@ -44,6 +44,7 @@ __all__ = [
     "own_range",
     "senders",
     "sources",
+    "total",
     "way_of",
 ]
 
@@ -88,8 +89,8 @@ class Matrix:
         tensors: The tensors of the parameter's shape that go to the owner: 2 if the rules need the gradient, too.
         extra: Bytes of state that the owner sends to every rank.
         whole: Whether every rank computes its part by itself, because the part has whole matrices, or as a choice.
-        gram: Whether the directions can be computed from Gram matrices. M travels as a triangle. Q has n^2 entries,
-            because it is symmetric only up to rounding errors that its halves must not share.
+        gram: Whether the directions can be computed from Gram matrices, which travel as triangles.
+        symmetric: Whether Q is symmetric, so that it travels as a triangle, too.
         width: Bytes of an entry of Gram matrices and of Q.
         stack: Whether axis 0 numbers matrices that may have different owners.
         start: The index of the part's first matrix on axis 0 of the parameter.
@@ -105,6 +106,7 @@ class Matrix:
     extra: int = 0
     whole: bool = False
     gram: bool = False
+    symmetric: bool = False
     width: int = 4
     stack: bool = False
     start: int = 0
@@ -210,6 +212,12 @@ def aligned(nbytes: int) -> int:
     return -(-nbytes // ALIGNED) * ALIGNED
 
 
+def gram_back(matrix: Matrix) -> int:
+    """Bytes of the Q of a "gram" matrix."""
+    n = min(matrix.shape)
+    return aligned((packed_entries(n) if matrix.symmetric else n * n) * matrix.width)
+
+
 @lru_cache(maxsize=4096)
 def _pieces(place: Place, mesh: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
     """Bytes of the box of each rank in a message."""
@@ -221,7 +229,7 @@ def there(matrix: Matrix, mesh: tuple[int, ...], item: Item, rank: int) -> int:
     if item.way == "local" or rank == item.owner or rank not in sources(mesh, matrix.placements, item.owner):
         return 0
     if item.way == "gram":
-        return aligned(HEADER + packed_entries(min(matrix.shape)) * matrix.width)
+        return HEADER + aligned(packed_entries(min(matrix.shape)) * matrix.width)
     return matrix.tensors * _pieces(matrix.place, mesh, matrix.itemsize)[rank]
 
 
@@ -230,7 +238,7 @@ def back(matrix: Matrix, mesh: tuple[int, ...], item: Item, rank: int) -> int:
     if item.way == "local" or rank == item.owner:
         return 0
     if item.way == "gram":
-        return aligned(HEADER + min(matrix.shape) ** 2 * matrix.width)
+        return HEADER + gram_back(matrix)
     return _pieces(matrix.place, mesh, matrix.itemsize)[rank] + aligned(matrix.extra)
 
 

@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from .exchange_plan import ALIGNED, HEADER, ExchangePlan, Item, Matrix, Place, Split, aligned, boxes
+from .exchange_plan import ALIGNED, HEADER, ExchangePlan, Item, Matrix, Place, Split, aligned, boxes, gram_back
 from .triangle import packed_entries
 
 __all__ = ["Forecast", "forecast", "moved"]
@@ -91,9 +91,8 @@ def _messages(matrix: Matrix, mesh: tuple[int, ...], item: Item) -> tuple[Number
     copies = _copies(mesh, matrix.placements)
     sends = copies == copies[item.owner]
     if item.way == "gram":
-        n = min(matrix.shape)
-        gram, q = HEADER + packed_entries(n) * matrix.width, HEADER + n**2 * matrix.width
-        there, back = sends * float(aligned(gram)), np.full(len(copies), float(aligned(q)))
+        gram = HEADER + aligned(packed_entries(min(matrix.shape)) * matrix.width)
+        there, back = sends * float(gram), np.full(len(copies), float(HEADER + gram_back(matrix)))
     else:
         sizes = _sizes(matrix.place, mesh, matrix.itemsize)
         there, back = sends * sizes * matrix.tensors, sizes + aligned(matrix.extra)

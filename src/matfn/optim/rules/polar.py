@@ -14,7 +14,7 @@ from ...kernels import Products
 from ...kernels.products import without_autocast
 from ...methods import NewtonSchulz, PolarExpress, Tuned
 from ...run.arguments import check_method, check_options
-from ...run.execute import bears_gram, execute, execute_, factor_of_gram
+from ...run.execute import bears_gram, execute, execute_, factor_of_gram, symmetric_factor
 from ...run.machine import machine
 from ...run.plan import Purpose, RunPlan, resolve
 from ..matrices.buckets import Run
@@ -93,8 +93,12 @@ class Polar(Rule):
         """Whether the factor of (m, n) matrices can be computed from their Gram matrix alone."""
         return bears_gram(self.plan(shape, dtype, device))
 
+    def symmetric(self, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> bool:
+        """Whether the Q of `of_gram` is symmetric."""
+        return symmetric_factor(self.plan(shape, dtype, device))
+
     def of_gram(self, M: Tensor, shape: tuple[int, int]) -> Tensor:
-        """Q (b, n, n) from the Gram matrix, of trace 1. The factor is Q X for a wide X, and X Q^T for a tall one."""
+        """Q (n, n) from the Gram matrix of an (m, n) matrix, of trace 1. The factor is Q X if X is wide, else X Q^T."""
         return factor_of_gram(self.plan(shape, M.dtype, M.device), M)
 
     def update(self, stack: Tensor, runs: Sequence[Run]) -> Tensor:
