@@ -21,7 +21,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -59,8 +59,7 @@ HEADER = 16  # bytes beside a Gram matrix or Q: two float64 numbers
 ROUND = 2**25
 
 
-@dataclass(frozen=True)
-class Split:
+class Split(NamedTuple):
     """One mesh axis cuts one axis of a parameter, into parts as of torch.chunk.
 
     Attributes:
