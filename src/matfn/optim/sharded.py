@@ -10,7 +10,7 @@ parameter is. State of the matrix rules stays whole at the owner; `collected` sp
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -23,7 +23,7 @@ from .guards import check_tensor
 from .keeper import Keeper
 from .matrices.buckets import Kind
 from .matrices.exchange import Team, placements_of
-from .matrices.exchange_plan import ExchangePlan, Item, Split, assign, boxes, exchange_plan, sources
+from .matrices.exchange_plan import ExchangePlan, Item, Split, assign, boxes, exchange_plan, owned_work, sources
 from .matrices.layout import Layout
 from .matrices.lending import lend
 from .matrices.parts import parted
@@ -79,6 +79,7 @@ class Sharded:
         self.crews: tuple[Crew, ...] = ()
         self._teams: dict[Any, Team] = {}
         self._ways: dict[Tensor, str] = {}
+        self._busy: dict[frozenset[int], dict[int, float]] = {}  # {processes of teams: {process: its work so far}}
         self._owners: dict[Any, dict[str, Item]] = {}
         self._resident: dict[Tensor, State] = {}  # state of the matrix rules of parameters that this process owns
         self._started: dict[Tensor, None] = {}  # parameters with such state anywhere
@@ -154,7 +155,7 @@ class Sharded:
                 team = self._team(param, type(optimizer).__name__)
                 if team is not None and team.size > 1:
                     shared.setdefault(team, []).append((index, name, param))
-        self._ways = {}
+        self._ways, self._busy = {}, {}
         for team, parameters in shared.items():
             yield self._crew(optimizer, team, tuple(parameters))
 
@@ -189,13 +190,20 @@ class Sharded:
             lines.append(member_line(name, param, group["rule"], member))
         every = zip(members, parted([member.matrix for member in members], team.mesh), strict=True)
         members = [replace(member, matrix=part) for member, parts in every for part in parts]
-        owners = self._owners.setdefault(team, {})
-        items = assign([member.matrix for member in members], team.mesh, owners)
+        return Crew(team, parameters, tuple(members), self._items(team, members), tuple(lines))
+
+    def _items(self, team: Team, members: Sequence[Member]) -> tuple[Item, ...]:
+        """The ways and owners of matrices. Owners know the work on other meshes of the same processes."""
+        owners, matrices = self._owners.setdefault(team, {}), [member.matrix for member in members]
+        busy = self._busy.setdefault(frozenset(team.ranks), dict.fromkeys(team.ranks, 0.0))
+        items = assign(matrices, team.mesh, owners, [busy[rank] for rank in team.ranks])
+        for rank, work in zip(team.ranks, owned_work(matrices, items, team.size), strict=True):
+            busy[rank] += work
         for member, item in zip(members, items, strict=True):
             self._ways[member.param] = item.way
             if member.matrix.length is None:
                 owners[member.name] = item
-        return Crew(team, parameters, tuple(members), items, tuple(lines))
+        return items
 
     def _member(self, optimizer: "MatrixOptimizer", team: Team, index: int, name: str, param: Tensor) -> Member:
         check_tensor(name, param, optimizer.layouts, f"{type(optimizer).__name__}: group {index}")

@@ -42,6 +42,7 @@ __all__ = [
     "held",
     "holders",
     "own_range",
+    "owned_work",
     "senders",
     "sources",
     "total",
@@ -266,7 +267,10 @@ def way_of(matrix: Matrix, mesh: tuple[int, ...]) -> Way:
 
 
 def assign(
-    matrices: Sequence[Matrix], mesh: tuple[int, ...], known: Mapping[str, Item] | None = None
+    matrices: Sequence[Matrix],
+    mesh: tuple[int, ...],
+    known: Mapping[str, Item] | None = None,
+    busy: Sequence[float] | None = None,
 ) -> tuple[Item, ...]:
     """The way and the owner of each matrix: the largest work first, each to the rank with the least work so far.
 
@@ -276,12 +280,13 @@ def assign(
         matrices: All matrices on the mesh, with or without a gradient, because state stays with the owner.
         mesh: The sizes of the mesh axes.
         known: {name: item} of matrices that have an owner already and keep it. Parts have no state, so none keep it.
+        busy: Work that each rank has already, from matrices on other meshes of the same ranks.
     """
     known = known or {}
     ways: list[Way] = [way_of(matrix, mesh) for matrix in matrices]
     kept = {i: known[m.name].owner for i, m in enumerate(matrices) if m.length is None and m.name in known}
     owners = {i: 0 if way == "local" else kept[i] for i, way in enumerate(ways) if way == "local" or i in kept}
-    loads, every = np.zeros(math.prod(mesh)), list(range(math.prod(mesh)))
+    loads, every = np.array(busy or [0.0] * math.prod(mesh)), list(range(math.prod(mesh)))
     for index, owner in owners.items():
         loads[owner] += matrices[index].work if ways[index] != "local" else 0.0
     for index in sorted(set(range(len(ways))) - set(owners), key=lambda i: (-matrices[i].work, i)):
@@ -289,6 +294,14 @@ def assign(
         owners[index] = some[int(loads[some].argmin())]
         loads[owners[index]] += matrices[index].work
     return tuple(Item(index, ways[index], owners[index]) for index in range(len(ways)))
+
+
+def owned_work(matrices: Sequence[Matrix], items: Sequence[Item], ranks: int) -> list[float]:
+    """Multiply-adds of the matrices that each rank owns."""
+    found = [0.0] * ranks
+    for matrix, item in zip(matrices, items, strict=True):
+        found[item.owner] += matrix.work if item.way != "local" else 0.0
+    return found
 
 
 @dataclass(frozen=True)
@@ -328,8 +341,7 @@ class ExchangePlan:
 
     def work(self, rank: int) -> float:
         """Multiply-adds of the matrices that a rank owns."""
-        pairs = zip(self.matrices, self.items, strict=True)
-        return sum(matrix.work for matrix, item in pairs if item.way != "local" and item.owner == rank)
+        return owned_work(self.matrices, self.items, math.prod(self.mesh))[rank]
 
     def memory(self, rank: int) -> int:
         """The most bytes that messages and whole matrices take on a rank at one time: two rounds are in flight."""
