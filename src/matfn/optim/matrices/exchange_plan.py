@@ -9,12 +9,13 @@ parameter, one range for each axis. A matrix parameter is treated in one of thre
     "gram"    the long side is cut: each rank forms the n x n Gram matrix of its part, the owner adds them, computes Q
               and sends Q to every rank, which multiplies its part by Q
 
+A stack of matrices may be cut along its first axis into parts with owners of their own; see `parts`.
+
 Owners are balanced by work, the largest matrix first. A step goes in rounds of bounded size, so that one round travels
 while another is computed. All of this depends on shapes and placements alone, so it is the same on every rank.
 """
 
 import hashlib
-import heapq
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,9 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Literal
 
+import numpy as np
+
+from .boxes import Box, Place, Split, boxes, entries, held, holders, own_range, sends, sources
 from .triangle import packed_entries
 
 __all__ = [
@@ -36,14 +40,17 @@ __all__ = [
     "boxes",
     "entries",
     "exchange_plan",
-    "replica",
+    "held",
+    "holders",
+    "own_range",
+    "owned_work",
+    "senders",
     "sends",
     "sources",
     "total",
     "way_of",
 ]
 
-Box = tuple[tuple[int, int], ...]  # [start, stop) for each axis of a parameter
 Way = Literal["local", "owner", "gram"]
 
 ALIGNED = 8  # every piece of a message begins at a multiple of this many bytes
@@ -55,25 +62,12 @@ ROUND = 2**25
 
 
 @dataclass(frozen=True)
-class Split:
-    """One mesh axis cuts one axis of a parameter, into parts as of torch.chunk.
-
-    Attributes:
-        axis: The axis of the parameter.
-        last: Whether the cut is made within the parts of the later mesh axes (FSDP of a tensor-parallel parameter).
-    """
-
-    axis: int
-    last: bool = False
-
-
-@dataclass(frozen=True)
 class Matrix:
-    """A matrix parameter, as far as the plan needs it.
+    """A matrix parameter, or a part of a stack of matrices, as far as the plan needs it.
 
     Attributes:
         name: The name of the parameter.
-        shape: Its whole shape.
+        shape: The whole shape of the parameter, or of the part.
         placements: For each mesh axis how it cuts the parameter; None if the axis replicates it.
         itemsize: Bytes of an entry in messages.
         work: Multiply-adds of the matrix rules.
@@ -83,6 +77,9 @@ class Matrix:
         gram: Whether the directions can be computed from Gram matrices, which travel as triangles.
         symmetric: Whether Q is symmetric, so that it travels as a triangle, too.
         width: Bytes of an entry of Gram matrices and of Q.
+        stack: Whether axis 0 numbers matrices that may have different owners.
+        start: The index of the part's first matrix on axis 0 of the parameter.
+        length: The length of axis 0 of the parameter; None if this is no part.
     """
 
     name: str
@@ -96,6 +93,15 @@ class Matrix:
     gram: bool = False
     symmetric: bool = False
     width: int = 4
+    stack: bool = False
+    start: int = 0
+    length: int | None = None
+
+    @property
+    def place(self) -> Place:
+        """Where the matrix is in its parameter."""
+        first = self.shape[0] if self.length is None else self.length
+        return (first, *self.shape[1:]), self.placements, self.start, self.start + self.shape[0]
 
 
 @dataclass(frozen=True)
@@ -107,62 +113,15 @@ class Item:
     owner: int
 
 
-def chunk(length: int, parts: int, index: int) -> tuple[int, int]:
-    """[start, stop) of one part of an axis, as torch.chunk and DTensor cut it: the last parts may be empty."""
-    size = -(-length // parts)
-    return min(index * size, length), min((index + 1) * size, length)
+def senders(matrix: Matrix, mesh: tuple[int, ...], item: Item) -> tuple[int, ...]:
+    """The owner of a matrix, and the ranks that send to it. Ranks that hold nothing send no more than Gram matrices."""
+    found = sources(mesh, matrix.placements, item.owner)
+    return found if item.way == "gram" else _with_entries(matrix.place, mesh, found, item.owner)
 
 
 @lru_cache(maxsize=4096)
-def boxes(shape: tuple[int, ...], mesh: tuple[int, ...], placements: tuple[Split | None, ...]) -> tuple[Box, ...]:
-    """The box of each rank of a mesh, in the order of the ranks."""
-    order = [i for i, split in enumerate(placements) if split is not None and not split.last]
-    order += [i for i, split in reversed(list(enumerate(placements))) if split is not None and split.last]
-    found = []
-    for coordinate in itertools.product(*map(range, mesh)):
-        box = [(0, length) for length in shape]
-        for i in order:
-            split = placements[i]
-            assert split is not None
-            start, stop = box[split.axis]
-            first, end = chunk(stop - start, mesh[i], coordinate[i])
-            box[split.axis] = (start + first, start + end)
-        found.append(tuple(box))
-    return tuple(found)
-
-
-def entries(box: Box) -> int:
-    """The number of entries of a box."""
-    return math.prod(stop - start for start, stop in box)
-
-
-def replica(mesh: tuple[int, ...], placements: tuple[Split | None, ...], rank: int) -> tuple[int, ...]:
-    """The coordinates of a rank along the axes that replicate. Ranks with equal ones hold all of a parameter once."""
-    found, stride = [], math.prod(mesh)
-    for size, split in zip(mesh, placements, strict=True):
-        stride //= size
-        if split is None:
-            found.append(rank // stride % size)
-    return tuple(found)
-
-
-@lru_cache(maxsize=4096)
-def _replicas(mesh: tuple[int, ...], placements: tuple[Split | None, ...]) -> dict[tuple[int, ...], tuple[int, ...]]:
-    """{coordinates along the axes that replicate: the ranks that have them}."""
-    found: dict[tuple[int, ...], list[int]] = {}
-    for rank in range(math.prod(mesh)):
-        found.setdefault(replica(mesh, placements, rank), []).append(rank)
-    return {place: tuple(ranks) for place, ranks in found.items()}
-
-
-def sources(mesh: tuple[int, ...], placements: tuple[Split | None, ...], owner: int) -> tuple[int, ...]:
-    """The ranks that send their box to the owner: those at its coordinates along the axes that replicate."""
-    return _replicas(mesh, placements)[replica(mesh, placements, owner)]
-
-
-def sends(mesh: tuple[int, ...], placements: tuple[Split | None, ...], rank: int, owner: int) -> bool:
-    """Whether a rank is one of the `sources` of an owner. It takes no time that grows with the number of ranks."""
-    return replica(mesh, placements, rank) == replica(mesh, placements, owner)
+def _with_entries(place: Place, mesh: tuple[int, ...], ranks: tuple[int, ...], owner: int) -> tuple[int, ...]:
+    return tuple(rank for rank in ranks if rank == owner or entries(held(place, mesh)[rank]))
 
 
 def aligned(nbytes: int) -> int:
@@ -177,11 +136,9 @@ def gram_back(matrix: Matrix) -> int:
 
 
 @lru_cache(maxsize=4096)
-def _pieces(
-    shape: tuple[int, ...], mesh: tuple[int, ...], placements: tuple[Split | None, ...], itemsize: int
-) -> tuple[int, ...]:
+def _pieces(place: Place, mesh: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
     """Bytes of the box of each rank in a message."""
-    return tuple(aligned(entries(box) * itemsize) for box in boxes(shape, mesh, placements))
+    return tuple(aligned(entries(box) * itemsize) for box in held(place, mesh))
 
 
 def there(matrix: Matrix, mesh: tuple[int, ...], item: Item, rank: int) -> int:
@@ -190,7 +147,7 @@ def there(matrix: Matrix, mesh: tuple[int, ...], item: Item, rank: int) -> int:
         return 0
     if item.way == "gram":
         return HEADER + aligned(packed_entries(min(matrix.shape)) * matrix.width)
-    return matrix.tensors * _pieces(matrix.shape, mesh, matrix.placements, matrix.itemsize)[rank]
+    return matrix.tensors * _pieces(matrix.place, mesh, matrix.itemsize)[rank]
 
 
 def back(matrix: Matrix, mesh: tuple[int, ...], item: Item, rank: int) -> int:
@@ -199,7 +156,7 @@ def back(matrix: Matrix, mesh: tuple[int, ...], item: Item, rank: int) -> int:
         return 0
     if item.way == "gram":
         return HEADER + gram_back(matrix)
-    return _pieces(matrix.shape, mesh, matrix.placements, matrix.itemsize)[rank] + aligned(matrix.extra)
+    return _pieces(matrix.place, mesh, matrix.itemsize)[rank] + aligned(matrix.extra)
 
 
 def replies(matrix: Matrix, mesh: tuple[int, ...], item: Item) -> Sequence[int]:
@@ -207,7 +164,7 @@ def replies(matrix: Matrix, mesh: tuple[int, ...], item: Item) -> Sequence[int]:
     if item.way != "owner":
         return [back(matrix, mesh, item, (item.owner + 1) % math.prod(mesh))] * math.prod(mesh)
     extra = aligned(matrix.extra)
-    sizes = _pieces(matrix.shape, mesh, matrix.placements, matrix.itemsize)
+    sizes = _pieces(matrix.place, mesh, matrix.itemsize)
     return [size + extra for size in sizes] if extra else sizes
 
 
@@ -219,7 +176,7 @@ def total(matrix: Matrix, mesh: tuple[int, ...], item: Item) -> tuple[int, int]:
     if item.way == "gram":
         other = next(rank for rank in sources(mesh, matrix.placements, item.owner) if rank != item.owner)
         return others * there(matrix, mesh, item, other), (math.prod(mesh) - 1) * back(matrix, mesh, item, other)
-    sizes = _pieces(matrix.shape, mesh, matrix.placements, matrix.itemsize)
+    sizes = _pieces(matrix.place, mesh, matrix.itemsize)
     own, every, copies = sizes[item.owner], sum(sizes), math.prod(mesh) // (others + 1)
     return matrix.tensors * (every // copies - own), every - own + (math.prod(mesh) - 1) * aligned(matrix.extra)
 
@@ -236,34 +193,41 @@ def way_of(matrix: Matrix, mesh: tuple[int, ...]) -> Way:
 
 
 def assign(
-    matrices: Sequence[Matrix], mesh: tuple[int, ...], known: Mapping[str, Item] | None = None
+    matrices: Sequence[Matrix],
+    mesh: tuple[int, ...],
+    known: Mapping[str, Item] | None = None,
+    busy: Sequence[float] | None = None,
 ) -> tuple[Item, ...]:
     """The way and the owner of each matrix: the largest work first, each to the rank with the least work so far.
+
+    A part of a stack gets an owner among the ranks that hold any of its matrices.
 
     Args:
         matrices: All matrices on the mesh, with or without a gradient, because state stays with the owner.
         mesh: The sizes of the mesh axes.
-        known: {name: item} of matrices that have an owner already and keep it.
+        known: {name: item} of matrices that have an owner already and keep it. Parts have no state, so none keep it.
+        busy: Work that each rank has already, from matrices on other meshes of the same ranks.
     """
     known = known or {}
     ways: list[Way] = [way_of(matrix, mesh) for matrix in matrices]
-    loads = [0.0] * math.prod(mesh)
-    for matrix, way in zip(matrices, ways, strict=True):
-        if way != "local" and matrix.name in known:
-            loads[known[matrix.name].owner] += matrix.work
-    heap = [(load, rank) for rank, load in enumerate(loads)]
-    heapq.heapify(heap)
-    owners: dict[int, int] = {}
-    for index in sorted(range(len(matrices)), key=lambda i: (-matrices[i].work, i)):
-        name = matrices[index].name
-        if ways[index] == "local":
-            owners[index] = 0
-        elif name in known:
-            owners[index] = known[name].owner
-        else:
-            load, owners[index] = heapq.heappop(heap)
-            heapq.heappush(heap, (load + matrices[index].work, owners[index]))
+    kept = {i: known[m.name].owner for i, m in enumerate(matrices) if m.length is None and m.name in known}
+    owners = {i: 0 if way == "local" else kept[i] for i, way in enumerate(ways) if way == "local" or i in kept}
+    loads, every = np.array(busy or [0.0] * math.prod(mesh)), list(range(math.prod(mesh)))
+    for index, owner in owners.items():
+        loads[owner] += matrices[index].work if ways[index] != "local" else 0.0
+    for index in sorted(set(range(len(ways))) - set(owners), key=lambda i: (-matrices[i].work, i)):
+        some = every if matrices[index].length is None else list(holders(matrices[index].place, mesh))
+        owners[index] = some[int(loads[some].argmin())]
+        loads[owners[index]] += matrices[index].work
     return tuple(Item(index, ways[index], owners[index]) for index in range(len(ways)))
+
+
+def owned_work(matrices: Sequence[Matrix], items: Sequence[Item], ranks: int) -> list[float]:
+    """Multiply-adds of the matrices that each rank owns."""
+    found = [0.0] * ranks
+    for matrix, item in zip(matrices, items, strict=True):
+        found[item.owner] += matrix.work if item.way != "local" else 0.0
+    return found
 
 
 @dataclass(frozen=True)
@@ -307,8 +271,7 @@ class ExchangePlan:
 
     def work(self, rank: int) -> float:
         """Multiply-adds of the matrices that a rank owns."""
-        pairs = zip(self.matrices, self.items, strict=True)
-        return sum(matrix.work for matrix, item in pairs if item.way != "local" and item.owner == rank)
+        return owned_work(self.matrices, self.items, math.prod(self.mesh))[rank]
 
     def memory(self, rank: int) -> int:
         """The most bytes that messages and whole matrices take on a rank at one time: two rounds are in flight."""
@@ -342,8 +305,16 @@ def exchange_plan(
     items = assign(matrices, mesh) if items is None else items
     filled: dict[int, tuple[int, int]] = {}  # {owner: (its round, bytes in it)}
     rounds: dict[int, list[Item]] = {}
-    order = sorted(items, key=lambda item: (-matrices[item.index].work, matrices[item.index].shape, item.index))
-    for item in (item for item in order if item.way != "local"):
+    largest: dict[str, float] = {}
+    for matrix in matrices:
+        largest[matrix.name] = max(matrix.work, largest.get(matrix.name, 0.0))
+
+    def order(item: Item) -> tuple[object, ...]:
+        """The parts of a stack one after the other, because its local shards are held from the first to the last."""
+        matrix = matrices[item.index]
+        return -largest[matrix.name], matrix.place[0], item.index
+
+    for item in sorted((item for item in items if item.way != "local"), key=order):
         matrix = matrices[item.index]
         size = math.prod(matrix.shape) * matrix.itemsize * matrix.tensors
         number, held = filled.get(item.owner, (0, 0))
