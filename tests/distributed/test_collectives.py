@@ -6,6 +6,7 @@ them. `test_bytes` compares the bytes with the plan for every optimizer.
 
 import math
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
@@ -87,6 +88,17 @@ def greatest():
 def test_all_ranks_agree_for_any_number_of_ranks(world, ranks):
     expected = [[ranks - 1 + turn, 0, 7 * (turn < ranks)] for turn in range(3)]
     assert world(ranks).run(greatest) == [(expected, [1])] * ranks
+
+
+def timeouts():
+    """Seconds after which collectives fail: in the default group, and in the group that a team of two ranks makes."""
+    team = Team((2,), (1, 0), torch.device("cpu"))
+    groups: list[Any] = [distributed.group.WORLD, team.group]
+    return [group._get_backend(torch.device("cpu")).options._timeout.total_seconds() for group in groups]
+
+
+def test_new_groups_have_the_timeout_of_the_default_group(world):
+    assert world(2).run(timeouts, timeout=23.0) == [[23.0, 23.0]] * 2
 
 
 def one_step(shapes, axis, method):

@@ -17,6 +17,7 @@ from matfn.optim.matrices.exchange_plan import (
     boxes,
     entries,
     exchange_plan,
+    sends,
     sources,
     total,
     way_of,
@@ -105,6 +106,25 @@ def test_bytes_are_those_of_all_pieces(plan):
             sent[item.owner] += piece
             received[rank] += piece
     assert [plan.traffic(rank) for rank in ranks] == list(zip(sent, received, strict=True))
+
+
+@given(plans())
+def test_what_one_rank_asks_is_what_is_listed_for_all(plan):
+    ranks = range(math.prod(plan.mesh))
+    for matrix, item in zip(plan.matrices, plan.items, strict=True):
+        for rank in ranks:
+            assert sends(plan.mesh, matrix.placements, rank, item.owner) == (
+                rank in sources(plan.mesh, matrix.placements, item.owner)
+            )
+            if item.way != "local" and rank != item.owner:
+                assert plan.replies(item)[rank] == plan.back(item, rank)
+
+
+def test_two_thousand_ranks_have_one_list_of_senders():
+    """A list for each owner would take 700 x 2048 entries, and each a pass over all ranks."""
+    every = [sources((2048,), (Split(0),), owner) for owner in range(700)]
+    assert every[0] == tuple(range(2048))
+    assert all(some is every[0] for some in every)
 
 
 @pytest.mark.parametrize("limit", [1, 2000, 10**9])

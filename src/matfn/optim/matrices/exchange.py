@@ -33,12 +33,13 @@ class Message:
     Args:
         sizes: Bytes for each rank.
         device: Where the bytes are.
+        order: The ranks in the order of the process group.
     """
 
-    def __init__(self, sizes: Sequence[int], device: torch.device) -> None:
-        self.sizes = list(sizes)
+    def __init__(self, sizes: Sequence[int], device: torch.device, order: Sequence[int]) -> None:
+        self.sizes = [sizes[rank] for rank in order]  # in the order of the process group
         self.buffer = torch.empty(sum(sizes), dtype=torch.uint8, device=device)
-        self._next = [0, *itertools.accumulate(self.sizes)]
+        self._next = dict(zip(order, itertools.accumulate(self.sizes, initial=0), strict=False))
 
     def piece(self, rank: int, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """The next piece for, or from, a rank: a view of the buffer in a shape and dtype."""
@@ -78,7 +79,7 @@ class Team:
         mesh: The sizes of the mesh axes.
         ranks: The ranks of the processes in the default group, in the order of the mesh.
         device: Where messages are: the device of the mesh.
-        group: A process group of exactly these ranks in this order; None makes one, which all of them must do.
+        group: A process group of exactly these ranks in any order; None makes one, which all of them must do.
         name: The optimizer, for messages of errors.
     """
 
@@ -94,10 +95,12 @@ class Team:
 
         self.mesh, self.ranks, self.device, self.name = mesh, tuple(ranks), device, name
         self.rank = self.ranks.index(distributed.get_rank())
-        self.group = _group_of(self.ranks) if group is None else group
+        self.group = _group_of(self.ranks, device) if group is None else group
         self.control: Any = self.group
         if len(self.ranks) > 1 and "gloo" not in str(distributed.get_backend_config(self.group)):
-            self.control = distributed.new_group(self.ranks, backend="gloo", use_local_synchronization=True)
+            self.control = _new_group(self.ranks, device, "gloo")
+        # torch sorts the ranks of most groups. Those of a mesh may have any order.
+        self.order = tuple(self.ranks.index(rank) for rank in distributed.get_process_group_ranks(self.group))
 
     @classmethod
     def of_mesh(cls, mesh: Any, name: str) -> "Team":
@@ -154,7 +157,13 @@ class Team:
             distributed.all_gather(found, torch.tensor(own), group=self.control)
         except RuntimeError as error:
             raise _lost(f"{self.name}: comparing the gradients of a step", error) from error
-        return [flags.tolist() for flags in found]
+        return [found[self._place(rank)].tolist() for rank in range(self.size)]
+
+    def _place(self, rank: int) -> int:
+        """The place of a rank in the control group."""
+        from torch import distributed
+
+        return distributed.get_group_rank(self.control, self.ranks[rank])
 
     def _reduced(self, values: Tensor) -> Tensor:
         """The greatest of each value over the ranks.
@@ -164,11 +173,11 @@ class Team:
         """
         from torch import distributed
 
-        step = 1
+        step, rank = 1, distributed.get_rank(self.control)
         try:
             while step < self.size:
                 heard = torch.empty_like(values)
-                after, before = (self.rank + step) % self.size, (self.rank - step) % self.size
+                after, before = (rank + step) % self.size, (rank - step) % self.size
                 sending = distributed.isend(values, group=self.control, group_dst=after, tag=_TAG)
                 hearing = distributed.irecv(heard, group=self.control, group_src=before, tag=_TAG)
                 for work in (hearing, sending):
@@ -185,6 +194,7 @@ class Team:
 
         plans: list[Any] = [None] * self.size
         distributed.all_gather_object(plans, list(described), group=self.control)
+        plans = [plans[self._place(rank)] for rank in range(self.size)]
         other = next(rank for rank in range(self.size) if plans[rank] != plans[0])
         only = [[line for line in plans[a] if line not in set(plans[b])] for a, b in ((0, other), (other, 0))]
         if not any(only):
@@ -199,6 +209,10 @@ class Team:
             "hang. All processes need the same model, options and parameter groups.\n" + "\n".join(shown)
         )
 
+    def message(self, sizes: Sequence[int]) -> Message:
+        """An empty message of so many bytes for each rank."""
+        return Message(sizes, self.device, self.order)
+
     def send(self, message: Message, sizes: Sequence[int], what: str) -> Arrival:
         """Begin an all-to-all.
 
@@ -209,7 +223,7 @@ class Team:
         """
         from torch import distributed
 
-        received = Message(sizes, self.device)
+        received = self.message(sizes)
         what = f"{self.name}: {what}"
         try:
             work = distributed.all_to_all_single(
@@ -233,7 +247,7 @@ class Team:
         """
         size = [aligned(like.dtype.itemsize * torch.Size(extent(box)).numel()) for box in held]
         sends = self.rank in senders and self.rank != owner
-        message = Message([size[self.rank] if sends and r == owner else 0 for r in range(self.size)], self.device)
+        message = self.message([size[self.rank] if sends and r == owner else 0 for r in range(self.size)])
         if sends and part is not None:
             message.piece(owner, part.shape, part.dtype).copy_(part)
         gets = [size[r] if self.rank == owner and r in senders and r != owner else 0 for r in range(self.size)]
@@ -252,7 +266,7 @@ class Team:
         """This rank's box of a tensor that its owner holds whole."""
         size = [aligned(dtype.itemsize * torch.Size(extent(box)).numel()) for box in held]
         own = self.rank == owner
-        message = Message([size[r] if own and r != owner else 0 for r in range(self.size)], self.device)
+        message = self.message([size[r] if own and r != owner else 0 for r in range(self.size)])
         for rank in range(self.size) if own else ():
             if rank != owner:
                 assert whole is not None
@@ -291,17 +305,33 @@ def _numbers(text: str) -> list[int]:
 
 def group_of_mesh(mesh: "DeviceMesh") -> "ProcessGroup":
     """A process group of all ranks of a mesh, in their order. All of them must call it."""
-    return mesh.get_group() if mesh.ndim == 1 else _group_of(tuple(mesh.mesh.flatten().tolist()))
+    return (
+        mesh.get_group()
+        if mesh.ndim == 1
+        else _group_of(tuple(mesh.mesh.flatten().tolist()), torch.device(mesh.device_type))
+    )
 
 
-def _group_of(ranks: tuple[int, ...]) -> "ProcessGroup":
+def _group_of(ranks: tuple[int, ...], device: torch.device) -> "ProcessGroup":
     """A process group of these ranks: the default group if it has the same ranks in the same order."""
     from torch import distributed
 
     if ranks == tuple(range(distributed.get_world_size())):
         assert distributed.group.WORLD is not None
         return distributed.group.WORLD
-    made: Any = distributed.new_group(list(ranks), use_local_synchronization=True)
+    return _new_group(ranks, device)
+
+
+def _new_group(ranks: Sequence[int], device: torch.device, backend: str | None = None) -> "ProcessGroup":
+    """A new process group with the timeout of the default group, which torch would replace by 10 or 30 minutes."""
+    from torch import distributed
+
+    world: Any = distributed.group.WORLD
+    try:
+        timeout = world._get_backend(device).options._timeout
+    except (AttributeError, RuntimeError):  # a backend without options
+        timeout = None
+    made: Any = distributed.new_group(list(ranks), timeout, backend, use_local_synchronization=True)
     return made
 
 
