@@ -42,9 +42,9 @@ def check(recipe: Recipe) -> None:
             )
         return
     if not processes.joined():
+        command = processes.line(arguments, processes=max(2, recipe.parallel.tp))
         raise TrainError(
-            f'parallel.kind = "{kind}" needs torchrun: {processes.line(arguments, processes=2)} '
-            "(or one process: --set parallel.kind=none)"
+            f'parallel.kind = "{kind}" needs torchrun: {command} (or one process: --set parallel.kind=none)'
         )
     here, found = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
     if here > found > 0 and recipe.train.device != "cpu":

@@ -72,6 +72,11 @@ class Mesh:
         return self.device_mesh is not None
 
     @property
+    def cuts(self) -> bool:
+        """Whether a mesh of words cuts parameters. One of replicas alone does not: it stands for DDP."""
+        return not self.real and any(self.sizes.get(axis, 1) > 1 for axis in ("fsdp", "tp"))
+
+    @property
     def ranks(self) -> int:
         """The number of processes."""
         return math.prod(size for axis, size in self.sizes.items() if self.real or axis != "ep")
@@ -178,10 +183,10 @@ def _named(sizes: Any, where: str) -> dict[str, int]:
 
 def _read(text: str, where: str) -> dict[str, int]:
     """The sizes in a text, by axis."""
-    plain = text.strip().lower().replace(" ", "")
-    if re.fullmatch(r"\d{1,6}(x\d{1,6}){0,2}", plain):
+    plain = re.sub(r"\s*([x,=])\s*", r"\1", text.strip().lower())
+    if re.fullmatch(r"\d{1,18}(x\d{1,18}){0,2}", plain, re.ASCII):
         return _named([int(size) for size in plain.split("x")], where)
-    pairs = re.findall(r"([a-z]+)=(\d{1,6})(?:,|$)", plain)
+    pairs = re.findall(r"([a-z]+)=(\d{1,18})(?:,|$)", plain, re.ASCII)
     names = [name for name, _ in pairs]
     whole = ",".join(f"{name}={size}" for name, size in pairs) == plain
     if not pairs or not whole or len(set(names)) < len(names) or set(names) - set(AXES):
