@@ -16,7 +16,7 @@ from .rules.ema import MOMENTUM
 if TYPE_CHECKING:
     from .optimizer import MatrixOptimizer
 
-__all__ = ["Kept", "Made", "Members", "Watch", "check_finite", "check_groups", "check_members"]
+__all__ = ["Kept", "Made", "Members", "Watch", "check_finite", "check_groups", "check_members", "plain_values"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,13 @@ class Kept:
 
 Members = Sequence[tuple[int, str, Tensor]]  # (index of the group, name, parameter)
 Anywhere = Callable[[set[Tensor]], set[Tensor]]  # the parameters that are found in the set of any process
+
+
+def plain_values(group: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a group that can be compared without waiting for a device; of a tensor its shape, dtype, device."""
+    names, params = group.get("param_names", ()), group.get("params", ())
+    plain = {k: Kept(x.shape, x.dtype, x.device) if isinstance(x, Tensor) else x for k, x in group.items()}
+    return {**plain, "param_names": tuple(names), "params": len(params)}
 
 
 def check_groups(optimizer: "MatrixOptimizer", plain: Sequence[Mapping[str, Any]]) -> None:
@@ -172,7 +179,7 @@ class Watch:
 
     def __init__(self, params: Any = ()) -> None:
         entries = getattr(params, "entries", ())
-        self._frozen = [(e.name, e.parameter) for e in entries if e.rule == "frozen"]
+        self.frozen = [(e.name, e.parameter) for e in entries if e.rule == "frozen"]
         self._moving = {e.name: e.parameter for e in entries if e.rule != "frozen"}
         self._model: Any = getattr(params, "model", None) or (lambda: None)
         self._trained = False  # whether a step had a gradient, or the warning was given
@@ -180,7 +187,7 @@ class Watch:
     def add(self, params: Iterable[Tensor]) -> None:
         """Forget that these parameters were frozen: they were added to the optimizer."""
         added = {id(param) for param in params}
-        self._frozen = [(name, param) for name, param in self._frozen if id(param) not in added]
+        self.frozen = [(name, param) for name, param in self.frozen if id(param) not in added]
 
     def take_over(self, old: Tensor, new: Tensor) -> None:
         """Expect another tensor in place of a parameter."""
@@ -225,11 +232,11 @@ class Watch:
 
     def warn_of_frozen(self, where: str) -> None:
         """Warn once of parameters that the plan froze and that have a gradient now."""
-        trained = [name for name, param in self._frozen if param.grad is not None]
+        trained = [name for name, param in self.frozen if param.grad is not None]
         if trained:
             warnings.warn(
                 f"{where}: the plan froze {', '.join(trained)}, which have gradients now but will not move. Make a new "
                 "plan and a new optimizer after you unfreeze parameters.",
                 stacklevel=6,
             )
-            self._frozen = [(name, param) for name, param in self._frozen if param.grad is None]
+            self.frozen = [(name, param) for name, param in self.frozen if param.grad is None]
