@@ -13,13 +13,12 @@ Owners are balanced by work, the largest matrix first. A step goes in rounds of 
 while another is computed. All of this depends on shapes and placements alone, so it is the same on every rank.
 """
 
-import hashlib
 import heapq
 import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Literal
 
 from .triangle import packed_entries
@@ -77,7 +76,8 @@ class Matrix:
         work: Multiply-adds of the matrix rules.
         tensors: The tensors of the parameter's shape that go to the owner: 2 if the rules need the gradient, too.
         extra: Bytes of state that the owner sends to every rank.
-        whole: Whether every rank computes its part by itself, because the part has whole matrices, or as a choice.
+        whole: Whether every rank computes its part by itself, because the part holds whole matrices, or because
+            the state of the rules is too large to send (Shampoo and SOAP under DDP).
         gram: Whether the directions can be computed from Gram matrices, which travel as triangles.
         symmetric: Whether Q is symmetric, so that it travels as a triangle, too.
         width: Bytes of an entry of Gram matrices and of Q.
@@ -285,11 +285,6 @@ class ExchangePlan:
             return self.there(item, rank) + self.back(item, rank)
         whole = math.prod(matrix.shape) * (matrix.itemsize * matrix.tensors + 4)
         return sum(total(matrix, self.mesh, item)) + whole
-
-    @cached_property
-    def digest(self) -> str:
-        """A hash of the whole plan, equal on ranks with equal plans."""
-        return hashlib.sha256(repr((self.mesh, self.matrices, self.items)).encode()).hexdigest()
 
 
 def exchange_plan(
