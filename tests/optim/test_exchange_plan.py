@@ -195,9 +195,9 @@ def test_what_processes_compare_has_all_that_the_plan_knows_of_a_matrix():
         member = Member(0, "w", param, linear((8, 4)), lender, matrix, wire, False)
         return member_line("w", param, "matrix", member)
 
-    changes = dict(itemsize=2, work=2.0, tensors=2, extra=8, whole=True, gram=True, symmetric=True, width=8)
+    changes = dict(itemsize=2, work=2.0, tensors=2, extra=8, whole=True, gram=True, symmetric=True, width=8, stack=True)
     of_the_parameter = {"name", "shape", "placements"}  # the line begins with them
-    of_the_layout = {"stack", "start", "length"}
+    of_the_layout = {"start", "length"}
     assert {field.name for field in fields(Matrix)} <= {*changes, *of_the_parameter, *of_the_layout}
     assert len(
         {line(), line(torch.float16), *(line(change={name: value}) for name, value in changes.items())}
