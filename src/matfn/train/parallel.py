@@ -53,12 +53,14 @@ def check(recipe: Recipe) -> None:
             'or set train.device = "cpu"'
         )
     if number % recipe.parallel.tp:
-        raise TrainError(f"parallel.tp = {recipe.parallel.tp} does not divide the {number} processes")
+        raise TrainError(f"parallel.tp = {recipe.parallel.tp} does not divide the {number} processes: start a multiple")
     if recipe.telemetry.every:
         raise TrainError(f'telemetry works in one process, not with parallel.kind = "{kind}": set telemetry.every = 0')
     shares = _shares(recipe)
     if recipe.train.batch % shares:
-        raise TrainError(f"train.batch = {recipe.train.batch} cannot be divided by {shares} processes: take a multiple")
+        raise TrainError(
+            f"train.batch = {recipe.train.batch} cannot be divided by {shares}, the number of shares: take a multiple"
+        )
     tensor = number // shares
     if tensor > 1 and recipe.model.name != "gpt":
         raise TrainError(f'tensor parallelism takes model.name = "gpt", not "{recipe.model.name}": use kind = "fsdp"')
