@@ -303,7 +303,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         state = self.state[param]
         if key not in state:
             like = self.state_like(param, options)
-            if is_dtensor(param):
+            if is_dtensor(param) and param.device_mesh.size() > 1:
                 self._sharded.make_batched(param, state, like, self.kinds(self.layouts[param].shapes[0], options))
             make_state(state, param, like)
         return state[key]
