@@ -186,6 +186,13 @@ def test_memory_is_bounded_by_two_rounds():
     assert exchange_plan(matrices, (2,)).memory(0) > plan.memory(0)
 
 
+def test_the_owner_of_a_gram_matrix_never_holds_it_whole():
+    plan = exchange_plan([Matrix("w", (64, 8), (Split(0),), gram=True, symmetric=True)], (2,))
+    messages = 2 * (8 * 9 // 2 * 4 + 16)  # a triangle and two scales, there and back
+    assert plan.items[0].way == "gram"
+    assert (plan.memory(0), plan.memory(1)) == (messages + 2 * 8 * 8 * 4, messages)
+
+
 def test_what_processes_compare_has_all_that_the_plan_knows_of_a_matrix():
     """The lines of members are hashed and compared; a difference that is in none would make the exchange hang."""
     param = torch.zeros(8, 4)

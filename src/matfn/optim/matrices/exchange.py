@@ -204,8 +204,15 @@ class Team:
             raise _lost(what, error) from error
         return Arrival(received, message, work, what)
 
-    def gathered(self, part: Tensor | None, held: Sequence[Box], shape: Sequence[int], owner: int, like: Tensor,
-                 senders: Sequence[int]) -> Tensor | None:  # fmt: skip
+    def gathered(
+        self,
+        part: Tensor | None,
+        held: Sequence[Box],
+        shape: Sequence[int],
+        owner: int,
+        like: Tensor,
+        senders: Sequence[int],
+    ) -> Tensor | None:
         """A whole tensor at its owner, from the boxes of the `senders`; None on other ranks.
 
         Args:
