@@ -178,4 +178,11 @@ def test_a_model_without_matrices():
     found = plan(nn.LayerNorm(4), allow=("empty",)).outlook("4")
     assert found.kinds == ()
     assert found.ranks.sent.sum() == found.ranks.work.sum() == 0
-    assert str(found)
+    assert str(found) == "A step of Muon on 4 ranks (fsdp 4) sends nothing: the plan has no matrices."
+
+
+def test_the_callers_optimizer_stays_as_it_was():
+    optimizer = Muon(plan(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))))
+    before = dict(optimizer.layouts)
+    plan(Layers()).outlook("8", optimizer)
+    assert dict(optimizer.layouts) == before

@@ -130,9 +130,10 @@ class Outlook:
         return low, high
 
     def __str__(self) -> str:
-        return "\n".join(
-            [f"A step of {self.optimizer} on {self.mesh}", "", *self._kinds(), "", *self._ranks(), "", *self._times()]
-        )
+        title = f"A step of {self.optimizer} on {self.mesh}"
+        if not self.kinds:
+            return f"{title} sends nothing: the plan has no matrices."
+        return "\n".join([title, "", *self._kinds(), "", *self._ranks(), "", *self._times()])
 
     def _kinds(self) -> list[str]:
         rows: list[tuple[str, ...]] = [("matrices", "number", "cut", "way", "GFLOP each", "MB sent for each")]
@@ -234,12 +235,15 @@ def _by_mesh(
     for entry in entries:
         if entry.is_matrix and entry.layout is not None:
             placed = mesh.placed(entry)
+            known = entry.parameter in optimizer.layouts
             optimizer.layouts.setdefault(entry.parameter, entry.layout)
             own = {**group, "rule": entry.rule if entry.rule in optimizer.others else "matrix"}
             device = torch.device("cpu") if entry.parameter.is_meta else entry.parameter.device
             sharded = is_dtensor(entry.parameter) or mesh.cuts
             given = (optimizer, own, entry.name, entry.parameter, placed.sizes, placed.placements, device)
             matrix, _ = needs(*given, sharded=sharded)
+            if not known:  # the optimizer belongs to the caller
+                del optimizer.layouts[entry.parameter]
             work = _multiply_adds(optimizer, own["rule"], entry, device)
             meshes.setdefault(placed.axes, []).append((placed, matrix, work))
     return meshes.values()
