@@ -26,7 +26,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from benchmarks.collectives import Collectives
-from matfn import PolarExpress, Tuned
+from matfn import Tuned
 from matfn.optim import Muon
 from matfn.train.provenance import conditions
 
@@ -44,7 +44,6 @@ def makers() -> dict[str, Maker]:
         BASELINE: lambda p: torch.optim.Muon(p, lr=0.02, weight_decay=0.0),
         "matfn": lambda p: Muon(p, lr=0.02),
         "matfn, torch's five steps in bfloat16": lambda p: Muon(p, lr=0.02, method=jordan, precision=torch.bfloat16),
-        "matfn, three steps that bear Gram": lambda p: Muon(p, lr=0.02, method=PolarExpress(steps=3, lower=0.03)),
     }
     try:
         from dtensor_muon.optim import optim as dtensor_muon  # pyright: ignore[reportMissingImports]

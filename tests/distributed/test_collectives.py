@@ -15,6 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import benchmarks.collectives
 from benchmarks.memory import peak_bytes
 from matfn import PolarExpress
 from matfn.optim import SOAP, Muon, NorMuon, PolarGrad, Shampoo, plan
@@ -93,10 +94,10 @@ def one_step(shapes, axis, method):
 
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_bytes_counted_by_hand(world, ranks):
-    """Numbers over all ranks: DDP (P - 1) mn, shards 2 (P - 1) / P mn, Gram (P - 1) (n (n + 1) / 2 + n^2)."""
+    """Numbers over all ranks: DDP (P - 1) mn, shards 2 (P - 1) / P mn, Gram (P - 1) n (n + 1)."""
     shapes, others = [(256, 16)] * 3 + [(512, 32)], ranks - 1
     entries = sum(m * n for m, n in shapes)
-    grams = sum(others * (n * (n + 1) // 2 + n * n) * 4 + 2 * others * 16 for _, n in shapes)  # 16: two scales
+    grams = sum(others * n * (n + 1) * 4 + 2 * others * 16 for _, n in shapes)  # two triangles; 16: two scales
     expected = {
         (None, None): 4 * others * entries,
         (0, None): 4 * 2 * others * entries // ranks,
@@ -148,3 +149,21 @@ def test_smaller_rounds_take_less_memory(world):
         assert rounds > 4
         assert bounded < planned / 2
         assert peak < most - (planned - bounded) / 2
+
+
+def counted_for_benchmarks():
+    """Bytes sent as the benchmarks count them, and as they are known."""
+    shape, rank = (6, 4), distributed.get_rank()
+    x = distribute_tensor(torch.ones(shape), init_device_mesh("cpu", (2,)), [Shard(0)], src_data_rank=None)
+    with benchmarks.collectives.Collectives() as seen:
+        x.full_tensor()  # each rank sends its half
+        distributed.all_reduce(torch.ones(10))
+        distributed.broadcast(torch.ones(10), 0)
+        distributed.gather(torch.ones(5), [torch.ones(5) for _ in range(2)] if rank == 0 else None, 0)
+        distributed.all_to_all_single(torch.ones(4), torch.ones(4), [2, 2], [2, 2])
+    return seen.sent, 48 + 40 + (40 if rank == 0 else 20) + 8
+
+
+def test_the_benchmark_counts_what_is_known(world):
+    for found, known in world(2).run(counted_for_benchmarks):
+        assert found == known

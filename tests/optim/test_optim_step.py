@@ -15,7 +15,7 @@ from matfn.optim import Muon, NorMuon, PolarGrad
 from matfn.optim.matrices.buckets import fill_buckets
 from matfn.optim.matrices.foreach import moved
 from matfn.optim.matrices.layout import convolution, linear, stack, transposed
-from matfn.optim.matrices.memory import Memory
+from matfn.optim.matrices.stacks import Stacks
 from matfn.optim.rules.rule import Rule
 from matfn.run.machine import machine
 from matrices import compiles
@@ -42,8 +42,8 @@ def largest(optimizer):
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_buckets_and_steps_share_one_stack(kind, monkeypatch):
     optimizer, seen = kind(parameters([(8, 6)] * 3 + [(4, 4)]), lr=0.1), []
-    matrices = Memory.matrices
-    monkeypatch.setattr(Memory, "matrices", lambda *given: (seen.append(matrices(*given)), seen[-1])[1])
+    matrices = Stacks.matrices
+    monkeypatch.setattr(Stacks, "matrices", lambda *given: (seen.append(matrices(*given)), seen[-1])[1])
     optimizer.step()
     optimizer.step()
     assert len(seen) == 4
@@ -71,7 +71,7 @@ def test_copies_have_a_workspace_of_their_own(again):
     [p] = other.param_groups[0]["params"]
     p.grad = torch.ones_like(p)
     other.step()
-    held = [x.memory._held[torch.float32].data_ptr() for x in (optimizer, other)]
+    held = [x.stacks._held[torch.float32].data_ptr() for x in (optimizer, other)]
     assert held[0] != held[1]
 
 
@@ -88,7 +88,7 @@ def test_the_step_itself_adds_no_memory_to_the_polar_factor(shapes):
     optimizer = Muon(parameters(shapes), method=EXPRESS, engine=Direct())
     optimizer.step()
     [bucket] = optimizer.buckets
-    filled = optimizer.memory.matrices(bucket, optimizer.chain[0])
+    filled = optimizer.stacks.matrices(bucket, optimizer.chain[0])
     factor = peak_bytes(lambda: optimizer.chain[1].update(filled, bucket.runs))
     assert peak_bytes(optimizer.step) <= factor + 0.01 * largest(optimizer)
 
@@ -114,7 +114,7 @@ def test_half_precision_weights_take_no_more_than_their_float32_selves():
     optimizer = Muon(parameters([(128, 128)] * 4, torch.bfloat16), method=EXPRESS, weight_decay=0.1)
     optimizer.step()
     [bucket] = optimizer.buckets
-    filled = optimizer.memory.matrices(bucket, optimizer.chain[0])
+    filled = optimizer.stacks.matrices(bucket, optimizer.chain[0])
     factor = peak_bytes(lambda: optimizer.chain[1].update(filled, bucket.runs))
     assert peak_bytes(optimizer.step) <= max(factor, 2 * largest(optimizer)) + 0.01 * largest(optimizer)
 

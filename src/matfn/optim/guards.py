@@ -16,7 +16,7 @@ from .rules.ema import MOMENTUM
 if TYPE_CHECKING:
     from .optimizer import MatrixOptimizer
 
-__all__ = ["Kept", "Members", "Watch", "check_finite", "check_groups", "check_members"]
+__all__ = ["Kept", "Made", "Members", "Watch", "check_finite", "check_groups", "check_members", "plain_values"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,13 @@ class Kept:
 
 Members = Sequence[tuple[int, str, Tensor]]  # (index of the group, name, parameter)
 Anywhere = Callable[[set[Tensor]], set[Tensor]]  # the parameters that are found in the set of any process
+
+
+def plain_values(group: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a group that can be compared without waiting for a device; of a tensor its shape, dtype, device."""
+    names, params = group.get("param_names", ()), group.get("params", ())
+    plain = {k: Kept(x.shape, x.dtype, x.device) if isinstance(x, Tensor) else x for k, x in group.items()}
+    return {**plain, "param_names": tuple(names), "params": len(params)}
 
 
 def check_groups(optimizer: "MatrixOptimizer", plain: Sequence[Mapping[str, Any]]) -> None:
@@ -136,6 +143,33 @@ def check_finite(optimizer: "MatrixOptimizer", matrices: Members, anywhere: Anyw
         )
 
 
+class Made:
+    """The parameters with which the groups of an optimizer were made.
+
+    Accelerate shards a model after its optimizer was made, and puts the DTensors into the optimizer's groups:
+    `Accelerator.prepare(model, optimizer)` with FSDP2, and so the Trainer of transformers. Layouts belong to tensors.
+    So the layout of a plain parameter goes to the DTensor in its place, if the parameter has not moved yet.
+    """
+
+    def __init__(self) -> None:
+        self._groups: dict[int, tuple[list[Tensor], tuple[Tensor, ...]]] = {}
+
+    def adopt(self, optimizer: "MatrixOptimizer") -> None:
+        """Give layouts to DTensors that took the places of plain parameters since the last call.
+
+        Other tensors in a group are left as they are. The step refuses them by name.
+        """
+        for index, group in enumerate(optimizer.param_groups):
+            params = group["params"]
+            held, before = self._groups.get(index, (None, ()))
+            if held is params:
+                continue
+            for old, new in zip(before, params, strict=False):
+                if old is not new and is_dtensor(new) and not is_dtensor(old) and not optimizer.state.get(old):
+                    optimizer.take_over(old, new)
+            self._groups[index] = (params, tuple(params))
+
+
 class Watch:
     """Looks at the model behind a plan for parameters that the optimizer would silently leave as they are.
 
@@ -145,7 +179,7 @@ class Watch:
 
     def __init__(self, params: Any = ()) -> None:
         entries = getattr(params, "entries", ())
-        self._frozen = [(e.name, e.parameter) for e in entries if e.rule == "frozen"]
+        self.frozen = [(e.name, e.parameter) for e in entries if e.rule == "frozen"]
         self._moving = {e.name: e.parameter for e in entries if e.rule != "frozen"}
         self._model: Any = getattr(params, "model", None) or (lambda: None)
         self._trained = False  # whether a step had a gradient, or the warning was given
@@ -153,7 +187,7 @@ class Watch:
     def add(self, params: Iterable[Tensor]) -> None:
         """Forget that these parameters were frozen: they were added to the optimizer."""
         added = {id(param) for param in params}
-        self._frozen = [(name, param) for name, param in self._frozen if id(param) not in added]
+        self.frozen = [(name, param) for name, param in self.frozen if id(param) not in added]
 
     def take_over(self, old: Tensor, new: Tensor) -> None:
         """Expect another tensor in place of a parameter."""
@@ -198,11 +232,11 @@ class Watch:
 
     def warn_of_frozen(self, where: str) -> None:
         """Warn once of parameters that the plan froze and that have a gradient now."""
-        trained = [name for name, param in self._frozen if param.grad is not None]
+        trained = [name for name, param in self.frozen if param.grad is not None]
         if trained:
             warnings.warn(
                 f"{where}: the plan froze {', '.join(trained)}, which have gradients now but will not move. Make a new "
                 "plan and a new optimizer after you unfreeze parameters.",
                 stacklevel=6,
             )
-            self._frozen = [(name, param) for name, param in self._frozen if param.grad is None]
+            self.frozen = [(name, param) for name, param in self.frozen if param.grad is None]

@@ -3,7 +3,7 @@
 One step, for the parameters of each matrix rule, in buckets of equal (m, n):
 
     elementwise rule: gradient -> momentum, entry by entry          (rules/ema.py)
-    -> whole matrices, a stack (b, m, n)                            (matrices/memory.py)
+    -> whole matrices, a stack (b, m, n)                            (matrices/stacks.py)
     -> matrix rules: the direction of each matrix                   (rules/)
     -> back -> decay and move of the weights, in place              (matrices/buckets.py)
 
@@ -15,6 +15,7 @@ the optimizer, because groups are saved in the state dict.
 import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any, overload
 
 import torch
@@ -22,17 +23,15 @@ from torch import Tensor
 
 from . import checkpoint
 from .groups import as_groups, check_used, lent, prepared
-from .guards import Kept, Members, Watch, check_finite, check_groups, check_members
+from .guards import Made, Members, Watch, check_finite, check_groups, check_members, plain_values
 from .matrices.buckets import Bucket, Kind, Run, Slot, fill_buckets, move
 from .matrices.layout import Layout
-from .matrices.memory import Memory
 from .matrices.padding import joined
 from .matrices.rounding import COMPENSATION, half
 from .matrices.shards import is_dtensor
+from .matrices.stacks import Stacks
 from .options import check_defaults, check_scale, check_values
-from .replaced import Made
 from .rest import RestRule, StateLike
-from .rules.chain import directions
 from .rules.rule import Elementwise, Rule
 from .scale import SCALES, Scale
 from .sharded import Sharded
@@ -43,13 +42,6 @@ from .words import naming_arguments, refuse_flags
 __all__ = ["MatrixOptimizer"]
 
 Lender = Callable[[Any], "MatrixOptimizer"]
-
-
-def plain_values(group: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a group that can be compared without waiting for a device; of a tensor its shape, dtype, device."""
-    names, params = group.get("param_names", ()), group.get("params", ())
-    plain = {k: Kept(x.shape, x.dtype, x.device) if isinstance(x, Tensor) else x for k, x in group.items()}
-    return {**plain, "param_names": tuple(names), "params": len(params)}
 
 
 def kind_of(gradient: Tensor | None) -> tuple[Any, ...]:
@@ -122,10 +114,11 @@ class MatrixOptimizer(torch.optim.Optimizer):
     def _start(self) -> None:
         """Set the attributes that copies and checkpoints do not have."""
         self._watch = Watch()
-        self._options: list[dict[str, Any]] = []  # `plain_values` of all groups when they were last checked
+        self._options: Any = None  # `plain_values` of all groups, and their lists, when they were last checked
+        self._shared = False  # whether other processes share a parameter
         self.before_move: list[Callable[[Bucket, Tensor], object]] = []
         self.after_move: list[Callable[[Bucket], object]] = []
-        self.memory, self._sharded, self._made = Memory(), Sharded(), Made()
+        self.stacks, self._sharded, self._made = Stacks(), Sharded(), Made()
         self._stacks: tuple[tuple[MatrixOptimizer, tuple[Bucket, ...]], ...] = ()
         self._counted: tuple[Tensor, ...] = ()
         self._key: tuple[Any, ...] | None = None
@@ -138,7 +131,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
     @property
     def workspace(self) -> int:
         """Bytes held between steps beside the state: on a CPU the size of the largest stack, elsewhere 0."""
-        return self.memory.nbytes
+        return self.stacks.nbytes
 
     def lender(self, rule: str) -> "MatrixOptimizer":
         """The optimizer that gives groups of a matrix rule their chain, default options and scales."""
@@ -213,32 +206,34 @@ class MatrixOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self.rest.adopt_momentum(self.param_groups)
-        self._made.adopt(self)
         plain = [plain_values(group) for group in self.param_groups]
-        if plain != self._options:
+        options = plain, [id(group["params"]) for group in self.param_groups]
+        if options != self._options:
+            self._made.adopt(self)
             check_groups(self, plain)
-            self._options = plain
-        with self._sharded.agreed(self):
+            self._shared, self._options = self._sharded.serves(self), options
+        with self._sharded.agreed(self) if self._shared else nullcontext():
             self._refresh()
             # AdamW goes first: it refuses combinations of options, such as foreach with an lr that is a tensor.
             self.rest.step([group for group in self.param_groups if group["rule"] == "adamw"], self.state)
             self._prepare()
             for lender, together in self._stacks:
                 try:
-                    for bucket, update in directions(lender.chain[0], lender.chain[1:], together, self.memory):
+                    for bucket, update in self.stacks.directions(lender.chain[0], lender.chain[1:], together):
                         self.move(bucket, update)
                 except Exception as error:
                     names = ", ".join(dict.fromkeys(name for bucket in together for name in bucket.names))
                     error.add_note(f"This was in {type(self).__name__}.step, at the stack of the parameters {names}.")
                     raise
-            self._sharded.step(self)
+            if self._shared:
+                self._sharded.step(self)
         return loss
 
     def move(self, bucket: Bucket, update: Tensor) -> None:
         """Run the hooks and move the weights of a bucket."""
         for hook in self.before_move:
             hook(bucket, update)
-        move(bucket, self.scale_of, self.memory.updates(bucket, update))
+        move(bucket, self.scale_of, self.stacks.updates(bucket, update))
         for hook in self.after_move:
             hook(bucket)
 
@@ -260,7 +255,8 @@ class MatrixOptimizer(torch.optim.Optimizer):
             self._key = key
         if any(rule.refuses_nan for lender in (self, *self.others.values()) for rule in lender.chain):
             check_finite(self, matrices, self._sharded.anywhere)
-        self._watch.warn_of_frozen(type(self).__name__)
+        if self._watch.frozen:
+            self._watch.warn_of_frozen(type(self).__name__)
 
     def _sort(self, active: Members, matrices: Members) -> None:
         """Sort the parameters with a gradient into buckets."""
@@ -273,7 +269,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         self._counted = tuple(param for param in moving if COUNTER in likes[param])
         for bucket in self.buckets:
             bucket.runs = self._runs(bucket)
-        self.memory.reserve(self.buckets)
+        self.stacks.reserve(self.buckets)
 
     def _filled(self, rule: str, matrices: Members) -> Iterator[tuple["MatrixOptimizer", tuple[Bucket, ...]]]:
         """The buckets of one rule, in tuples of those that are padded into one stack."""

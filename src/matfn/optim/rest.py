@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .matrices.rounding import COMPENSATION, half, narrowed_, noise_key, widened
 from .matrices.shards import is_dtensor, like_shard, local, local_gradient, offset
@@ -144,7 +144,8 @@ def _with_stand_ins(group: dict[str, Any], state: Any, stands: list[StandIn]) ->
     params = []
     for name, param in zip(group["param_names"], group["params"], strict=True):
         wide = group["rounding"] != "nearest" and half(param)
-        gradient = local_gradient(param) if wide or is_dtensor(param) else None
+        ordinary = type(param) in (Tensor, nn.Parameter) and not wide
+        gradient = None if ordinary or not (wide or is_dtensor(param)) else local_gradient(param)
         if gradient is None:  # an ordinary parameter, or one that AdamW leaves out
             params.append(param)
             continue

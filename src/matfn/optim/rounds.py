@@ -19,7 +19,6 @@ from .matrices.padding import joined
 from .matrices.shards import local, local_gradient
 from .matrices.triangle import packed, packed_entries, unpacked
 from .member import Member, Whole
-from .rules.chain import directions
 from .rules.polar import Polar
 from .rules.rule import Elementwise
 
@@ -215,7 +214,7 @@ class Round:
             for rule in lender.chain[1:]:
                 rule.prepare([bucket.runs for together in stacks for bucket in together])
             for together in stacks:
-                for bucket, update in directions(_GIVEN, lender.chain[1:], together, self.optimizer.memory):
+                for bucket, update in self.optimizer.stacks.directions(_GIVEN, lender.chain[1:], together):
                     for slot, place in zip(bucket.slots, bucket.places(update.contiguous()), strict=True):
                         whole: Any = slot.param
                         factors = _factors(self.optimizer, whole.member) if whole.member.cut else [1.0]

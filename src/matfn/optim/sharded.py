@@ -88,6 +88,10 @@ class Sharded:
 
     # The parameters
 
+    def serves(self, optimizer: "MatrixOptimizer") -> bool:
+        """Whether other processes may share a parameter of the optimizer."""
+        return self.group is not None or any(is_dtensor(p) for group in optimizer.param_groups for p in group["params"])
+
     @contextmanager
     def agreed(self, optimizer: "MatrixOptimizer") -> Iterator[None]:
         """A step: find owners if parameters are new, and agree with the other processes on the gradients.

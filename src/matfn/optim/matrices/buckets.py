@@ -17,7 +17,7 @@ from ..scale import Scale
 from . import foreach
 from .layout import Layout
 from .rounding import COMPENSATION, half, narrowed_, noise_key, widened
-from .shards import local, offset
+from .shards import is_dtensor, local, offset
 
 # 16 MB in float32. Larger stacks leave the cache of a CPU between passes (a step of GPT-2 small takes a third longer),
 # and save nothing on a GPU, where single products of such matrices fill the device.
@@ -41,11 +41,13 @@ class Slot:
     name: str = ""  # of the parameter
     shape: tuple[int, ...] = field(init=False)  # rows of one matrix, then the axes of its columns
     whole: bool = field(init=False)  # whether it is the parameter itself, which needs no view
+    plain: bool = field(init=False)  # whether the parameter is no DTensor
 
     def __post_init__(self) -> None:
         x = self.layout
         in_order = (*x.batch, *x.outer, x.rows, *x.columns) == tuple(range(len(x.shape)))
         object.__setattr__(self, "shape", x.shapes[self.piece])
+        object.__setattr__(self, "plain", not is_dtensor(self.param))
         object.__setattr__(self, "whole", x.split == x.shape and in_order and len(x.cuts) == 1)
 
     @property
@@ -58,7 +60,7 @@ class Slot:
 
         The layout is the layout of the part that this process holds, and the view is plain.
         """
-        x = local(x)
+        x = x if self.plain else local(x)
         return x if self.whole else self.layout.pieces(x)[self.piece]
 
     def gradient(self) -> Tensor:
@@ -131,7 +133,8 @@ class Run:
 
     def view(self, slot: Slot, key: str) -> Tensor:
         """The view of one slot; see `views`."""
-        state, kind = local(self.held(slot.param, key, self.options)), self._kind(slot, key)
+        state, kind = self.held(slot.param, key, self.options), self._kind(slot, key)
+        state = state if slot.plain else local(state)
         if kind == "element":
             return slot.read(state)
         if kind == "row":

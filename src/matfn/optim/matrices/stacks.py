@@ -1,18 +1,19 @@
-"""Memory: the stacks of matrices between the rules of a step, in one buffer where new memory is slow."""
+"""Stacks: the matrices of a bucket between the rules of a step, in one buffer where new memory is slow."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from ..rules.rule import Elementwise
-from .buckets import Bucket
+from ..rules.rule import Elementwise, Rule
+from .buckets import Bucket, Run
+from .padding import directions as padded
 
-__all__ = ["Memory"]
+__all__ = ["Stacks"]
 
 
-class Memory:
+class Stacks:
     """Memory for stacks: on a CPU one buffer for each dtype, of the size of the largest bucket.
 
     On a CPU, memory of this size is requested from the system each time, and its first pass takes several times as
@@ -59,3 +60,34 @@ class Memory:
     def updates(self, bucket: Bucket, direction: Tensor) -> list[Tensor]:
         """Each slot's part of the directions ``(b, m, n)``, with the axes of the view of its weights."""
         return bucket.places(direction.contiguous())
+
+    def directions(
+        self, first: Elementwise, rules: Sequence[Rule], together: Sequence[Bucket]
+    ) -> Iterator[tuple[Bucket, Tensor]]:
+        """The direction of each bucket, in its shape and dtype. The next direction may use the same memory.
+
+        Args:
+            first: Writes the input of the matrix rules.
+            rules: The matrix rules, in order.
+            together: Buckets that share a stack.
+        """
+
+        def collect(bucket: Bucket) -> Tensor:
+            return self.matrices(bucket, first)
+
+        def direction(stack: Tensor, runs: Sequence[Run] = ()) -> Tensor:
+            for rule in rules:
+                found = rule.update(stack, runs)
+                if not isinstance(found, Tensor) or found.shape != stack.shape or not found.is_floating_point():
+                    got = f"{tuple(found.shape)}, {found.dtype}" if isinstance(found, Tensor) else type(found).__name__
+                    raise TypeError(f"{type(rule).__name__}.update must return {tuple(stack.shape)}, got {got}.")
+                stack = found
+            return stack
+
+        if len(together) > 1:
+            yield from padded(together, collect, direction, self.stack)
+            return
+        [bucket] = together
+        stack = collect(bucket)
+        found = direction(stack, bucket.runs)
+        yield bucket, found if found.dtype is bucket.dtype else stack.copy_(found)  # reuse the stack to widen it
