@@ -303,3 +303,17 @@ def test_a_mesh_that_makes_no_sense_is_refused(mesh, kind, shown):
     assert error is kind
     assert text.startswith("plan: mesh")
     assert shown in text
+
+
+def planned_on(kind, words):
+    """The error of a plan of a spread model on another mesh, in words or of half of the processes."""
+    model, mesh, _ = spread(Tiny(fused=False), kind)
+    assert len(plan(model, mesh=mesh)) == len(plan(model))
+    half = init_device_mesh("cpu", (2, 2), mesh_dim_names=("a", "b"))["b"]
+    with pytest.raises(ValueError, match=r"plan: parameter '.*' is sharded over .*, which is no part of mesh="):
+        plan(model, mesh=half if words is None else words)
+
+
+@pytest.mark.parametrize(("kind", "words"), [("fsdp", None), ("fsdp", "8"), ("hsdp", "8"), ("fsdp_tp", "3x4")])
+def test_a_plan_on_another_mesh_is_refused(world, kind, words):
+    world(4).run(planned_on, kind, words)

@@ -103,6 +103,28 @@ class Mesh:
         axes = (("replicate", replicate), ("fsdp", fsdp), ("tp", tp))
         return Placed(axes, (None, Split(0, last=cut == 0), None if cut is None else Split(cut)))
 
+    def refuse_others(self, entries: Iterable["Entry"]) -> None:
+        """Refuse sharded parameters whose mesh is no part of this mesh.
+
+        Raises:
+            ValueError: If there is one. The message names it, and both meshes.
+        """
+        for entry in entries:
+            if not is_dtensor(entry.parameter):
+                continue
+            own = entry.parameter.device_mesh
+            ranks = set(own.mesh.flatten().tolist())
+            inside = not hasattr(self.device_mesh, "mesh") or ranks <= set(self.device_mesh.mesh.flatten().tolist())
+            try:
+                self.positions(self.placed(entry))
+            except ValueError:
+                inside = False
+            if not inside:
+                raise ValueError(
+                    f"plan: parameter {entry.name!r} is sharded over {own}, which is no part of mesh={self}. Give the "
+                    "mesh over which the model is sharded, or leave out mesh=."
+                )
+
     def positions(self, placed: Placed) -> NDArray[np.int64]:
         """The index of each rank among those that share a parameter.
 

@@ -254,6 +254,8 @@ def plan(
         decided[name] = _decide(name, c, recognised[name], frozen, *hints)
     entries = _entries(found, decided)
     _refuse_mistakes(entries, allow)
+    if spread is not None:
+        spread.refuse_others(entries)
     return Plan(tuple(entries), weakref.ref(model), spread)
 
 
