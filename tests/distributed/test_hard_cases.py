@@ -113,7 +113,9 @@ def test_experts_are_moved_as_in_one_process(world, name):
         for case, (_, placements, _) in EXPERTS.items():
             far, travels = found[case]
             assert far < CLOSE, case
+            copies = any(p.is_replicate() for p in placements)  # they share the matrices of a rule without state
             stays = name in LOCAL and all(p.is_replicate() or p.dim == 0 for p in placements)
+            stays = stays and not (copies and name == "muon")
             assert travels != stays, case
 
 

@@ -16,7 +16,7 @@ from .rules.ema import MOMENTUM
 if TYPE_CHECKING:
     from .optimizer import MatrixOptimizer
 
-__all__ = ["Kept", "Made", "Members", "Watch", "check_finite", "check_groups", "check_members", "plain_values"]
+__all__ = ["Kept", "Made", "Members", "Watch", "check_finite", "check_groups", "check_members"]
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,6 @@ class Kept:
 
 Members = Sequence[tuple[int, str, Tensor]]  # (index of the group, name, parameter)
 Anywhere = Callable[[set[Tensor]], set[Tensor]]  # the parameters that are found in the set of any process
-
-
-def plain_values(group: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a group that can be compared without waiting for a device; of a tensor its shape, dtype, device."""
-    names, params = group.get("param_names", ()), group.get("params", ())
-    plain = {k: Kept(x.shape, x.dtype, x.device) if isinstance(x, Tensor) else x for k, x in group.items()}
-    return {**plain, "param_names": tuple(names), "params": len(params)}
 
 
 def check_groups(optimizer: "MatrixOptimizer", plain: Sequence[Mapping[str, Any]]) -> None:
@@ -154,7 +147,7 @@ class Made:
     def __init__(self) -> None:
         self._groups: dict[int, tuple[list[Tensor], tuple[Tensor, ...]]] = {}
 
-    def adopt(self, optimizer: "MatrixOptimizer") -> None:
+    def adopt(self, optimizer: "MatrixOptimizer", watch: "Watch") -> None:
         """Give layouts to DTensors that took the places of plain parameters since the last call.
 
         Other tensors in a group are left as they are. The step refuses them by name.
@@ -166,7 +159,10 @@ class Made:
                 continue
             for old, new in zip(before, params, strict=False):
                 if old is not new and is_dtensor(new) and not is_dtensor(old) and not optimizer.state.get(old):
-                    optimizer.take_over(old, new)
+                    layout = optimizer.layouts.get(old)
+                    if layout is not None and layout.shape == tuple(new.shape):
+                        optimizer.layouts[new] = optimizer.layouts.pop(old)
+                    watch.take_over(old, new)
             self._groups[index] = (params, tuple(params))
 
 

@@ -22,15 +22,32 @@ __all__ = ["Keeper"]
 
 
 class Keeper:
-    """Options and state for one step.
+    """Options and state for one step, and what its rounds share: the parts of a parameter may be in different rounds.
 
     Args:
         optimizer: Has the groups, and the state that is placed as the parameters are.
         resident: {parameter: state of the matrix rules} of the parameters that this process owns; it is added to.
+        members: The matrices of the step, by the index in its plan.
+
+    Attributes:
+        inputs: {index in the plan: local input of the matrix rules}, from the elementwise rule until it has left.
+        gradients: {index in the plan: local gradient}, for matrices whose rules read it.
+        updates: {parameter: local direction}, of parameters of which some parts have come back.
+        parts: {parameter: indices of its parts}.
+        missing: {parameter: the number of parts that have not come back}.
     """
 
-    def __init__(self, optimizer: "MatrixOptimizer", resident: dict[Tensor, dict[str, Tensor]]) -> None:
-        self.optimizer, self.resident = optimizer, resident
+    def __init__(
+        self, optimizer: "MatrixOptimizer", resident: dict[Tensor, dict[str, Tensor]], members: Sequence[Member]
+    ) -> None:
+        self.optimizer, self.resident, self.members = optimizer, resident, members
+        self.inputs: dict[int, Tensor] = {}
+        self.gradients: dict[int, Tensor] = {}
+        self.updates: dict[Tensor, Tensor] = {}
+        self.parts: dict[Tensor, list[int]] = {}
+        for index, member in enumerate(members):
+            self.parts.setdefault(member.param, []).append(index)
+        self.missing = {param: len(indices) for param, indices in self.parts.items()}
 
     def shard_runs(self, members: Sequence[Member]) -> Iterator[Run]:
         """The local shards as flat slots, in runs of equal options and age."""

@@ -1,6 +1,6 @@
-"""Member: a matrix parameter that processes share, and its whole at the owner."""
+"""Member: a matrix parameter that processes share, or a part of it with an owner of its own, and its whole there."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,7 +18,7 @@ __all__ = ["Member", "Whole"]
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """A matrix parameter whose matrices travel."""
+    """A matrix parameter whose matrices travel, or a part of one (see `matrices.parts`)."""
 
     group: int
     name: str
@@ -34,10 +34,18 @@ class Member:
         """Whether state of the matrix rules stays with the owner. Under DDP every process keeps all of it."""
         return is_dtensor(self.param)
 
+    @property
+    def part_layout(self) -> Layout:
+        """How the owner reads the part: fewer matrices of the same shape."""
+        if self.matrix.length is None:
+            return self.layout
+        count = self.matrix.shape[0]
+        return replace(self.layout, shape=self.matrix.shape, split=(count, *self.layout.split[1:]))
+
 
 @dataclass(eq=False)
 class Whole:
-    """A whole parameter at its owner, as far as buckets and rules need a tensor."""
+    """A whole parameter, or part of one, at its owner, as far as buckets and rules need a tensor."""
 
     member: Member
     device: torch.device
@@ -47,7 +55,7 @@ class Whole:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of the parameter."""
+        """The shape of the parameter or part."""
         return self.member.matrix.shape
 
     @property

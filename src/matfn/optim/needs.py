@@ -51,7 +51,10 @@ def needs(
     cut = {s.axis for s, size in zip(placements, mesh, strict=True) if s is not None and size > 1}
     kinds = [kinds_of(rules, shape, group) for shape in layout.shapes]
     squares = any(not isinstance(kind, str) for each in kinds for kind in each.values())
-    batched = cut == {0} and 0 in layout.batch and layout.split[0] == layout.shape[0]
+    numbered = 0 in layout.batch and layout.split[0] == layout.shape[0]
+    # Replicas of whole matrices share them out, unless rules keep state, which is placed as the matrices are.
+    copies = any(split is None and size > 1 for split, size in zip(placements, mesh, strict=True))
+    batched = cut == {0} and numbered and (bool(state) or not copies)
     polar = rules[0] if len(rules) == 1 and layout == linear(layout.shape) and m and n else None
     gram = isinstance(polar, Polar) and polar.bears_gram((m, n), dtype, device)
     matrix = Matrix(
@@ -67,6 +70,7 @@ def needs(
         gram=gram,
         symmetric=gram and isinstance(polar, Polar) and polar.symmetric((m, n), dtype, device),
         width=dtype.itemsize,
+        stack=numbered and not state,
     )
     return matrix, wire
 
@@ -100,7 +104,7 @@ def member_line(name: str, param: Tensor, rule: str, member: "Member | None") ->
     return (
         f"{line}, read as {member.layout.matrices}, {matrix.tensors} x {matrix.itemsize} bytes an entry in messages, "
         f"{matrix.extra} bytes of state, work {matrix.work:g}, whole={matrix.whole}, gram={matrix.gram}, "
-        f"symmetric={matrix.symmetric}, width={matrix.width}"
+        f"symmetric={matrix.symmetric}, width={matrix.width}, stack={matrix.stack}"
     )
 
 

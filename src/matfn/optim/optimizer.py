@@ -23,7 +23,7 @@ from torch import Tensor
 
 from . import checkpoint
 from .groups import as_groups, check_used, lent, prepared
-from .guards import Made, Members, Watch, check_finite, check_groups, check_members, plain_values
+from .guards import Kept, Made, Members, Watch, check_finite, check_groups, check_members
 from .matrices.buckets import Bucket, Kind, Run, Slot, fill_buckets, move
 from .matrices.layout import Layout
 from .matrices.padding import joined
@@ -42,6 +42,13 @@ from .words import naming_arguments, refuse_flags
 __all__ = ["MatrixOptimizer"]
 
 Lender = Callable[[Any], "MatrixOptimizer"]
+
+
+def plain_values(group: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a group that can be compared without waiting for a device; of a tensor its shape, dtype, device."""
+    names, params = group.get("param_names", ()), group.get("params", ())
+    plain = {k: Kept(x.shape, x.dtype, x.device) if isinstance(x, Tensor) else x for k, x in group.items()}
+    return {**plain, "param_names": tuple(names), "params": len(params)}
 
 
 def kind_of(gradient: Tensor | None) -> tuple[Any, ...]:
@@ -209,7 +216,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         plain = [plain_values(group) for group in self.param_groups]
         options = plain, [id(group["params"]) for group in self.param_groups]
         if options != self._options:
-            self._made.adopt(self)
+            self._made.adopt(self, self._watch)
             check_groups(self, plain)
             self._shared, self._options = self._sharded.serves(self), options
         with self._sharded.agreed(self) if self._shared else nullcontext():
@@ -296,7 +303,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         state = self.state[param]
         if key not in state:
             like = self.state_like(param, options)
-            if is_dtensor(param):
+            if is_dtensor(param) and param.device_mesh.size() > 1:
                 self._sharded.make_batched(param, state, like, self.kinds(self.layouts[param].shapes[0], options))
             make_state(state, param, like)
         return state[key]
@@ -324,21 +331,14 @@ class MatrixOptimizer(torch.optim.Optimizer):
             del group[key]  # torch gives every group the matrix defaults
         self.layouts.update(zip(params, layouts, strict=False))
         self._watch.add(params)
-        self._made.adopt(self)
-
-    def take_over(self, old: Tensor, new: Tensor) -> None:
-        """Treat a tensor as the parameter that had its place in a group."""
-        layout = self.layouts.get(old)
-        if layout is not None and layout.shape == tuple(new.shape):
-            self.layouts[new] = self.layouts.pop(old)
-        self._watch.take_over(old, new)
+        self._made.adopt(self, self._watch)
 
     def state_dict(self) -> dict[str, Any]:
         """Groups and state in torch's own format, with names; see `matfn.optim.checkpoint`."""
         for before in self._optimizer_state_dict_pre_hooks.values():
             before(self)
         self.rest.adopt_momentum(self.param_groups)
-        self._made.adopt(self)
+        self._made.adopt(self, self._watch)
         state = {param: {**self.state[param], **more} for param, more in self._sharded.collected(self).items()}
         saved = checkpoint.dump(self.param_groups, {**self.state, **state}, lambda rule: self._wanted(rule)[0])
         for after in self._optimizer_state_dict_post_hooks.values():
@@ -354,7 +354,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
             TypeError: If `state_dict` is no mapping, or a part or an option of it has a wrong type.
         """
         name = type(self).__name__
-        self._made.adopt(self)
+        self._made.adopt(self, self._watch)
         saved = state_dict
         try:
             if isinstance(saved, Mapping):

@@ -1,6 +1,8 @@
-"""Rounds: one round of the exchange, from the local shards of some parameters to their owners and back."""
+"""Rounds: one round of the exchange, from the local shards of some parameters to their owners and back.
 
-from collections.abc import Sequence
+The elementwise rule runs in the first round that has any part of a parameter, and the weights move in the last one.
+"""
+
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,7 @@ from .keeper import Keeper
 from .matrices import foreach
 from .matrices.buckets import Bucket, Run, Slot, fill_buckets, working_dtype
 from .matrices.exchange import Arrival, Message, Team, extent, part_of
-from .matrices.exchange_plan import Box, ExchangePlan, Item, Matrix, boxes, sources
+from .matrices.exchange_plan import Box, ExchangePlan, Item, Matrix, held, own_range, senders
 from .matrices.layout import linear
 from .matrices.padding import joined
 from .matrices.shards import local, local_gradient
@@ -60,26 +62,15 @@ class Round:
     Args:
         team: The processes.
         plan: The plan of the step.
-        items: The matrices of this round.
-        members: The parameters of the step, by the index in the plan.
-        keeper: Has the optimizer and its state.
-        what: The name of the round in errors.
+        number: The index of the round.
+        keeper: Has the optimizer and its state, and what the rounds of the step share.
     """
 
-    def __init__(
-        self,
-        team: Team,
-        plan: ExchangePlan,
-        items: Sequence[Item],
-        members: Sequence[Member],
-        keeper: Keeper,
-        what: str,
-    ) -> None:
-        self.team, self.plan, self.keeper, self.what = team, plan, keeper, what
+    def __init__(self, team: Team, plan: ExchangePlan, number: int, keeper: Keeper) -> None:
+        self.team, self.plan, self.keeper = team, plan, keeper
+        self.what = f"the exchange of matrices, round {number + 1} of {len(plan.rounds)},"
         self.optimizer = keeper.optimizer
-        self.items = [(item, members[item.index]) for item in items]
-        self._inputs: dict[int, Tensor] = {}  # {index: local input of the matrix rules}
-        self._gradients: dict[int, Tensor] = {}  # {index: local gradient}, if rules read it
+        self.items = [(item, keeper.members[item.index]) for item in plan.rounds[number]]
         self._grams: dict[int, PartialGram] = {}  # {index: this rank's part} of "gram" matrices
         self._factors: dict[int, tuple[Tensor, Tensor]] = {}  # {index: (scales, Q)} of "gram" matrices at their owner
         self._wholes: dict[int, Whole] = {}  # {index: whole parameter} at its owner
@@ -102,27 +93,33 @@ class Round:
             self._going = team.send(message, gets, f"{self.what} to the owners")
 
     def _elementwise(self) -> None:
-        """Write the local inputs of the matrix rules."""
-        indices = {id(member.param): (item.index, member) for item, member in self.items}
-        for run in self.keeper.shard_runs([member for _, member in self.items]):
-            kept = [indices[id(slot.param)] for slot in run.slots]
+        """Write the local inputs of the matrix rules, of all parts of the parameters that come for the first time."""
+        keeper = self.keeper
+        coming = {member.param: member for item, member in self.items if item.index not in keeper.inputs}
+        for run in keeper.shard_runs(list(coming.values())):
+            members = [coming[slot.param] for slot in run.slots]
+            gradients = [gradient_of(member) for member in members]
             shards = [local(slot.param) for slot in run.slots]
-            gradients = [gradient_of(member) for _, member in kept]
             into = [torch.empty_like(shard, dtype=working_dtype(shard)) for shard in shards]
-            kept[0][1].lender.chain[0].update(gradients, into, run)
-            for (index, member), gradient, values in zip(kept, gradients, into, strict=True):
-                self._inputs[index] = values
-                if member.matrix.tensors > 1:
-                    self._gradients[index] = gradient
+            members[0].lender.chain[0].update(gradients, into, run)
+            for member, gradient, values in zip(members, gradients, into, strict=True):
+                for index in keeper.parts[member.param]:
+                    keeper.inputs[index] = self._range(index, values)
+                    if member.matrix.tensors > 1:
+                        keeper.gradients[index] = self._range(index, gradient)
+
+    def _range(self, index: int, shard: Tensor) -> Tensor:
+        """The view of one part in a tensor of the shape of the local shard."""
+        return shard[own_range(self.plan.matrices[index].place, self.plan.mesh, self.team.rank)]
 
     def _pack(self, item: Item, member: Member, message: Message) -> None:
         """Put what the owner of one matrix needs from this rank into the message."""
-        shard, owner = self._inputs[item.index], item.owner
+        shard, owner = self.keeper.inputs[item.index], item.owner
         sends = owner != self.team.rank and self.team.rank in self._senders(item)
         if item.way == "gram":
             wide = member.matrix.shape[0] < member.matrix.shape[1]
             part = self._grams[item.index] = PartialGram.of(shard.to(self.team.device), wide)
-            del self._inputs[item.index]
+            del self.keeper.inputs[item.index]
             if sends:
                 message.piece(owner, (2,), torch.float64).fill_(part.peak)
                 triangle = packed(part.M)
@@ -130,10 +127,13 @@ class Round:
         elif sends:
             message.piece(owner, shard.shape, member.wire).copy_(shard)
             if member.matrix.tensors > 1:
-                message.piece(owner, shard.shape, member.wire).copy_(self._gradients[item.index])
+                message.piece(owner, shard.shape, member.wire).copy_(self.keeper.gradients[item.index])
+        if item.way == "owner" and owner != self.team.rank:
+            del self.keeper.inputs[item.index]
+            self.keeper.gradients.pop(item.index, None)
 
     def _senders(self, item: Item) -> tuple[int, ...]:
-        return sources(self.plan.mesh, self.plan.matrices[item.index].placements, item.owner)
+        return senders(self.plan.matrices[item.index], self.plan.mesh, item)
 
     def compute(self) -> None:
         """At the owners: wait for the shards, apply the matrix rules, and begin to send the directions back."""
@@ -154,19 +154,19 @@ class Round:
         message = team.message(sizes)
         for item, member in own:
             for rank, box in enumerate(self._boxes(member)):
-                if rank != me:
+                if rank != me and self.plan.back(item, rank):
                     self._reply(item, member, message, rank, box)
         self._coming = team.send(message, gets, f"{self.what} from the owners")
 
     def _boxes(self, member: Member) -> tuple[Box, ...]:
-        return boxes(member.matrix.shape, self.plan.mesh, member.matrix.placements)
+        return held(member.matrix.place, self.plan.mesh)
 
     def _assembled(self, item: Item, member: Member, arrived: Message | None) -> Whole:
         """The whole input, and the whole gradient if rules read it, from the boxes of all senders."""
-        shards = [self._inputs.pop(item.index)]
+        shards = [self.keeper.inputs.pop(item.index)]
         if member.matrix.tensors > 1:
-            shards.append(self._gradients.pop(item.index))
-        senders, held, shape = self._senders(item), self._boxes(member), member.matrix.shape
+            shards.append(self.keeper.gradients.pop(item.index))
+        senders, places, shape = self._senders(item), self._boxes(member), member.matrix.shape
         device = self.team.device
         if len(senders) == 1:
             wholes = [shard.to(device) for shard in shards]
@@ -176,8 +176,8 @@ class Round:
                 for whole, shard in zip(wholes, shards, strict=True):
                     if rank != item.owner:
                         assert arrived is not None
-                        shard = arrived.piece(rank, extent(held[rank]), member.wire)
-                    part_of(whole, held[rank]).copy_(shard)
+                        shard = arrived.piece(rank, extent(places[rank]), member.wire)
+                    part_of(whole, places[rank]).copy_(shard)
         result = torch.zeros(shape, dtype=member.wire, device=device)
         return Whole(member, device, wholes[0], wholes[-1], result)
 
@@ -206,7 +206,7 @@ class Round:
         """Apply the matrix rules to the whole matrices of this rank."""
         for lender in dict.fromkeys(whole.member.lender for whole in self._wholes.values()):
             mine = [whole for whole in self._wholes.values() if whole.member.lender is lender]
-            entries: list[Any] = [(w.member.group, w.member.name, w, w.member.layout) for w in mine]
+            entries: list[Any] = [(w.member.group, w.member.name, w, w.member.part_layout) for w in mine]
             below = min((rule.padded_below for rule in lender.chain[1:]), default=0)
             stacks = joined(fill_buckets(entries), below)
             for bucket in (bucket for together in stacks for bucket in together):
@@ -235,13 +235,27 @@ class Round:
             message.piece(rank, state.shape, state.dtype).copy_(state)
 
     def finish(self) -> None:
-        """Wait for the directions, and move the weights of the local shards."""
+        """Wait for the directions, and move the weights of the local shards whose last part has come."""
         assert self._coming is not None
         arrived = self._coming.wait()
         for item, member in self.items:
-            update = self._update(item, member, arrived)
-            _move(self.keeper, member, update.to(local(member.param).device))
-        self._wholes, self._factors, self._grams, self._inputs = {}, {}, {}, {}
+            update = self._collected(item, member, self._update(item, member, arrived))
+            if update is not None:
+                _move(self.keeper, member, update.to(local(member.param).device))
+        self._wholes, self._factors, self._grams = {}, {}, {}
+
+    def _collected(self, item: Item, member: Member, update: Tensor) -> Tensor | None:
+        """The direction of the local shard when its last part has come, else None."""
+        param, keeper = member.param, self.keeper
+        if len(keeper.parts[param]) == 1:
+            return update
+        if param not in keeper.updates:
+            shape, dtype = tuple(local(param).shape), working_dtype(param)
+            keeper.updates[param] = torch.empty(shape, dtype=dtype, device=self.team.device)
+        if update.numel():
+            self._range(item.index, keeper.updates[param]).copy_(update)
+        keeper.missing[param] -= 1
+        return None if keeper.missing[param] else keeper.updates.pop(param)
 
     def _update(self, item: Item, member: Member, arrived: Message) -> Tensor:
         """The direction of the local shard, in the dtype of the momentum."""

@@ -23,9 +23,10 @@ from .guards import check_tensor
 from .keeper import Keeper
 from .matrices.buckets import Kind
 from .matrices.exchange import Team, placements_of
-from .matrices.exchange_plan import ExchangePlan, Item, Split, assign, boxes, exchange_plan, sources
+from .matrices.exchange_plan import ExchangePlan, Item, Split, assign, boxes, exchange_plan, owned_work, sources
 from .matrices.layout import Layout
 from .matrices.lending import lend
+from .matrices.parts import parted
 from .matrices.shards import as_state, cuts_of_state, is_dtensor, local, own_part
 from .member import Member
 from .needs import group_lines, member_line, needs, rule_state
@@ -46,7 +47,7 @@ class Crew:
 
     team: Team
     parameters: tuple[tuple[int, str, Tensor], ...]  # (group, name, parameter), vectors included
-    members: tuple[Member, ...]  # matrices
+    members: tuple[Member, ...]  # matrices, and parts of stacks
     items: tuple[Item, ...]
     lines: tuple[str, ...]  # one for each group and parameter, to be compared between ranks
     plans: dict[tuple[int, ...], ExchangePlan] = field(default_factory=dict)
@@ -78,6 +79,7 @@ class Sharded:
         self.crews: tuple[Crew, ...] = ()
         self._teams: dict[Any, Team] = {}
         self._ways: dict[Tensor, str] = {}
+        self._busy: dict[frozenset[int], dict[int, float]] = {}  # {processes of teams: {process: its work so far}}
         self._owners: dict[Any, dict[str, Item]] = {}
         self._resident: dict[Tensor, State] = {}  # state of the matrix rules of parameters that this process owns
         self._started: dict[Tensor, None] = {}  # parameters with such state anywhere
@@ -108,7 +110,7 @@ class Sharded:
                 param.grad = None
 
     def _begin(self, optimizer: "MatrixOptimizer", lent: list[Tensor]) -> None:
-        key = tuple((id(group), group["rule"], len(group["params"])) for group in optimizer.param_groups)
+        key = tuple(self._described(optimizer, group) for group in optimizer.param_groups)
         if key != self._key:
             self.crews = tuple(self._crews(optimizer))
             self._key = key
@@ -121,6 +123,13 @@ class Sharded:
         if self._fresh:
             self._take_in(optimizer)
             self._fresh = False
+
+    @staticmethod
+    def _described(optimizer: "MatrixOptimizer", group: Mapping[str, Any]) -> tuple[Any, ...]:
+        """What the plans depend on in a group. An option such as `growth` of PolarGrad can give a rule state."""
+        matrices = group["params"] if group["rule"] != "adamw" else ()
+        kept = tuple(rule_state(optimizer, matrices[0], group)) if matrices else ()
+        return id(group), group["rule"], len(group["params"]), kept
 
     def anywhere(self, params: set[Tensor]) -> set[Tensor]:
         """The parameters that are in the set of any process that shares them. All processes must call it together."""
@@ -150,7 +159,7 @@ class Sharded:
                 team = self._team(param, type(optimizer).__name__)
                 if team is not None and team.size > 1:
                     shared.setdefault(team, []).append((index, name, param))
-        self._ways = {}
+        self._ways, self._busy = {}, {}
         for team, parameters in shared.items():
             yield self._crew(optimizer, team, tuple(parameters))
 
@@ -183,12 +192,22 @@ class Sharded:
                         "Replicate as made by fully_shard and parallelize_module are served."
                     )
             lines.append(member_line(name, param, group["rule"], member))
-        owners = self._owners.setdefault(team, {})
-        items = assign([member.matrix for member in members], team.mesh, owners)
+        every = zip(members, parted([member.matrix for member in members], team.mesh), strict=True)
+        members = [replace(member, matrix=part) for member, parts in every for part in parts]
+        return Crew(team, parameters, tuple(members), self._items(team, members), tuple(lines))
+
+    def _items(self, team: Team, members: Sequence[Member]) -> tuple[Item, ...]:
+        """The ways and owners of matrices. Owners know the work on other meshes of the same processes."""
+        owners, matrices = self._owners.setdefault(team, {}), [member.matrix for member in members]
+        busy = self._busy.setdefault(frozenset(team.ranks), dict.fromkeys(team.ranks, 0.0))
+        items = assign(matrices, team.mesh, owners, [busy[rank] for rank in team.ranks])
+        for rank, work in zip(team.ranks, owned_work(matrices, items, team.size), strict=True):
+            busy[rank] += work
         for member, item in zip(members, items, strict=True):
-            owners[member.name] = item
             self._ways[member.param] = item.way
-        return Crew(team, parameters, tuple(members), items, tuple(lines))
+            if member.matrix.length is None:
+                owners[member.name] = item
+        return items
 
     def _member(self, optimizer: "MatrixOptimizer", team: Team, index: int, name: str, param: Tensor) -> Member:
         check_tensor(name, param, optimizer.layouts, f"{type(optimizer).__name__}: group {index}")
@@ -208,14 +227,14 @@ class Sharded:
             if not pairs:
                 continue
             plan, members = crew.plan(tuple(i for i, _ in pairs)), [member for _, member in pairs]
-            total = len(plan.rounds)
+            total, keeper = len(plan.rounds), Keeper(optimizer, self._resident, members)
             before: Round | None = None
-            coming = self._round(optimizer, crew, plan, 0, members)
+            coming = Round(crew.team, plan, 0, keeper)
             coming.start()
             for number in range(total):
                 current = coming
                 if number + 1 < total:
-                    coming = self._round(optimizer, crew, plan, number + 1, members)
+                    coming = Round(crew.team, plan, number + 1, keeper)
                     coming.start()
                 current.compute()
                 if before is not None:
@@ -227,12 +246,6 @@ class Sharded:
                 if member.resident and member.param not in self._started:
                     self._started[member.param] = None
                     self._name_state(optimizer, member)
-
-    def _round(
-        self, optimizer: "MatrixOptimizer", crew: Crew, plan: ExchangePlan, number: int, members: Sequence[Member]
-    ) -> Round:
-        what = f"the exchange of matrices, round {number + 1} of {len(plan.rounds)},"
-        return Round(crew.team, plan, plan.rounds[number], members, Keeper(optimizer, self._resident), what)
 
     # State
 

@@ -9,18 +9,21 @@ parameter, one range for each axis. A matrix parameter is treated in one of thre
     "gram"    the long side is cut: each rank forms the n x n Gram matrix of its part, the owner adds them, computes Q
               and sends Q to every rank, which multiplies its part by Q
 
+A stack of matrices may be cut along its first axis into parts with owners of their own; see `parts`.
+
 Owners are balanced by work, the largest matrix first. A step goes in rounds of bounded size, so that one round travels
 while another is computed. All of this depends on shapes and placements alone, so it is the same on every rank.
 """
 
 import hashlib
-import heapq
 import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
+
+import numpy as np
 
 from .triangle import packed_entries
 
@@ -36,6 +39,11 @@ __all__ = [
     "boxes",
     "entries",
     "exchange_plan",
+    "held",
+    "holders",
+    "own_range",
+    "owned_work",
+    "senders",
     "sources",
     "total",
     "way_of",
@@ -52,8 +60,7 @@ HEADER = 16  # bytes beside a Gram matrix or Q: two float64 numbers
 ROUND = 2**25
 
 
-@dataclass(frozen=True)
-class Split:
+class Split(NamedTuple):
     """One mesh axis cuts one axis of a parameter, into parts as of torch.chunk.
 
     Attributes:
@@ -65,13 +72,17 @@ class Split:
     last: bool = False
 
 
+# The whole shape of a parameter, how each mesh axis cuts it, and the range [start, stop) of a part on its axis 0.
+Place = tuple[tuple[int, ...], tuple[Split | None, ...], int, int]
+
+
 @dataclass(frozen=True)
 class Matrix:
-    """A matrix parameter, as far as the plan needs it.
+    """A matrix parameter, or a part of a stack of matrices, as far as the plan needs it.
 
     Attributes:
         name: The name of the parameter.
-        shape: Its whole shape.
+        shape: The whole shape of the parameter, or of the part.
         placements: For each mesh axis how it cuts the parameter; None if the axis replicates it.
         itemsize: Bytes of an entry in messages.
         work: Multiply-adds of the matrix rules.
@@ -81,6 +92,9 @@ class Matrix:
         gram: Whether the directions can be computed from Gram matrices, which travel as triangles.
         symmetric: Whether Q is symmetric, so that it travels as a triangle, too.
         width: Bytes of an entry of Gram matrices and of Q.
+        stack: Whether axis 0 numbers matrices that may have different owners.
+        start: The index of the part's first matrix on axis 0 of the parameter.
+        length: The length of axis 0 of the parameter; None if this is no part.
     """
 
     name: str
@@ -94,6 +108,15 @@ class Matrix:
     gram: bool = False
     symmetric: bool = False
     width: int = 4
+    stack: bool = False
+    start: int = 0
+    length: int | None = None
+
+    @property
+    def place(self) -> Place:
+        """Where the matrix is in its parameter."""
+        first = self.shape[0] if self.length is None else self.length
+        return (first, *self.shape[1:]), self.placements, self.start, self.start + self.shape[0]
 
 
 @dataclass(frozen=True)
@@ -129,6 +152,37 @@ def boxes(shape: tuple[int, ...], mesh: tuple[int, ...], placements: tuple[Split
     return tuple(found)
 
 
+@lru_cache(maxsize=4096)
+def held(place: Place, mesh: tuple[int, ...]) -> tuple[Box, ...]:
+    """What each rank holds of a matrix or part, as a box of it. A rank that holds nothing of a part has zeros."""
+    shape, placements, start, stop = place
+    every = boxes(shape, mesh, placements)
+    if (start, stop) == (0, shape[0]):
+        return every
+    empty: Box = ((0, 0),) * len(shape)  # one for all ranks, of which there may be thousands
+    found = []
+    for (first, last), *others in every:
+        first, last = max(first, start), min(last, stop)
+        found.append(((first - start, last - start), *others) if first < last else empty)
+    return tuple(found)
+
+
+def own_range(place: Place, mesh: tuple[int, ...], rank: int) -> slice:
+    """The indices on axis 0 of a rank's shard of a parameter that are in a part."""
+    shape, placements, start, _ = place
+    first, stop = held(place, mesh)[rank][0]
+    before = boxes(shape, mesh, placements)[rank][0][0] - start
+    return slice(first - before, stop - before) if first < stop else slice(0, 0)
+
+
+@lru_cache(maxsize=4096)
+def holders(place: Place, mesh: tuple[int, ...]) -> tuple[int, ...]:
+    """The ranks that hold any of the matrices of a part."""
+    shape, placements, start, stop = place
+    every = enumerate(boxes(shape, mesh, placements))
+    return tuple(rank for rank, ((first, last), *_) in every if max(first, start) < min(last, stop))
+
+
 def entries(box: Box) -> int:
     """The number of entries of a box."""
     return math.prod(stop - start for start, stop in box)
@@ -140,6 +194,17 @@ def sources(mesh: tuple[int, ...], placements: tuple[Split | None, ...], owner: 
     ranks = list(itertools.product(*map(range, mesh)))
     fixed = [i for i, split in enumerate(placements) if split is None]
     return tuple(r for r, at in enumerate(ranks) if all(at[i] == ranks[owner][i] for i in fixed))
+
+
+def senders(matrix: Matrix, mesh: tuple[int, ...], item: Item) -> tuple[int, ...]:
+    """The owner of a matrix, and the ranks that send to it. Ranks that hold nothing send no more than Gram matrices."""
+    found = sources(mesh, matrix.placements, item.owner)
+    return found if item.way == "gram" else _with_entries(matrix.place, mesh, found, item.owner)
+
+
+@lru_cache(maxsize=4096)
+def _with_entries(place: Place, mesh: tuple[int, ...], ranks: tuple[int, ...], owner: int) -> tuple[int, ...]:
+    return tuple(rank for rank in ranks if rank == owner or entries(held(place, mesh)[rank]))
 
 
 def aligned(nbytes: int) -> int:
@@ -154,11 +219,9 @@ def gram_back(matrix: Matrix) -> int:
 
 
 @lru_cache(maxsize=4096)
-def _pieces(
-    shape: tuple[int, ...], mesh: tuple[int, ...], placements: tuple[Split | None, ...], itemsize: int
-) -> tuple[int, ...]:
+def _pieces(place: Place, mesh: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
     """Bytes of the box of each rank in a message."""
-    return tuple(aligned(entries(box) * itemsize) for box in boxes(shape, mesh, placements))
+    return tuple(aligned(entries(box) * itemsize) for box in held(place, mesh))
 
 
 def there(matrix: Matrix, mesh: tuple[int, ...], item: Item, rank: int) -> int:
@@ -167,7 +230,7 @@ def there(matrix: Matrix, mesh: tuple[int, ...], item: Item, rank: int) -> int:
         return 0
     if item.way == "gram":
         return HEADER + aligned(packed_entries(min(matrix.shape)) * matrix.width)
-    return matrix.tensors * _pieces(matrix.shape, mesh, matrix.placements, matrix.itemsize)[rank]
+    return matrix.tensors * _pieces(matrix.place, mesh, matrix.itemsize)[rank]
 
 
 def back(matrix: Matrix, mesh: tuple[int, ...], item: Item, rank: int) -> int:
@@ -176,7 +239,7 @@ def back(matrix: Matrix, mesh: tuple[int, ...], item: Item, rank: int) -> int:
         return 0
     if item.way == "gram":
         return HEADER + gram_back(matrix)
-    return _pieces(matrix.shape, mesh, matrix.placements, matrix.itemsize)[rank] + aligned(matrix.extra)
+    return _pieces(matrix.place, mesh, matrix.itemsize)[rank] + aligned(matrix.extra)
 
 
 def total(matrix: Matrix, mesh: tuple[int, ...], item: Item) -> tuple[int, int]:
@@ -187,7 +250,7 @@ def total(matrix: Matrix, mesh: tuple[int, ...], item: Item) -> tuple[int, int]:
     if item.way == "gram":
         other = next(rank for rank in sources(mesh, matrix.placements, item.owner) if rank != item.owner)
         return others * there(matrix, mesh, item, other), (math.prod(mesh) - 1) * back(matrix, mesh, item, other)
-    sizes = _pieces(matrix.shape, mesh, matrix.placements, matrix.itemsize)
+    sizes = _pieces(matrix.place, mesh, matrix.itemsize)
     own, every, copies = sizes[item.owner], sum(sizes), math.prod(mesh) // (others + 1)
     return matrix.tensors * (every // copies - own), every - own + (math.prod(mesh) - 1) * aligned(matrix.extra)
 
@@ -204,34 +267,41 @@ def way_of(matrix: Matrix, mesh: tuple[int, ...]) -> Way:
 
 
 def assign(
-    matrices: Sequence[Matrix], mesh: tuple[int, ...], known: Mapping[str, Item] | None = None
+    matrices: Sequence[Matrix],
+    mesh: tuple[int, ...],
+    known: Mapping[str, Item] | None = None,
+    busy: Sequence[float] | None = None,
 ) -> tuple[Item, ...]:
     """The way and the owner of each matrix: the largest work first, each to the rank with the least work so far.
+
+    A part of a stack gets an owner among the ranks that hold any of its matrices.
 
     Args:
         matrices: All matrices on the mesh, with or without a gradient, because state stays with the owner.
         mesh: The sizes of the mesh axes.
-        known: {name: item} of matrices that have an owner already and keep it.
+        known: {name: item} of matrices that have an owner already and keep it. Parts have no state, so none keep it.
+        busy: Work that each rank has already, from matrices on other meshes of the same ranks.
     """
     known = known or {}
     ways: list[Way] = [way_of(matrix, mesh) for matrix in matrices]
-    loads = [0.0] * math.prod(mesh)
-    for matrix, way in zip(matrices, ways, strict=True):
-        if way != "local" and matrix.name in known:
-            loads[known[matrix.name].owner] += matrix.work
-    heap = [(load, rank) for rank, load in enumerate(loads)]
-    heapq.heapify(heap)
-    owners: dict[int, int] = {}
-    for index in sorted(range(len(matrices)), key=lambda i: (-matrices[i].work, i)):
-        name = matrices[index].name
-        if ways[index] == "local":
-            owners[index] = 0
-        elif name in known:
-            owners[index] = known[name].owner
-        else:
-            load, owners[index] = heapq.heappop(heap)
-            heapq.heappush(heap, (load + matrices[index].work, owners[index]))
+    kept = {i: known[m.name].owner for i, m in enumerate(matrices) if m.length is None and m.name in known}
+    owners = {i: 0 if way == "local" else kept[i] for i, way in enumerate(ways) if way == "local" or i in kept}
+    loads, every = np.array(busy or [0.0] * math.prod(mesh)), list(range(math.prod(mesh)))
+    for index, owner in owners.items():
+        loads[owner] += matrices[index].work if ways[index] != "local" else 0.0
+    for index in sorted(set(range(len(ways))) - set(owners), key=lambda i: (-matrices[i].work, i)):
+        some = every if matrices[index].length is None else list(holders(matrices[index].place, mesh))
+        owners[index] = some[int(loads[some].argmin())]
+        loads[owners[index]] += matrices[index].work
     return tuple(Item(index, ways[index], owners[index]) for index in range(len(ways)))
+
+
+def owned_work(matrices: Sequence[Matrix], items: Sequence[Item], ranks: int) -> list[float]:
+    """Multiply-adds of the matrices that each rank owns."""
+    found = [0.0] * ranks
+    for matrix, item in zip(matrices, items, strict=True):
+        found[item.owner] += matrix.work if item.way != "local" else 0.0
+    return found
 
 
 @dataclass(frozen=True)
@@ -271,8 +341,7 @@ class ExchangePlan:
 
     def work(self, rank: int) -> float:
         """Multiply-adds of the matrices that a rank owns."""
-        pairs = zip(self.matrices, self.items, strict=True)
-        return sum(matrix.work for matrix, item in pairs if item.way != "local" and item.owner == rank)
+        return owned_work(self.matrices, self.items, math.prod(self.mesh))[rank]
 
     def memory(self, rank: int) -> int:
         """The most bytes that messages and whole matrices take on a rank at one time: two rounds are in flight."""
@@ -306,8 +375,16 @@ def exchange_plan(
     items = assign(matrices, mesh) if items is None else items
     filled: dict[int, tuple[int, int]] = {}  # {owner: (its round, bytes in it)}
     rounds: dict[int, list[Item]] = {}
-    order = sorted(items, key=lambda item: (-matrices[item.index].work, matrices[item.index].shape, item.index))
-    for item in (item for item in order if item.way != "local"):
+    largest: dict[str, float] = {}
+    for matrix in matrices:
+        largest[matrix.name] = max(matrix.work, largest.get(matrix.name, 0.0))
+
+    def order(item: Item) -> tuple[object, ...]:
+        """The parts of a stack one after the other, because its local shards are held from the first to the last."""
+        matrix = matrices[item.index]
+        return -largest[matrix.name], matrix.place[0], item.index
+
+    for item in sorted((item for item in items if item.way != "local"), key=order):
         matrix = matrices[item.index]
         size = math.prod(matrix.shape) * matrix.itemsize * matrix.tensors
         number, held = filled.get(item.owner, (0, 0))

@@ -4,19 +4,18 @@ The sums are those of `ExchangePlan.traffic`, `work` and `memory`, for all ranks
 holds itself is added.
 """
 
-import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .exchange_plan import HEADER, ExchangePlan, Item, Matrix, Split, aligned, boxes, entries, gram_back
+from .exchange_plan import ALIGNED, HEADER, ExchangePlan, Item, Matrix, Place, Split, aligned, boxes, gram_back
 from .triangle import packed_entries
 
-__all__ = ["Forecast", "forecast"]
+__all__ = ["Forecast", "forecast", "moved"]
 
 Numbers = NDArray[np.float64]
 
@@ -26,7 +25,7 @@ class Forecast:
     """Numbers for each rank of a mesh, in the order of its ranks.
 
     Attributes:
-        matrices: Matrix parameters that the rank owns, those of the way "local" not counted.
+        matrices: Matrix parameters, and parts of stacks, that the rank owns; those of the way "local" are not counted.
         work: Multiply-adds of the matrix rules.
         sent: Bytes sent in a step.
         received: Bytes received in a step.
@@ -60,69 +59,81 @@ def forecast(plan: ExchangePlan, work: Sequence[float] | None = None) -> Forecas
     ranks = math.prod(plan.mesh)
     sums = {field.name: np.zeros(ranks) for field in fields(Forecast)}
     for item in plan.items:
-        matrix = plan.matrices[item.index]
-        sums["work"] += _work(matrix, plan.mesh, item, work[item.index])
-        if item.way != "local":
-            sums["matrices"][item.owner] += 1
+        _add_work(sums["work"], plan.matrices[item.index], plan.mesh, item, work[item.index])
+    before = np.zeros(ranks)
+    for items in plan.rounds:
+        held = np.zeros(ranks)
+        for item in items:
+            matrix = plan.matrices[item.index]
             there, back = _messages(matrix, plan.mesh, item)
+            all_there, all_back = there.sum(), back.sum()
+            sums["matrices"][item.owner] += 1
             sums["sent"] += there
             sums["received"] += back
-            sums["sent"][item.owner] += back.sum()
-            sums["received"][item.owner] += there.sum()
-    held = [sum((_held(plan, item) for item in items), np.zeros(ranks)) for items in plan.rounds]
-    for first, second in itertools.pairwise([*held, np.zeros(ranks)]):
-        sums["memory"] = np.maximum(sums["memory"], first + second)
+            held += there
+            held += back
+            sums["sent"][item.owner] += all_back
+            sums["received"][item.owner] += all_there
+            held[item.owner] += all_there + all_back + math.prod(matrix.shape) * (matrix.itemsize * matrix.tensors + 4)
+        sums["memory"] = np.maximum(sums["memory"], before + held)
+        before = held
     return Forecast(**sums)
+
+
+def moved(plan: ExchangePlan, items: Iterable[Item]) -> float:
+    """Bytes that all ranks together send for some of the matrices of a plan."""
+    pairs = (_messages(plan.matrices[item.index], plan.mesh, item) for item in items if item.way != "local")
+    return float(sum(there.sum() + back.sum() for there, back in pairs))
 
 
 def _messages(matrix: Matrix, mesh: tuple[int, ...], item: Item) -> tuple[Numbers, Numbers]:
     """Bytes that each rank sends to the owner of a matrix, and that it gets back; 0 for the owner."""
     copies = _copies(mesh, matrix.placements)
     sends = copies == copies[item.owner]
-    sends[item.owner] = False
-    others = np.ones(len(copies))
-    others[item.owner] = 0
     if item.way == "gram":
         gram = HEADER + aligned(packed_entries(min(matrix.shape)) * matrix.width)
-        return sends * float(gram), others * float(HEADER + gram_back(matrix))
-    sizes = _sizes(matrix.shape, mesh, matrix.placements, matrix.itemsize)
-    return sends * sizes * matrix.tensors, others * (sizes + aligned(matrix.extra))
+        there, back = sends * float(gram), np.full(len(copies), float(HEADER + gram_back(matrix)))
+    else:
+        sizes = _sizes(matrix.place, mesh, matrix.itemsize)
+        there, back = sends * sizes * matrix.tensors, sizes + aligned(matrix.extra)
+    there[item.owner] = back[item.owner] = 0
+    return there, back
 
 
-def _held(plan: ExchangePlan, item: Item) -> Numbers:
-    """Bytes that each rank holds for a matrix: messages, and at the owner the whole matrix."""
-    matrix = plan.matrices[item.index]
-    there, back = _messages(matrix, plan.mesh, item)
-    held = there + back
-    held[item.owner] = there.sum() + back.sum() + math.prod(matrix.shape) * (matrix.itemsize * matrix.tensors + 4)
-    return held
-
-
-def _work(matrix: Matrix, mesh: tuple[int, ...], item: Item, work: float) -> Numbers:
-    """Multiply-adds for a matrix on each rank.
+def _add_work(sums: Numbers, matrix: Matrix, mesh: tuple[int, ...], item: Item, work: float) -> None:
+    """Add the multiply-adds for a matrix on each rank.
 
     The way "gram" shares the two products with the long side among the ranks. They are counted once, without restarts.
     """
-    shares = _shares(matrix.shape, mesh, matrix.placements)
-    if item.way == "local":
-        return work * shares
-    thin = min(2.0 * math.prod(matrix.shape) * min(matrix.shape), work) if item.way == "gram" else 0.0
-    shared = thin * shares
-    shared[item.owner] += work - thin
-    return shared
+    if item.way == "owner":
+        sums[item.owner] += work
+        return
+    thin = min(2.0 * math.prod(matrix.shape) * min(matrix.shape), work) if item.way == "gram" else work
+    sums += thin * _entries(matrix.place, mesh) / max(math.prod(matrix.shape), 1)
+    sums[item.owner] += work - thin
+
+
+@lru_cache(maxsize=2048)
+def _sizes(place: Place, mesh: tuple[int, ...], itemsize: int) -> Numbers:
+    """Bytes of what each rank holds of a matrix or part."""
+    return np.ceil(_entries(place, mesh) * itemsize / ALIGNED) * ALIGNED
+
+
+@lru_cache(maxsize=2048)
+def _entries(place: Place, mesh: tuple[int, ...]) -> Numbers:
+    """The number of entries that each rank holds of a matrix or part."""
+    shape, placements, start, stop = place
+    lengths, first, last = _lengths(shape, mesh, placements)
+    return np.clip(np.minimum(last, stop) - np.maximum(first, start), 0, None) * lengths
 
 
 @lru_cache(maxsize=512)
-def _sizes(
-    shape: tuple[int, ...], mesh: tuple[int, ...], placements: tuple[Split | None, ...], itemsize: int
-) -> Numbers:
-    return np.array([aligned(entries(box) * itemsize) for box in boxes(shape, mesh, placements)], dtype=float)
-
-
-@lru_cache(maxsize=512)
-def _shares(shape: tuple[int, ...], mesh: tuple[int, ...], placements: tuple[Split | None, ...]) -> Numbers:
-    """The share of the entries that each rank holds."""
-    return np.array([entries(box) for box in boxes(shape, mesh, placements)], dtype=float) / max(math.prod(shape), 1)
+def _lengths(
+    shape: tuple[int, ...], mesh: tuple[int, ...], placements: tuple[Split | None, ...]
+) -> tuple[Numbers, Numbers, Numbers]:
+    """For each rank's box of a parameter: the product of its lengths after axis 0, and its range on axis 0."""
+    bounds = np.array(boxes(shape, mesh, placements), dtype=float)
+    return (bounds[:, 1:, 1] - bounds[:, 1:, 0]).prod(1), bounds[:, 0, 0], bounds[:, 0, 1]
 
 
 @lru_cache(maxsize=512)

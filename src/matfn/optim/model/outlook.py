@@ -5,7 +5,7 @@ are counted: AdamW moves the other parameters on each process, without messages.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,9 @@ from ...engines import Direct, Gram
 from ...engines.cost import computed, products_of
 from ...iteration.schedule import Schedule
 from ..matrices.buckets import working_dtype
-from ..matrices.exchange_plan import Item, Matrix, Way, exchange_plan
-from ..matrices.forecast import Forecast, forecast
+from ..matrices.exchange_plan import ExchangePlan, Matrix, Way, assign, exchange_plan, owned_work
+from ..matrices.forecast import Forecast, forecast, moved
+from ..matrices.parts import parted
 from ..matrices.shards import is_dtensor
 from ..needs import needs
 from ..rules.polar import Polar
@@ -199,6 +200,31 @@ def outlook(
         optimizer = Muon([torch.zeros(1, 1)])
     if pace.active is None:
         pace = replace(pace, active=float(sum(entry.parameter.numel() for entry in entries)) or None)
+    kinds: list[Kind] = []
+    ranks, busy = forecast(exchange_plan([], (mesh.ranks,))), [0.0] * mesh.ranks
+    for triples in _by_mesh(entries, mesh, optimizer):
+        placed, parts = triples[0][0], parted([matrix for _, matrix, _ in triples], triples[0][0].sizes)
+        shares = [
+            (work or 0.0) * part.shape[0] / max(matrix.shape[0], 1)
+            for (_, matrix, work), each in zip(triples, parts, strict=True)
+            for part in each
+        ]
+        matrices = [part for each in parts for part in each]
+        together = math.prod(placed.sizes) == mesh.ranks  # the same processes as those of other meshes
+        items = assign(matrices, placed.sizes, busy=busy if together else None)
+        if together:
+            busy = [a + b for a, b in zip(busy, owned_work(matrices, items, mesh.ranks), strict=True)]
+        plan = exchange_plan(matrices, placed.sizes, items)
+        ranks += forecast(plan, shares).at(mesh.positions(placed))
+        kinds += _kinds([(matrix, work) for _, matrix, work in triples], parts, plan)
+    counted = all(kind.work is not None for kind in kinds)
+    return Outlook(mesh, type(optimizer).__name__, tuple(kinds), ranks, counted, pace)
+
+
+def _by_mesh(
+    entries: Sequence["Entry"], mesh: Mesh, optimizer: "MatrixOptimizer"
+) -> Iterable[list[tuple[Placed, Matrix, float | None]]]:
+    """Placement, needs and multiply-adds of each matrix parameter, those on one mesh together."""
     meshes: dict[tuple[tuple[str, int], ...], list[tuple[Placed, Matrix, float | None]]] = {}
     group = {**optimizer.defaults, "rule": "matrix"}
     for entry in entries:
@@ -212,15 +238,7 @@ def outlook(
             matrix, _ = needs(*given, sharded=sharded)
             work = _multiply_adds(optimizer, own["rule"], entry, device)
             meshes.setdefault(placed.axes, []).append((placed, matrix, work))
-    kinds: list[Kind] = []
-    total = forecast(exchange_plan([], (mesh.ranks,)))
-    for triples in meshes.values():
-        placed, pairs = triples[0][0], [(matrix, work) for _, matrix, work in triples]
-        plan = exchange_plan([matrix for matrix, _ in pairs], placed.sizes)
-        total += forecast(plan, [work or 0.0 for _, work in pairs]).at(mesh.positions(placed))
-        kinds += _kinds(pairs, plan.items, placed.sizes)
-    counted = all(kind.work is not None for kind in kinds)
-    return Outlook(mesh, type(optimizer).__name__, tuple(kinds), total, counted, pace)
+    return meshes.values()
 
 
 def _multiply_adds(optimizer: "MatrixOptimizer", rule: str, entry: "Entry", device: torch.device) -> float | None:
@@ -239,18 +257,19 @@ def _multiply_adds(optimizer: "MatrixOptimizer", rule: str, entry: "Entry", devi
     return total
 
 
-def _kinds(pairs: Sequence[tuple[Matrix, float | None]], items: Sequence[Item], mesh: tuple[int, ...]) -> list[Kind]:
+def _kinds(
+    pairs: Sequence[tuple[Matrix, float | None]], parts: Sequence[Sequence[Matrix]], plan: ExchangePlan
+) -> list[Kind]:
     """The matrices of one mesh, equal ones counted together."""
-    alike: dict[tuple[object, ...], list[int]] = {}
-    for index, ((matrix, work), item) in enumerate(zip(pairs, items, strict=True)):
-        alike.setdefault((matrix.shape, matrix.placements, item.way, work), []).append(index)
-    kinds = []
-    for indices in alike.values():
-        (matrix, work), item = pairs[indices[0]], items[indices[0]]
-        one = forecast(exchange_plan([matrix], mesh, [Item(0, item.way, item.owner)]))
-        moved = float(one.sent.sum())
-        kinds.append(Kind(matrix.shape, len(indices), _cut(matrix, mesh), item.way, work, moved))
-    return kinds
+    found: dict[tuple[object, ...], Kind] = {}
+    items = iter(plan.items)
+    for (matrix, work), each in zip(pairs, parts, strict=True):
+        own = [next(items) for _ in each]
+        key = (matrix.shape, matrix.placements, own[0].way, work)
+        if key not in found:
+            found[key] = Kind(matrix.shape, 0, _cut(matrix, plan.mesh), own[0].way, work, moved(plan, own))
+        found[key] = replace(found[key], count=found[key].count + 1)
+    return list(found.values())
 
 
 def _cut(matrix: Matrix, mesh: tuple[int, ...]) -> str:
