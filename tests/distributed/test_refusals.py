@@ -65,6 +65,25 @@ def test_an_example_is_read_under_tp_and_ddp_and_refused_under_fully_shard(world
         assert same
 
 
+def on_a_mesh_of_two():
+    """An optimizer on a mesh of ranks 0 and 1 only; the outlook of a model on another mesh than the given one."""
+    pair = DeviceMesh("cpu", [0, 1])
+    outside = error_of(lambda: Muon(plan(Tiny(fused=False), mesh=pair)))
+    model, *_ = spread(Tiny(fused=False), "fsdp")
+    return outside, error_of(plan(model).outlook, "8x8"), str(plan(Tiny(fused=False), mesh=pair).mesh)
+
+
+def test_a_mesh_without_this_process_or_without_the_parameters_is_refused(world):
+    for rank, (outside, (kind, text), shown) in enumerate(world(4).run(on_a_mesh_of_two)):
+        assert (outside is None) == (rank < 2)
+        if outside is not None:
+            assert outside[0] is ValueError
+            assert f"mesh has the ranks [0, 1], but this process is rank {rank}" in outside[1]
+        assert kind is ValueError
+        assert text.startswith("Plan.outlook: a parameter is sharded over dp 4 ranks, which are no part of 64 ranks")
+        assert shown == "2 ranks"
+
+
 def too_early(what):
     """An optimizer made before the model is changed; the error at its first step."""
     model = Tiny(fused=False)

@@ -226,8 +226,15 @@ class Team:
             raise _lost(what, error) from error
         return Arrival(received, message, work, what)
 
-    def gathered(self, part: Tensor | None, held: Sequence[Box], shape: Sequence[int], owner: int, like: Tensor,
-                 senders: Sequence[int]) -> Tensor | None:  # fmt: skip
+    def gathered(
+        self,
+        part: Tensor | None,
+        held: Sequence[Box],
+        shape: Sequence[int],
+        owner: int,
+        like: Tensor,
+        senders: Sequence[int],
+    ) -> Tensor | None:
         """A whole tensor at its owner, from the boxes of the `senders`; None on other ranks.
 
         Args:
@@ -297,7 +304,18 @@ def _numbers(text: str) -> list[int]:
 
 
 def group_of_mesh(mesh: "DeviceMesh") -> "ProcessGroup":
-    """A process group of all ranks of a mesh, in their order. All of them must call it."""
+    """A process group of all ranks of a mesh, in their order. All of them must call it.
+
+    Raises:
+        ValueError: If this process is none of them.
+    """
+    if mesh.get_coordinate() is None:
+        from torch import distributed
+
+        raise ValueError(
+            f"plan: mesh has the ranks {mesh.mesh.flatten().tolist()}, but this process is rank "
+            f"{distributed.get_rank()}. Give each process a mesh that it belongs to."
+        )
     return mesh.get_group() if mesh.ndim == 1 else _group_of(tuple(mesh.mesh.flatten().tolist()))
 
 

@@ -159,6 +159,7 @@ class Plan:
             active: Parameters that a token uses; None is all of them.
 
         Raises:
+            TypeError: If `optimizer` is none of matfn.
             ValueError: If there is no mesh, or a number is not above 0.
         """
         mesh = self.mesh if mesh is None else mesh
