@@ -6,7 +6,7 @@ import pytest
 import torch
 from models import full
 from torch import distributed, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 from matfn.optim import SOAP, AdaMuon, Muon, NorMuon, PolarGrad, Shampoo, layout
@@ -120,19 +120,20 @@ def test_experts_are_moved_as_in_one_process(world, name):
 
 
 PLACEMENTS = {
-    "rows": ((4,), [Shard(0)]),
-    "columns": ((4,), [Shard(1)]),
-    "replicated": ((4,), [Replicate()]),
-    "hsdp": ((2, 2), [Replicate(), Shard(0)]),
-    "fsdp and tp": ((2, 2), [Shard(0), Shard(1)]),
+    "rows": ([0, 1, 2, 3], [Shard(0)]),
+    "columns": ([0, 1, 2, 3], [Shard(1)]),
+    "replicated": ([0, 1, 2, 3], [Replicate()]),
+    "hsdp": ([[0, 1], [2, 3]], [Replicate(), Shard(0)]),
+    "hsdp by columns": ([[0, 2], [1, 3]], [Replicate(), Shard(0)]),  # torch sorts the ranks of a process group
+    "fsdp and tp": ([[0, 1], [2, 3]], [Shard(0), Shard(1)]),
 }
 SHAPES = [(9, 5), (6, 8), (3, 4), (16, 2), (5, 5)]
 
 
 def missing(name, placement, rule="matrix"):
     """Gradients are missing on one rank, on several, on all, and of parameters that take turns."""
-    sizes, placements = PLACEMENTS[placement]
-    mesh = init_device_mesh("cpu", sizes)
+    ranks, placements = PLACEMENTS[placement]
+    mesh = DeviceMesh("cpu", ranks)
     model = Parameters(SHAPES, placements, mesh, OPTIMIZERS[name], rule=rule)
     absent = [(0, 1), (1, 0), (1, 2), (2, -1)], [], [(i, -1) for i in range(5)], [(0, -1), (3, 3)], [(1, -1), (3, 3)]
     rank = distributed.get_rank()
@@ -173,8 +174,8 @@ LAYOUTS = {
 
 def cut_across(name, placement):
     """Every layout on one placement: {layout: distance}."""
-    sizes, placements = PLACEMENTS[placement]
-    mesh = init_device_mesh("cpu", sizes)
+    ranks, placements = PLACEMENTS[placement]
+    mesh = DeviceMesh("cpu", ranks)
     distances = {}
     for case, (shape, read, scale) in LAYOUTS.items():
         model = Parameters([shape, shape], placements, mesh, OPTIMIZERS[name], layouts=read, scale=scale)

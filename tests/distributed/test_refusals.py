@@ -11,6 +11,8 @@ from torch.distributed import checkpoint as dcp
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy, fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from torch.nn.parallel import DistributedDataParallel
 
 from matfn import Exact
 from matfn.optim import Muon, PlanError, plan
@@ -160,6 +162,41 @@ def test_fsdp1_is_refused_by_name(world, strategy, use_orig_params):
         assert "fully_shard" in planned[1]
         assert made[0] is TypeError
         assert made[1].startswith(f"Muon: group 0: parameter {name!r} belongs to FullyShardedDataParallel (FSDP1)")
+
+
+def tensor_parallel_under_ddp():
+    """Parameters after DDP has made plain ones of them, and after a forward pass, when torch hides them."""
+    mesh = init_device_mesh("cpu", (2, 1), mesh_dim_names=("dp", "tp"))
+    model = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 4, bias=False))
+    parallelize_module(model, mesh["tp"], {"0": ColwiseParallel(), "1": RowwiseParallel()})
+    wrapped = DistributedDataParallel(model, device_mesh=mesh["dp"])
+    made = error_of(Muon, list(wrapped.named_parameters()))
+    planned = error_of(plan, wrapped)
+    wrapped(torch.ones(2, 4)).sum().backward()
+    return made, planned, error_of(plan, wrapped)
+
+
+def test_tensor_parallel_under_ddp_is_refused(world):
+    for made, planned, later in world(2).run(tensor_parallel_under_ddp):
+        assert made[0] is TypeError
+        assert made[1].startswith("Muon: group 0: parameter 'module.0.weight' is a part of a matrix")
+        assert planned == later
+        assert planned[0] is PlanError
+        assert "its module 'module' is tensor parallel under DistributedDataParallel" in planned[1]
+        assert "fully_shard(model, mesh=...)" in planned[1]
+
+
+def ranks_that_do_not_ascend():
+    parameter = nn.Parameter(distribute_tensor(torch.ones(4, 6), DeviceMesh("cpu", [1, 0]), [Shard(0)]))
+    optimizer = Muon([("w", parameter)])
+    parameter.grad = torch.ones_like(parameter)
+    return error_of(optimizer.step)
+
+
+def test_a_mesh_whose_ranks_do_not_ascend_is_refused(world):
+    for kind, text in world(2).run(ranks_that_do_not_ascend):
+        assert kind is ValueError
+        assert re.match(r"Muon: in DeviceMesh.* the ranks along an axis do not ascend\.", text)
 
 
 def bad_parameters():

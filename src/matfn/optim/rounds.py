@@ -86,7 +86,7 @@ class Round:
             sizes[item.owner] += self.plan.there(item, me)
             for rank in self._senders(item) if item.owner == me else ():
                 gets[rank] += self.plan.there(item, rank)
-        message = Message(sizes, team.device)
+        message = team.message(sizes)
         for item, member in self.items:
             self._pack(item, member, message)
         if any(len(self._senders(item)) > 1 for item, _ in self.items):
@@ -151,7 +151,7 @@ class Round:
         gets = [0] * team.size
         for item, _ in self.items:
             gets[item.owner] += self.plan.back(item, me)
-        message = Message(sizes, team.device)
+        message = team.message(sizes)
         for item, member in own:
             for rank, box in enumerate(self._boxes(member)):
                 if rank != me and self.plan.back(item, rank):

@@ -2,13 +2,16 @@
 
 Every message is a part of one all-to-all, with the sizes of the plan (`exchange_plan`). Messages are bytes, so one
 all-to-all carries numbers of any dtypes. Before a step the processes agree on the parameters that have a gradient, and
-compare their plans. This goes over a gloo group, so it does not wait for a GPU.
+compare their plans. This goes over a gloo group of its own, so it does not wait for a GPU.
 """
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Arrival", "Message", "Team", "group_of_mesh", "part_of", "placements_of"]
 
 _SHOWN = 6
+_CONTROLS: MutableMapping["ProcessGroup", "ProcessGroup"] = WeakKeyDictionary()  # see `_control_of`
 
 
 class Message:
@@ -31,12 +35,15 @@ class Message:
     Args:
         sizes: Bytes for each rank.
         device: Where the bytes are.
+        order: The ranks in the order in which their bytes lie in the buffer.
     """
 
-    def __init__(self, sizes: Sequence[int], device: torch.device) -> None:
-        self.sizes = list(sizes)
+    def __init__(self, sizes: Sequence[int], device: torch.device, order: Sequence[int]) -> None:
+        self.sizes = [sizes[rank] for rank in order]
         self.buffer = torch.empty(sum(sizes), dtype=torch.uint8, device=device)
-        self._next = [sum(sizes[:rank]) for rank in range(len(sizes))]
+        self._next = [0] * len(sizes)
+        for place, rank in enumerate(order):
+            self._next[rank] = sum(self.sizes[:place])
 
     def piece(self, rank: int, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """The next piece for, or from, a rank: a view of the buffer in a shape and dtype."""
@@ -59,7 +66,7 @@ class Arrival:
         """The messages from all ranks.
 
         Raises:
-            RuntimeError: If another process ended, or did not answer within the timeout of the process group.
+            RuntimeError: If another process ended, made no step, or did not answer within the timeout of the group.
         """
         if self.work is not None:
             try:
@@ -76,7 +83,7 @@ class Team:
         mesh: The sizes of the mesh axes.
         ranks: The ranks of the processes in the default group, in the order of the mesh.
         device: Where messages are: the device of the mesh.
-        group: A process group of exactly these ranks in this order; None makes one, which all of them must do.
+        group: A process group of exactly these ranks; None makes one, which all of them must do.
         name: The optimizer, for messages of errors.
     """
 
@@ -93,13 +100,23 @@ class Team:
         self.mesh, self.ranks, self.device, self.name = mesh, tuple(ranks), device, name
         self.rank = self.ranks.index(distributed.get_rank())
         self.group = _group_of(self.ranks) if group is None else group
-        self.control = self.group
-        if len(self.ranks) > 1 and "gloo" not in str(distributed.get_backend_config(self.group)):
-            self.control = distributed.new_group(self.ranks, backend="gloo", use_local_synchronization=True)
+        members = distributed.get_process_group_ranks(self.group)
+        self.order = tuple(self.ranks.index(rank) for rank in members)  # torch sorts the ranks of a group
+        self.control = self.group if len(self.ranks) == 1 else _control_of(self.group, self.ranks, name)
 
     @classmethod
     def of_mesh(cls, mesh: Any, name: str) -> "Team":
-        """The processes of a DeviceMesh. The first call for a mesh of several axes is collective."""
+        """The processes of a DeviceMesh. The first call for a mesh of several axes is collective.
+
+        Raises:
+            ValueError: If the ranks along an axis do not ascend.
+        """
+        if any((mesh.mesh.diff(dim=axis) < 0).any() for axis in range(mesh.ndim)):
+            raise ValueError(
+                f"{name}: in {mesh} the ranks along an axis do not ascend. torch cuts parameters by the place of a "
+                "rank in its process group, which is sorted, so it is unclear which part a rank has. Make a mesh with "
+                "ascending ranks."
+            )
         device = torch.device(mesh.device_type)
         if mesh.device_type != "cpu":
             device = torch.device(mesh.device_type, torch.get_device_module(mesh.device_type).current_device())
@@ -152,7 +169,7 @@ class Team:
             distributed.all_gather(found, torch.tensor(own), group=self.control)
         except RuntimeError as error:
             raise _lost(f"{self.name}: comparing the gradients of a step", error) from error
-        return [flags.tolist() for flags in found]
+        return [found[self.order.index(rank)].tolist() for rank in range(self.size)]
 
     def _reduced(self, values: Tensor) -> Tensor:
         """The greatest of each value over the ranks."""
@@ -170,6 +187,7 @@ class Team:
 
         plans: list[Any] = [None] * self.size
         distributed.all_gather_object(plans, list(described), group=self.control)
+        plans = [plans[self.order.index(rank)] for rank in range(self.size)]
         other = next(rank for rank in range(self.size) if plans[rank] != plans[0])
         only = [[line for line in plans[a] if line not in set(plans[b])] for a, b in ((0, other), (other, 0))]
         if not any(only):
@@ -184,6 +202,10 @@ class Team:
             "hang. All processes need the same model, options and parameter groups.\n" + "\n".join(shown)
         )
 
+    def message(self, sizes: Sequence[int]) -> Message:
+        """An empty message with so many bytes to, or from, each rank."""
+        return Message(sizes, self.device, self.order)
+
     def send(self, message: Message, sizes: Sequence[int], what: str) -> Arrival:
         """Begin an all-to-all.
 
@@ -194,7 +216,7 @@ class Team:
         """
         from torch import distributed
 
-        received = Message(sizes, self.device)
+        received = self.message(sizes)
         what = f"{self.name}: {what}"
         try:
             work = distributed.all_to_all_single(
@@ -225,7 +247,7 @@ class Team:
         """
         size = [aligned(like.dtype.itemsize * torch.Size(extent(box)).numel()) for box in held]
         sends = self.rank in senders and self.rank != owner
-        message = Message([size[self.rank] if sends and r == owner else 0 for r in range(self.size)], self.device)
+        message = self.message([size[self.rank] if sends and r == owner else 0 for r in range(self.size)])
         if sends and part is not None:
             message.piece(owner, part.shape, part.dtype).copy_(part)
         gets = [size[r] if self.rank == owner and r in senders and r != owner else 0 for r in range(self.size)]
@@ -244,7 +266,7 @@ class Team:
         """This rank's box of a tensor that its owner holds whole."""
         size = [aligned(dtype.itemsize * torch.Size(extent(box)).numel()) for box in held]
         own = self.rank == owner
-        message = Message([size[r] if own and r != owner else 0 for r in range(self.size)], self.device)
+        message = self.message([size[r] if own and r != owner else 0 for r in range(self.size)])
         for rank in range(self.size) if own else ():
             if rank != owner:
                 assert whole is not None
@@ -304,12 +326,42 @@ def _group_of(ranks: tuple[int, ...]) -> "ProcessGroup":
     if ranks == tuple(range(distributed.get_world_size())):
         assert distributed.group.WORLD is not None
         return distributed.group.WORLD
-    made: Any = distributed.new_group(list(ranks), use_local_synchronization=True)
+    made: Any = distributed.new_group(list(ranks), use_local_synchronization=True, timeout=_timeout(None))
     return made
+
+
+def _control_of(group: "ProcessGroup", ranks: tuple[int, ...], name: str) -> "ProcessGroup":
+    """A gloo group of the same ranks, which carries nothing but what a step agrees on.
+
+    In a group that others use, their messages could meet ours if a rank makes a step less, or while a checkpoint is
+    saved in the background. gloo then ends the process without an exception.
+    """
+    from torch import distributed
+
+    if group not in _CONTROLS:
+        try:
+            made: Any = distributed.new_group(
+                list(ranks), backend="gloo", use_local_synchronization=True, timeout=_timeout(group)
+            )
+        except RuntimeError as error:
+            raise _lost(f"{name}: making a process group at the first step", error) from error
+        _CONTROLS[group] = made
+    return _CONTROLS[group]
+
+
+def _timeout(group: "ProcessGroup | None") -> timedelta | None:
+    """The timeout of a process group, by default the default group. `new_group` would take the default of torch."""
+    from torch import distributed
+
+    group = distributed.group.WORLD if group is None else group
+    for device in getattr(group, "_device_types", ()):
+        with contextlib.suppress(RuntimeError, AttributeError):
+            return group._get_backend(device).options._timeout  # pyright: ignore
+    return None
 
 
 def _lost(what: str, error: RuntimeError) -> RuntimeError:
     return RuntimeError(
-        f"{what} failed: another process ended, raised an error or did not answer within the timeout. "
-        f"Look at the first error of the other processes. torch says: {error}"
+        f"{what} failed: another process ended, raised an error, made no step or did not answer within the "
+        f"timeout. Look at the first error of the other processes. torch says: {error}"
     )

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .exchange import Message, Team
+from .exchange import Team
 from .exchange_plan import Split, aligned
 from .shards import like_shard, local, local_gradient
 
@@ -77,7 +77,7 @@ def _copies(team: Team, params: Sequence[Tensor], routes: Sequence[tuple[int, di
         for rank, giver in route.items():
             sizes[rank] += _size(shard) if giver == team.rank else 0
             gets[giver] += _size(shard) if rank == team.rank else 0
-    message = Message(sizes, team.device)
+    message = team.message(sizes)
     for index, route in routes:
         shard = local(params[index])
         for rank, giver in route.items():

@@ -380,8 +380,8 @@ def _refuse_mistakes(entries: Sequence[Entry], allow: Collection[str]) -> None:
             )
     if "empty" not in allow and not any(entry.is_matrix for entry in entries):
         raise PlanError(
-            f"nothing would be orthogonalized:\n{render(entries)}\nIf a wrapper flattened or froze the weights, call "
-            'plan before wrapping. Else name the matrices in overrides=, or pass allow=("empty",).'
+            f"nothing would be orthogonalized:\n{render(entries)}\nUnfreeze weights that shall train, name "
+            'matrices in overrides=, or pass allow=("empty",).'
         )
 
 
