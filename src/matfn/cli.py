@@ -225,7 +225,7 @@ def plan_(
     from matfn.train import recipe as recipes
 
     if (recipe is None) == (model is None):
-        raise TrainError("give --recipe with a file, or --model with the name of a public model")
+        raise TrainError("give either --recipe with a file, or --model with the name of a public model")
     if (model is not None and (arm or set_)) or (recipe is not None and optimizer is not None):
         raise TrainError("--arm and --set go with --recipe, --optimizer with --model")
     profile = outlook.use_profile(machine)

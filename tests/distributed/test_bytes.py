@@ -73,6 +73,38 @@ def test_predicted_bytes_are_sent(world, ranks, kind):
             assert ("gram" in results[0][name][2]) == (name == "gram")
 
 
+WORDS = {"ddp": "replicate=4", "fsdp": "4", "hsdp": "2x2x1", "tp": "tp=4", "fsdp_tp": "2x2"}
+
+
+def counts(planned, mesh, optimizer):
+    """What an outlook says of each matrix and each rank."""
+    found = planned.outlook(mesh, optimizer)
+    ranks = {name: values.tolist() for name, values in vars(found.ranks).items()}
+    return [(k.shape, k.count, k.way, k.work, k.moved) for k in found.kinds], ranks
+
+
+def words_and_truth(kind):
+    """The counts for a mesh of words, from a plain model, and those of the model on the real mesh."""
+    model, *_ = spread(Tiny(width=32, fused=False), kind)
+    found = {}
+    for name, make in OPTIMIZERS.items():
+        real, plain = plan(model), plan(Tiny(width=32, fused=False))
+        found[name] = counts(plain, WORDS[kind], make(plain)), counts(real, None, make(real))
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_words_predict_what_a_real_mesh_does(world, kind):
+    for results in world(4).run(words_and_truth, kind):
+        for (words, forecast), (truth, on_ranks) in results.values():
+            if "tp" in kind:  # the small layers outside of the blocks are whole here, and words cut them too
+                words, truth = ([k for k in kinds if min(k[0]) == 32] for kinds in (words, truth))
+                assert len(words) == 4
+                assert words == truth
+            else:
+                assert (words, forecast) == (truth, on_ranks)
+
+
 def plain_on_a_mesh(shape):
     """The bytes sent, the predicted ones, and the weights of plain parameters that a mesh shares."""
     model, mesh = Tiny(dtype=torch.float64), init_device_mesh("cpu", shape)

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 import torch
-from models import Tiny, spread, step_on_given_gradients
+from models import Tiny, batch, loss_of, spread, step_on_given_gradients
 from models import weights as whole_weights
 from processes import RankLostError
 from torch import distributed, nn
@@ -108,6 +108,28 @@ def test_a_killed_rank_ends_the_others_and_the_checkpoint_resumes(world, tmp_pat
 
 def test_a_stopped_rank_is_a_timeout(world):
     check_lost(world, 1, 4, None, signal.SIGSTOP)
+
+
+# A rank that makes a step less
+
+
+def makes_a_step_less():
+    """Rank 1 leaves out its second step, so messages of DDP meet the step of rank 0."""
+    model, _, reads = spread(Tiny(layers=1, fused=False), "ddp")
+    optimizer = Muon(plan(model), lr=0.02)
+    for step in range(4):
+        optimizer.zero_grad()
+        loss_of(model, batch(step, *reads)).backward()
+        if distributed.get_rank() == 0 or step != 1:
+            optimizer.step()
+
+
+def test_a_step_that_one_rank_leaves_out_is_an_error_within_the_timeout(world):
+    outcomes = world(2).outcomes(makes_a_step_less, timeout=2.0, limit=20.0)
+    assert names_the_exchange(outcomes[0]), outcomes[0]
+    assert "made no step" in str(outcomes[0])
+    assert isinstance(outcomes[1], RuntimeError)
+    assert not isinstance(outcomes[1], RankLostError)
 
 
 # A rank that raises

@@ -8,9 +8,11 @@ import torch
 from models import KINDS, Tiny, batch, farthest, give_gradients, loss_of, spread, weights
 from torch import distributed, nn
 from torch.distributed import checkpoint as dcp
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy, fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from torch.nn.parallel import DistributedDataParallel
 
 from matfn import Exact
 from matfn.optim import Muon, PlanError, plan
@@ -61,6 +63,25 @@ def test_an_example_is_read_under_tp_and_ddp_and_refused_under_fully_shard(world
         assert "under fully_shard" in text
         assert "overrides={e.name: e.layout or e.rule" in text
         assert same
+
+
+def on_a_mesh_of_two():
+    """An optimizer on a mesh of ranks 0 and 1 only; the outlook of a model on another mesh than the given one."""
+    pair = DeviceMesh("cpu", [0, 1])
+    outside = error_of(lambda: Muon(plan(Tiny(fused=False), mesh=pair)))
+    model, *_ = spread(Tiny(fused=False), "fsdp")
+    return outside, error_of(plan(model).outlook, "8x8"), str(plan(Tiny(fused=False), mesh=pair).mesh)
+
+
+def test_a_mesh_without_this_process_or_without_the_parameters_is_refused(world):
+    for rank, (outside, (kind, text), shown) in enumerate(world(4).run(on_a_mesh_of_two)):
+        assert (outside is None) == (rank < 2)
+        if outside is not None:
+            assert outside[0] is ValueError
+            assert f"mesh has the ranks [0, 1], but this process is rank {rank}" in outside[1]
+        assert kind is ValueError
+        assert text.startswith("Plan.outlook: a parameter is sharded over dp 4 ranks, which are no part of 64 ranks")
+        assert shown == "2 ranks"
 
 
 def too_early(what):
@@ -141,6 +162,41 @@ def test_fsdp1_is_refused_by_name(world, strategy, use_orig_params):
         assert "fully_shard" in planned[1]
         assert made[0] is TypeError
         assert made[1].startswith(f"Muon: group 0: parameter {name!r} belongs to FullyShardedDataParallel (FSDP1)")
+
+
+def tensor_parallel_under_ddp():
+    """Parameters after DDP has made plain ones of them, and after a forward pass, when torch hides them."""
+    mesh = init_device_mesh("cpu", (2, 1), mesh_dim_names=("dp", "tp"))
+    model = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 4, bias=False))
+    parallelize_module(model, mesh["tp"], {"0": ColwiseParallel(), "1": RowwiseParallel()})
+    wrapped = DistributedDataParallel(model, device_mesh=mesh["dp"])
+    made = error_of(Muon, list(wrapped.named_parameters()))
+    planned = error_of(plan, wrapped)
+    wrapped(torch.ones(2, 4)).sum().backward()
+    return made, planned, error_of(plan, wrapped)
+
+
+def test_tensor_parallel_under_ddp_is_refused(world):
+    for made, planned, later in world(2).run(tensor_parallel_under_ddp):
+        assert made[0] is TypeError
+        assert made[1].startswith("Muon: group 0: parameter 'module.0.weight' is a part of a matrix")
+        assert planned == later
+        assert planned[0] is PlanError
+        assert "its module 'module' is tensor parallel under DistributedDataParallel" in planned[1]
+        assert "fully_shard(model, mesh=...)" in planned[1]
+
+
+def ranks_that_do_not_ascend():
+    parameter = nn.Parameter(distribute_tensor(torch.ones(4, 6), DeviceMesh("cpu", [1, 0]), [Shard(0)]))
+    optimizer = Muon([("w", parameter)])
+    parameter.grad = torch.ones_like(parameter)
+    return error_of(optimizer.step)
+
+
+def test_a_mesh_whose_ranks_do_not_ascend_is_refused(world):
+    for kind, text in world(2).run(ranks_that_do_not_ascend):
+        assert kind is ValueError
+        assert re.match(r"Muon: in DeviceMesh.* the ranks along an axis do not ascend\.", text)
 
 
 def bad_parameters():
@@ -284,3 +340,17 @@ def test_a_mesh_that_makes_no_sense_is_refused(mesh, kind, shown):
     assert error is kind
     assert text.startswith("plan: mesh")
     assert shown in text
+
+
+def planned_on(kind, words):
+    """The error of a plan of a spread model on another mesh, in words or of half of the processes."""
+    model, mesh, _ = spread(Tiny(fused=False), kind)
+    assert len(plan(model, mesh=mesh)) == len(plan(model))
+    half = init_device_mesh("cpu", (2, 2), mesh_dim_names=("a", "b"))["b"]
+    with pytest.raises(ValueError, match=r"plan: parameter '.*' is sharded over .*, which is no part of mesh="):
+        plan(model, mesh=half if words is None else words)
+
+
+@pytest.mark.parametrize(("kind", "words"), [("fsdp", None), ("fsdp", "8"), ("hsdp", "8"), ("fsdp_tp", "3x4")])
+def test_a_plan_on_another_mesh_is_refused(world, kind, words):
+    world(4).run(planned_on, kind, words)

@@ -193,9 +193,10 @@ def test_what_cannot_be_served_is_refused(world, bad, words):
     assert all(words in told for told in world(2).run(refusal, bad))
 
 
-def test_without_torchrun_the_error_has_the_line_to_type():
-    with pytest.raises(TrainError, match="torchrun --standalone --nproc-per-node 2 -m matfn_main"):
-        parallel.check(recipes.from_table({"parallel": {"kind": "fsdp"}}))
+@pytest.mark.parametrize(("tp", "number"), [(1, 2), (2, 2), (3, 3)])
+def test_without_torchrun_the_error_has_the_line_to_type(tp, number):
+    with pytest.raises(TrainError, match=f"torchrun --standalone --nproc-per-node {number} -m matfn_main"):
+        parallel.check(recipes.from_table({"parallel": {"kind": "fsdp", "tp": tp}}))
 
 
 def test_tp_belongs_to_fsdp():

@@ -3,6 +3,9 @@
 import itertools
 import math
 import random
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, cast
 
 import pytest
 import torch
@@ -22,6 +25,9 @@ from matfn.optim.matrices.exchange_plan import (
     total,
     way_of,
 )
+from matfn.optim.matrices.layout import linear
+from matfn.optim.member import Member
+from matfn.optim.needs import member_line
 
 MESHES = [(1,), (2,), (3,), (4,), (2, 2), (3, 2), (2, 2, 2)]
 SPLITS = [None, Split(0), Split(1)]
@@ -200,13 +206,29 @@ def test_memory_is_bounded_by_two_rounds():
     assert exchange_plan(matrices, (2,)).memory(0) > plan.memory(0)
 
 
-@pytest.mark.parametrize("change", [{"shape": (8, 6)}, {"itemsize": 2}, {"work": 2.0}, {"placements": (None,)}])
-def test_equal_plans_have_equal_hashes_and_others_have_not(change):
-    fields = {"name": "w", "shape": (8, 4), "placements": (Split(0),), "work": 1.0}
-    plan, same = (exchange_plan([Matrix(**fields)], (2,)) for _ in range(2))
-    assert plan.digest == same.digest
-    assert exchange_plan([Matrix(**{**fields, **change})], (2,)).digest != plan.digest
-    assert plan.items == (Item(0, "owner", 0),)
+def test_the_owner_of_a_gram_matrix_never_holds_it_whole():
+    plan = exchange_plan([Matrix("w", (64, 8), (Split(0),), gram=True, symmetric=True)], (2,))
+    messages = 2 * (8 * 9 // 2 * 4 + 16)  # a triangle and two scales, there and back
+    assert plan.items[0].way == "gram"
+    assert (plan.memory(0), plan.memory(1)) == (messages + 2 * 8 * 8 * 4, messages)
+
+
+def test_what_processes_compare_has_all_that_the_plan_knows_of_a_matrix():
+    """The lines of members are hashed and compared; a difference that is in none would make the exchange hang."""
+    param = torch.zeros(8, 4)
+
+    def line(wire: torch.dtype = torch.bfloat16, change: Mapping[str, Any] | None = None) -> str:
+        matrix, lender = Matrix("w", (8, 4), (None,), **(change or {})), cast(Any, None)
+        member = Member(0, "w", param, linear((8, 4)), lender, matrix, wire, False)
+        return member_line("w", param, "matrix", member)
+
+    changes = dict(itemsize=2, work=2.0, tensors=2, extra=8, whole=True, gram=True, symmetric=True, width=8, stack=True)
+    of_the_parameter = {"name", "shape", "placements"}  # the line begins with them
+    of_the_layout = {"start", "length"}
+    assert {field.name for field in fields(Matrix)} <= {*changes, *of_the_parameter, *of_the_layout}
+    assert len(
+        {line(), line(torch.float16), *(line(change={name: value}) for name, value in changes.items())}
+    ) == 2 + len(changes)
 
 
 def test_gram_matrices_of_1_to_4_send_a_quarter_of_the_bytes_on_two_ranks():

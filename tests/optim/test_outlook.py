@@ -45,6 +45,9 @@ def test_meshes_of_words(given, sizes):
         ((2, 0), ValueError, "at least 1"),
         ((2, True), ValueError, "at least 1"),
         ("999999x999999", ValueError, "at most 65536"),
+        ("99999999", ValueError, "at most 65536"),
+        ("8 8", ValueError, "got '8 8'"),
+        ("t p=8", ValueError, "got 't p=8'"),
         ("fsdp=4,ep=8", ValueError, "ep=8 must divide fsdp x tp = 4"),
         (8.0, TypeError, "got float"),
         (None, TypeError, "got NoneType"),
@@ -139,9 +142,9 @@ def test_what_is_not_known_is_asked_for():
 
 
 @pytest.mark.parametrize("name", ["gbps", "tflops", "tokens", "active"])
-@pytest.mark.parametrize("value", [0, -1.0, math.nan, math.inf, True, "1"])
+@pytest.mark.parametrize("value", [0, -1.0, math.nan, math.inf, 1e31, True, "1"])
 def test_bad_numbers(name, value):
-    with pytest.raises(ValueError, match=f"^{name} must be a finite number above 0"):
+    with pytest.raises(ValueError, match=f"^Plan.outlook: {name} must be a number from 1e-30 to 1e30"):
         outlook(**{name: value})
 
 
@@ -165,8 +168,21 @@ def test_a_plan_with_a_mesh_prints_it_and_one_without_is_asked_for_one():
         plan(model, mesh="8y")
 
 
+@pytest.mark.parametrize("given", ["muon", Muon, torch.optim.SGD([torch.zeros(1)], lr=0.1)])
+def test_an_optimizer_of_another_kind_is_refused(given):
+    with pytest.raises(TypeError, match=r"^Plan.outlook: optimizer must be an optimizer of matfn.* got "):
+        plan(Layers()).outlook("8", given)
+
+
 def test_a_model_without_matrices():
     found = plan(nn.LayerNorm(4), allow=("empty",)).outlook("4")
     assert found.kinds == ()
     assert found.ranks.sent.sum() == found.ranks.work.sum() == 0
-    assert str(found)
+    assert str(found) == "A step of Muon on 4 ranks (fsdp 4) sends nothing: the plan has no matrices."
+
+
+def test_the_callers_optimizer_stays_as_it_was():
+    optimizer = Muon(plan(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))))
+    before = dict(optimizer.layouts)
+    plan(Layers()).outlook("8", optimizer)
+    assert dict(optimizer.layouts) == before

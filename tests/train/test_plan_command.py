@@ -34,6 +34,36 @@ def test_a_recipe_on_two_processes(told, path):
     assert "of a step: the model's products take" in shown  # tokens are the recipe's, products are timed here
 
 
+@pytest.mark.parametrize(
+    ("parallel", "given", "mesh"),
+    [
+        (["kind=ddp"], "2", "(replicate 2)"),
+        (["kind=tp"], "2", "(tp 2)"),
+        (["kind=fsdp", "tp=2"], "4", "(fsdp 2 x tp 2)"),
+        (["kind=ddp"], "2x2", "(fsdp 2 x tp 2)"),
+    ],
+)
+def test_a_number_alone_is_spread_as_the_recipe_says(told, path, parallel, given, mesh):
+    changes = [
+        word for each in ("optimizer.kind=muon", *(f"parallel.{p}" for p in parallel)) for word in ("--set", each)
+    ]
+    assert mesh in told("--recipe", path, *changes, "--mesh", given)
+
+
+def test_options_of_zero_are_no_defaults(told, path):
+    for name in ("tokens", "tflops", "gbps"):
+        shown = told("--recipe", path, "--set", "optimizer.kind=muon", "--mesh", "2", f"--{name}", "0", status=2)
+        assert f"--{name} must be a number" in shown
+
+
+def test_the_recipes_groups_divide_the_processes(told, path):
+    changes = [
+        word for each in ("optimizer.kind=muon", "parallel.kind=fsdp", "parallel.tp=2") for word in ("--set", each)
+    ]
+    shown = told("--recipe", path, *changes, "--mesh", "3", status=2)
+    assert "parallel.tp = 2 does not divide the 3 processes" in " ".join(shown.split())
+
+
 def test_a_public_model_as_json(told, monkeypatch):
     monkeypatch.setenv("MATFN_MACHINE", "")  # restored afterwards: --machine sets it
     speeds = ("--gbps", 400, "--tflops", 400, "--tokens", 4e6)
@@ -54,14 +84,15 @@ def test_a_public_model_as_json(told, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--mesh", "8"], "give --recipe with a file, or --model"),
+        (["--mesh", "8"], "give either --recipe with a file, or --model"),
         (["--mesh", "8", "--model", "llama"], "did you mean llama3-8b?"),
         (["--mesh", "8", "--model", "llama3-8b", "--optimizer", "adamw"], "not for 'adamw'"),
         (["--mesh", "8", "--model", "llama3-8b", "--optimizer", "lion"], "--optimizer must be one of muon"),
         (["--mesh", "8", "--model", "llama3-8b", "--arm", "x"], "--arm and --set go with --recipe"),
         (["--mesh", "8y", "--model", "llama3-8b"], "--mesh must be a text such as"),
         (["--mesh", "fsdp=4,ep=3", "--model", "llama3-8b"], "ep=3 must divide fsdp x tp = 4"),
-        (["--mesh", "8", "--model", "llama3-8b", "--gbps", "0"], "gbps must be a finite number above 0"),
+        (["--mesh", "8", "--model", "llama3-8b", "--gbps", "0"], "--gbps must be a number from 1e-30"),
+        (["--mesh", "8", "--model", "llama3-8b", "--recipe", "x.toml"], "give either --recipe with a file, or --model"),
         (["--mesh", "8", "--model", "llama3-8b", "--machine", "abacus"], "--machine must be one of"),
     ],
 )

@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from .matrices.layout import Layout, linear
-from .matrices.shards import is_dtensor, is_flattened
+from .matrices.shards import is_dtensor, is_flattened, is_unmarked_shard
 from .options import check_options, check_scale
 from .rest import OPTIONS as REST_OPTIONS
 from .words import ruled
@@ -165,6 +165,11 @@ def _check_parameter(name: str, param: Tensor, rule: str) -> None:
         raise TypeError(
             f"{refused} belongs to FullyShardedDataParallel (FSDP1), which flattens parameters, so that their matrices "
             "are lost. Shard the model with torch.distributed.fsdp.fully_shard, and make the optimizer after that."
+        )
+    if is_unmarked_shard(param):
+        raise TypeError(
+            f"{refused} is a part of a matrix: DistributedDataParallel over tensor parallel keeps the parts as plain "
+            "parameters. Use fully_shard(model, mesh=...) in place of DDP, and make the optimizer after that."
         )
     if is_dtensor(param) and any(placement.is_partial() for placement in param.placements):
         raise TypeError(

@@ -102,9 +102,9 @@ def member_line(name: str, param: Tensor, rule: str, member: "Member | None") ->
         return line
     matrix = member.matrix
     return (
-        f"{line}, read as {member.layout.matrices}, {matrix.tensors} x {matrix.itemsize} bytes an entry in messages, "
-        f"{matrix.extra} bytes of state, work {matrix.work:g}, whole={matrix.whole}, gram={matrix.gram}, "
-        f"symmetric={matrix.symmetric}, width={matrix.width}, stack={matrix.stack}"
+        f"{line}, read as {member.layout.matrices}, {matrix.tensors} x {matrix.itemsize} bytes an entry in messages "
+        f"of {member.wire}, {matrix.extra} bytes of state, work {matrix.work:g}, whole={matrix.whole}, "
+        f"gram={matrix.gram}, symmetric={matrix.symmetric}, width={matrix.width}, stack={matrix.stack}"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import fields
 from typing import Any
 
@@ -59,14 +60,33 @@ def of_model(name: str, kind: str, mesh: str, pace: dict[str, float | None]) -> 
 def of_recipe(recipe: Recipe, arm: str | None, mesh: str, pace: dict[str, float | None]) -> tuple[str, Outlook]:
     """A title, and the outlook of a recipe's optimizer on its model, without memory for the model.
 
+    Args:
+        recipe: The recipe.
+        arm: The name of one of its arms; None if it has only one.
+        mesh: As `mesh_of` takes it; a number alone is spread as `[parallel]` says.
+        pace: The options of `Plan.outlook`. Without tokens, those of a step of the recipe.
+
     Raises:
         TrainError: The arm, the mesh or a number is wrong, or the optimizer is torch's own.
     """
     table = recipe.arm(arm)
     vocabulary = recipe.data.vocabulary if recipe.data.source == "shards" else _BYTES
     model = skeleton(recipe.model, vocabulary, context=recipe.data.context)
-    pace = {**pace, "tokens": pace["tokens"] or recipe.tokens_per_step}
-    return recipe.title, _checked(plan(model).outlook, _checked(mesh_of, mesh, "--mesh"), _optimizer(table), **pace)
+    pace = {**pace, "tokens": recipe.tokens_per_step if pace["tokens"] is None else pace["tokens"]}
+    where = _checked(mesh_of, _spread(recipe, mesh), "--mesh")
+    return recipe.title, _checked(plan(model).outlook, where, _optimizer(table), **pace)
+
+
+def _spread(recipe: Recipe, mesh: str) -> str:
+    """The mesh; a number alone is the number of processes, over which `[parallel]` says how the model is spread."""
+    kind, tp, number = recipe.parallel.kind, recipe.parallel.tp, mesh.strip()
+    if kind == "none" or not re.fullmatch("[1-9][0-9]{0,17}", number):
+        return mesh
+    if kind != "fsdp":
+        return f"{'replicate' if kind == 'ddp' else 'tp'}={number}"
+    if int(number) % tp:
+        raise TrainError(f"--mesh: parallel.tp = {tp} does not divide the {number} processes")
+    return f"fsdp={int(number) // tp},tp={tp}"
 
 
 def as_data(title: str, profile: str, found: Outlook) -> dict[str, Any]:
@@ -100,4 +120,4 @@ def _checked(function: Any, *arguments: Any, **options: Any) -> Any:
     try:
         return function(*arguments, **options)
     except (ValueError, TypeError) as error:
-        raise TrainError(str(error)) from None
+        raise TrainError(str(error).replace("Plan.outlook: ", "--", 1)) from None  # its arguments are options here

@@ -42,9 +42,9 @@ def check(recipe: Recipe) -> None:
             )
         return
     if not processes.joined():
+        command = processes.line(arguments, processes=max(2, recipe.parallel.tp))
         raise TrainError(
-            f'parallel.kind = "{kind}" needs torchrun: {processes.line(arguments, processes=2)} '
-            "(or one process: --set parallel.kind=none)"
+            f'parallel.kind = "{kind}" needs torchrun: {command} (or one process: --set parallel.kind=none)'
         )
     here, found = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
     if here > found > 0 and recipe.train.device != "cpu":
@@ -53,12 +53,14 @@ def check(recipe: Recipe) -> None:
             'or set train.device = "cpu"'
         )
     if number % recipe.parallel.tp:
-        raise TrainError(f"parallel.tp = {recipe.parallel.tp} does not divide the {number} processes")
+        raise TrainError(f"parallel.tp = {recipe.parallel.tp} does not divide the {number} processes: start a multiple")
     if recipe.telemetry.every:
         raise TrainError(f'telemetry works in one process, not with parallel.kind = "{kind}": set telemetry.every = 0')
     shares = _shares(recipe)
     if recipe.train.batch % shares:
-        raise TrainError(f"train.batch = {recipe.train.batch} cannot be divided by {shares} processes: take a multiple")
+        raise TrainError(
+            f"train.batch = {recipe.train.batch} cannot be divided by {shares}, the number of shares: take a multiple"
+        )
     tensor = number // shares
     if tensor > 1 and recipe.model.name != "gpt":
         raise TrainError(f'tensor parallelism takes model.name = "gpt", not "{recipe.model.name}": use kind = "fsdp"')

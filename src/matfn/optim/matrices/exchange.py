@@ -2,14 +2,17 @@
 
 Every message is a part of one all-to-all, with the sizes of the plan (`exchange_plan`). Messages are bytes, so one
 all-to-all carries numbers of any dtypes. Before a step the processes agree on the parameters that have a gradient, and
-compare their plans. This goes over a gloo group, so it does not wait for a GPU.
+compare their plans. This goes over a gloo group of its own, so it does not wait for a GPU.
 """
 
+import contextlib
 import hashlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Arrival", "Message", "Team", "group_of_mesh", "part_of", "placements_of"]
 
 _SHOWN = 6
-_TAG = 30867  # of messages between two ranks, so that they are not taken for others of the same process group
+_CONTROLS: MutableMapping["ProcessGroup", "ProcessGroup"] = WeakKeyDictionary()  # see `_control_of`
 
 
 class Message:
@@ -33,11 +36,11 @@ class Message:
     Args:
         sizes: Bytes for each rank.
         device: Where the bytes are.
-        order: The ranks in the order of the process group.
+        order: The ranks in the order in which their bytes lie in the buffer.
     """
 
     def __init__(self, sizes: Sequence[int], device: torch.device, order: Sequence[int]) -> None:
-        self.sizes = [sizes[rank] for rank in order]  # in the order of the process group
+        self.sizes = [sizes[rank] for rank in order]
         self.buffer = torch.empty(sum(sizes), dtype=torch.uint8, device=device)
         self._next = dict(zip(order, itertools.accumulate(self.sizes, initial=0), strict=False))
 
@@ -62,7 +65,7 @@ class Arrival:
         """The messages from all ranks.
 
         Raises:
-            RuntimeError: If another process ended, or did not answer within the timeout of the process group.
+            RuntimeError: If another process ended, made no step, or did not answer within the timeout of the group.
         """
         if self.work is not None:
             try:
@@ -79,7 +82,7 @@ class Team:
         mesh: The sizes of the mesh axes.
         ranks: The ranks of the processes in the default group, in the order of the mesh.
         device: Where messages are: the device of the mesh.
-        group: A process group of exactly these ranks in any order; None makes one, which all of them must do.
+        group: A process group of exactly these ranks; None makes one, which all of them must do.
         name: The optimizer, for messages of errors.
     """
 
@@ -95,16 +98,24 @@ class Team:
 
         self.mesh, self.ranks, self.device, self.name = mesh, tuple(ranks), device, name
         self.rank = self.ranks.index(distributed.get_rank())
-        self.group = _group_of(self.ranks, device) if group is None else group
-        self.control: Any = self.group
-        if len(self.ranks) > 1 and "gloo" not in str(distributed.get_backend_config(self.group)):
-            self.control = _new_group(self.ranks, device, "gloo")
-        # torch sorts the ranks of most groups. Those of a mesh may have any order.
-        self.order = tuple(self.ranks.index(rank) for rank in distributed.get_process_group_ranks(self.group))
+        self.group = _group_of(self.ranks) if group is None else group
+        members = distributed.get_process_group_ranks(self.group)
+        self.order = tuple(self.ranks.index(rank) for rank in members)  # torch sorts the ranks of a group
+        self.control = self.group if len(self.ranks) == 1 else _control_of(self.group, self.ranks, name)
 
     @classmethod
     def of_mesh(cls, mesh: Any, name: str) -> "Team":
-        """The processes of a DeviceMesh. The first call for a mesh of several axes is collective."""
+        """The processes of a DeviceMesh. The first call for a mesh of several axes is collective.
+
+        Raises:
+            ValueError: If the ranks along an axis do not ascend.
+        """
+        if any((mesh.mesh.diff(dim=axis) < 0).any() for axis in range(mesh.ndim)):
+            raise ValueError(
+                f"{name}: in {mesh} the ranks along an axis do not ascend. torch cuts parameters by the place of a "
+                "rank in its process group, which is sorted, so it is unclear which part a rank has. Make a mesh with "
+                "ascending ranks."
+            )
         device = torch.device(mesh.device_type)
         if mesh.device_type != "cpu":
             device = torch.device(mesh.device_type, torch.get_device_module(mesh.device_type).current_device())
@@ -157,13 +168,7 @@ class Team:
             distributed.all_gather(found, torch.tensor(own), group=self.control)
         except RuntimeError as error:
             raise _lost(f"{self.name}: comparing the gradients of a step", error) from error
-        return [found[self._place(rank)].tolist() for rank in range(self.size)]
-
-    def _place(self, rank: int) -> int:
-        """The place of a rank in the control group."""
-        from torch import distributed
-
-        return distributed.get_group_rank(self.control, self.ranks[rank])
+        return [found[self.order.index(rank)].tolist() for rank in range(self.size)]
 
     def _reduced(self, values: Tensor) -> Tensor:
         """The greatest of each value over the ranks.
@@ -178,8 +183,8 @@ class Team:
             while step < self.size:
                 heard = torch.empty_like(values)
                 after, before = (rank + step) % self.size, (rank - step) % self.size
-                sending = distributed.isend(values, group=self.control, group_dst=after, tag=_TAG)
-                hearing = distributed.irecv(heard, group=self.control, group_src=before, tag=_TAG)
+                sending = distributed.isend(values, group=self.control, group_dst=after)
+                hearing = distributed.irecv(heard, group=self.control, group_src=before)
                 for work in (hearing, sending):
                     assert work is not None
                     work.wait()
@@ -194,7 +199,7 @@ class Team:
 
         plans: list[Any] = [None] * self.size
         distributed.all_gather_object(plans, list(described), group=self.control)
-        plans = [plans[self._place(rank)] for rank in range(self.size)]
+        plans = [plans[self.order.index(rank)] for rank in range(self.size)]
         other = next(rank for rank in range(self.size) if plans[rank] != plans[0])
         only = [[line for line in plans[a] if line not in set(plans[b])] for a, b in ((0, other), (other, 0))]
         if not any(only):
@@ -210,7 +215,7 @@ class Team:
         )
 
     def message(self, sizes: Sequence[int]) -> Message:
-        """An empty message of so many bytes for each rank."""
+        """An empty message with so many bytes to, or from, each rank."""
         return Message(sizes, self.device, self.order)
 
     def send(self, message: Message, sizes: Sequence[int], what: str) -> Arrival:
@@ -233,8 +238,15 @@ class Team:
             raise _lost(what, error) from error
         return Arrival(received, message, work, what)
 
-    def gathered(self, part: Tensor | None, held: Sequence[Box], shape: Sequence[int], owner: int, like: Tensor,
-                 senders: Sequence[int]) -> Tensor | None:  # fmt: skip
+    def gathered(
+        self,
+        part: Tensor | None,
+        held: Sequence[Box],
+        shape: Sequence[int],
+        owner: int,
+        like: Tensor,
+        senders: Sequence[int],
+    ) -> Tensor | None:
         """A whole tensor at its owner, from the boxes of the `senders`; None on other ranks.
 
         Args:
@@ -304,39 +316,64 @@ def _numbers(text: str) -> list[int]:
 
 
 def group_of_mesh(mesh: "DeviceMesh") -> "ProcessGroup":
-    """A process group of all ranks of a mesh, in their order. All of them must call it."""
-    return (
-        mesh.get_group()
-        if mesh.ndim == 1
-        else _group_of(tuple(mesh.mesh.flatten().tolist()), torch.device(mesh.device_type))
-    )
+    """A process group of all ranks of a mesh, in their order. All of them must call it.
+
+    Raises:
+        ValueError: If this process is none of them.
+    """
+    if mesh.get_coordinate() is None:
+        from torch import distributed
+
+        raise ValueError(
+            f"plan: mesh has the ranks {mesh.mesh.flatten().tolist()}, but this process is rank "
+            f"{distributed.get_rank()}. Give each process a mesh that it belongs to."
+        )
+    return mesh.get_group() if mesh.ndim == 1 else _group_of(tuple(mesh.mesh.flatten().tolist()))
 
 
-def _group_of(ranks: tuple[int, ...], device: torch.device) -> "ProcessGroup":
+def _group_of(ranks: tuple[int, ...]) -> "ProcessGroup":
     """A process group of these ranks: the default group if it has the same ranks in the same order."""
     from torch import distributed
 
     if ranks == tuple(range(distributed.get_world_size())):
         assert distributed.group.WORLD is not None
         return distributed.group.WORLD
-    return _new_group(ranks, device)
+    made: Any = distributed.new_group(list(ranks), use_local_synchronization=True, timeout=_timeout(None))
+    return made
 
 
-def _new_group(ranks: Sequence[int], device: torch.device, backend: str | None = None) -> "ProcessGroup":
-    """A new process group with the timeout of the default group, which torch would replace by 10 or 30 minutes."""
+def _control_of(group: "ProcessGroup", ranks: tuple[int, ...], name: str) -> "ProcessGroup":
+    """A gloo group of the same ranks, which carries nothing but what a step agrees on.
+
+    In a group that others use, their messages could meet ours if a rank makes a step less, or while a checkpoint is
+    saved in the background. gloo then ends the process without an exception.
+    """
     from torch import distributed
 
-    world: Any = distributed.group.WORLD
-    try:
-        timeout = world._get_backend(device).options._timeout
-    except (AttributeError, RuntimeError):  # a backend without options
-        timeout = None
-    made: Any = distributed.new_group(list(ranks), timeout, backend, use_local_synchronization=True)
-    return made
+    if group not in _CONTROLS:
+        try:
+            made: Any = distributed.new_group(
+                list(ranks), backend="gloo", use_local_synchronization=True, timeout=_timeout(group)
+            )
+        except RuntimeError as error:
+            raise _lost(f"{name}: making a process group at the first step", error) from error
+        _CONTROLS[group] = made
+    return _CONTROLS[group]
+
+
+def _timeout(group: "ProcessGroup | None") -> timedelta | None:
+    """The timeout of a process group, by default the default group. `new_group` would take the default of torch."""
+    from torch import distributed
+
+    group = distributed.group.WORLD if group is None else group
+    for device in getattr(group, "_device_types", ()):
+        with contextlib.suppress(RuntimeError, AttributeError):
+            return group._get_backend(device).options._timeout  # pyright: ignore
+    return None
 
 
 def _lost(what: str, error: RuntimeError) -> RuntimeError:
     return RuntimeError(
-        f"{what} failed: another process ended, raised an error or did not answer within the timeout. "
-        f"Look at the first error of the other processes. torch says: {error}"
+        f"{what} failed: another process ended, raised an error, made no step or did not answer within the "
+        f"timeout. Look at the first error of the other processes. torch says: {error}"
     )

@@ -15,12 +15,11 @@ Owners are balanced by work, the largest matrix first. A step goes in rounds of 
 while another is computed. All of this depends on shapes and placements alone, so it is the same on every rank.
 """
 
-import hashlib
 import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -73,7 +72,8 @@ class Matrix:
         work: Multiply-adds of the matrix rules.
         tensors: The tensors of the parameter's shape that go to the owner: 2 if the rules need the gradient, too.
         extra: Bytes of state that the owner sends to every rank.
-        whole: Whether every rank computes its part by itself, because the part has whole matrices, or as a choice.
+        whole: Whether every rank computes its part by itself, because the part holds whole matrices, or because
+            the state of the rules is too large to send (Shampoo and SOAP under DDP).
         gram: Whether the directions can be computed from Gram matrices, which travel as triangles.
         symmetric: Whether Q is symmetric, so that it travels as a triangle, too.
         width: Bytes of an entry of Gram matrices and of Q.
@@ -129,10 +129,15 @@ def aligned(nbytes: int) -> int:
     return -(-nbytes // ALIGNED) * ALIGNED
 
 
+def gram_there(matrix: Matrix) -> int:
+    """Bytes of the Gram matrix that a rank sends to the owner of a "gram" matrix."""
+    return HEADER + aligned(packed_entries(min(matrix.shape)) * matrix.width)
+
+
 def gram_back(matrix: Matrix) -> int:
-    """Bytes of the Q of a "gram" matrix."""
+    """Bytes of the Q that the owner of a "gram" matrix sends to a rank."""
     n = min(matrix.shape)
-    return aligned((packed_entries(n) if matrix.symmetric else n * n) * matrix.width)
+    return HEADER + aligned((packed_entries(n) if matrix.symmetric else n * n) * matrix.width)
 
 
 @lru_cache(maxsize=4096)
@@ -146,7 +151,7 @@ def there(matrix: Matrix, mesh: tuple[int, ...], item: Item, rank: int) -> int:
     if item.way == "local" or rank == item.owner or not sends(mesh, matrix.placements, rank, item.owner):
         return 0
     if item.way == "gram":
-        return HEADER + aligned(packed_entries(min(matrix.shape)) * matrix.width)
+        return gram_there(matrix)
     return matrix.tensors * _pieces(matrix.place, mesh, matrix.itemsize)[rank]
 
 
@@ -155,7 +160,7 @@ def back(matrix: Matrix, mesh: tuple[int, ...], item: Item, rank: int) -> int:
     if item.way == "local" or rank == item.owner:
         return 0
     if item.way == "gram":
-        return HEADER + gram_back(matrix)
+        return gram_back(matrix)
     return _pieces(matrix.place, mesh, matrix.itemsize)[rank] + aligned(matrix.extra)
 
 
@@ -179,6 +184,12 @@ def total(matrix: Matrix, mesh: tuple[int, ...], item: Item) -> tuple[int, int]:
     sizes = _pieces(matrix.place, mesh, matrix.itemsize)
     own, every, copies = sizes[item.owner], sum(sizes), math.prod(mesh) // (others + 1)
     return matrix.tensors * (every // copies - own), every - own + (math.prod(mesh) - 1) * aligned(matrix.extra)
+
+
+def at_owner(matrix: Matrix, way: Way) -> int:
+    """Bytes of the whole matrices at the owner: the inputs and the direction, or for "gram" M and Q."""
+    whole = math.prod(matrix.shape) * (matrix.itemsize * matrix.tensors + 4)
+    return 2 * min(matrix.shape) ** 2 * matrix.width if way == "gram" else whole
 
 
 def way_of(matrix: Matrix, mesh: tuple[int, ...]) -> Way:
@@ -279,16 +290,10 @@ class ExchangePlan:
         return max((sum(pair) for pair in itertools.pairwise([*held, 0])), default=0)
 
     def _held(self, item: Item, rank: int) -> int:
-        matrix = self.matrices[item.index]
         if item.owner != rank:
             return self.there(item, rank) + self.back(item, rank)
-        whole = math.prod(matrix.shape) * (matrix.itemsize * matrix.tensors + 4)
-        return sum(total(matrix, self.mesh, item)) + whole
-
-    @cached_property
-    def digest(self) -> str:
-        """A hash of the whole plan, equal on ranks with equal plans."""
-        return hashlib.sha256(repr((self.mesh, self.matrices, self.items)).encode()).hexdigest()
+        matrix = self.matrices[item.index]
+        return sum(total(matrix, self.mesh, item)) + at_owner(matrix, item.way)
 
 
 def exchange_plan(

@@ -12,8 +12,19 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from .exchange_plan import ALIGNED, HEADER, ExchangePlan, Item, Matrix, Place, Split, aligned, boxes, gram_back
-from .triangle import packed_entries
+from .exchange_plan import (
+    ALIGNED,
+    ExchangePlan,
+    Item,
+    Matrix,
+    Place,
+    Split,
+    aligned,
+    at_owner,
+    boxes,
+    gram_back,
+    gram_there,
+)
 
 __all__ = ["Forecast", "forecast", "moved"]
 
@@ -74,7 +85,7 @@ def forecast(plan: ExchangePlan, work: Sequence[float] | None = None) -> Forecas
             held += back
             sums["sent"][item.owner] += all_back
             sums["received"][item.owner] += all_there
-            held[item.owner] += all_there + all_back + math.prod(matrix.shape) * (matrix.itemsize * matrix.tensors + 4)
+            held[item.owner] += all_there + all_back + at_owner(matrix, item.way)
         sums["memory"] = np.maximum(sums["memory"], before + held)
         before = held
     return Forecast(**sums)
@@ -91,8 +102,7 @@ def _messages(matrix: Matrix, mesh: tuple[int, ...], item: Item) -> tuple[Number
     copies = _copies(mesh, matrix.placements)
     sends = copies == copies[item.owner]
     if item.way == "gram":
-        gram = HEADER + aligned(packed_entries(min(matrix.shape)) * matrix.width)
-        there, back = sends * float(gram), np.full(len(copies), float(HEADER + gram_back(matrix)))
+        there, back = sends * float(gram_there(matrix)), np.full(len(copies), float(gram_back(matrix)))
     else:
         sizes = _sizes(matrix.place, mesh, matrix.itemsize)
         there, back = sends * sizes * matrix.tensors, sizes + aligned(matrix.extra)

@@ -33,7 +33,7 @@ def parted(matrices: Sequence[Matrix], mesh: tuple[int, ...], limit: int = ROUND
 
 
 def _parts(matrix: Matrix, mesh: tuple[int, ...], most: float, limit: int) -> tuple[Matrix, ...]:
-    """The parts of a matrix of about `most` multiply-adds and at most `limit` bytes each."""
+    """The parts of a matrix: at most `most` multiply-adds and `limit` bytes each, or one matrix of the stack."""
     length = matrix.shape[0]
     if not matrix.stack or length < 2 or way_of(matrix, mesh) != "owner":
         return (matrix,)

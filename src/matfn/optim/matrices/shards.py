@@ -14,7 +14,16 @@ from torch import Tensor
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
-__all__ = ["is_dtensor", "is_flattened", "like_shard", "local", "local_gradient", "offset", "own_part"]
+__all__ = [
+    "is_dtensor",
+    "is_flattened",
+    "is_unmarked_shard",
+    "like_shard",
+    "local",
+    "local_gradient",
+    "offset",
+    "own_part",
+]
 
 
 def is_dtensor(x: object) -> "TypeGuard[DTensor]":
@@ -26,6 +35,11 @@ def is_dtensor(x: object) -> "TypeGuard[DTensor]":
 def is_flattened(param: Tensor) -> bool:
     """Whether a parameter belongs to FullyShardedDataParallel (FSDP1), which flattens parameters into one."""
     return getattr(param, "_is_flat_param", False) or getattr(param, "_fsdp_flattened", False)
+
+
+def is_unmarked_shard(param: Tensor) -> bool:
+    """Whether a plain parameter is a part of a DTensor, as DDP makes them of parameters under tensor parallel."""
+    return hasattr(param, "_st_info")
 
 
 def local(x: Tensor) -> Tensor:

@@ -72,14 +72,20 @@ class Mesh:
         return self.device_mesh is not None
 
     @property
+    def cuts(self) -> bool:
+        """Whether a mesh of words cuts parameters. One of replicas alone does not: it stands for DDP."""
+        return not self.real and any(self.sizes.get(axis, 1) > 1 for axis in ("fsdp", "tp"))
+
+    @property
     def ranks(self) -> int:
         """The number of processes."""
         return math.prod(size for axis, size in self.sizes.items() if self.real or axis != "ep")
 
     def __str__(self) -> str:
-        axes = [f"{axis} {size}" for axis, size in self.sizes.items() if self.real or axis != "ep"]
+        axes = [_shown(axis, size) for axis, size in self.sizes.items() if self.real or axis != "ep"]
         experts = f", experts over {self.sizes['ep']}" if not self.real and self.sizes.get("ep", 1) > 1 else ""
-        return f"{self.ranks} {'rank' if self.ranks == 1 else 'ranks'} ({' x '.join(axes)}{experts})"
+        shape = f" ({' x '.join(axes)}{experts})" if axes != [str(self.ranks)] else ""
+        return f"{self.ranks} {'rank' if self.ranks == 1 else 'ranks'}{shape}"
 
     def placed(self, entry: "Entry") -> Placed:
         """How the mesh cuts a parameter of a plan."""
@@ -97,6 +103,28 @@ class Mesh:
         axes = (("replicate", replicate), ("fsdp", fsdp), ("tp", tp))
         return Placed(axes, (None, Split(0, last=cut == 0), None if cut is None else Split(cut)))
 
+    def refuse_others(self, entries: Iterable["Entry"]) -> None:
+        """Refuse sharded parameters whose mesh is no part of this mesh.
+
+        Raises:
+            ValueError: If there is one. The message names it, and both meshes.
+        """
+        for entry in entries:
+            if not is_dtensor(entry.parameter):
+                continue
+            own = entry.parameter.device_mesh
+            ranks = set(own.mesh.flatten().tolist())
+            inside = not hasattr(self.device_mesh, "mesh") or ranks <= set(self.device_mesh.mesh.flatten().tolist())
+            try:
+                self.positions(self.placed(entry))
+            except ValueError:
+                inside = False
+            if not inside:
+                raise ValueError(
+                    f"plan: parameter {entry.name!r} is sharded over {own}, which is no part of mesh={self}. Give the "
+                    "mesh over which the model is sharded, or leave out mesh=."
+                )
+
     def positions(self, placed: Placed) -> NDArray[np.int64]:
         """The index of each rank among those that share a parameter.
 
@@ -109,17 +137,25 @@ class Mesh:
         if ranks in (1, self.ranks):
             return np.arange(self.ranks) % ranks
         if any(self.sizes.get(name) != size for name, size in placed.axes):
-            words = " x ".join(f"{name} {size}" for name, size in placed.axes)
-            raise ValueError(f"a parameter is on a mesh of {words}, which is no part of {self}: give the whole mesh.")
+            words = " x ".join(_shown(name, size) for name, size in placed.axes)
+            raise ValueError(
+                f"Plan.outlook: a parameter is sharded over {words} ranks, which are no part of {self}. Give the whole "
+                "mesh of the processes, or make the plan before the model is sharded."
+            )
         at = np.indices(tuple(self.sizes.values())).reshape(len(names), -1)
         along = tuple(at[names.index(name)] for name, _ in placed.axes)
         return np.asarray(np.ravel_multi_index(along, placed.sizes))
 
 
 def _axes(device_mesh: Any) -> tuple[tuple[str, int], ...]:
-    """The names and sizes of the axes of a DeviceMesh."""
-    names = device_mesh.mesh_dim_names or tuple(f"axis {i}" for i in range(device_mesh.ndim))
+    """The names and sizes of the axes of a DeviceMesh; "#" and a number is an axis without a name."""
+    names = device_mesh.mesh_dim_names or tuple(f"#{i}" for i in range(device_mesh.ndim))
     return tuple(zip(names, device_mesh.shape, strict=True))
+
+
+def _shown(axis: str, size: int) -> str:
+    """An axis and its size; the size alone if the axis has no name."""
+    return str(size) if axis.startswith("#") else f"{axis} {size}"
 
 
 def mesh_of(given: Any, where: str) -> Mesh:
@@ -178,10 +214,10 @@ def _named(sizes: Any, where: str) -> dict[str, int]:
 
 def _read(text: str, where: str) -> dict[str, int]:
     """The sizes in a text, by axis."""
-    plain = text.strip().lower().replace(" ", "")
-    if re.fullmatch(r"\d{1,6}(x\d{1,6}){0,2}", plain):
+    plain = re.sub(r"\s*([x,=])\s*", r"\1", text.strip().lower())
+    if re.fullmatch(r"\d{1,18}(x\d{1,18}){0,2}", plain, re.ASCII):
         return _named([int(size) for size in plain.split("x")], where)
-    pairs = re.findall(r"([a-z]+)=(\d{1,6})(?:,|$)", plain)
+    pairs = re.findall(r"([a-z]+)=(\d{1,18})(?:,|$)", plain, re.ASCII)
     names = [name for name, _ in pairs]
     whole = ",".join(f"{name}={size}" for name, size in pairs) == plain
     if not pairs or not whole or len(set(names)) < len(names) or set(names) - set(AXES):

@@ -71,9 +71,9 @@ class Pace:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            real = isinstance(value, Real) and not isinstance(value, bool) and 0 < float(value) < math.inf
+            real = isinstance(value, Real) and not isinstance(value, bool) and 1e-30 <= float(value) <= 1e30
             if value is not None and not real:
-                raise ValueError(f"{name} must be a finite number above 0, got {value!r}.")
+                raise ValueError(f"Plan.outlook: {name} must be a number from 1e-30 to 1e30, got {value!r}.")
 
 
 @dataclass(frozen=True)
@@ -130,9 +130,10 @@ class Outlook:
         return low, high
 
     def __str__(self) -> str:
-        return "\n".join(
-            [f"A step of {self.optimizer} on {self.mesh}", "", *self._kinds(), "", *self._ranks(), "", *self._times()]
-        )
+        title = f"A step of {self.optimizer} on {self.mesh}"
+        if not self.kinds:
+            return f"{title} sends nothing: the plan has no matrices."
+        return "\n".join([title, "", *self._kinds(), "", *self._ranks(), "", *self._times()])
 
     def _kinds(self) -> list[str]:
         rows: list[tuple[str, ...]] = [("matrices", "number", "cut", "way", "GFLOP each", "MB sent for each")]
@@ -161,14 +162,14 @@ class Outlook:
         if messages is None:
             lines.append("Time of the messages: give gbps, the gigabits per second of a rank.")
         elif self.pace.gbps is not None:
-            lines.append(f"Messages take {_time(messages)} at {self.pace.gbps:g} Gbit/s a rank.")
+            lines.append(f"Messages take {_time(messages)} at {self.pace.gbps:.4g} Gbit/s a rank.")
         if not self.counted:
             lines.append("The products are not counted: only those of polynomial iterations are.")
         elif self.pace.tflops is None:
             lines.append("Time of the products: give tflops, the products of a rank in 10^12 operations per second.")
         elif seconds is not None:
             both = f"{_time(seconds[0])} if messages and products overlap, {_time(seconds[1])} if not"
-            lines.append(f"The matrices take {both}, at {self.pace.tflops:g} TFLOP/s a rank.")
+            lines.append(f"The matrices take {both}, at {self.pace.tflops:.4g} TFLOP/s a rank.")
         if share is not None and training is not None:
             lines.append(
                 f"That is {share[0]:.1%} to {share[1]:.1%} of a step: the model's products take {_time(training)}."
@@ -191,13 +192,17 @@ def outlook(
         pace: What is known of the machines. Without a number of active parameters, all parameters are.
 
     Raises:
+        TypeError: If `optimizer` is none of matfn.
         ValueError: If there is no mesh, or a parameter is on a mesh that is no part of it.
     """
     mesh = largest_mesh(entries) if mesh is None else mesh_of(mesh, "Plan.outlook: mesh")
-    if optimizer is None:
-        from ..muon import Muon  # late, because optimizers import plans
+    from ..muon import Muon  # late, because optimizers import plans
+    from ..optimizer import MatrixOptimizer
 
-        optimizer = Muon([torch.zeros(1, 1)])
+    optimizer = Muon([torch.zeros(1, 1)]) if optimizer is None else optimizer
+    if not isinstance(optimizer, MatrixOptimizer):
+        given = optimizer.__name__ if isinstance(optimizer, type) else f"an object of {type(optimizer).__name__}"
+        raise TypeError(f"Plan.outlook: optimizer must be an optimizer of matfn, such as Muon(plan), got {given}.")
     if pace.active is None:
         pace = replace(pace, active=float(sum(entry.parameter.numel() for entry in entries)) or None)
     kinds: list[Kind] = []
@@ -230,12 +235,15 @@ def _by_mesh(
     for entry in entries:
         if entry.is_matrix and entry.layout is not None:
             placed = mesh.placed(entry)
+            known = entry.parameter in optimizer.layouts
             optimizer.layouts.setdefault(entry.parameter, entry.layout)
             own = {**group, "rule": entry.rule if entry.rule in optimizer.others else "matrix"}
             device = torch.device("cpu") if entry.parameter.is_meta else entry.parameter.device
-            sharded = is_dtensor(entry.parameter) or not mesh.real
+            sharded = is_dtensor(entry.parameter) or mesh.cuts
             given = (optimizer, own, entry.name, entry.parameter, placed.sizes, placed.placements, device)
             matrix, _ = needs(*given, sharded=sharded)
+            if not known:  # the optimizer belongs to the caller
+                del optimizer.layouts[entry.parameter]
             work = _multiply_adds(optimizer, own["rule"], entry, device)
             meshes.setdefault(placed.axes, []).append((placed, matrix, work))
     return meshes.values()

@@ -159,6 +159,7 @@ class Plan:
             active: Parameters that a token uses; None is all of them.
 
         Raises:
+            TypeError: If `optimizer` is none of matfn.
             ValueError: If there is no mesh, or a number is not above 0.
         """
         mesh = self.mesh if mesh is None else mesh
@@ -253,6 +254,8 @@ def plan(
         decided[name] = _decide(name, c, recognised[name], frozen, *hints)
     entries = _entries(found, decided)
     _refuse_mistakes(entries, allow)
+    if spread is not None:
+        spread.refuse_others(entries)
     return Plan(tuple(entries), weakref.ref(model), spread)
 
 
@@ -377,8 +380,8 @@ def _refuse_mistakes(entries: Sequence[Entry], allow: Collection[str]) -> None:
             )
     if "empty" not in allow and not any(entry.is_matrix for entry in entries):
         raise PlanError(
-            f"nothing would be orthogonalized:\n{render(entries)}\nIf a wrapper flattened or froze the weights, call "
-            'plan before wrapping. Else name the matrices in overrides=, or pass allow=("empty",).'
+            f"nothing would be orthogonalized:\n{render(entries)}\nUnfreeze weights that shall train, name "
+            'matrices in overrides=, or pass allow=("empty",).'
         )
 
 

@@ -37,10 +37,11 @@ def candidates(model: nn.Module) -> dict[str, Candidate]:
     """Every parameter of a model once, as {name: candidate}. The name is the first one found, without wrappers.
 
     Raises:
-        PlanError: If there are no parameters, a lazy one, two of one name, if a part is wrapped by FSDP1, or if
-            `named_parameters()` differs.
+        PlanError: If there are no parameters, a lazy one, two of one name, if a part is wrapped by FSDP1 or is
+            tensor parallel under DDP, or if `named_parameters()` differs.
     """
     _refuse_flattened(model)
+    _refuse_unmarked_shards(model)
     placed = list(_modules(model))
     at = dict(placed)  # a wrapper and its inner module share a path; the inner module comes last and stays
     owners: dict[Tensor, list[Owner]] = {}
@@ -151,6 +152,18 @@ def _refuse_flattened(model: nn.Module) -> None:
                 f"{type(model).__name__} cannot be planned: {where} is wrapped in FullyShardedDataParallel (FSDP1), "
                 "which flattens parameters, so that their matrices are lost. Shard the model with "
                 "torch.distributed.fsdp.fully_shard, then plan it."
+            )
+
+
+def _refuse_unmarked_shards(model: nn.Module) -> None:
+    """Refuse DDP over tensor parallel, which keeps the parts of matrices as plain parameters, or hides them."""
+    for path, module in model.named_modules():
+        if any(getattr(hook, "__name__", "") == "_localize_dtensor" for hook in module._forward_hooks.values()):
+            where = f"its module {path!r}" if path else "it"
+            raise PlanError(
+                f"{type(model).__name__} cannot be planned: {where} is tensor parallel under DistributedDataParallel "
+                "(or replicate), which keeps the parts of its matrices as plain parameters. Use fully_shard(model, "
+                "mesh=...) in place of DDP, then plan it."
             )
 
 
