@@ -24,7 +24,7 @@ test: $(STAMPS)/dev ## lint, types, tests (two at a time, one thread each)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --durations=5
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup --durations=5
 
 peers: $(STAMPS)/train ## install the packages that benchmarks/ measures beside matfn
 	$(PIP) -e '.[peers]'
