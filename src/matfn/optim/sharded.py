@@ -127,7 +127,8 @@ class Sharded:
     @staticmethod
     def _described(optimizer: "MatrixOptimizer", group: Mapping[str, Any]) -> tuple[Any, ...]:
         """What the plans depend on in a group. An option such as `growth` of PolarGrad can give a rule state."""
-        matrices = group["params"] if group["rule"] != "adamw" else ()
+        # A tensor without a layout has replaced a parameter; `check_tensor` refuses it.
+        matrices = [p for p in group["params"] if p in optimizer.layouts] if group["rule"] != "adamw" else []
         kept = tuple(rule_state(optimizer, matrices[0], group)) if matrices else ()
         return id(group), group["rule"], len(group["params"]), kept
 
