@@ -11,6 +11,7 @@ from processes import Processes
 HERE = Path(__file__).parent
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items):
     """Mark the tests of this folder. With `--dist loadgroup` they share one worker, and so one set of processes."""
     for item in items:
