@@ -20,11 +20,12 @@ demo-2: $(STAMPS)/train ## the same comparison on two processes, each with one t
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --standalone --nproc-per-node 2 -m matfn_main \
 		compare recipes/demo.toml --set parallel.kind=ddp --set train.threads=1
 
-test: $(STAMPS)/dev ## lint, types, tests (two at a time, one thread each)
+test: $(STAMPS)/dev ## lint, types, tests (two at a time, one thread each), then tests of up to four processes
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup --durations=5
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --durations=5 -m "not processes"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=5 -m processes
 
 peers: $(STAMPS)/train ## install the packages that benchmarks/ measures beside matfn
 	$(PIP) -e '.[peers]'

@@ -11,14 +11,11 @@ from processes import Processes
 HERE = Path(__file__).parent
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items):
-    """Mark the tests of this folder. With `--dist loadgroup` they share one worker, and so one set of processes."""
+    """Mark the tests of this folder. They need the whole machine: `make test` runs them after the others."""
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.processes)
-            if item.config.pluginmanager.hasplugin("xdist"):
-                item.add_marker(pytest.mark.xdist_group("processes"))
 
 
 class World:
