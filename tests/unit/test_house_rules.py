@@ -71,3 +71,9 @@ def test_no_boolean_chooses_an_algorithm():
 
 def test_no_catch_all_module():
     assert not {path.name for path in FILES.values()} & {"utils.py", "helpers.py", "misc.py", "common.py"}
+
+
+def test_files_of_tests_have_names_of_their_own():
+    """pytest imports them by name alone, so the second of two equal names would not run."""
+    names = [path.name for path in Path(__file__).parents[1].rglob("test_*.py")]
+    assert len(names) == len(set(names))
