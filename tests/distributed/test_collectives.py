@@ -12,7 +12,7 @@ import pytest
 import torch
 from models import KINDS, Tiny, give_gradients, spread
 from torch import distributed, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -20,7 +20,7 @@ import benchmarks.collectives
 from benchmarks.memory import peak_bytes
 from matfn import PolarExpress
 from matfn.optim import SOAP, Muon, NorMuon, PolarGrad, Shampoo, plan
-from matfn.optim.matrices.exchange import Team
+from matfn.optim.matrices.exchange import Team, group_of_mesh
 from matfn.optim.matrices.exchange_plan import exchange_plan
 
 OPTIMIZERS = {"muon": Muon, "normuon": NorMuon, "polargrad": PolarGrad, "shampoo": Shampoo, "soap": SOAP}
@@ -91,9 +91,8 @@ def test_all_ranks_agree_for_any_number_of_ranks(world, ranks):
 
 
 def timeouts():
-    """Seconds after which collectives fail: in the default group, and in the group that a team of two ranks makes."""
-    team = Team((2,), (1, 0), torch.device("cpu"))
-    groups: list[Any] = [distributed.group.WORLD, team.group]
+    """Seconds after which collectives fail: in the default group, and in a group made for a mesh of two axes."""
+    groups: list[Any] = [distributed.group.WORLD, group_of_mesh(DeviceMesh("cpu", [[1], [0]]))]
     return [group._get_backend(torch.device("cpu")).options._timeout.total_seconds() for group in groups]
 
 

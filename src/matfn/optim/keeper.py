@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .matrices.buckets import Bucket, Run, Slot, fill_buckets
+from .matrices.buckets import Bucket, Run, Slot, fill_buckets, runs_of
 from .matrices.layout import Layout, linear
 from .matrices.shards import local
 from .member import Member, Whole
 from .needs import rule_state
 from .rules.ema import MOMENTUM
-from .state import COUNTER, make_state
+from .state import make_state
 
 if TYPE_CHECKING:
     from .optimizer import MatrixOptimizer
@@ -54,7 +54,7 @@ class Keeper:
         optimizer = self.optimizer
 
         def key(member: Member) -> tuple[int, int]:
-            return member.group, self._age(member.param)
+            return member.group, self.optimizer.age(member.param)
 
         for (index, age), some in itertools.groupby(sorted(members, key=key), key):
             group, slots = optimizer.param_groups[index], []
@@ -67,15 +67,11 @@ class Keeper:
     def whole_runs(self, bucket: Bucket) -> tuple[Run, ...]:
         """The runs of a bucket of `Whole` at the owner."""
 
-        def key(slot: Slot) -> tuple[int, int]:
-            whole: Any = slot.param
-            return slot.group, self._age(whole.member.param)
+        def age_of(whole: Any) -> int:
+            return self.optimizer.age(whole.member.param)
 
-        groups = self.optimizer.param_groups
-        return tuple(
-            Run(tuple(slots), groups[group], self._whole_state, self.optimizer.kinds, age)
-            for (group, age), slots in itertools.groupby(bucket.slots, key)
-        )
+        groups, kinds = self.optimizer.param_groups, self.optimizer.kinds
+        return runs_of(bucket.slots, groups, age_of, self._whole_state, kinds)
 
     def moving_buckets(self, members: Sequence[Member]) -> Iterator[Bucket]:
         """The local shards as buckets, for the move of their weights. Matrices of one bucket have the same scale.
@@ -93,12 +89,8 @@ class Keeper:
         groups = self.optimizer.param_groups
         for factor, entries in alike.items():
             for bucket in fill_buckets(entries):
-                bucket.runs = tuple(
-                    Run(tuple(slots), groups[group], self._shard_state, self.optimizer.kinds, age)
-                    for (group, age), slots in itertools.groupby(
-                        bucket.slots, lambda slot: (slot.group, self._age(slot.param))
-                    )
-                )
+                optimizer = self.optimizer
+                bucket.runs = runs_of(bucket.slots, groups, optimizer.age, self._shard_state, optimizer.kinds)
                 bucket.factors = {} if factor is None else dict([factor])
                 yield bucket
 
@@ -107,9 +99,6 @@ class Keeper:
         group = self.optimizer.param_groups[member.group]
         scale = self.optimizer.scale_of(group["rule"], group["scale"])
         return [scale(m, n) for _, m, n in member.layout.matrices]
-
-    def _age(self, param: Tensor) -> int:
-        return int(self.optimizer.state.get(param, {}).get(COUNTER, 0))
 
     def _shard_state(self, param: Tensor, key: str, group: Mapping[str, Any]) -> Tensor:
         """State that is placed as the parameter is: of the elementwise rule, and of the rounding."""
@@ -128,18 +117,22 @@ class Keeper:
         if key not in like and key == MOMENTUM:
             return param.input
         held = self.resident.setdefault(member.param, {}) if member.resident else self.optimizer.state[member.param]
-        if key not in held:
-            for name, (shape, dtype) in like.items():
-                if name not in held:
-                    held[name] = torch.zeros(shape, dtype=dtype, device=param.device)
-        return held[key]
+        return _filled(held, like, param.device)[key]
 
     def replicated_state(self, member: Member) -> list[Tensor]:
         """State of the matrix rules that every process keeps, under DDP; made if missing."""
         if member.resident:
             return []
-        held, group = self.optimizer.state[member.param], self.optimizer.param_groups[member.group]
-        for key, (shape, dtype) in rule_state(self.optimizer, member.param, group).items():
-            if key not in held:
-                held[key] = torch.zeros(shape, dtype=dtype, device=member.param.device)
-        return [held[key] for key in rule_state(self.optimizer, member.param, group)]
+        like = rule_state(self.optimizer, member.param, self.optimizer.param_groups[member.group])
+        held = _filled(self.optimizer.state[member.param], like, member.param.device)
+        return [held[key] for key in like]
+
+
+def _filled(
+    held: dict[str, Tensor], like: Mapping[str, tuple[tuple[int, ...], torch.dtype]], device: torch.device
+) -> dict[str, Tensor]:
+    """State in which every missing tensor of `like` was added as zeros."""
+    for key, (shape, dtype) in like.items():
+        if key not in held:
+            held[key] = torch.zeros(shape, dtype=dtype, device=device)
+    return held

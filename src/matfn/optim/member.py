@@ -1,6 +1,6 @@
 """Member: a matrix parameter that processes share, or a part of it with an owner of its own, and its whole there."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -37,10 +37,7 @@ class Member:
     @property
     def part_layout(self) -> Layout:
         """How the owner reads the part: fewer matrices of the same shape."""
-        if self.matrix.length is None:
-            return self.layout
-        count = self.matrix.shape[0]
-        return replace(self.layout, shape=self.matrix.shape, split=(count, *self.layout.split[1:]))
+        return self.layout if self.matrix.length is None else self.layout.resized(self.matrix.shape[0])
 
 
 @dataclass(eq=False)

@@ -12,7 +12,6 @@ dict. Hyperparameters are in the groups, for schedulers. Objects (rules, layouts
 the optimizer, because groups are saved in the state dict.
 """
 
-import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
@@ -24,7 +23,7 @@ from torch import Tensor
 from . import checkpoint
 from .groups import as_groups, check_used, lent, prepared
 from .guards import Kept, Made, Members, Watch, check_finite, check_groups, check_members
-from .matrices.buckets import Bucket, Kind, Run, Slot, fill_buckets, move
+from .matrices.buckets import Bucket, Kind, Run, fill_buckets, move, runs_of
 from .matrices.layout import Layout
 from .matrices.padding import joined
 from .matrices.rounding import COMPENSATION, half
@@ -289,14 +288,11 @@ class MatrixOptimizer(torch.optim.Optimizer):
 
     def _runs(self, bucket: Bucket) -> tuple[Run, ...]:
         """The slots of a bucket, neighbours of one group and age together."""
+        return runs_of(bucket.slots, self.param_groups, self.age, self._held, self.kinds)
 
-        def key(slot: Slot) -> tuple[int, int]:
-            return slot.group, int(self.state.get(slot.param, {}).get(COUNTER, 0))
-
-        return tuple(
-            Run(tuple(slots), self.param_groups[group], self._held, self.kinds, age)
-            for (group, age), slots in itertools.groupby(bucket.slots, key)
-        )
+    def age(self, param: Tensor) -> int:
+        """The number of steps of a parameter; 0 if its rules count none."""
+        return int(self.state.get(param, {}).get(COUNTER, 0))
 
     def _held(self, param: Tensor, key: str, options: Mapping[str, Any]) -> Tensor:
         """The whole state tensor `key` of a parameter. It is made if it does not exist."""

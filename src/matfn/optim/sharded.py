@@ -22,12 +22,12 @@ from torch import Tensor
 from .guards import check_tensor
 from .keeper import Keeper
 from .matrices.buckets import Kind
-from .matrices.exchange import Team, placements_of
+from .matrices.exchange import Team
 from .matrices.exchange_plan import ExchangePlan, Item, Split, assign, boxes, exchange_plan, owned_work, sources
 from .matrices.layout import Layout
 from .matrices.lending import lend
 from .matrices.parts import parted
-from .matrices.shards import as_state, cuts_of_state, is_dtensor, local, own_part
+from .matrices.shards import as_state, cuts_of_state, is_dtensor, local, own_part, placements_of
 from .member import Member
 from .needs import group_lines, member_line, needs, rule_state
 from .rounds import Round
@@ -147,10 +147,7 @@ class Sharded:
     def layout(self, param: Tensor, layout: Layout) -> Layout:
         """How this process's part of a parameter that does not travel is read: fewer matrices of the same shape."""
         shape = tuple(local(param).shape)
-        if shape == layout.shape:
-            return layout
-        assert layout.split[0] == layout.shape[0]
-        return replace(layout, shape=shape, split=(shape[0], *layout.split[1:]))
+        return layout if shape == layout.shape else layout.resized(shape[0])
 
     def _crews(self, optimizer: "MatrixOptimizer") -> Iterator[Crew]:
         """The parameters of each team, in the order of their first parameter."""
@@ -274,7 +271,7 @@ class Sharded:
                     placements = placements_of(value)
                     held = boxes(shape, crew.team.mesh, placements)
                     senders = sources(crew.team.mesh, placements, item.owner)
-                    value = crew.team.gathered(local(value), held, shape, item.owner, local(value), senders)
+                    value = crew.team.gathered(local(value), held, shape, item.owner, senders)
                 if crew.team.rank == item.owner and value is not None:
                     self._resident.setdefault(member.param, {})[key] = value.to(crew.team.device)
                 self._started[member.param] = None

@@ -5,7 +5,8 @@ is a stack, a `Slot` one parameter's place in it, and a `Run` several neighbouri
 no data: gradients, weights and state are looked up when needed.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -23,9 +24,11 @@ from .shards import is_dtensor, local, offset
 # and save nothing on a GPU, where single products of such matrices fill the device.
 ENTRIES = 2**22
 
-__all__ = ["ENTRIES", "Bucket", "Kind", "Run", "Slot", "fill_buckets", "move", "working_dtype"]
+__all__ = ["ENTRIES", "Bucket", "Kind", "Run", "Slot", "fill_buckets", "move", "runs_of", "working_dtype"]
 
 Kind = Literal["element", "row", "matrix", "counter"] | tuple[int, int, int]  # see `Rule.state`
+Held = Callable[[Tensor, str, Mapping[str, Any]], Tensor]  # (parameter, key, options) -> state, made if missing
+Kinds = Callable[[tuple[int, ...], Mapping[str, Any]], Mapping[str, Kind]]  # (shape, options) -> see `Rule.state`
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,8 +98,8 @@ class Run:
 
     slots: tuple[Slot, ...]
     options: Mapping[str, Any]  # the group itself, so that schedulers are followed
-    held: Callable[[Tensor, str, Mapping[str, Any]], Tensor]  # (parameter, key, options) -> state, made if missing
-    kinds: Callable[[tuple[int, ...], Mapping[str, Any]], Mapping[str, Kind]]  # (shape, options) -> see `Rule.state`
+    held: Held
+    kinds: Kinds
     step: int = 0  # the number of this step for these parameters, from 1; 0 if no rule has a "counter"
 
     @cached_property
@@ -178,6 +181,18 @@ class Run:
         if key not in known:  # first use, or options have changed
             known = self._known[slot.shape] = self.kinds(slot.shape, self.options)
         return known[key]
+
+
+def runs_of(
+    slots: Iterable[Slot],
+    groups: Sequence[Mapping[str, Any]],
+    age_of: Callable[[Tensor], int],
+    held: Held,
+    kinds: Kinds,
+) -> tuple[Run, ...]:
+    """The slots of a stack, neighbours of one group and age together; see `Run`."""
+    alike = itertools.groupby(slots, lambda slot: (slot.group, age_of(slot.param)))
+    return tuple(Run(tuple(some), groups[group], held, kinds, age) for (group, age), some in alike)
 
 
 @dataclass(eq=False)

@@ -17,14 +17,13 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from .exchange_plan import Box, Split, aligned
-from .shards import is_dtensor
+from .exchange_plan import Box, aligned
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
     from torch.distributed.device_mesh import DeviceMesh
 
-__all__ = ["Arrival", "Message", "Team", "group_of_mesh", "part_of", "placements_of"]
+__all__ = ["Arrival", "Message", "Team", "group_of_mesh", "part_of"]
 
 _SHOWN = 6
 _CONTROLS: MutableMapping["ProcessGroup", "ProcessGroup"] = WeakKeyDictionary()  # see `_control_of`
@@ -82,23 +81,18 @@ class Team:
         mesh: The sizes of the mesh axes.
         ranks: The ranks of the processes in the default group, in the order of the mesh.
         device: Where messages are: the device of the mesh.
-        group: A process group of exactly these ranks; None makes one, which all of them must do.
+        group: The process group of exactly these ranks.
         name: The optimizer, for messages of errors.
     """
 
     def __init__(
-        self,
-        mesh: tuple[int, ...],
-        ranks: Sequence[int],
-        device: torch.device,
-        group: "ProcessGroup | None" = None,
-        name: str = "",
+        self, mesh: tuple[int, ...], ranks: Sequence[int], device: torch.device, group: "ProcessGroup", name: str
     ) -> None:
         from torch import distributed
 
         self.mesh, self.ranks, self.device, self.name = mesh, tuple(ranks), device, name
         self.rank = self.ranks.index(distributed.get_rank())
-        self.group = _group_of(self.ranks) if group is None else group
+        self.group = group
         members = distributed.get_process_group_ranks(self.group)
         self.order = tuple(self.ranks.index(rank) for rank in members)  # torch sorts the ranks of a group
         self.control = self.group if len(self.ranks) == 1 else _control_of(self.group, self.ranks, name)
@@ -119,8 +113,7 @@ class Team:
         device = torch.device(mesh.device_type)
         if mesh.device_type != "cpu":
             device = torch.device(mesh.device_type, torch.get_device_module(mesh.device_type).current_device())
-        group = mesh.get_group() if mesh.ndim == 1 else None
-        return cls(tuple(mesh.shape), mesh.mesh.flatten().tolist(), device, group, name)
+        return cls(tuple(mesh.shape), mesh.mesh.flatten().tolist(), device, group_of_mesh(mesh), name)
 
     @classmethod
     def of_group(cls, group: "ProcessGroup", device: torch.device, name: str) -> "Team":
@@ -239,13 +232,7 @@ class Team:
         return Arrival(received, message, work, what)
 
     def gathered(
-        self,
-        part: Tensor | None,
-        held: Sequence[Box],
-        shape: Sequence[int],
-        owner: int,
-        like: Tensor,
-        senders: Sequence[int],
+        self, part: Tensor, held: Sequence[Box], shape: Sequence[int], owner: int, senders: Sequence[int]
     ) -> Tensor | None:
         """A whole tensor at its owner, from the boxes of the `senders`; None on other ranks.
 
@@ -254,24 +241,21 @@ class Team:
             held: The box of each rank.
             shape: The shape of the whole tensor.
             owner: The rank that gets it.
-            like: A tensor of its dtype.
             senders: The ranks whose boxes make up the whole.
         """
-        size = [aligned(like.dtype.itemsize * torch.Size(extent(box)).numel()) for box in held]
+        size = [aligned(part.dtype.itemsize * torch.Size(extent(box)).numel()) for box in held]
         sends = self.rank in senders and self.rank != owner
         message = self.message([size[self.rank] if sends and r == owner else 0 for r in range(self.size)])
-        if sends and part is not None:
+        if sends:
             message.piece(owner, part.shape, part.dtype).copy_(part)
         gets = [size[r] if self.rank == owner and r in senders and r != owner else 0 for r in range(self.size)]
         arrived = self.send(message, gets, "collecting state").wait()
         if self.rank != owner:
             return None
-        whole = torch.empty(tuple(shape), dtype=like.dtype, device=self.device)
+        whole = torch.empty(tuple(shape), dtype=part.dtype, device=self.device)
         for rank in senders:
-            if rank != owner:
-                part_of(whole, held[rank]).copy_(arrived.piece(rank, extent(held[rank]), like.dtype))
-            elif part is not None:
-                part_of(whole, held[rank]).copy_(part)
+            box = arrived.piece(rank, extent(held[rank]), part.dtype) if rank != owner else part
+            part_of(whole, held[rank]).copy_(box)
         return whole
 
     def scattered(self, whole: Tensor | None, held: Sequence[Box], owner: int, dtype: torch.dtype) -> Tensor:
@@ -299,14 +283,6 @@ def extent(box: Box) -> tuple[int, ...]:
 def part_of(whole: Tensor, box: Box) -> Tensor:
     """The view of a box of a whole tensor."""
     return whole[tuple(slice(start, stop) for start, stop in box)]
-
-
-def placements_of(param: Tensor) -> tuple[Split | None, ...]:
-    """How each mesh axis cuts a parameter; see `exchange_plan.Matrix`. A plain tensor is replicated by one axis."""
-    if not is_dtensor(param):
-        return (None,)
-    cuts: list[Any] = [placement if hasattr(placement, "dim") else None for placement in param.placements]
-    return tuple(cut and Split(cut.dim, last=type(cut).__name__ == "_StridedShard") for cut in cuts)
 
 
 def _numbers(text: str) -> list[int]:

@@ -76,6 +76,10 @@ class Layout:
         """The shape of one matrix of each row block, with each column axis kept."""
         return tuple((m, *(self.split[axis] for axis in self.columns)) for _, m, _ in self.matrices)
 
+    def resized(self, count: int) -> Self:
+        """The same layout for `count` entries of the first axis, which numbers matrices."""
+        return replace(self, shape=(count, *self.shape[1:]), split=(count, *self.split[1:]))
+
     def pieces(self, x: Tensor) -> tuple[Tensor, ...]:
         """Views of `x`, one per row block, with axes in the order (batch..., outer..., rows, columns...).
 

@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import torch
 from torch import Tensor
 
+from .boxes import Split, boxes
+
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
 __all__ = [
+    "as_state",
+    "cuts_of_state",
     "is_dtensor",
     "is_flattened",
     "is_unmarked_shard",
@@ -23,6 +27,7 @@ __all__ = [
     "local_gradient",
     "offset",
     "own_part",
+    "placements_of",
 ]
 
 
@@ -83,6 +88,14 @@ def local_gradient(param: Tensor) -> Tensor | None:
     return None if gradient is None else local(gradient)
 
 
+def placements_of(param: Tensor) -> tuple[Split | None, ...]:
+    """How each mesh axis cuts a parameter; see `boxes`. A plain tensor is replicated by one axis."""
+    if not is_dtensor(param):
+        return (None,)
+    cuts: list[Any] = [placement if hasattr(placement, "dim") else None for placement in param.placements]
+    return tuple(cut and Split(cut.dim, last=type(cut).__name__ == "_StridedShard") for cut in cuts)
+
+
 def offset(param: Tensor) -> tuple[int, ...]:
     """The index of the first entry of this process's part in the whole parameter: zeros for a plain tensor."""
     return tuple(where.start for where in _box(param))
@@ -109,10 +122,13 @@ def _box(param: Tensor) -> tuple[slice, ...]:
     """The indices of this process's part in the whole parameter."""
     if not is_dtensor(param):
         return tuple(slice(0, size) for size in param.shape)
-    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-
-    sizes, starts = compute_local_shape_and_global_offset(param.shape, param.device_mesh, param.placements)
-    return tuple(slice(start, start + size) for start, size in zip(starts, sizes, strict=True))
+    mesh = param.device_mesh
+    coordinate, rank = mesh.get_coordinate(), 0
+    assert coordinate is not None
+    for size, index in zip(mesh.shape, coordinate, strict=True):
+        rank = rank * size + index
+    box = boxes(tuple(param.shape), tuple(mesh.shape), placements_of(param))[rank]
+    return tuple(slice(start, stop) for start, stop in box)
 
 
 def cuts_of_state(param: Tensor, shape: tuple[int, ...]) -> list[int | None]:

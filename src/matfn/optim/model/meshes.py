@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..matrices.exchange import placements_of
 from ..matrices.exchange_plan import Split
-from ..matrices.shards import is_dtensor
+from ..matrices.shards import is_dtensor, placements_of
 
 if TYPE_CHECKING:
     from .plan import Entry

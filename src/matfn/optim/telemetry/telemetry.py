@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..matrices.buckets import Bucket, Slot, working_dtype
-from ..matrices.shards import is_dtensor, local
+from ..matrices.shards import is_dtensor, local, placements_of
 from ..optimizer import MatrixOptimizer
 from .figures import measured
 from .sinks import Record
@@ -217,7 +217,8 @@ def _refuse_part(name: str, param: Tensor) -> None:
     """Refuse a matrix of which this process has a part: singular values of a part are not those of the matrix."""
     if param.ndim < 2 or not is_dtensor(param):
         return
-    if any(cut.is_shard() and size > 1 for cut, size in zip(param.placements, param.device_mesh.shape, strict=True)):
+    cuts = zip(placements_of(param), param.device_mesh.shape, strict=True)
+    if any(cut is not None and size > 1 for cut, size in cuts):
         raise ValueError(
             f"Telemetry: {name!r} is sharded: this process has a part of shape {tuple(local(param).shape)} of "
             f"{tuple(param.shape)}, and figures of a part are not figures of the matrix. Measure whole parameters by "
