@@ -5,7 +5,7 @@ import torch
 from models import KINDS, Tiny, batch, farthest, full, give_gradients, loss_of, spread, step_on_given_gradients, train
 from models import weights as whole_weights
 
-from matfn.optim import SOAP, Muon, plan
+from matfn.optim import SOAP, AdaMuon, Muon, NorMuon, PolarGrad, plan
 
 STEPS = 10
 
@@ -25,6 +25,30 @@ def soap(kind=None):
         model, _, _ = spread(model, kind)
     step_on_given_gradients(model, SOAP(plan(model), lr=3e-3), STEPS)
     return whole_weights(model)
+
+
+RULES = {
+    "normuon": lambda p: NorMuon(p, lr=0.02),
+    "adamuon": lambda p: AdaMuon(p, lr=0.02),
+    "polargrad": lambda p: PolarGrad(p, lr=0.02, growth=2.0),
+}
+
+
+def states(kind=None):
+    """The state of every parameter after some steps, by optimizer, name and key."""
+    found = {}
+    for rule, make in RULES.items():
+        model = Tiny(dtype=torch.float64)
+        if kind is not None:
+            model, _, _ = spread(model, kind)
+        optimizer = make(plan(model))
+        step_on_given_gradients(model, optimizer, 3)
+        saved = optimizer.state_dict()
+        names = [name.removeprefix("module.") for group in saved["param_groups"] for name in group["param_names"]]
+        found[rule] = {
+            f"{names[number]} {key}": x.clone() for number, entry in saved["state"].items() for key, x in entry.items()
+        }
+    return found
 
 
 def gradients(kind):
@@ -51,6 +75,16 @@ def test_muon_under_ddp_is_one_process(world, ranks):
 def test_soap_under_ddp_is_one_process(world):
     alone = soap()
     assert [farthest(weights, alone) for weights in world(2).run(soap, "ddp")] == [0, 0]
+
+
+def test_every_process_has_all_state_under_ddp(world):
+    """So that the state dict of one process is whole."""
+    alone = states()
+    for found in world(2).run(states, "ddp"):
+        for rule, expected in alone.items():
+            assert found[rule].keys() == expected.keys()
+            for name, x in expected.items():
+                assert torch.allclose(found[rule][name], x, rtol=1e-9, atol=1e-12), (rule, name)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -455,3 +455,20 @@ def test_state_dict_hooks_run():
     assert state["extra"] == 1
     optimizer.load_state_dict(state)
     assert calls == ["save", "loaded"]
+
+
+def test_a_state_dict_that_lost_its_state_is_refused():
+    """torch.distributed.checkpoint loads into tensors that exist, so a fresh state dict gets options and no state."""
+    net = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 3))
+    optimizer = Muon(plan(net))
+    for param in net.parameters():
+        param.grad = torch.ones_like(param)
+    optimizer.step()
+    lost = {**optimizer.state_dict(), "state": {}}
+    with pytest.raises(ValueError, match=r"was saved with the state of \d parameters, and here it has none"):
+        Muon(plan(net)).load_state_dict(lost)
+    for group in lost["param_groups"]:
+        del group["filled"]
+    fresh = Muon(plan(net))
+    fresh.load_state_dict(lost)
+    assert not fresh.state
