@@ -60,9 +60,9 @@ def collectives(kind, name):
     give_gradients(model, 1)
     with Collectives() as seen:
         optimizer.step()
-    crews = optimizer._sharded.crews
-    traffic = [made.traffic(crew.team.rank) for crew in crews for made in crew.plans.values()]
-    messages = sum(math.ceil(math.log2(crew.team.size)) for crew in crews)
+    shared = optimizer._sharded.shared
+    traffic = [made.traffic(each.team.rank) for each in shared for made in each.plans.values()]
+    messages = sum(math.ceil(math.log2(each.team.size)) for each in shared)
     return seen.calls, seen.agreed, messages, traffic, (seen.sent, seen.received)
 
 
@@ -149,18 +149,18 @@ def memory(limit):
     for seed in range(2):
         give_gradients(model, seed)
         optimizer.step()
-    [crew] = optimizer._sharded.crews
-    [(active, made)] = crew.plans.items()
+    [each] = optimizer._sharded.shared
+    [(active, made)] = each.plans.items()
     if limit is not None:
         made = exchange_plan(made.matrices, made.mesh, made.items, limit)
-        crew.plans = {active: made}
+        each.plans = {active: made}
         give_gradients(model, 2)
         optimizer.step()
     give_gradients(model, 3)
-    peak, rank = peak_bytes(optimizer.step), crew.team.rank
+    peak, rank = peak_bytes(optimizer.step), each.team.rank
     sizes = [4 * math.prod(matrix.shape) for matrix in made.matrices]
     owned = sum(size for size, item in zip(sizes, made.items, strict=True) if item.owner == rank)
-    return peak, made.memory(rank), owned, sum(sizes) // crew.team.size, len(made.rounds)
+    return peak, made.memory(rank), owned, sum(sizes) // each.team.size, len(made.rounds)
 
 
 def test_memory_is_that_of_the_plan_and_of_the_iteration(world):

@@ -72,8 +72,8 @@ def run(kind, method, dtype, sharded, steps=STEPS, poison=None):
                 G = distribute_tensor(G, mesh, [Shard(SHAPES[name][1])], src_data_rank=None)
             parameter.grad = G
         optimizer.step()
-    crews = optimizer._sharded.crews
-    ways = {m.name: item.way for crew in crews for m, item in zip(crew.members, crew.items, strict=True)}
+    shared = optimizer._sharded.shared
+    ways = {m.name: item.way for each in shared for m, item in zip(each.members, each.items, strict=True)}
     full = {name: (p.full_tensor() if sharded else p).detach().double() for name, p in parameters.items()}
     return full, ways
 

@@ -51,8 +51,8 @@ LAYOUTS = {
 def owners(optimizer):
     """{name: the owners of the parts} of the matrices that travel."""
     found = {}
-    for crew in optimizer._sharded.crews:
-        for member, item in zip(crew.members, crew.items, strict=True):
+    for each in optimizer._sharded.shared:
+        for member, item in zip(each.members, each.items, strict=True):
             found.setdefault(member.name, []).append(item.owner)
     return found
 

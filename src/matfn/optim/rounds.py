@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .keeper import Keeper
 from .matrices import foreach
 from .matrices.buckets import Run, fill_buckets, working_dtype
 from .matrices.exchange import Arrival, Message, Team, extent, part_of
@@ -20,6 +19,7 @@ from .matrices.triangle import packed, packed_entries, unpacked
 from .member import Member, Whole
 from .rules.polar import Polar
 from .rules.rule import Elementwise
+from .step_state import StepState
 
 __all__ = ["Round"]
 
@@ -59,14 +59,14 @@ class Round:
         team: The processes.
         plan: The plan of the step.
         number: The index of the round.
-        keeper: Has the optimizer and its state, and what the rounds of the step share.
+        step: Has the optimizer and its state, and what the rounds of the step share.
     """
 
-    def __init__(self, team: Team, plan: ExchangePlan, number: int, keeper: Keeper) -> None:
-        self.team, self.plan, self.keeper = team, plan, keeper
+    def __init__(self, team: Team, plan: ExchangePlan, number: int, step: StepState) -> None:
+        self.team, self.plan, self.step = team, plan, step
         self.what = f"the exchange of matrices, round {number + 1} of {len(plan.rounds)},"
-        self.optimizer = keeper.optimizer
-        self.items = [(item, keeper.members[item.index]) for item in plan.rounds[number]]
+        self.optimizer = step.optimizer
+        self.items = [(item, step.members[item.index]) for item in plan.rounds[number]]
         self._grams: dict[int, PartialGram] = {}  # {index: this rank's part} of "gram" matrices
         self._factors: dict[int, tuple[Tensor, Tensor]] = {}  # {index: (scales, Q)} of "gram" matrices at their owner
         self._wholes: dict[int, Whole] = {}  # {index: whole parameter} at its owner
@@ -90,19 +90,19 @@ class Round:
 
     def _elementwise(self) -> None:
         """Write the local inputs of the matrix rules, of all parts of the parameters that come for the first time."""
-        keeper = self.keeper
-        coming = {member.param: member for item, member in self.items if item.index not in keeper.inputs}
-        for run in keeper.shard_runs(list(coming.values())):
+        step = self.step
+        coming = {member.param: member for item, member in self.items if item.index not in step.inputs}
+        for run in step.shard_runs(list(coming.values())):
             members = [coming[slot.param] for slot in run.slots]
             gradients = [gradient_of(member) for member in members]
             shards = [local(slot.param) for slot in run.slots]
             into = [torch.empty_like(shard, dtype=working_dtype(shard)) for shard in shards]
             members[0].lender.chain[0].update(gradients, into, run)
             for member, gradient, values in zip(members, gradients, into, strict=True):
-                for index in keeper.parts[member.param]:
-                    keeper.inputs[index] = self._range(index, values)
+                for index in step.parts[member.param]:
+                    step.inputs[index] = self._range(index, values)
                     if member.matrix.tensors > 1:
-                        keeper.gradients[index] = self._range(index, gradient)
+                        step.gradients[index] = self._range(index, gradient)
 
     def _range(self, index: int, shard: Tensor) -> Tensor:
         """The view of one part in a tensor of the shape of the local shard."""
@@ -110,12 +110,12 @@ class Round:
 
     def _pack(self, item: Item, member: Member, message: Message) -> None:
         """Put what the owner of one matrix needs from this rank into the message."""
-        shard, owner, me = self.keeper.inputs[item.index], item.owner, self.team.rank
+        shard, owner, me = self.step.inputs[item.index], item.owner, self.team.rank
         sent = owner != me and sends(self.plan.mesh, member.matrix.placements, me, owner)
         if item.way == "gram":
             wide = member.matrix.shape[0] < member.matrix.shape[1]
             part = self._grams[item.index] = PartialGram.of(shard.to(self.team.device), wide)
-            del self.keeper.inputs[item.index]
+            del self.step.inputs[item.index]
             if sent:
                 message.piece(owner, (2,), torch.float64).fill_(part.peak)
                 triangle = packed(part.M)
@@ -123,10 +123,10 @@ class Round:
         elif sent:
             message.piece(owner, shard.shape, member.wire).copy_(shard)
             if member.matrix.tensors > 1:
-                message.piece(owner, shard.shape, member.wire).copy_(self.keeper.gradients[item.index])
+                message.piece(owner, shard.shape, member.wire).copy_(self.step.gradients[item.index])
         if item.way == "owner" and owner != self.team.rank:
-            del self.keeper.inputs[item.index]
-            self.keeper.gradients.pop(item.index, None)
+            del self.step.inputs[item.index]
+            self.step.gradients.pop(item.index, None)
 
     def _senders(self, item: Item) -> tuple[int, ...]:
         return senders(self.plan.matrices[item.index], self.plan.mesh, item)
@@ -161,9 +161,9 @@ class Round:
 
     def _assembled(self, item: Item, member: Member, arrived: Message | None) -> Whole:
         """The whole input, and the whole gradient if rules read it, from the boxes of all senders."""
-        shards = [self.keeper.inputs.pop(item.index)]
+        shards = [self.step.inputs.pop(item.index)]
         if member.matrix.tensors > 1:
-            shards.append(self.keeper.gradients.pop(item.index))
+            shards.append(self.step.gradients.pop(item.index))
         senders, places, shape = self._senders(item), self._boxes(member), member.matrix.shape
         device = self.team.device
         if len(senders) == 1:
@@ -208,14 +208,14 @@ class Round:
             below = min((rule.padded_below for rule in lender.chain[1:]), default=0)
             stacks = joined(fill_buckets(entries), below)
             for bucket in (bucket for together in stacks for bucket in together):
-                bucket.runs = self.keeper.whole_runs(bucket)
+                bucket.runs = self.step.whole_runs(bucket)
             for rule in lender.chain[1:]:
                 rule.prepare([bucket.runs for together in stacks for bucket in together])
             for together in stacks:
                 for bucket, update in self.optimizer.stacks.directions(_GIVEN, lender.chain[1:], together):
                     for slot, place in zip(bucket.slots, bucket.places(update.contiguous()), strict=True):
                         whole: Any = slot.param
-                        factors = self.keeper.factors(whole.member) if whole.member.cut else [1.0]
+                        factors = self.step.factors(whole.member) if whole.member.cut else [1.0]
                         if len(set(factors)) > 1:
                             place = place * (factors[slot.piece] / factors[0])
                         slot.read(whole.result).copy_(place)
@@ -229,7 +229,7 @@ class Round:
             message.piece(rank, values.shape, values.dtype).copy_(values)
             return
         message.piece(rank, extent(box), member.wire).copy_(part_of(self._wholes[item.index].result, box))
-        for state in self.keeper.replicated_state(member):
+        for state in self.step.replicated_state(member):
             message.piece(rank, state.shape, state.dtype).copy_(state)
 
     def finish(self) -> None:
@@ -243,7 +243,7 @@ class Round:
             if update is not None:
                 updates[member.param] = update
                 members.append(member)
-        for bucket in self.keeper.moving_buckets(members):
+        for bucket in self.step.moving_buckets(members):
             stack = self.optimizer.stacks.stack(bucket)
             foreach.copy_(bucket.places(stack), [slot.read(updates[slot.param]) for slot in bucket.slots])
             self.optimizer.move(bucket, stack)
@@ -251,16 +251,16 @@ class Round:
 
     def _collected(self, item: Item, member: Member, update: Tensor) -> Tensor | None:
         """The direction of the local shard when its last part has come, else None."""
-        param, keeper = member.param, self.keeper
-        if len(keeper.parts[param]) == 1:
+        param, step = member.param, self.step
+        if len(step.parts[param]) == 1:
             return update
-        if param not in keeper.updates:
+        if param not in step.updates:
             shape, dtype = tuple(local(param).shape), working_dtype(param)
-            keeper.updates[param] = torch.empty(shape, dtype=dtype, device=self.team.device)
+            step.updates[param] = torch.empty(shape, dtype=dtype, device=self.team.device)
         if update.numel():
-            self._range(item.index, keeper.updates[param]).copy_(update)
-        keeper.missing[param] -= 1
-        return None if keeper.missing[param] else keeper.updates.pop(param)
+            self._range(item.index, step.updates[param]).copy_(update)
+        step.missing[param] -= 1
+        return None if step.missing[param] else step.updates.pop(param)
 
     def _update(self, item: Item, member: Member, arrived: Message) -> Tensor:
         """The direction of the local shard, which may be a view of a message or of the whole."""
@@ -275,7 +275,7 @@ class Round:
         if own:
             return part_of(self._wholes[item.index].result, box)
         update = arrived.piece(item.owner, extent(box), member.wire)
-        for state in self.keeper.replicated_state(member):
+        for state in self.step.replicated_state(member):
             state.copy_(arrived.piece(item.owner, state.shape, state.dtype))
         return update
 

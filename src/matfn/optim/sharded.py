@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from .guards import check_tensor
-from .keeper import Keeper
 from .matrices.buckets import Kind
 from .matrices.exchange import Team
 from .matrices.exchange_plan import ExchangePlan, Item, Split, assign, boxes, exchange_plan, owned_work, sources
@@ -32,6 +31,7 @@ from .member import Member
 from .needs import group_lines, member_line, needs, rule_state
 from .rounds import Round
 from .state import make_state
+from .step_state import StepState
 
 if TYPE_CHECKING:
     from .optimizer import MatrixOptimizer
@@ -42,7 +42,7 @@ State = dict[str, Tensor]
 
 
 @dataclass(eq=False)
-class Crew:
+class Shared:
     """The parameters that one team of processes shares, the owners of the matrices, and the plan of the last step."""
 
     team: Team
@@ -76,7 +76,7 @@ class Sharded:
 
     def __init__(self, group: Any = None) -> None:
         self.group = group
-        self.crews: tuple[Crew, ...] = ()
+        self.shared: tuple[Shared, ...] = ()
         self._teams: dict[Any, Team] = {}
         self._ways: dict[Tensor, str] = {}
         self._busy: dict[frozenset[int], dict[int, float]] = {}  # {processes of teams: {process: its work so far}}
@@ -112,14 +112,14 @@ class Sharded:
     def _begin(self, optimizer: "MatrixOptimizer", lent: list[Tensor]) -> None:
         key = tuple(self._described(optimizer, group) for group in optimizer.param_groups)
         if key != self._key:
-            self.crews = tuple(self._crews(optimizer))
+            self.shared = tuple(self._all_shared(optimizer))
             self._key = key
-        for crew in self.crews:
-            flags = [param.grad is not None for _, _, param in crew.parameters]
-            some = [crew.parameters[i][2] for i in crew.team.agree(crew.digest, crew.lines, flags)]
+        for each in self.shared:
+            flags = [param.grad is not None for _, _, param in each.parameters]
+            some = [each.parameters[i][2] for i in each.team.agree(each.digest, each.lines, flags)]
             if some:
                 lent += [param for param in some if param.grad is None]
-                lend(crew.team, some, [placements_of(param) for param in some])
+                lend(each.team, some, [placements_of(param) for param in some])
         if self._fresh:
             self._take_in(optimizer)
             self._fresh = False
@@ -135,9 +135,9 @@ class Sharded:
     def anywhere(self, params: set[Tensor]) -> set[Tensor]:
         """The parameters that are in the set of any process that shares them. All processes must call it together."""
         found = set(params)
-        for crew in self.crews:
-            flags = [param in params for _, _, param in crew.parameters]
-            found |= {crew.parameters[i][2] for i in crew.team.agree(crew.digest, crew.lines, flags)}
+        for each in self.shared:
+            flags = [param in params for _, _, param in each.parameters]
+            found |= {each.parameters[i][2] for i in each.team.agree(each.digest, each.lines, flags)}
         return found
 
     def travels(self, param: Tensor) -> bool:
@@ -149,7 +149,7 @@ class Sharded:
         shape = tuple(local(param).shape)
         return layout if shape == layout.shape else layout.resized(shape[0])
 
-    def _crews(self, optimizer: "MatrixOptimizer") -> Iterator[Crew]:
+    def _all_shared(self, optimizer: "MatrixOptimizer") -> Iterator[Shared]:
         """The parameters of each team, in the order of their first parameter."""
         shared: dict[Any, list[tuple[int, str, Tensor]]] = {}
         for index, group in enumerate(optimizer.param_groups):
@@ -159,7 +159,7 @@ class Sharded:
                     shared.setdefault(team, []).append((index, name, param))
         self._ways, self._busy = {}, {}
         for team, parameters in shared.items():
-            yield self._crew(optimizer, team, tuple(parameters))
+            yield self._shared_by(optimizer, team, tuple(parameters))
 
     def _team(self, param: Tensor, name: str) -> Team | None:
         """The processes that share a parameter; None for a parameter of this process alone."""
@@ -173,7 +173,9 @@ class Sharded:
             self._teams[self.group] = Team.of_group(self.group, param.device, name)
         return self._teams[self.group] if self.group is not None else None
 
-    def _crew(self, optimizer: "MatrixOptimizer", team: Team, parameters: tuple[tuple[int, str, Tensor], ...]) -> Crew:
+    def _shared_by(
+        self, optimizer: "MatrixOptimizer", team: Team, parameters: tuple[tuple[int, str, Tensor], ...]
+    ) -> Shared:
         members = []
         lines = [line for i in dict.fromkeys(index for index, *_ in parameters) for line in group_lines(optimizer, i)]
         for index, name, param in parameters:
@@ -192,7 +194,7 @@ class Sharded:
             lines.append(member_line(name, param, group["rule"], member))
         every = zip(members, parted([member.matrix for member in members], team.mesh), strict=True)
         members = [replace(member, matrix=part) for member, parts in every for part in parts]
-        return Crew(team, parameters, tuple(members), self._items(team, members), tuple(lines))
+        return Shared(team, parameters, tuple(members), self._items(team, members), tuple(lines))
 
     def _items(self, team: Team, members: Sequence[Member]) -> tuple[Item, ...]:
         """The ways and owners of matrices. Owners know the work on other meshes of the same processes."""
@@ -220,26 +222,21 @@ class Sharded:
     def step(self, optimizer: "MatrixOptimizer") -> None:
         """Move all parameters whose matrices travel, those with a gradient."""
         self.make_empty(optimizer)
-        for crew in self.crews:
-            pairs = [(i, m) for i, m in enumerate(crew.members) if m.param.grad is not None and self.travels(m.param)]
+        for each in self.shared:
+            pairs = [(i, m) for i, m in enumerate(each.members) if m.param.grad is not None and self.travels(m.param)]
             if not pairs:
                 continue
-            plan, members = crew.plan(tuple(i for i, _ in pairs)), [member for _, member in pairs]
-            total, keeper = len(plan.rounds), Keeper(optimizer, self._resident, members)
-            before: Round | None = None
-            coming = Round(crew.team, plan, 0, keeper)
-            coming.start()
-            for number in range(total):
-                current = coming
-                if number + 1 < total:
-                    coming = Round(crew.team, plan, number + 1, keeper)
-                    coming.start()
+            plan, members = each.plan(tuple(i for i, _ in pairs)), [member for _, member in pairs]
+            step = StepState(optimizer, self._resident, members)
+            rounds = [Round(each.team, plan, number, step) for number in range(len(plan.rounds))]
+            rounds[0].start()
+            for before, current, after in zip([None, *rounds[:-1]], rounds, [*rounds[1:], None], strict=True):
+                if after is not None:
+                    after.start()
                 current.compute()
                 if before is not None:
                     before.finish()
-                before = current
-            assert before is not None
-            before.finish()
+            rounds[-1].finish()
             for member in members:
                 if member.resident and member.param not in self._started:
                     self._started[member.param] = None
@@ -251,16 +248,16 @@ class Sharded:
         """Drop the state at the owners, because other state was loaded."""
         self._resident, self._started, self._fresh = {}, {}, True
 
-    def _matrices(self) -> Iterator[tuple[Crew, Member, Item]]:
-        for crew in self.crews:
-            for member, item in zip(crew.members, crew.items, strict=True):
+    def _matrices(self) -> Iterator[tuple[Shared, Member, Item]]:
+        for each in self.shared:
+            for member, item in zip(each.members, each.items, strict=True):
                 if member.resident and item.way != "local":
-                    yield crew, member, item
+                    yield each, member, item
 
     def _take_in(self, optimizer: "MatrixOptimizer") -> None:
         """Move loaded state of the matrix rules to the owners, or to the ranks that hold whole matrices."""
         self._place_batched(optimizer)
-        for crew, member, item in self._matrices():
+        for each, member, item in self._matrices():
             state, group = optimizer.state.get(member.param, {}), optimizer.param_groups[member.group]
             like = rule_state(optimizer, member.param, group) if state else {}
             for key, (shape, _) in like.items():
@@ -269,11 +266,11 @@ class Sharded:
                 value = state.pop(key)
                 if is_dtensor(value):
                     placements = placements_of(value)
-                    held = boxes(shape, crew.team.mesh, placements)
-                    senders = sources(crew.team.mesh, placements, item.owner)
-                    value = crew.team.gathered(local(value), held, shape, item.owner, senders)
-                if crew.team.rank == item.owner and value is not None:
-                    self._resident.setdefault(member.param, {})[key] = value.to(crew.team.device)
+                    held = boxes(shape, each.team.mesh, placements)
+                    senders = sources(each.team.mesh, placements, item.owner)
+                    value = each.team.gathered(local(value), held, shape, item.owner, senders)
+                if each.team.rank == item.owner and value is not None:
+                    self._resident.setdefault(member.param, {})[key] = value.to(each.team.device)
                 self._started[member.param] = None
             if member.param in self._started:
                 self._name_state(optimizer, member)
@@ -302,8 +299,8 @@ class Sharded:
 
     def _whole_members(self) -> Iterator[Member]:
         """DTensors whose ranks hold whole matrices, so that nothing travels."""
-        for crew in self.crews:
-            for member, item in zip(crew.members, crew.items, strict=True):
+        for each in self.shared:
+            for member, item in zip(each.members, each.items, strict=True):
                 if item.way == "local" and is_dtensor(member.param):
                     yield member
 
@@ -329,7 +326,7 @@ class Sharded:
     def collected(self, optimizer: "MatrixOptimizer") -> dict[Tensor, State]:
         """State of the matrix rules as DTensors, or as plain tensors if small. All ranks must call it together."""
         found: dict[Tensor, State] = {}
-        for crew, member, item in self._matrices():
+        for each, member, item in self._matrices():
             if member.param not in self._started:
                 continue
             whole = self._resident.get(member.param, {})
@@ -339,7 +336,7 @@ class Sharded:
                 cuts = tuple(None if axis is None else Split(axis) for axis in placements)
                 if shape == tuple(member.param.shape):
                     cuts = placements_of(member.param)
-                part = crew.team.scattered(whole.get(key), boxes(shape, crew.team.mesh, cuts), item.owner, dtype)
+                part = each.team.scattered(whole.get(key), boxes(shape, each.team.mesh, cuts), item.owner, dtype)
                 found.setdefault(member.param, {})[key] = as_state(part, member.param, shape, placements)
         return found
 

@@ -1,4 +1,4 @@
-"""Keeper: where the rounds of a step find the options and the state of sharded parameters."""
+"""StepState: where the rounds of a step find the options and the state of sharded parameters."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,10 +18,10 @@ from .state import make_state
 if TYPE_CHECKING:
     from .optimizer import MatrixOptimizer
 
-__all__ = ["Keeper"]
+__all__ = ["StepState"]
 
 
-class Keeper:
+class StepState:
     """Options and state for one step, and what its rounds share: the parts of a parameter may be in different rounds.
 
     Args:
