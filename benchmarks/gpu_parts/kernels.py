@@ -1,0 +1,132 @@
+"""Kernels against float64: every kind of products entry by entry, and the fused passes over a stack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from benchmarks.gpu_parts.case import Bench, Case, Row, Skipped
+from benchmarks.gpu_parts.events import Place
+from benchmarks.gpu_parts.variants import KINDS, PLANNED
+from matfn.kernels import EAGER, Products
+
+__all__ = ["cases"]
+
+HALF = (torch.float16, torch.bfloat16)
+DTYPES = (*HALF, torch.float32)
+
+
+def cases(place: Place) -> list[Case]:
+    """The products, kind by kind, then the fused kernels."""
+    kinds = [kind for kind in KINDS if kind != PLANNED]
+    return [Case(kind, partial(_products, kind)) for kind in kinds] + [Case("scaled", _scaled)]
+
+
+def _products(kind: str, bench: Bench) -> Iterator[Row]:
+    """Every product in every dtype, for odd and even sizes; most of the time is compiling."""
+    sizes = bench.place.pick([(768, 3072), (129, 257), (2048, 1000), (17, 33), (1, 1)], [(1, 1), (17, 5), (40, 33)])
+    for n, k in sizes:
+        for dtype in DTYPES if kind != "quack" else HALF:
+            try:
+                kernel = _built(kind, bench.place)
+                label = f"{n} x {k}, {dtype}"
+                yield from bench.attempt(
+                    label, lambda n=n, k=k, d=dtype, p=kernel: _checked(p, kind, n, k, d, bench.place)
+                )
+            except Skipped as why:
+                yield {"kernel": kind, "n": n, "k": k, "dtype": str(dtype), "skipped": str(why)}
+
+
+def _built(kind: str, place: Place) -> Products:
+    """The products; Triton's also on a CPU, if triton is told to interpret its kernels."""
+    try:
+        found = KINDS[kind](place)
+    except ModuleNotFoundError as error:
+        raise Skipped(f"not installed ({error})") from error
+    assert found is not None
+    return found
+
+
+def _checked(kernel: Products, kind: str, n: int, k: int, dtype: torch.dtype, place: Place) -> list[Row]:
+    """Rows of five products.
+
+    Allowed are k + 3 float32 roundings of the sum of magnitudes and one rounding of the result. Results of kernels that
+    mirror one half are symmetric to the last bit. Torch's products with a number for each matrix round between the
+    product and the sum, so there two roundings more of what is added are allowed them.
+    """
+    generator = torch.Generator(device=place.device).manual_seed(n)
+    X, Y, S, W = (
+        torch.randn(3, *shape, generator=generator, device=place.device).to(dtype)
+        for shape in ((n, k), (k, n), (n, n), (n, n))
+    )
+    S, W = (((A + A.mT) / (2 * n**0.5)).to(dtype) for A in (S, W))
+    alpha, beta = (torch.tensor(w, device=place.device)[:, None, None] for w in ([0.3, -2.0, 1.0], [2.0, 1.0, 0.0]))
+    found: dict[str, tuple[Callable[[Products], Tensor], Tensor, Tensor, Tensor, int]] = {}
+    for name, A, B, work, length in (
+        ("X X^T", X, X.mT, lambda p: p.syrk(X), k),
+        ("X^T X, read as it lies", Y.mT, Y, lambda p: p.syrk(Y.mT), k),
+        ("S S", S, S, lambda p: p.sym_mm(S, S), n),
+    ):
+        want, size = _sizes(A, B)
+        found[name] = work, want, size, torch.zeros_like(size), length
+    want, size = _sizes(S, S)
+    for name, a, b in (("0.3 S S - 2 W", 0.3, -2.0), ("a number for each matrix", alpha, beta)):
+        added = abs(b) * W.double().abs()
+        found[name] = (
+            lambda p, a=a, b=b: p.sym_addmm(W, S, S, alpha=a, beta=b), a * want + b * W.double(),
+            abs(a) * size + added, abs(a) * size + added, n,
+        )  # fmt: skip
+    rows = []
+    for name, (work, want, size, between, length) in found.items():
+        got, unit = work(kernel), torch.finfo(dtype)
+        allowed = (length + 3) * torch.finfo(torch.float32).eps * size + unit.eps * want.abs() + unit.tiny * unit.eps
+        allowed = allowed + (2 * unit.eps * between if kernel == EAGER else 0.0)
+        worst = ((got.double() - want).abs() / allowed).max().item()
+        mirrored = kernel == EAGER or torch.equal(got, got.mT)
+        rows.append({
+            "kernel": kind, "product": name, "n": n, "k": k, "dtype": str(dtype), "error_of_allowed": worst,
+            "symmetric": torch.equal(got, got.mT), "passed": worst <= 1 and mirrored,
+        })  # fmt: skip
+    return rows
+
+
+def _sizes(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+    return A.double() @ B.double(), A.double().abs() @ B.double().abs()
+
+
+def _scaled(bench: Bench) -> Iterator[Row]:
+    """The fused pass of norm, division and cast: X / ||X||_F within two roundings, for scales that squares overflow."""
+    try:
+        from matfn.kernels.triton_scale import scaled  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        yield {"kernel": "scaled", "skipped": f"not there ({error})"}
+        return
+    for shape in bench.place.pick([(12, 768, 3072), (3, 129, 33), (2, 33, 129)], [(2, 17, 5), (2, 5, 33)]):
+        for precision in DTYPES:
+            for scale in (1.0, 1e-30, 1e30):
+                label = f"{shape}, {precision}, {scale:g}"
+                try:
+                    yield bench.attempt(label, partial(_scaled_row, scaled, shape, precision, scale, bench.place))
+                except Skipped as why:
+                    yield {"kernel": "scaled", "shape": shape, "dtype": str(precision), "skipped": str(why)}
+
+
+def _scaled_row(
+    scaled: Callable[..., Tensor], shape: tuple[int, ...], precision: torch.dtype, scale: float, place: Place
+) -> Row:
+    generator = torch.Generator(device=place.device).manual_seed(7)
+    A = torch.randn(*shape, generator=generator, device=place.device) * scale
+    A[0] = 0.0  # a zero matrix stays zero
+    want = A.double() / torch.linalg.matrix_norm(A.double(), keepdim=True).clamp_min(1e-300)
+    got, unit = scaled(A, precision)[0].double(), torch.finfo(precision)
+    # The norm is a sum of squares in float32, in a tree: log2 of the entries times a rounding, and some for the factor.
+    entries = shape[-1] * shape[-2]
+    relative = unit.eps + (8 + entries.bit_length()) * torch.finfo(torch.float32).eps
+    worst = ((got - want).abs() / (relative * want.abs() + unit.tiny * unit.eps)).max().item()
+    return {
+        "kernel": "scaled", "shape": shape, "dtype": str(precision), "scale": scale, "error_of_allowed": worst,
+        "passed": worst <= 1 and not bool(got[0].any()),
+    }  # fmt: skip
