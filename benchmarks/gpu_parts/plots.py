@@ -74,13 +74,13 @@ def _stacks(result: Result) -> Figure | None:
 
 
 def _look() -> dict[str, dict[str, Any]]:
-    """A colour for each method, a marker for each kind of products; peers in grey tones."""
+    """A colour for each method, a marker for each kind of products; peers in black and grey."""
     found: dict[str, dict[str, Any]] = {}
     for i, peer in enumerate(PEERS):
         found[peer] = {"color": ("#000000", "#888888")[i % 2], "marker": "*", "markersize": 10}
     for i, method in enumerate(METHODS):
         for j, kind in enumerate(KINDS):
-            found[f"{method}, {kind}"] = {"color": COLOURS[i], "marker": MARKERS[j], "markersize": 5}
+            found[f"{method}, {kind}"] = {"color": COLOURS[i + 1], "marker": MARKERS[j], "markersize": 5}
     return found
 
 
