@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ DTYPES = (*HALF, torch.float32)
 def cases(place: Place) -> list[Case]:
     """The products, kind by kind, then the fused kernels."""
     kinds = [kind for kind in KINDS if kind != PLANNED]
-    return [Case(kind, partial(_products, kind)) for kind in kinds] + [Case("scaled", _scaled)]
+    return [Case(kind, partial(_products, kind)) for kind in kinds] + [Case("scaled", _scaled), Case("small", _small)]
 
 
 def _products(kind: str, bench: Bench) -> Iterator[Row]:
@@ -130,3 +131,66 @@ def _scaled_row(
         "kernel": "scaled", "shape": shape, "dtype": str(precision), "scale": scale, "error_of_allowed": worst,
         "passed": worst <= 1 and not bool(got[0].any()),
     }  # fmt: skip
+
+
+def _small(bench: Bench) -> Iterator[Row]:
+    """The kernels on k x k matrices of a deflation, against float64."""
+    try:
+        from matfn.kernels import triton_small as small  # pyright: ignore[reportAttributeAccessIssue]
+    except ImportError as error:
+        yield {"kernel": "small", "skipped": f"not there ({error})"}
+        return
+    for k in bench.place.pick((2, 16, 24, 64, 128), (3, 17)):
+        for name, check in (("whitening", _whitened), ("root_terms", _rooted), ("thin_product", _thin)):
+            row: Row = {"kernel": name, "k": k}
+            try:
+                error, allowed = bench.attempt(f"{name}, {k}", partial(check, small, k, bench.place.device))
+            except Skipped as why:
+                yield row | {"skipped": str(why)}
+                continue
+            yield row | {"error_of_allowed": error / allowed, "passed": error <= allowed}
+
+
+def _gram(k: int, device: str) -> Tensor:
+    """Three Gram matrices of condition number 10^4, in float32."""
+    generator = torch.Generator().manual_seed(k)
+    Q = torch.linalg.qr(torch.randn(3, k, k, generator=generator, dtype=torch.float64)).Q
+    values = torch.logspace(0, -4, k, dtype=torch.float64)
+    G = (Q * values) @ Q.mT
+    return ((G + G.mT) / 2).float().to(device)
+
+
+def _whitened(small: Any, k: int, device: str) -> tuple[float, float]:
+    """||W^T (G + r t I) W - I||, W upper triangular: k roundings times the condition number, which the ridge bounds."""
+    G = _gram(k, device)
+    W = small.whitening(G).double()
+    ridged = G.double()
+    ridged.diagonal(dim1=-2, dim2=-1).add_(small.RIDGE * _traces(ridged))
+    error = (W.mT @ ridged @ W - torch.eye(k, device=device)).abs().max().item()
+    return (error if not bool(W.tril(-1).any()) else float("inf")), 10 * k * torch.finfo(torch.float32).eps * 1e4
+
+
+def _rooted(small: Any, k: int, device: str) -> tuple[float, float]:
+    """The sum of the terms against (I + K / c^2)^(-1/2) - I in float64: within 2 % of the root, as the kernel says."""
+    K = _gram(k, device) / (2 * k)
+    C = small.root_terms(K, 1.0, small.LEAST_PHI).double().sum(1)
+    rest = (1 - _traces(K.double())).clamp_min(0)[..., None]
+    square = torch.maximum(rest / k, torch.full_like(rest, small.LEAST_PHI**2))
+    values, Q = torch.linalg.eigh(K.double() / square)
+    want = (Q * (1 + values).rsqrt().unsqueeze(-2)) @ Q.mT
+    got = C + torch.eye(k, device=device)
+    return torch.linalg.matrix_norm(got - want, 2).max().item(), 0.02
+
+
+def _thin(small: Any, k: int, device: str) -> tuple[float, float]:
+    """Y A in float32, with the sum of four terms for A: k + 6 roundings of the sum of magnitudes, 8 for TF32's parts."""
+    generator = torch.Generator().manual_seed(k)
+    Y = torch.randn(3, 5 * k + 1, k, generator=generator).to(device)
+    A = torch.randn(3, 4, k, k, generator=generator).to(device)
+    got, size = small.thin_product(Y, A, torch.float32).double(), Y.double().abs() @ A.double().abs().sum(1)
+    worst = ((got - Y.double() @ A.double().sum(1)).abs() / size).max().item()
+    return worst, (k + 14) * torch.finfo(torch.float32).eps
+
+
+def _traces(G: Tensor) -> Tensor:
+    return G.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True)

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ class Running:
         place: Device and sizes.
         until: When it is killed, by `time.monotonic`.
         folder: Of its lines and of what its processes print.
+        environment: Variables of its processes.
         ended: How the part ended; empty while it runs.
         lost: Attempts that were lost, and why.
     """
@@ -41,6 +42,7 @@ class Running:
     place: Place
     until: float
     folder: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
     ended: str = ""
     lost: dict[str, str] = field(default_factory=dict)
     failures: list[Row] = field(default_factory=list)
@@ -75,7 +77,7 @@ class Running:
         self._doing, self._since, self._case, self._silent = None, time.monotonic(), first, True
         bench = Bench(self.place, self.until, dict(self.lost), self._lines())
         self._process = multiprocessing.get_context("fork").Process(
-            target=_child, args=(self.part, bench, first, self._log())
+            target=_child, args=(self.part, bench, first, self._log(), dict(self.environment))
         )
         self._process.start()
         self.processes += 1
@@ -166,9 +168,10 @@ class Running:
         return self._log().read_text(errors="replace")[-3000:] if self._log().exists() else ""
 
 
-def _child(part: Part, bench: Bench, first: int, log: Path) -> None:
+def _child(part: Part, bench: Bench, first: int, log: Path, environment: dict[str, str]) -> None:
     """Measure in a group of processes of its own; what is printed goes to the log."""
     os.setsid()
+    os.environ.update(environment)
     file = log.open("a", buffering=1)
     os.dup2(file.fileno(), 1)
     os.dup2(file.fileno(), 2)
