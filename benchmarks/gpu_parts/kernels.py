@@ -167,7 +167,7 @@ def _whitened(small: Any, k: int, device: str) -> tuple[float, float]:
     ridged = G.double()
     ridged.diagonal(dim1=-2, dim2=-1).add_(small.RIDGE * _traces(ridged))
     error = (W.mT @ ridged @ W - torch.eye(k, device=device)).abs().max().item()
-    return (error if not bool(W.tril(-1).any()) else float("inf")), 10 * k * torch.finfo(torch.float32).eps * 1e4
+    return (error if not bool(W.tril(-1).any()) else float("inf")), k * torch.finfo(torch.float32).eps * 1e4
 
 
 def _rooted(small: Any, k: int, device: str) -> tuple[float, float]:
@@ -183,7 +183,7 @@ def _rooted(small: Any, k: int, device: str) -> tuple[float, float]:
 
 
 def _thin(small: Any, k: int, device: str) -> tuple[float, float]:
-    """Y A in float32, with the sum of four terms for A: k + 6 roundings of the sum of magnitudes, 8 for TF32's parts."""
+    """Y A in float32, with the sum of four terms for A: k + 14 roundings of the sum of magnitudes."""
     generator = torch.Generator().manual_seed(k)
     Y = torch.randn(3, 5 * k + 1, k, generator=generator).to(device)
     A = torch.randn(3, 4, k, k, generator=generator).to(device)

@@ -5,6 +5,7 @@ torch.optim.Muon, after equal steps, mean over the seeds with its standard error
 compare with nothing but each other.
 """
 
+import inspect
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -59,6 +60,14 @@ ARMS: dict[str, Callable[[nn.Module], list[torch.optim.Optimizer]]] = {
 }
 
 
+def _arms(place: Place) -> list[str]:
+    """With the arm that replays its steps where there are graphs; the first two make the primary number."""
+    graphs = place.cuda and "graph" in inspect.signature(Muon).parameters
+    if graphs:
+        ARMS.setdefault("matfn Muon, graph=True", _muon(graph=True))
+    return list(ARMS)
+
+
 @dataclass
 class Arm:
     """One model with its optimizers and the batches that all arms of a seed share the order of."""
@@ -110,24 +119,24 @@ def _training(bench: Bench) -> Iterator[Row]:
 
     Warm-up for 5 % of the steps, the last 40 % linear to zero. A run that is cut shows the losses up to there.
     """
-    place = bench.place
+    place, names = bench.place, _arms(bench.place)
     data = DataTable(context=place.pick(512, 16))
     corpus = load_corpus(data)
     table = ModelTable(layers=place.pick(6, 1), width=place.pick(512, 16), heads=place.pick(8, 2), positions="rotary")
     batch, seeds, chunk = place.pick(64, 2), place.pick(2, 1), place.pick(20, 1)
-    arms = [_arm(name, seed, table, corpus, data.context, batch, place) for seed in range(seeds) for name in ARMS]
+    arms = [_arm(name, seed, table, corpus, data.context, batch, place) for seed in range(seeds) for name in names]
     trial = place.pick(5, 1)
     for warm in (True, False):  # compiling and tuning first, then the time of a step
-        for arm in arms[: len(ARMS)]:
+        for arm in arms[: len(names)]:
             probe = arm if place.quick else _arm(arm.name, 99, table, corpus, data.context, batch, place)
             probe.seconds = 0.0
             probe.advance([0.0] * trial, place)
             arm.seconds = 0.0 if warm else probe.seconds / trial
-    each = sum(arm.seconds for arm in arms[: len(ARMS)])
+    each = sum(arm.seconds for arm in arms[: len(names)])
     total = place.pick(max(40, min(2000, int(0.8 * bench.left / (each * seeds)))), 3)
-    yield {"steps": total, "arms": list(ARMS), "seeds": seeds, "batch": batch, "context": data.context,
+    yield {"steps": total, "arms": names, "seeds": seeds, "batch": batch, "context": data.context,
            "model": f"{table.layers} x {table.width}", "text": corpus.facts, "trial_seconds_per_step":
-           {arm.name: arm.seconds for arm in arms[: len(ARMS)]}}  # fmt: skip
+           {arm.name: arm.seconds for arm in arms[: len(names)]}}  # fmt: skip
     for arm in arms:
         arm.seconds = 0.0
     windows = validation_windows(corpus, data.context, place.pick(256, 4))

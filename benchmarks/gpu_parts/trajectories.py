@@ -25,8 +25,8 @@ SHAPES = ((256, 1024), (640, 160), (256, 256), (48, 96))
 ITERATING = ("Muon", "NorMuon", "AdaMuon")  # in half precision where the plan takes it
 FORCED = "cuda-sm90"  # the profile that a run without a GPU compares the CPU's own with
 # Two runs round alike but for the order of sums, which changes few of the roundings of a step; ten times the effect of
-# one rounding of every entry of every gradient is more. Where float32 is ill-conditioned, as in an eigenbasis, both runs
-# are off from float64, so twice as far from each other. Beyond half of the way nothing is equal.
+# one rounding of every entry of every gradient is more. Where float32 is ill-conditioned, as in an eigenbasis, both are
+# off from float64, so twice as far from each other. Beyond half of the way nothing is equal.
 _GRADIENT, _PRECISION, _MOST = 10.0, 3.0, 0.5
 Weights = list[Tensor]
 
