@@ -26,28 +26,34 @@ from pathlib import Path
 if __name__ == "__main__" and not __package__:  # run as a file: the package `benchmarks` lies in the folder above
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import torch
+
 from benchmarks.gpu_parts.case import Part, Row, plain
 from benchmarks.gpu_parts.conditions import clocks, conditions
 from benchmarks.gpu_parts.events import Place
 from benchmarks.gpu_parts.processes import Running, together
 
+_IN = "benchmarks.gpu_parts."
 # Turns, the most telling first: seconds, and the parts that run side by side in them.
 TURNS: tuple[tuple[float, tuple[Part, ...]], ...] = (
     (
         75,
         (
-            Part("kernels", "benchmarks.gpu_parts.kernels", "Kernels against float64, entry by entry."),
-            Part("contract", "benchmarks.gpu_parts.contract", "Methods and verbs against the CPU in float64."),
-            Part("trajectories", "benchmarks.gpu_parts.trajectories", "Weights after 20 steps, GPU against CPU."),
-            Part("safety", "benchmarks.gpu_parts.safety", "Largest singular values on hostile spectra."),
+            Part("kernels", f"{_IN}kernels:cases", "Full products and fused kernels against float64, entry by entry."),
+            Part("triton", f"{_IN}kernels:triton", "Triton's symmetric products against float64, entry by entry."),
+            Part("quack", f"{_IN}kernels:quack", "quack's symmetric products against float64, entry by entry."),
+            Part("contract", f"{_IN}contract:cases", "Methods and verbs against the CPU in float64."),
+            Part("trajectories", f"{_IN}trajectories:cases", "Weights after 20 steps, GPU against CPU."),
+            Part("safety", f"{_IN}safety:cases", "Largest singular values on hostile spectra, in float16."),
+            Part("compiling", f"{_IN}stacks:first_calls", "First calls of what is timed later, which compile."),
         ),
     ),
-    (100, (Part("stacks", "benchmarks.gpu_parts.stacks", "Orthogonalization of stacks: time beside error."),)),
-    (70, (Part("steps", "benchmarks.gpu_parts.steps", "Whole steps of Muon on the matrices of models."),)),
-    (25, (Part("rates", "benchmarks.gpu_parts.rates", "Products: share of the device's matmul rate."),)),
-    (20, (Part("looks", "benchmarks.gpu_parts.looks", "RitzMinimax beside as many fixed steps."),)),
-    (15, (Part("roots", "benchmarks.gpu_parts.roots", "Inverse roots of Shampoo's shapes: time and error."),)),
-    (45, (Part("training", "benchmarks.gpu_parts.training", "A short training run by four optimizers."),)),
+    (100, (Part("stacks", f"{_IN}stacks:cases", "Orthogonalization of stacks: time beside error."),)),
+    (70, (Part("steps", f"{_IN}steps:cases", "Whole steps of Muon on the matrices of models."),)),
+    (25, (Part("rates", f"{_IN}rates:cases", "Products: share of the device's matmul rate."),)),
+    (20, (Part("looks", f"{_IN}looks:cases", "RitzMinimax beside as many fixed steps."),)),
+    (15, (Part("roots", f"{_IN}roots:cases", "Inverse roots of Shampoo's shapes: time and error."),)),
+    (45, (Part("training", f"{_IN}training:cases", "A short training run by all optimizers in turns."),)),
 )
 PARTS = {part.name: part for _, parts in TURNS for part in parts}
 
@@ -91,7 +97,8 @@ def measure(place: Place, seconds: float, names: list[str], out: Path) -> Row:
         print(f"{', '.join(part.name for part in parts)}: {until - time.monotonic():.0f} s", flush=True)
         # Parts side by side disturb each other: what they find to be the quickest kernel is kept apart from the cache.
         apart = {"MATFN_CACHE_DIR": str(folder.resolve() / "cache")} if len(parts) > 1 else {}
-        at_work = [Running(part, place, until, folder, apart) for part in parts]
+        threads = max(1, torch.get_num_threads() // len(parts))
+        at_work = [Running(part, place, until, folder, apart, threads) for part in parts]
         together(at_work, _show, partial(_save, result, out))
         for part in parts:
             result["parts"][part.name] |= {"clocks": clocks(place)}

@@ -32,13 +32,13 @@ class Part:
 
     Attributes:
         name: Key in the result, and what `--only` takes.
-        module: Has a function `cases(place)` that returns the same list of cases in every process.
+        source: "module:function"; the function of the place returns the same list of cases in every process.
         about: What is measured, in one sentence.
         patience: Seconds for one attempt; then the process is killed and the part goes on without the attempt.
     """
 
     name: str
-    module: str
+    source: str
     about: str
     patience: float = 60.0
 
@@ -112,7 +112,7 @@ class Bench:
         except (Skipped, Spoiled):
             raise
         except Exception as error:
-            if self.place.cuda and (fragile or "CUDA error" in str(error)):
+            if self.place.cuda and (fragile or breaks(error)):
                 raise Spoiled(reason(error)) from error
             raise Skipped(reason(error)) from error
         finally:
@@ -129,6 +129,11 @@ class Bench:
         if not self.place.cuda:
             raise Skipped("CUDA graphs need a GPU")
         return self.attempt(f"{label}, graph", lambda: captured(work), fragile=True)
+
+
+def breaks(error: Exception) -> bool:
+    """Whether an error may have broken the CUDA context, so that later calls fail; running out of memory does not."""
+    return isinstance(error, RuntimeError) and "CUDA" in str(error) and "out of memory" not in str(error)
 
 
 def reason(error: BaseException) -> str:
@@ -153,7 +158,8 @@ def work_through(part: Part, bench: Bench, first: int) -> int:
     An error of a case ends the case. The lines say which case is at work, what it attempts, its rows, and the end.
     """
     try:
-        cases = import_module(part.module).cases(bench.place)
+        module, function = part.source.split(":")
+        cases = getattr(import_module(module), function)(bench.place)
     except Exception as error:
         bench.say({"failed": reason(error), "traceback": traceback.format_exc()})
         bench.say({"ended": f"failed: {reason(error)}"})
@@ -180,7 +186,7 @@ def work_through(part: Part, bench: Bench, first: int) -> int:
             return SPOILED
         except Exception as error:
             bench.say({"failed": reason(error), "traceback": traceback.format_exc()})
-            if bench.place.cuda and "CUDA error" in str(error):
+            if bench.place.cuda and breaks(error):
                 return SPOILED
     bench.say({"ended": "complete"})
     return 0

@@ -11,19 +11,28 @@ from torch import Tensor
 
 from benchmarks.gpu_parts.case import Bench, Case, Row, Skipped
 from benchmarks.gpu_parts.events import Place
-from benchmarks.gpu_parts.variants import KINDS, PLANNED
+from benchmarks.gpu_parts.variants import KINDS
 from matfn.kernels import EAGER, Products
 
-__all__ = ["cases"]
+__all__ = ["cases", "quack", "triton"]
 
 HALF = (torch.float16, torch.bfloat16)
 DTYPES = (*HALF, torch.float32)
 
 
 def cases(place: Place) -> list[Case]:
-    """The products, kind by kind, then the fused kernels."""
-    kinds = [kind for kind in KINDS if kind != PLANNED]
-    return [Case(kind, partial(_products, kind)) for kind in kinds] + [Case("scaled", _scaled), Case("small", _small)]
+    """The full products, then the fused kernels."""
+    return [Case("cuBLAS", partial(_products, "cuBLAS")), Case("scaled", _scaled), Case("small", _small)]
+
+
+def triton(place: Place) -> list[Case]:
+    """Triton's products; they compile longest, so they are a part of their own."""
+    return [Case("Triton", partial(_products, "Triton"))]
+
+
+def quack(place: Place) -> list[Case]:
+    """Quack's products."""
+    return [Case("quack", partial(_products, "quack"))]
 
 
 def _products(kind: str, bench: Bench) -> Iterator[Row]:

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.gpu_parts.case import SPOILED, Bench, Part, Row, work_through
 from benchmarks.gpu_parts.events import Place
 
@@ -34,6 +36,7 @@ class Running:
         until: When it is killed, by `time.monotonic`.
         folder: Of its lines and of what its processes print.
         environment: Variables of its processes.
+        threads: Of torch in its processes; 0 leaves what it takes.
         ended: How the part ended; empty while it runs.
         lost: Attempts that were lost, and why.
     """
@@ -43,6 +46,7 @@ class Running:
     until: float
     folder: Path
     environment: Mapping[str, str] = field(default_factory=dict)
+    threads: int = 0
     ended: str = ""
     lost: dict[str, str] = field(default_factory=dict)
     failures: list[Row] = field(default_factory=list)
@@ -76,9 +80,7 @@ class Running:
         self._begun = self._begun or time.monotonic()
         self._doing, self._since, self._case, self._silent = None, time.monotonic(), first, True
         bench = Bench(self.place, self.until, dict(self.lost), self._lines())
-        self._process = multiprocessing.get_context("fork").Process(
-            target=_child, args=(self.part, bench, first, self._log(), dict(self.environment))
-        )
+        self._process = multiprocessing.get_context("fork").Process(target=_child, args=(self, bench, first))
         self._process.start()
         self.processes += 1
 
@@ -160,25 +162,29 @@ class Running:
     def _lines(self) -> Path:
         return self.folder / f"{self.part.name}.jsonl"
 
-    def _log(self) -> Path:
+    @property
+    def log(self) -> Path:
+        """The file of what its processes print."""
         return self.folder / f"{self.part.name}.log"
 
     def _printed(self) -> str:
         """The last that its processes printed."""
-        return self._log().read_text(errors="replace")[-3000:] if self._log().exists() else ""
+        return self.log.read_text(errors="replace")[-3000:] if self.log.exists() else ""
 
 
-def _child(part: Part, bench: Bench, first: int, log: Path, environment: dict[str, str]) -> None:
+def _child(running: Running, bench: Bench, first: int) -> None:
     """Measure in a group of processes of its own; what is printed goes to the log."""
     os.setsid()
-    os.environ.update(environment)
-    file = log.open("a", buffering=1)
+    os.environ.update(running.environment)
+    if running.threads:
+        torch.set_num_threads(running.threads)
+    file = running.log.open("a", buffering=1)
     os.dup2(file.fileno(), 1)
     os.dup2(file.fileno(), 2)
     sys.stdout = sys.stderr = file  # the parent's may have been replaced by what captures them
     faulthandler.enable(file)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    status = work_through(part, bench, first)
+    status = work_through(running.part, bench, first)
     file.flush()
     os._exit(status)  # without the clean-up of libraries, which may wait for what is lost
 

@@ -89,10 +89,15 @@ COLUMNS: Mapping[str, tuple[Column, ...]] = {
     "trajectories": (Column("optimizer", _value("optimizer")), Column("shape", _value("shape")),
                      Column("GPU - CPU", _value("error", form=".1e")), Column("allowed", _value("allowed", form=".1e")),
                      Column("CPU's own plan", _value("own_plan", form=".1e")), Column("passed", _value("passed"))),
+    "compiling": (Column("stack", _value("case")), Column("contender", _value("name")),
+                  Column("first call s", _value("first_seconds"))),
     "safety": (Column("shape", _value("shape")), Column("spectrum", _value("spectrum")),
                Column("method", _value("method")), Column("largest", _value("largest", form=".3f")),
                *_ERRORS[:1], Column("passed", _value("passed")), Column("note", _note)),
 }  # fmt: skip
+
+
+CHECKS = ("kernels", "triton", "quack", "contract")
 
 
 def tables(result: Result) -> list[tuple[str, list[list[str]]]]:
@@ -110,7 +115,7 @@ def tables(result: Result) -> list[tuple[str, list[list[str]]]]:
         if name in COLUMNS and part["rows"]:
             found.append((part.get("about", name), _cells(COLUMNS[name], part["rows"])))
         elif part["rows"]:
-            found += _checks(name, part["rows"]) if name in ("kernels", "contract") else _training(part["rows"])
+            found += _checks(name, part["rows"]) if name in CHECKS else _training(part["rows"])
     return found
 
 

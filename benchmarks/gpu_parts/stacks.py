@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from functools import partial
 
@@ -12,7 +13,7 @@ from benchmarks.gpu_parts.events import Place, Work, in_turns, wait
 from benchmarks.gpu_parts.spectra import errors, spread_out
 from benchmarks.gpu_parts.variants import KINDS, METHODS, PEERS, products, stack_work
 
-__all__ = ["STACKS", "cases", "contenders", "measured"]
+__all__ = ["STACKS", "cases", "contenders", "first_calls", "measured"]
 
 STACKS = (
     (12, 768, 3072), (8, 2048, 8192), (8, 2048, 2048), (2, 4096, 11008), (100, 64, 64), (12, 768, 768),
@@ -23,6 +24,23 @@ def cases(place: Place) -> list[Case]:
     """A case for each stack."""
     stacks = place.pick(STACKS, ((2, 96, 160), (3, 32, 32)))
     return [Case(text(stack), partial(_rows, stack)) for stack in stacks]
+
+
+def first_calls(place: Place) -> list[Case]:
+    """The same contenders without times, beside other parts: kernels that compile are on disk when they are timed."""
+    stacks = place.pick(STACKS, ((2, 96, 160),))
+    return [Case(text(stack), partial(_first, stack)) for stack in stacks]
+
+
+def _first(stack: tuple[int, int, int], bench: Bench) -> Iterator[Row]:
+    X, sigma = spread_out(stack, bench.place.device)
+    for name, ours in contenders(bench.place).items():
+        begun = time.perf_counter()
+        try:
+            bench.attempt(name, partial(_prepared, name, ours, X, sigma, bench.place))
+        except Skipped:
+            continue  # the part that times it says why
+        yield {"stack": stack, "name": name, "first_seconds": time.perf_counter() - begun}
 
 
 def text(stack: tuple[int, int, int]) -> str:

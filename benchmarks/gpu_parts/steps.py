@@ -175,7 +175,10 @@ def _pair(model: str, name: str, bench: Bench) -> Iterator[Row]:
             works["graph_seconds"] = bench.graph(name, works["seconds"])
         except Skipped as why:
             facts["graph_note"] = str(why)
-    facts |= _extra(works["seconds"], bench.place)
+    try:
+        facts |= bench.attempt(f"{name}, launches", partial(_extra, works["seconds"], bench.place))
+    except Skipped as why:
+        facts["launches_note"] = str(why)
     base, reference = _base(name, weights, bench)
     times: dict[str, Times] = in_turns({**works, **({"base": reference} if reference else {})}, bench.place)
     for kind in works:

@@ -25,7 +25,7 @@ def run(tmp_path, monkeypatch):
         module = types.ModuleType("cases_of_this_test")
         module.cases = lambda place: list(cases)
         monkeypatch.setitem(sys.modules, module.__name__, module)
-        part = Part("part", module.__name__, "About.", patience)
+        part = Part("part", f"{module.__name__}:cases", "About.", patience)
         running, saved = Running(part, PLACE, time.monotonic() + seconds, tmp_path), []
         together([running], lambda name, row: None, lambda parts: saved.append([r.result() for r in parts]))
         assert saved  # at the end, however it comes
@@ -159,7 +159,7 @@ def test_a_part_that_hangs_is_killed_at_its_limit_with_all_it_started(run, tmp_p
 
 
 def test_a_part_that_cannot_be_imported_says_so(tmp_path):
-    part = Part("part", "no_such_module", "About.")
+    part = Part("part", "no_such_module:cases", "About.")
     running = Running(part, PLACE, time.monotonic() + 20, tmp_path)
     together([running], lambda name, row: None, lambda parts: None)
     assert "no_such_module" in running.ended
