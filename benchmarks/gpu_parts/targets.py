@@ -128,8 +128,6 @@ def _of_parts(card: Card) -> Iterator[Target]:
     looks = 4 * 50e-6
     yield Target("RitzMinimax, looks every 10 steps, of fixed steps", 1.15, False, "times", 1 + looks / 10 / fixed,
                  partial(_looks, "measured, every 10"), "a look of 50 us by its launches and bytes")  # fmt: skip
-    yield Target("RitzMinimax, a look at every step, of fixed steps", 1.15, False, "times", 1 + looks / fixed,
-                 partial(_looks, "measured, every 1"), "the same; the target is for amortized looks")  # fmt: skip
     for b, n, limit in ((64, 256, 10.0), (16, 1024, 60.0)):
         yield Target(f"roots {b} x {n}, p = 4, error <= 1e-4", limit, False, "ms",
                      1e3 * predictions.root(b, n, 4, card), partial(_root, b, n),

@@ -104,6 +104,22 @@ def test_targets_are_judged_by_the_rows_of_a_gpu():
     assert judged(result)[0].text == "met"
 
 
+def test_the_page_on_gpus_has_the_targets_and_their_predictions():
+    """Names, bounds and "not yet measured" as in the script, predictions within 15 %: counts move as products do."""
+    from benchmarks.gpu_parts.targets import NOT_YET, targets
+
+    lines = (ROOT / "docs" / "gpu.md").read_text().splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    table = {row[0]: row[1:] for row in cells if len(row) == 4}
+    for target in targets():
+        bound, predicted, measured = table[target.name]
+        assert bound == f"{'>=' if target.least else '<='} {target.limit:g} {target.unit}"
+        assert measured == NOT_YET
+        assert (predicted == "-") == (target.predicted != target.predicted)
+        if predicted != "-":
+            assert float(predicted) == pytest.approx(target.predicted, rel=0.15)
+
+
 def test_predictions_agree_with_what_an_h200_took():
     """The model of products, bytes and launches, on five steps with one restart as they ran there: within 12 %."""
     import matfn
