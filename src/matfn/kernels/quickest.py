@@ -1,0 +1,144 @@
+"""Quickest: products by whichever kernel took the least time on this device, measured once for each kind of product."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .card import CUDA, Card
+from .products import EAGER, Products, Weight, differentiated
+from .trial import Call, Outcome, trial, weight_kind
+
+__all__ = ["Cache", "Quickest"]
+
+
+class Cache(Protocol):
+    """A place that keeps the outcomes of trials for later processes."""
+
+    def read(self, card: str) -> dict[str, Outcome]:
+        """Return all outcomes for a card, by the text of their kinds."""
+        ...
+
+    def measured(
+        self, card: str, kind: str, fits: Callable[[Outcome], bool], measure: Callable[[], Outcome]
+    ) -> Outcome:
+        """Return the outcome that is kept if it fits, else measure and keep it; one process at a time."""
+        ...
+
+
+@dataclass(frozen=True)
+class Quickest:
+    """`Products` that take, for each kind of symmetric product, the kernel that was the quickest in a trial here.
+
+    Candidates are torch's full products (`EAGER`), Triton's and quack's, as far as they are installed and run on the
+    card. The first product of a kind has them timed on random matrices of its shape: fractions of a second, and before
+    it some seconds for each kernel that must be compiled. A candidate that fails, or whose result differs from float64
+    products by more than rounding, is left out; a tie within 2 % goes to `EAGER`. Results without symmetry, tensors
+    that are not on an NVIDIA GPU, float64, `torch.compile` and derivatives always take `EAGER`.
+
+    While a CUDA graph is captured nothing can be timed: a kind without a trial takes `EAGER` in this graph, with a
+    warning. Run the work once before the capture.
+
+    Kernels differ in the order of their sums. Two runs agree to the last bit if they find the same outcomes in the same
+    cache; a run that measures may choose another kernel than the run before. Under
+    `torch.use_deterministic_algorithms(True)` every product takes `EAGER`. The environment variable MATFN_PRODUCTS
+    names one kernel for all kinds, see `matfn.run.products`.
+
+    Attributes:
+        cache: Keeps the outcomes; None keeps them for this process alone.
+        card: The device side.
+    """
+
+    cache: Cache | None = field(default=None, repr=False)
+    card: Card = field(default=CUDA, repr=False)
+
+    def syrk(self, X: Tensor) -> Tensor:
+        """Compute X X^T."""
+        return self._kernel("syrk", (X,)).syrk(X)
+
+    def sym_mm(self, A: Tensor, B: Tensor) -> Tensor:
+        """Compute A B, symmetric."""
+        return self._kernel("sym_mm", (A, B)).sym_mm(A, B)
+
+    def sym_addmm(self, C: Tensor, A: Tensor, B: Tensor, *, alpha: Weight, beta: Weight) -> Tensor:
+        """Compute alpha A B + beta C, symmetric."""
+        return self._kernel("sym_addmm", (C, A, B), (alpha, beta)).sym_addmm(C, A, B, alpha=alpha, beta=beta)
+
+    def mm(self, A: Tensor, B: Tensor) -> Tensor:
+        """Compute A B without symmetry, by torch."""
+        return EAGER.mm(A, B)
+
+    def addmm(self, C: Tensor, A: Tensor, B: Tensor, *, alpha: Weight, beta: Weight) -> Tensor:
+        """Compute alpha A B + beta C without symmetry, by torch."""
+        return EAGER.addmm(C, A, B, alpha=alpha, beta=beta)
+
+    def outcomes(self, device: torch.device) -> dict[str, Outcome]:
+        """Return what is known about a device, by the text of each `Kind`. Measures nothing."""
+        if (card := self.card.name(device)) is None:
+            return {}
+        kept = {} if self.cache is None else self.cache.read(card)
+        return kept | {kind: outcome for (by, on, kind), outcome in _OUTCOMES.items() if (by, on) == (self, card)}
+
+    def _kernel(self, product: str, tensors: tuple[Tensor, ...], weights: tuple[Weight, ...] = ()) -> Products:
+        if torch.compiler.is_compiling() or not self.card.holds(tensors[0]) or differentiated(*tensors, *weights):
+            return EAGER
+        if torch.are_deterministic_algorithms_enabled():
+            return EAGER
+        given = tuple((x.dtype, x.shape, x.stride()) for x in tensors)
+        same = (self, product, tensors[0].device, given, tuple(map(weight_kind, weights)))
+        if (kernel := _KERNELS.get(same)) is None:
+            if (kernel := self._chosen(Call(product, tensors, weights))) is None:
+                return EAGER
+            _KERNELS[same] = kernel
+        return kernel
+
+    def _chosen(self, call: Call) -> Products | None:
+        """Return the kernel for a call, from memory, from the cache or by a trial; None if no trial is possible now."""
+        card, kind = self.card.name(call.tensors[0].device), call.kind()
+        if card is None or "s" in kind.layout.split()[0] or not all(call.tensors[-1].shape):
+            return EAGER
+        if len(candidates := self.card.candidates(call)) == 1:
+            return EAGER
+        place = (self, card, str(kind))
+        outcome = _OUTCOMES.get(place)
+        if outcome is None or not outcome.covers(candidates):
+            if self.card.capturing():
+                outcome = None if self.cache is None else self.cache.read(card).get(str(kind))
+                if outcome is None or not outcome.covers(candidates):
+                    _warn(
+                        f"no kernel was timed for {kind} before a CUDA graph was captured, so the graph takes torch's "
+                        "full product: run the work once before the capture"
+                    )
+                    return None
+            else:
+                try:
+                    outcome = self._measured(call, candidates, card)
+                except torch.OutOfMemoryError:
+                    _warn(f"no memory is left to time kernels for {kind}, so it takes torch's full product")
+                    return EAGER
+            _OUTCOMES[place] = outcome
+        return next(candidate for candidate in candidates if repr(candidate) == outcome.winner)
+
+    def _measured(self, call: Call, candidates: Sequence[Products], card: str) -> Outcome:
+        def measure() -> Outcome:
+            with torch.no_grad():
+                return trial(call.rehearsed(), candidates, self.card.seconds)
+
+        # Work that waits for another process must not be part of the trial: that process may wait for this trial.
+        self.card.wait()
+        if self.cache is None:
+            return measure()
+        return self.cache.measured(card, str(call.kind()), lambda outcome: outcome.covers(candidates), measure)
+
+
+# By the products, the exact layout of the arguments and the device; a product of a known layout looks up here alone.
+_KERNELS: dict[tuple[object, ...], Products] = {}
+# By the products, the name of the card and the kind.
+_OUTCOMES: dict[tuple[Quickest, str, str], Outcome] = {}
+
+
+def _warn(message: str) -> None:
+    warnings.warn(f"Quickest: {message}", RuntimeWarning, stacklevel=5)
