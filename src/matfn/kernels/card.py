@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from .products import EAGER, Products
-from .quack import QuackSymmetric, takes
-from .trial import Call
+from .quack import QUACK_DTYPES, QuackSymmetric
+from .trial import Kind
 
 __all__ = ["CUDA", "Card", "Cuda", "installed"]
 
@@ -33,8 +33,8 @@ class Card(Protocol):
         """Return all that decides about times, as one line: hardware, driver, versions. None if there is no device."""
         ...
 
-    def candidates(self, call: Call) -> tuple[Products, ...]:
-        """Return the kernels that may compute a call, `EAGER` first."""
+    def candidates(self, kind: Kind, device: torch.device) -> tuple[Products, ...]:
+        """Return the kernels that compute products of a kind, `EAGER` first."""
         ...
 
     def capturing(self) -> bool:
@@ -65,19 +65,17 @@ class Cuda:
             return None
         return _name(torch.cuda.current_device() if device.index is None else device.index)
 
-    def candidates(self, call: Call) -> tuple[Products, ...]:
+    def candidates(self, kind: Kind, device: torch.device) -> tuple[Products, ...]:
         """See `Card.candidates`."""
-        x = call.tensors[-1]
-        n, k = x.shape[-2:]
-        capability = torch.cuda.get_device_capability(x.device)
+        capability = torch.cuda.get_device_capability(device)
+        dtype = getattr(torch, kind.dtype)
         found: list[Products] = [EAGER]
-        if capability >= (8, 0) and installed("triton") and x.dtype in (torch.float16, torch.bfloat16, torch.float32):
+        if capability >= (8, 0) and installed("triton") and dtype in (torch.float16, torch.bfloat16, torch.float32):
             from .triton_symm import candidates  # late, because it imports triton
 
-            found += candidates(capability, x.dtype, n)
-        numbers = not any(isinstance(weight, Tensor) for weight in call.weights)
-        fits = takes(x.dtype, n, k) and n > _TILE and numbers
-        if capability >= (9, 0) and installed("quack-kernels") and fits:
+            found += candidates(capability, dtype, kind.rows)
+        fits = dtype in QUACK_DTYPES and kind.layout.endswith(" whole") and kind.rows > _TILE
+        if capability >= (9, 0) and installed("quack-kernels") and fits and "tensor" not in kind.weights:
             found.append(QuackSymmetric())
         return tuple(found)
 

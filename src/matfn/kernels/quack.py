@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .products import EAGER, Products, Weight, differentiated
 
-__all__ = ["QUACK_DTYPES", "QuackSymmetric", "takes"]
+__all__ = ["QUACK_DTYPES", "QuackSymmetric"]
 
 QUACK_DTYPES = (torch.float16, torch.bfloat16)
 _WHOLE = 8  # entries of half precision in 16 bytes: quack reads and writes memory in pieces of 16 bytes
@@ -36,7 +36,7 @@ class QuackSymmetric:
     def syrk(self, X: Tensor) -> Tensor:
         """Compute X X^T."""
         _check(X)
-        if not takes(X.dtype, *X.shape[-2:]):
+        if not _takes(*X.shape[-2:]):
             return self.others.syrk(X)
         X = _readable(X)
         return _product(X, X.mT)
@@ -44,7 +44,7 @@ class QuackSymmetric:
     def sym_mm(self, A: Tensor, B: Tensor) -> Tensor:
         """Compute A B, symmetric."""
         _check(A, B)
-        if not takes(A.dtype, *A.shape[-2:]):
+        if not _takes(*A.shape[-2:]):
             return self.others.sym_mm(A, B)
         return _product(_readable(A), _readable(B))
 
@@ -52,7 +52,7 @@ class QuackSymmetric:
         """Compute alpha A B + beta C, symmetric."""
         _check(A, B, C, alpha, beta)
         # quack reads a tensor as one float32 number for the whole stack, which is not what a `Weight` is.
-        if isinstance(alpha, Tensor) or isinstance(beta, Tensor) or not takes(A.dtype, *A.shape[-2:]):
+        if isinstance(alpha, Tensor) or isinstance(beta, Tensor) or not _takes(*A.shape[-2:]):
             return self.others.sym_addmm(C, A, B, alpha=alpha, beta=beta)
         # quack takes any number that is no float for a tensor.
         return _product(_readable(A), _readable(B), C=_readable(C), alpha=float(alpha), beta=float(beta))
@@ -66,9 +66,9 @@ class QuackSymmetric:
         return self.others.addmm(C, A, B, alpha=alpha, beta=beta)
 
 
-def takes(dtype: torch.dtype, n: int, k: int) -> bool:
+def _takes(n: int, k: int) -> bool:
     """Tell whether quack computes a symmetric n x n result with inner dimension k."""
-    return dtype in QUACK_DTYPES and n > 0 and n % _WHOLE == 0 and k % _WHOLE == 0
+    return n > 0 and n % _WHOLE == 0 and k % _WHOLE == 0
 
 
 def _product(A: Tensor, B: Tensor, **sum_with: Tensor | float) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .card import CUDA, Card
 from .products import EAGER, Products, Weight, differentiated
-from .trial import Call, Outcome, trial, weight_kind
+from .trial import Call, Kind, Outcome, trial, weight_kind
 
 __all__ = ["Cache", "Quickest"]
 
@@ -45,7 +45,8 @@ class Quickest:
     Kernels differ in the order of their sums. Two runs agree to the last bit if they find the same outcomes in the same
     cache; a run that measures may choose another kernel than the run before. Under
     `torch.use_deterministic_algorithms(True)` every product takes `EAGER`. The environment variable MATFN_PRODUCTS
-    names one kernel for all kinds, see `matfn.run.products`.
+    names one kernel for all kinds, see `matfn.run.products`. In float32, a trial holds for the setting of TF32 at its
+    time.
 
     Attributes:
         cache: Keeps the outcomes; None keeps them for this process alone.
@@ -54,6 +55,14 @@ class Quickest:
 
     cache: Cache | None = field(default=None, repr=False)
     card: Card = field(default=CUDA, repr=False)
+    # By the exact layout of the arguments and the device: the only look-up of a product that was chosen before.
+    _kernels: dict[tuple[object, ...], Products] = field(default_factory=dict, init=False, repr=False, compare=False)
+    # By the name of the card and the text of the kind.
+    _outcomes: dict[tuple[str, str], Outcome] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[type["Quickest"], tuple[Cache | None, Card]]:
+        """Copy without outcomes, because a copy may be read on a machine with another card."""
+        return Quickest, (self.cache, self.card)
 
     def syrk(self, X: Tensor) -> Tensor:
         """Compute X X^T."""
@@ -80,49 +89,55 @@ class Quickest:
         if (card := self.card.name(device)) is None:
             return {}
         kept = {} if self.cache is None else self.cache.read(card)
-        return kept | {kind: outcome for (by, on, kind), outcome in _OUTCOMES.items() if (by, on) == (self, card)}
+        return kept | {kind: outcome for (on, kind), outcome in self._outcomes.items() if on == card}
 
     def _kernel(self, product: str, tensors: tuple[Tensor, ...], weights: tuple[Weight, ...] = ()) -> Products:
         if torch.compiler.is_compiling() or not self.card.holds(tensors[0]) or differentiated(*tensors, *weights):
             return EAGER
         if torch.are_deterministic_algorithms_enabled():
             return EAGER
-        given = tuple((x.dtype, x.shape, x.stride()) for x in tensors)
-        same = (self, product, tensors[0].device, given, tuple(map(weight_kind, weights)))
-        if (kernel := _KERNELS.get(same)) is None:
+        first = tensors[0]
+        layout = [(x.shape, x.stride()) for x in tensors]
+        same = (product, first.device, first.dtype, *layout, *map(weight_kind, weights))
+        if (kernel := self._kernels.get(same)) is None:
             if (kernel := self._chosen(Call(product, tensors, weights))) is None:
                 return EAGER
-            _KERNELS[same] = kernel
+            self._kernels[same] = kernel
         return kernel
 
     def _chosen(self, call: Call) -> Products | None:
         """Return the kernel for a call, from memory, from the cache or by a trial; None if no trial is possible now."""
-        card, kind = self.card.name(call.tensors[0].device), call.kind()
-        if card is None or "s" in kind.layout.split()[0] or not all(call.tensors[-1].shape):
+        device, kind = call.tensors[0].device, call.kind()
+        card = self.card.name(device)
+        if card is None or kind.scattered or not all(call.tensors[-1].shape):
             return EAGER
-        if len(candidates := self.card.candidates(call)) == 1:
+        if len(candidates := self.card.candidates(kind, device)) == 1:
             return EAGER
-        place = (self, card, str(kind))
-        outcome = _OUTCOMES.get(place)
-        if outcome is None or not outcome.covers(candidates):
-            if self.card.capturing():
-                outcome = None if self.cache is None else self.cache.read(card).get(str(kind))
-                if outcome is None or not outcome.covers(candidates):
-                    _warn(
-                        f"no kernel was timed for {kind} before a CUDA graph was captured, so the graph takes torch's "
-                        "full product: run the work once before the capture"
-                    )
-                    return None
-            else:
-                try:
-                    outcome = self._measured(call, candidates, card)
-                except torch.OutOfMemoryError:
-                    _warn(f"no memory is left to time kernels for {kind}, so it takes torch's full product")
-                    return EAGER
-            _OUTCOMES[place] = outcome
-        return next(candidate for candidate in candidates if repr(candidate) == outcome.winner)
+        place = (card, str(kind))
+        if place not in self._outcomes:
+            try:
+                outcome = self._kept(kind, candidates, card) or self._measured(call, candidates, card)
+            except torch.OutOfMemoryError:
+                _warn(f"no memory is left to time kernels for {kind}, so it takes torch's full product")
+                return EAGER
+            if outcome is None:
+                return None
+            self._outcomes[place] = outcome
+        return next(candidate for candidate in candidates if repr(candidate) == self._outcomes[place].winner)
 
-    def _measured(self, call: Call, candidates: Sequence[Products], card: str) -> Outcome:
+    def _kept(self, kind: Kind, candidates: Sequence[Products], card: str) -> Outcome | None:
+        found = None if self.cache is None else self.cache.read(card).get(str(kind))
+        return found if found is not None and found.covers(candidates) else None
+
+    def _measured(self, call: Call, candidates: Sequence[Products], card: str) -> Outcome | None:
+        kind = call.kind()
+        if self.card.capturing():
+            _warn(
+                f"no kernel was timed for {kind} before a CUDA graph was captured, so the graph takes torch's full "
+                "product: run the work once before the capture"
+            )
+            return None
+
         def measure() -> Outcome:
             with torch.no_grad():
                 return trial(call.rehearsed(), candidates, self.card.seconds)
@@ -131,13 +146,7 @@ class Quickest:
         self.card.wait()
         if self.cache is None:
             return measure()
-        return self.cache.measured(card, str(call.kind()), lambda outcome: outcome.covers(candidates), measure)
-
-
-# By the products, the exact layout of the arguments and the device; a product of a known layout looks up here alone.
-_KERNELS: dict[tuple[object, ...], Products] = {}
-# By the products, the name of the card and the kind.
-_OUTCOMES: dict[tuple[Quickest, str, str], Outcome] = {}
+        return self.cache.measured(card, str(kind), lambda outcome: outcome.covers(candidates), measure)
 
 
 def _warn(message: str) -> None:

@@ -32,7 +32,7 @@ class Kind(NamedTuple):
         rows: Of the result.
         inner: Terms of each sum.
         layout: For each matrix "r" if its rows lie together in memory, "c" if its columns do, "s" otherwise; then
-            "whole" if all rows begin at multiples of 16 bytes, else "odd".
+            "whole" if all rows, also of the result, begin and end at multiples of 16 bytes, else "odd".
         weights: Empty, or "one", "number" or "tensor" for alpha and for beta.
     """
 
@@ -46,6 +46,11 @@ class Kind(NamedTuple):
 
     def __str__(self) -> str:
         return " ".join(map(str, self)).strip()
+
+    @property
+    def scattered(self) -> bool:
+        """Whether the entries of a matrix lie apart."""
+        return "s" in self.layout.split()[0]
 
     @staticmethod
     def read(text: str) -> "Kind | None":
@@ -85,7 +90,7 @@ class Call:
         first = self.tensors[-1]
         batch, rows, inner = first.shape
         dtype = str(first.dtype).removeprefix("torch.")
-        whole = all(_whole(x) for x in self.tensors)
+        whole = all(_whole(x) for x in self.tensors) and rows * first.element_size() % 16 == 0
         layout = "".join(map(_layout, self.tensors)) + (" whole" if whole else " odd")
         weights = " ".join(map(weight_kind, self.weights))
         return Kind(self.product, dtype, lower(batch, 1), lower(rows, 2), lower(inner, 1), layout, weights)
@@ -211,11 +216,8 @@ def _layout(x: Tensor) -> str:
 
 
 def _whole(x: Tensor) -> bool:
-    return all(
-        stride * x.element_size() % 16 == 0
-        for stride, size in zip(x.stride(), x.shape, strict=True)
-        if stride != 1 and size > 1
-    )
+    steps = [stride for stride in x.stride() if stride != 1]
+    return all(step * x.element_size() % 16 == 0 for step in (*steps, *x.shape[-2:]))
 
 
 def weight_kind(weight: Weight) -> str:
