@@ -100,7 +100,9 @@ class Quickest:
         layout = [(x.shape, x.stride()) for x in tensors]
         same = (product, first.device, first.dtype, *layout, *map(weight_kind, weights))
         if (kernel := self._kernels.get(same)) is None:
-            if (kernel := self._chosen(Call(product, tensors, weights))) is None:
+            with torch.cuda.device_of(first):  # no effect on a CPU
+                kernel = self._chosen(Call(product, tensors, weights))
+            if kernel is None:
                 return EAGER
             self._kernels[same] = kernel
         return kernel

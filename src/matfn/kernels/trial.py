@@ -121,27 +121,41 @@ class Call:
         ]
         return Call(self.product, tuple(drawn), tuple(weights))
 
-    def wrong(self, got: object) -> str:
-        """Say what is wrong with a result, by float64 products of the first and the last matrix; empty if nothing is.
-
-        The sum of k numbers in float32 is allowed k + 3 roundings of the sum of their magnitudes, the result one unit
-        in the last place of its dtype.
-        """
+    def reference(self) -> "Reference":
+        """Return what a result is compared with."""
         A, B = (self.tensors[0], self.tensors[0].mT) if self.product == "syrk" else self.tensors[-2:]
-        shape = (*A.shape[:-1], B.shape[-1])
-        if not isinstance(got, Tensor) or got.shape != shape or got.dtype != A.dtype:
-            return f"not a {A.dtype} tensor of shape {tuple(shape)}"
+        compared = {}
         for i in {0, A.shape[0] - 1}:
             a, b = A[i].double(), B[i].double()
             want, size = a @ b, a.abs() @ b.abs()
             if self.weights:
-                alpha, beta = (
-                    w.expand(A.shape[0], 1, 1)[i].double() if isinstance(w, Tensor) else w for w in self.weights
-                )
+                count = A.shape[0]
+                alpha, beta = (w.expand(count, 1, 1)[i].double() if isinstance(w, Tensor) else w for w in self.weights)
                 c = self.tensors[0][i].double()
                 want, size = alpha * want + beta * c, abs(alpha) * size + abs(beta) * c.abs()
             unit = torch.finfo(A.dtype)
             allowed = (A.shape[-1] + 3) * torch.finfo(torch.float32).eps * size + unit.eps * want.abs() + unit.tiny
+            compared[i] = want, allowed
+        return Reference(torch.Size((*A.shape[:-1], B.shape[-1])), A.dtype, compared)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The first and the last matrix of a result by float64 products, and the error that each entry is allowed.
+
+    The sum of k numbers in float32 is allowed k + 3 roundings of the sum of their magnitudes, the result one unit in
+    the last place of its dtype.
+    """
+
+    shape: torch.Size
+    dtype: torch.dtype
+    compared: dict[int, tuple[Tensor, Tensor]]
+
+    def wrong(self, got: object) -> str:
+        """Say what is wrong with a result; empty if nothing is."""
+        if not isinstance(got, Tensor) or got.shape != self.shape or got.dtype != self.dtype:
+            return f"not a {self.dtype} tensor of shape {tuple(self.shape)}"
+        for i, (want, allowed) in self.compared.items():
             error = (got[i].double() - want).abs()
             if not bool((error <= allowed).all()):
                 return (
@@ -180,11 +194,10 @@ def trial(call: Call, candidates: Sequence[Products], clock: Callable[[Callable[
     Raises:
         torch.OutOfMemoryError: If there is no room for the trial; this says nothing about a kernel.
     """
-    left_out = {}
-    taking_part = []
+    left_out, taking_part, reference = {}, [], call.reference()
     for candidate in candidates:
         try:
-            said = call.wrong(call.by(candidate)) if candidate is not EAGER else ""
+            said = reference.wrong(call.by(candidate)) if candidate is not EAGER else ""
             call.by(candidate)  # the first run compiled the kernel
         except torch.OutOfMemoryError:
             raise
@@ -196,6 +209,7 @@ def trial(call: Call, candidates: Sequence[Products], clock: Callable[[Callable[
             left_out[repr(candidate)] = said
         else:
             taking_part.append(candidate)
+    del reference  # frees memory
     samples: dict[str, list[float]] = {repr(candidate): [] for candidate in taking_part}
     for _ in range(_ROUNDS):
         for candidate in taking_part:
