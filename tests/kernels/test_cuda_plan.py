@@ -180,6 +180,29 @@ def test_the_name_of_a_card(monkeypatch):
     assert CUDA.name(torch.device("cuda")) is None
 
 
+def test_the_time_of_one_run(monkeypatch):
+    """Two events around ten runs, in milliseconds as torch tells them."""
+    told = []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            told.append("event")
+
+        def synchronize(self):
+            told.append("waited")
+
+        def elapsed_time(self, other):
+            assert other is not self
+            return 30.0
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    assert CUDA.seconds(lambda: told.append("run")) == pytest.approx(3e-3)
+    assert told == ["event", *["run"] * 10, "event", "waited"]
+
+
 def test_explain_without_a_gpu(monkeypatch):
     monkeypatch.delenv("MATFN_MACHINE", raising=False)
     monkeypatch.setattr(chosen, "installed", lambda name: "9.9")
