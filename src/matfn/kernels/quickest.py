@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .card import CUDA, Card
 from .products import EAGER, Products, Weight, differentiated
-from .trial import Call, Kind, Outcome, trial, weight_kind
+from .trial import Call, Outcome, trial
 
 __all__ = ["Cache", "Quickest"]
 
@@ -39,8 +39,8 @@ class Quickest:
     products by more than rounding, is left out; a tie within 2 % goes to `EAGER`. Results without symmetry, tensors
     that are not on an NVIDIA GPU, float64, `torch.compile` and derivatives always take `EAGER`.
 
-    While a CUDA graph is captured nothing can be timed: a kind without a trial takes `EAGER` in this graph, with a
-    warning. Run the work once before the capture.
+    While a CUDA graph is captured nothing can be timed or compiled: a product that did not run before takes `EAGER` in
+    this graph, with a warning. Run the same work once before the capture.
 
     Kernels differ in the order of their sums. Two runs agree to the last bit if they find the same outcomes in the same
     cache; a run that measures may choose another kernel than the run before. Under
@@ -97,8 +97,10 @@ class Quickest:
         if torch.are_deterministic_algorithms_enabled():
             return EAGER
         first = tensors[0]
-        layout = [(x.shape, x.stride()) for x in tensors]
-        same = (product, first.device, first.dtype, *layout, *map(weight_kind, weights))
+        # All that a kernel is compiled for.
+        layout = [(x.shape, x.stride(), x.data_ptr() % 16) for x in tensors]
+        numbers = [(w.dtype, w.shape) if isinstance(w, Tensor) else w == 1.0 for w in weights]
+        same = (product, first.device, first.dtype, *layout, *numbers)
         if (kernel := self._kernels.get(same)) is None:
             with torch.cuda.device_of(first):  # no effect on a CPU
                 kernel = self._chosen(Call(product, tensors, weights))
@@ -108,38 +110,29 @@ class Quickest:
         return kernel
 
     def _chosen(self, call: Call) -> Products | None:
-        """Return the kernel for a call, from memory, from the cache or by a trial; None if no trial is possible now."""
+        """Return the kernel for a call, from memory, from the cache or by a trial; None if none may run for now."""
         device, kind = call.tensors[0].device, call.kind()
         card = self.card.name(device)
         if card is None or kind.scattered or not all(call.tensors[-1].shape):
             return EAGER
         if len(candidates := self.card.candidates(kind, device)) == 1:
             return EAGER
+        if self.card.capturing():
+            _warn(
+                f"no product like {kind} ran before a CUDA graph was captured, so the graph takes torch's full product: "
+                "run the same work once before the capture"
+            )
+            return None
         place = (card, str(kind))
         if place not in self._outcomes:
             try:
-                outcome = self._kept(kind, candidates, card) or self._measured(call, candidates, card)
+                self._outcomes[place] = self._outcome(call, candidates, card)
             except torch.OutOfMemoryError:
                 _warn(f"no memory is left to time kernels for {kind}, so it takes torch's full product")
                 return EAGER
-            if outcome is None:
-                return None
-            self._outcomes[place] = outcome
         return next(candidate for candidate in candidates if repr(candidate) == self._outcomes[place].winner)
 
-    def _kept(self, kind: Kind, candidates: Sequence[Products], card: str) -> Outcome | None:
-        found = None if self.cache is None else self.cache.read(card).get(str(kind))
-        return found if found is not None and found.covers(candidates) else None
-
-    def _measured(self, call: Call, candidates: Sequence[Products], card: str) -> Outcome | None:
-        kind = call.kind()
-        if self.card.capturing():
-            _warn(
-                f"no kernel was timed for {kind} before a CUDA graph was captured, so the graph takes torch's full "
-                "product: run the work once before the capture"
-            )
-            return None
-
+    def _outcome(self, call: Call, candidates: Sequence[Products], card: str) -> Outcome:
         def measure() -> Outcome:
             with torch.no_grad():
                 return trial(call.rehearsed(), candidates, self.card.seconds)
@@ -148,7 +141,7 @@ class Quickest:
         self.card.wait()
         if self.cache is None:
             return measure()
-        return self.cache.measured(card, str(kind), lambda outcome: outcome.covers(candidates), measure)
+        return self.cache.measured(card, str(call.kind()), lambda outcome: outcome.covers(candidates), measure)
 
 
 def _warn(message: str) -> None:
