@@ -119,8 +119,8 @@ class Quickest:
             return EAGER
         if self.card.capturing():
             _warn(
-                f"no product like {kind} ran before a CUDA graph was captured, so the graph takes torch's full product: "
-                "run the same work once before the capture"
+                f"no product like {kind} ran before a CUDA graph was captured, so the graph takes torch's full "
+                "product: run the same work once before the capture"
             )
             return None
         place = (card, str(kind))
