@@ -1,6 +1,7 @@
 """Card: what the choice of a kernel asks a device: its name, the kernels that run on it, and the time of a call."""
 
 import hashlib
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,10 +15,11 @@ from torch import Tensor
 
 from .products import EAGER, Products
 from .quack import QUACK_DTYPES, QuackSymmetric
-from .trial import Kind
+from .trial import Kind, Seconds
 
 __all__ = ["CUDA", "Card", "Cuda", "installed"]
 
+_CYCLES = 4e9  # a second, twice the clock rate of a GPU: it sleeps at least twice as long as the calls take
 _RUNS = 10  # calls between two events, whose own resolution is about a microsecond
 _TILE = 256  # columns of quack's tile on sm_90 and newer: nothing is mirrored in a matrix of one tile
 
@@ -45,8 +47,8 @@ class Card(Protocol):
         """Wait for all work of the current stream."""
         ...
 
-    def seconds(self, work: Callable[[], object]) -> float:
-        """Return the time of one run of a function."""
+    def seconds(self, work: Callable[[], object]) -> Seconds:
+        """Return the time of one run of a function, called from Python and replayed in a graph."""
         ...
 
 
@@ -87,15 +89,11 @@ class Cuda:
         """See `Card.wait`."""
         torch.cuda.current_stream().synchronize()
 
-    def seconds(self, work: Callable[[], object]) -> float:
-        """See `Card.seconds`: by events on the current stream, as eager calls follow one another."""
-        first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        first.record()
-        for _ in range(_RUNS):
-            work()
-        last.record()
-        last.synchronize()
-        return first.elapsed_time(last) / 1e3 / _RUNS
+    def seconds(self, work: Callable[[], object]) -> Seconds:
+        """See `Card.seconds`. Capturing a graph could fail, so the replay is runs that wait in the device's queue."""
+        called, host = _between_events(work, 0)
+        replayed, _ = _between_events(work, int(host * _CYCLES))
+        return Seconds(called, replayed)
 
 
 CUDA = Cuda()
@@ -107,6 +105,21 @@ def installed(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "of unknown version" if package == "triton" and find_spec("triton") else ""
+
+
+def _between_events(work: Callable[[], object], cycles: int) -> tuple[float, float]:
+    """Return the seconds of one run on the device, which sleeps some cycles before, and the seconds of all calls."""
+    first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    if cycles:
+        torch.cuda._sleep(cycles)
+    begun = time.perf_counter()
+    first.record()
+    for _ in range(_RUNS):
+        work()
+    last.record()
+    host = time.perf_counter() - begun
+    last.synchronize()
+    return first.elapsed_time(last) / 1e3 / _RUNS, host
 
 
 @lru_cache(maxsize=64)

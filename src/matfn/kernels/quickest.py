@@ -36,14 +36,15 @@ class Quickest:
     Candidates are torch's full products (`EAGER`), Triton's and quack's, as far as they are installed and run on the
     card. The first product of a kind has them timed on random matrices of its shape: fractions of a second, and before
     it some seconds for each kernel that must be compiled. A candidate that fails, or whose result differs from float64
-    products by more than rounding, is left out; a tie within 2 % goes to `EAGER`. Results without symmetry, tensors
-    that are not on an NVIDIA GPU, float64, `torch.compile` and derivatives always take `EAGER`.
+    products by more than rounding, is left out; a tie within 2 % goes to `EAGER`. A captured CUDA graph takes the
+    kernel with the least time on the device alone, other calls the one with the least time from Python. Results without
+    symmetry, tensors that are not on an NVIDIA GPU, float64, `torch.compile` and derivatives always take `EAGER`.
 
     While a CUDA graph is captured nothing can be timed or compiled: a product that did not run before takes `EAGER` in
     this graph, with a warning. Run the same work once before the capture.
 
     Kernels differ in the order of their sums. Two runs agree to the last bit if they find the same outcomes in the same
-    cache; a run that measures may choose another kernel than the run before. Under
+    cache and both call or both replay; a run that measures may choose another kernel than the run before. Under
     `torch.use_deterministic_algorithms(True)` every product takes `EAGER`. The environment variable MATFN_PRODUCTS
     names one kernel for all kinds, see `matfn.run.products`. In float32, a trial holds for the setting of TF32 at its
     time.
@@ -56,7 +57,9 @@ class Quickest:
     cache: Cache | None = field(default=None, repr=False)
     card: Card = field(default=CUDA, repr=False)
     # By the exact layout of the arguments and the device: the only look-up of a product that was chosen before.
-    _kernels: dict[tuple[object, ...], Products] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _kernels: dict[tuple[object, ...], tuple[Products, Products]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
     # By the name of the card and the text of the kind.
     _outcomes: dict[tuple[str, str], Outcome] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -101,22 +104,26 @@ class Quickest:
         layout = [(x.shape, x.stride(), x.data_ptr() % 16) for x in tensors]
         numbers = [(w.dtype, w.shape) if isinstance(w, Tensor) else w == 1.0 for w in weights]
         same = (product, first.device, first.dtype, *layout, *numbers)
-        if (kernel := self._kernels.get(same)) is None:
+        if (kernels := self._kernels.get(same)) is None:
             with torch.cuda.device_of(first):  # no effect on a CPU
-                kernel = self._chosen(Call(product, tensors, weights))
-            if kernel is None:
+                kernels = self._chosen(Call(product, tensors, weights))
+            if kernels is None:
                 return EAGER
-            self._kernels[same] = kernel
-        return kernel
+            self._kernels[same] = kernels
+        called, replayed = kernels
+        return called if called is replayed or not self.card.capturing() else replayed
 
-    def _chosen(self, call: Call) -> Products | None:
-        """Return the kernel for a call, from memory, from the cache or by a trial; None if none may run for now."""
+    def _chosen(self, call: Call) -> tuple[Products, Products] | None:
+        """Return the kernels for a call and for a captured one, or None if none may run for now.
+
+        They come from memory, from the cache or from a trial.
+        """
         device, kind = call.tensors[0].device, call.kind()
         card = self.card.name(device)
         if card is None or kind.scattered or not all(call.tensors[-1].shape):
-            return EAGER
+            return EAGER, EAGER
         if len(candidates := self.card.candidates(kind, device)) == 1:
-            return EAGER
+            return EAGER, EAGER
         if self.card.capturing():
             _warn(
                 f"no product like {kind} ran before a CUDA graph was captured, so the graph takes torch's full "
@@ -124,13 +131,16 @@ class Quickest:
             )
             return None
         place = (card, str(kind))
-        if place not in self._outcomes:
-            try:
+        try:
+            if place not in self._outcomes:
                 self._outcomes[place] = self._outcome(call, candidates, card)
-            except torch.OutOfMemoryError:
-                _warn(f"no memory is left to time kernels for {kind}, so it takes torch's full product")
-                return EAGER
-        return next(candidate for candidate in candidates if repr(candidate) == self._outcomes[place].winner)
+            called, replayed = (by for name in self._outcomes[place].winners for by in candidates if repr(by) == name)
+            if replayed is not called:
+                call.by(replayed)  # compiles it for this call, so that a graph can be captured
+        except torch.OutOfMemoryError:
+            _warn(f"no memory is left to time kernels for {kind}, so it takes torch's full product")
+            return EAGER, EAGER
+        return called, replayed
 
     def _outcome(self, call: Call, candidates: Sequence[Products], card: str) -> Outcome:
         def measure() -> Outcome:

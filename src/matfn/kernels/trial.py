@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .products import EAGER, Products, Weight
 
-__all__ = ["Call", "Kind", "Outcome", "lower", "trial", "weight_kind"]
+__all__ = ["Call", "Kind", "Outcome", "Seconds", "lower", "trial", "weight_kind"]
 
 _ROUNDS = 5
 # cuBLAS's full products are kept unless another kernel saves more than 2 % of their time.
@@ -164,18 +164,29 @@ class Reference:
         return ""
 
 
+class Seconds(NamedTuple):
+    """The time of one run, as calls from Python follow one another, and replayed in a CUDA graph, without Python."""
+
+    called: float
+    replayed: float
+
+
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a trial: by the text of each candidate (`repr`), its median time or why it was left out."""
+    """The result of a trial: by the text of each candidate (`repr`), its median times or why it was left out."""
 
-    seconds: dict[str, float]
+    seconds: dict[str, Seconds]
     left_out: dict[str, str]
 
     @property
-    def winner(self) -> str:
-        """The candidate with the least time; `EAGER` if it takes at most 2 % longer."""
-        quickest = min(self.seconds, key=self.seconds.__getitem__)
-        return repr(EAGER) if self.seconds[repr(EAGER)] <= _TIE * self.seconds[quickest] else quickest
+    def winners(self) -> tuple[str, str]:
+        """The candidates with the least time called and replayed; `EAGER` if it takes at most 2 % longer."""
+        return self._least(0), self._least(1)
+
+    def _least(self, way: int) -> str:
+        quickest = min(self.seconds, key=lambda name: self.seconds[name][way])
+        tied = self.seconds[repr(EAGER)][way] <= _TIE * self.seconds[quickest][way]
+        return repr(EAGER) if tied else quickest
 
     def covers(self, candidates: Sequence[Products]) -> bool:
         """Tell whether these candidates, and no others, took part."""
@@ -183,13 +194,13 @@ class Outcome:
         return sorted(names) == sorted(map(repr, candidates)) and repr(EAGER) in self.seconds
 
 
-def trial(call: Call, candidates: Sequence[Products], clock: Callable[[Callable[[], object]], float]) -> Outcome:
+def trial(call: Call, candidates: Sequence[Products], clock: Callable[[Callable[[], object]], Seconds]) -> Outcome:
     """Time a call by every candidate, in turns, so that a change of the clock rate meets all of them.
 
     Args:
         call: The product.
         candidates: `EAGER` and others.
-        clock: Returns the seconds of one run of a function on the device.
+        clock: Returns the time of one run of a function on the device.
 
     Raises:
         torch.OutOfMemoryError: If there is no room for the trial; this says nothing about a kernel.
@@ -210,11 +221,12 @@ def trial(call: Call, candidates: Sequence[Products], clock: Callable[[Callable[
         else:
             taking_part.append(candidate)
     del reference  # frees memory
-    samples: dict[str, list[float]] = {repr(candidate): [] for candidate in taking_part}
+    samples: dict[str, list[Seconds]] = {repr(candidate): [] for candidate in taking_part}
     for _ in range(_ROUNDS):
         for candidate in taking_part:
             samples[repr(candidate)].append(clock(lambda by=candidate: call.by(by)))
-    return Outcome({name: median(times) for name, times in samples.items()}, left_out)
+    medians = {name: Seconds(*map(median, zip(*times, strict=True))) for name, times in samples.items()}
+    return Outcome(medians, left_out)
 
 
 def lower(size: int, bits: int) -> int:

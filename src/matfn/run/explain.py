@@ -170,14 +170,16 @@ def _symmetric(plan: RunPlan) -> list[tuple[str, int, int]]:
 
 
 def _timed(kind: Kind, outcome: Outcome) -> str:
-    most = 2 * kind.batch - 1
+    most, (called, replayed) = 2 * kind.batch - 1, outcome.winners
     matrices = "1 matrix" if most == 1 else f"{kind.batch} to {most} matrices"
     weights = f" (weights: {kind.weights})" if kind.weights else ""
+    graph = "" if replayed == called else f", in a CUDA graph {replayed}"
     times = ", ".join(
-        f"{name} {time * 1e3:.3g} ms" for name, time in sorted(outcome.seconds.items(), key=itemgetter(1))
+        f"{name} {times.called * 1e3:.3g} ms and {times.replayed * 1e3:.3g}"
+        for name, times in sorted(outcome.seconds.items(), key=itemgetter(1))
     )
     left = "".join(f", {name} is left out: {why}" for name, why in outcome.left_out.items())
-    return f"{matrices}{weights} take {outcome.winner}: {times}{left}"
+    return f"{matrices}{weights} take {called}{graph}: called and replayed, {times}{left}"
 
 
 def _listed(plan: RunPlan) -> tuple[Product, ...] | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from ..kernels.trial import Outcome
+from ..kernels.trial import Outcome, Seconds
 from ..minimax.cache import directory, read_small, write_whole
 
 __all__ = ["TRIALS", "Trials"]
@@ -85,7 +85,7 @@ def _checksum(body: object) -> str:
 
 
 def _outcome(entry: Any) -> Outcome | None:
-    seconds, left_out = entry["seconds"], entry["left_out"]
-    timed = all(isinstance(time, float) and 0 < time < 1e3 for time in seconds.values())
-    told = all(isinstance(words, str) for words in left_out.values())
-    return Outcome(dict(seconds), dict(left_out)) if timed and told and seconds else None
+    seconds = {name: Seconds(*times) for name, times in entry["seconds"].items()}
+    timed = all(isinstance(time, float) and 0 < time < 1e3 for times in seconds.values() for time in times)
+    told = all(isinstance(words, str) for words in entry["left_out"].values())
+    return Outcome(seconds, dict(entry["left_out"])) if timed and told and seconds else None
