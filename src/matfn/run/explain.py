@@ -94,11 +94,20 @@ def _exponent(target: Target, verb: str, p: int | None) -> Target:
 
 def _device(device: object) -> torch.device:
     try:
-        return torch.device(device)  # pyright: ignore[reportArgumentType]
+        where = torch.device(device)  # pyright: ignore[reportArgumentType]
     except (RuntimeError, TypeError):
         raise ValueError(
             f'explain: device must be a torch.device or a name such as "cpu" or "cuda:0", got {shown(device)}'
         ) from None
+    if where.type == "cuda" and not torch.cuda.is_available():
+        return where  # the profile of a GPU that is not there is known
+    try:
+        torch.empty(0, device=where)
+    except (RuntimeError, AssertionError, ImportError):  # NotImplementedError is a RuntimeError
+        raise ValueError(
+            f"explain: torch cannot use the device {where} here: name one that is here, or cuda, which need not be"
+        ) from None
+    return where
 
 
 def _meta(shape: object) -> Tensor:
