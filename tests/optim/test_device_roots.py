@@ -211,6 +211,7 @@ def test_sound_roots_are_those_of_a_cpu(monkeypatch):
     assert torch.equal(*ends)
 
 
+@pytest.mark.filterwarnings("ignore:Shampoo")  # of the other side
 def test_a_refused_root_stays_for_one_step_and_is_computed_again_in_the_next(gpu):
     param = parameter(linear((6, 5)), torch.float32)
     optimizer = Shampoo([("w", param)], root_every=4, method=few_products)
