@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 from plain import gradient, parameter
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from matfn import Exact, PolarExpress, certify
@@ -162,6 +163,21 @@ def test_nobody_waits_in_the_roots(gpu, p):
         device_roots(A, last, RIDGE, plan, 0.2, 1.0)
     assert waits.found == []
     assert waits.count <= {2: 111, 4: 116}[p]
+
+
+@pytest.mark.parametrize(("b", "n"), [(64, 256), (16, 1024)])
+@pytest.mark.parametrize(("p", "most"), [(2, 115), (4, 120)])
+def test_the_default_on_cuda_reads_nothing(monkeypatch, b, n, p, most):
+    """On fake CUDA tensors, which have no values: a host read raises."""
+    launches = pytest.importorskip("launches")
+    monkeypatch.setenv("MATFN_MACHINE", "cuda-sm90")
+    with FakeTensorMode(), launches.Indexing():
+        A = torch.empty(b, n, n, device="cuda")
+        plan = device_plan(A, p, RIDGE, None)
+        with launches.Launches() as found:
+            values, figures = device_roots(A, A, RIDGE, plan, 0.2, 1.0)
+    assert (values.shape, values.device.type, figures.shape) == ((b, n, n), "cuda", (3, b))
+    assert found.total <= most
 
 
 @pytest.mark.parametrize("graft", ["none", "sgd", "adam"])
