@@ -87,10 +87,16 @@ def probes(n: int, device: torch.device) -> Tensor:
     return place.square_().mul_(_TURN).cos_().mul_(2**0.5)
 
 
-def sent(figures: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
-    """Begin to copy the figures to pinned host memory, and the event after the copy; on other devices the figures."""
+def sent(figures: Tensor) -> tuple[Tensor, torch.cuda.Event | None] | None:
+    """Begin to copy the figures to pinned host memory: the copy, and the event after it.
+
+    On other devices than CUDA's these are the figures and None. While a CUDA graph is captured the result is None,
+    because nobody could read the copy of a replay.
+    """
     if figures.device.type != "cuda":
         return figures, None
+    if torch.cuda.is_current_stream_capturing():
+        return None
     host = figures.to("cpu", non_blocking=True)  # torch takes pinned memory for it, from its cache
     event = torch.cuda.Event()
     event.record(torch.cuda.current_stream(figures.device))

@@ -200,8 +200,8 @@ def compute_roots(
         last = torch.cat([one.last for one in due])
         values, figures = device_roots(A, last, ridge, plan, tolerance, of_zero)
         foreach.copy_([one.last for one in due], list(values.split(sizes)))
-        captured = A.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-        return None if captured else Verdict(due, plan, ridge, tolerance, *sent(figures))
+        sending = sent(figures)
+        return None if sending is None else Verdict(due, plan, ridge, tolerance, *sending)
     found = inverse_roots(A, p, ridge, method, tolerance)
     values, owners = found.values, [(one, i) for one in due for i in range(len(one.values))]
     for index, _ in found.failed:
