@@ -66,6 +66,7 @@ class Machine:
         deflated_rows: Short side from which an optimizer's three deflated steps are faster than five; None for never.
         thinly_rows: Short side from which a thirty-second of the singular values is deflated, below it a sixteenth.
         resolvent_rows: Rows from which Shampoo's roots are sums of resolvents; None for never.
+        product_roots: Whether Shampoo's roots are by products alone, where no resolvents are used.
         part_entries: Entries of a stack to iterate on at a time, so that the iterates fit the cache; None for all.
     """
 
@@ -81,6 +82,7 @@ class Machine:
     deflated_rows: Fact[int | None] = Fact(None, _UNMEASURED)
     thinly_rows: Fact[int] = Fact(512, "momenta of width 768: a thirty-second leaves rms .66, five Jordan steps .70")
     resolvent_rows: Fact[int | None] = Fact(None, _UNMEASURED)
+    product_roots: Fact[bool] = Fact(False, _UNMEASURED)
     part_entries: int | None = None
 
     @property
@@ -108,7 +110,12 @@ _CPU = Machine(
     resolvent_rows=Fact(96, f"{_EPYC}: 1.6 times an eigendecomposition at 96 rows, 2.4 times at 256"),
     part_entries=2**20,
 )
-_GPU = Machine("gpu", "a device that no other profile describes: plain products", half=None)
+_GPU = Machine(
+    "gpu",
+    "a device that no other profile describes: plain products",
+    half=None,
+    product_roots=Fact(True, "decompositions wait for the device; 64 x 256 by Exact() took 130 ms (H200, 2026-11-26)"),
+)
 _NVIDIA = replace(
     _GPU,
     name="cuda",
@@ -172,6 +179,7 @@ def machine(device: torch.device) -> Machine:
             deflated_rows=Fact(rows, why),
             thinly_rows=Fact(thinly, why),
             resolvent_rows=Fact(None, why),
+            product_roots=Fact(False, why),
         )
     return _machine(device.type, device.index, os.environ.get("MATFN_MACHINE", ""), torch.get_num_threads())
 

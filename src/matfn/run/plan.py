@@ -24,7 +24,11 @@ from ..methods import QDWH, Exact, PolarExpress
 from ..methods.resolvents import Resolvents, resolvents
 from .arguments import check_method, check_options, check_rounding
 from .machine import Machine, machine
+<<<<<<< HEAD
+from .root_method import few_products
+=======
 from .products import products_for
+>>>>>>> 24df2846e2d4489178a71b9e9111a7557d808031
 
 __all__ = ["DEFLATED", "LIFTED", "THINLY", "TOLERATED", "Purpose", "RunPlan", "lower_bound", "resolve"]
 
@@ -242,7 +246,7 @@ def _default(profile: Machine, asked: _Asked) -> tuple[Method, str]:
     if asked.purpose is Purpose.ORACLE:
         return QDWH(), "default: accurate at every condition number"
     if asked.target.domain is Domain.SPD:
-        return _root(profile, asked.shape[0], asked.target.p, asked.ridge, asked.dtype)
+        return _root(profile, asked)
     rows, known = min(asked.shape), profile.deflated_rows
     if known.value is None:
         return LIFTED, f"default without deflation: {known.where}"
@@ -253,15 +257,17 @@ def _default(profile: Machine, asked: _Asked) -> tuple[Method, str]:
     return THINLY, f"default from {profile.thinly_rows.value} rows on: {profile.thinly_rows.where}"
 
 
-def _root(profile: Machine, n: int, p: int, ridge: float, dtype: torch.dtype) -> tuple[Method, str]:
+def _root(profile: Machine, asked: _Asked) -> tuple[Method, str]:
     """Choose the method for inverse p-th roots of n x n factors with a ridge relative to the Frobenius norm."""
-    known = profile.resolvent_rows
-    if known.value is None:
+    n, p, ridge, dtype, known = asked.shape[0], asked.target.p, asked.ridge, asked.dtype, profile.resolvent_rows
+    if known.value is None and not profile.product_roots.value:
         return Exact(), f"resolvents are {known.where}"
     if dtype != torch.float32:
         return Exact(), f"factors in {dtype} are kept for exact roots"
     if ridge < _RIDGE:
         return Exact(), f"a ridge of {ridge:g} is below {_RIDGE:.1g}, so float32 does not bound the spectrum"
+    if known.value is None:
+        return few_products(p, lower_bound(p, ridge, n)), f"products alone: {profile.product_roots.where}"
     if n < known.value:
         return Exact(), f"{n} rows are below the {known.value} from which a sum of resolvents is quicker"
     method = resolvents(p, lower_bound(p, ridge, n))
@@ -303,7 +309,9 @@ def _precision(profile: Machine, asked: _Asked, iteration: Iteration, dtype: tor
     if asked.precision is not None:
         return asked.precision, "as given"
     form = getattr(iteration, "precision", lambda dtype: dtype)
-    if asked.purpose is Purpose.STEP and dtype == torch.float32 and form(torch.bfloat16) == torch.bfloat16:
+    root = asked.target.domain is Domain.SPD  # an optimizer's roots are of ill-conditioned factors
+    step = asked.purpose is Purpose.STEP and not root
+    if step and dtype == torch.float32 and form(torch.bfloat16) == torch.bfloat16:
         if min(asked.shape) < profile.half_rows.value and profile.narrow != torch.float32:
             return torch.float32, f"matrices below {profile.half_rows.value} rows: {profile.half_rows.where}"
         return profile.narrow, f"an optimizer's step on {profile.name}: {profile.half and profile.half.where}"
