@@ -84,7 +84,7 @@ def _iterated(plan: RunPlan, A: Tensor, key: int | Tensor, scale: Callable[[Tens
     if plan.preparation == PLAIN:
         X = scaled.to(plan.precision)
     else:
-        X, first = prepared(target, scaled, plan.preparation, plan.precision, plan.wide, plan.products)
+        X, first = prepared(target, scaled, plan.preparation, plan.precision, plan.wide, plan.products, plan.thin)
     wide = scaled.dtype
     del scaled  # frees memory of the size of the argument
     # Pass ownership, so that the engine can free the first iterate and the first M early.

@@ -64,6 +64,7 @@ class RunPlan:
         wide: The products of the preparation, in float32 at least.
         on_range: Whether to put the result on the range of the matrix, because the steps lift rounding noise.
         parts: Number of entries of a stack to take at a time; None takes the stack whole.
+        thin: Half-precision dtype of a deflation's thin products; None is float32 at least.
         machine: The profile that decided.
         reasons: One clause for each decision.
     """
@@ -83,6 +84,7 @@ class RunPlan:
     engine: Engine | None = None
     on_range: bool = False
     parts: int | None = None
+    thin: torch.dtype | None = None
 
     def __str__(self) -> str:
         from .explain import describe  # late, because `explain` imports this module
@@ -227,6 +229,7 @@ def _iterating(profile: Machine, asked: _Asked, method: Scheduled | Iteration, w
         wide=full,
         on_range=on_range,
         parts=profile.part_entries if alone else None,
+        thin=profile.thin(precision),
         reasons=(("method", why), ("engine", carried), ("precision", because), ("products", how)),
     )
 
@@ -301,7 +304,8 @@ def _precision(profile: Machine, asked: _Asked, iteration: Iteration, dtype: tor
     if asked.precision is not None:
         return asked.precision, "as given"
     form = getattr(iteration, "precision", lambda dtype: dtype)
-    if asked.purpose is Purpose.STEP and dtype == torch.float32 and form(torch.bfloat16) == torch.bfloat16:
+    half = profile.half_dtype
+    if asked.purpose is Purpose.STEP and dtype == torch.float32 and form(half.value) == half.value:
         if min(asked.shape) < profile.half_rows.value and profile.narrow != torch.float32:
             return torch.float32, f"matrices below {profile.half_rows.value} rows: {profile.half_rows.where}"
         return profile.narrow, f"an optimizer's step on {profile.name}: {profile.half and profile.half.where}"
