@@ -91,9 +91,7 @@ def greatest(candidate: Candidate, A: Tensor) -> Tensor:
     # At least one column, also of small matrices that stand for large ones.
     share = max(candidate.method.deflation, 1.01 / min(A.shape[-2:])) if candidate.method.deflation else 0.0
     preparation = replace(schedule.preparation, deflation=share)
-    X, first = prepared(
-        ORTHOGONALIZE, prescale(A)[0], preparation, candidate.dtype, EAGER, products, candidate.thin
-    )
+    X, first = prepared(ORTHOGONALIZE, prescale(A)[0], preparation, candidate.dtype, EAGER, products, candidate.thin)
     U = candidate.engine.run(ORTHOGONALIZE, X, schedule, products, 0, first).double()
     U = torch.where(U.isfinite(), U, 1e6)
     short = U @ U.mT if U.shape[-2] <= U.shape[-1] else U.mT @ U
