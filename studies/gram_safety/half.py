@@ -17,7 +17,6 @@ from matfn.iteration.protocols import Engine
 from matfn.iteration.target import ORTHOGONALIZE
 from matfn.kernels import EAGER
 from matfn.kernels.products import Full, Weight
-from matfn.linalg.norms import prescale
 from matfn.run.plan import DEFLATED, LIFTED, THINLY
 from matfn.run.preparation import prepared
 from studies.gram_safety.search import SPECTRA, VECTORS, Matrices, bred, drawn
@@ -91,7 +90,7 @@ def greatest(candidate: Candidate, A: Tensor) -> Tensor:
     # At least one column, also of small matrices that stand for large ones.
     share = max(candidate.method.deflation, 1.01 / min(A.shape[-2:])) if candidate.method.deflation else 0.0
     preparation = replace(schedule.preparation, deflation=share)
-    X, first = prepared(ORTHOGONALIZE, prescale(A)[0], preparation, candidate.dtype, EAGER, products, candidate.thin)
+    X, first, _ = prepared(ORTHOGONALIZE, A, preparation, candidate.dtype, EAGER, products, candidate.thin)
     U = candidate.engine.run(ORTHOGONALIZE, X, schedule, products, 0, first).double()
     U = torch.where(U.isfinite(), U, 1e6)
     short = U @ U.mT if U.shape[-2] <= U.shape[-1] else U.mT @ U

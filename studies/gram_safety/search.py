@@ -17,7 +17,6 @@ from matfn.iteration.protocols import Method
 from matfn.iteration.schedule import Schedule
 from matfn.iteration.target import ORTHOGONALIZE
 from matfn.kernels import EAGER, Blocked
-from matfn.linalg.norms import prescale
 from matfn.run.plan import DEFLATED, LIFTED, THINLY, Purpose, RunPlan, resolve
 from matfn.run.preparation import prepared
 
@@ -242,14 +241,12 @@ def errors(case: Case, A: Tensor) -> Errors:
     """The errors of a plan on the matrices A, (b, n, m) or (b, m, n), float32."""
     plan, schedule = case.plan, case.schedule
     A = A if (plan.shape[0] <= plan.shape[1]) == (A.shape[-2] <= A.shape[-1]) else A.mT
-    X, _ = prescale(A)
-    P, first = prepared(ORTHOGONALIZE, X, plan.preparation, plan.precision, plan.wide, plan.products, plan.thin)
+    P, first, _ = prepared(ORTHOGONALIZE, A, plan.preparation, plan.precision, plan.wide, plan.products, plan.thin)
     assert plan.engine is not None
     U, V = (e.run(ORTHOGONALIZE, P, schedule, plan.products, 0, first).double() for e in (plan.engine, Direct()))
     exact = A.double() if plan.precision == torch.float32 and not plan.preparation.deflation else P.double()
     norm = replace(plan.preparation, deflation=0.0)
-    start = prescale(exact)[0] if exact.shape == A.shape and not plan.preparation.deflation else exact
-    Y, begun = prepared(ORTHOGONALIZE, start, norm, torch.float64, EAGER, EAGER)
+    Y, begun, _ = prepared(ORTHOGONALIZE, exact, norm, torch.float64, EAGER, EAGER)
     T = Direct().run(ORTHOGONALIZE, Y, schedule, EAGER, 0, begun)
     return Errors(_error(U, T), _error(V, T), _spectral(torch.where(U.isfinite(), U, 1e6)))
 

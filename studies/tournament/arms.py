@@ -19,7 +19,11 @@ from matfn.train.recipe import TrainTable
 REST: dict[str, Any] = {"lr": 4e-3, "weight_decay": 0.1}
 DECAY = 0.01
 FOUR_STEPS = PolarExpress((5, 5, 5, 3), lower=1e-2, cushion=0.06, norm="schatten4", deflation=1 / 16)
-HALFWAY: dict[str, Any] = {"power": 0.5, "momentum": 0.95, "scale": "jordan"}  # between Muon (power 0) and PolarGrad (power 1)
+HALFWAY: dict[str, Any] = {
+    "power": 0.5,
+    "momentum": 0.95,
+    "scale": "jordan",
+}  # between Muon (power 0) and PolarGrad (power 1)
 HALFWAY_RATES = (0.02, 0.04, 0.08, 0.16, 0.32)
 MUON_RATES = (0.0075, 0.015, 0.03, 0.06, 0.12)
 

@@ -1,5 +1,10 @@
 """Preparation: turn a scaled matrix into the first iterate: deflate large singular values, tighten the norm."""
 
+from collections.abc import Callable
+from functools import lru_cache, partial
+from importlib.util import find_spec
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -7,44 +12,84 @@ from ..iteration.residual import Form
 from ..iteration.schedule import Preparation
 from ..iteration.target import Domain, Target
 from ..kernels import Products
-from ..linalg.constant import constant
-from ..linalg.norms import frobenius
-from ..methods import PolarExpress
+from ..linalg.norms import Scale, frobenius, prescale
 
-__all__ = ["deflated", "deflated_gram", "prepared", "shrinking", "tightened", "whitening"]
+__all__ = ["CONSTANT", "LEAST", "POLES", "deflated", "deflated_gram", "prepared", "shrinking", "tightened", "whitening"]
+
+Scaling = Callable[[Tensor], tuple[Tensor, Scale]]
 
 _HALF = (torch.bfloat16, torch.float16)
 # A float16 iterate starts with the norm 2^7. M = X X^T has the trace 2^14 then: no entry overflows (65504), and those
 # of a flat 4096 x 11008 matrix are .04 beside the diagonal, where 2e-6 would have one digit (float16 is normal from
 # 6e-5 on).
 _LIFT = 2.0**7
-# Least c of `deflated` and the steps of the root, by thin dtype: 8 roundings of float16, of which four could make D
-# indefinite; else a thousandth.
-_LEAST = {torch.float16: (2.0**-8, 6)}
-_LEAST_WIDE = (2.0**-10, 7)
+_MOST_COLUMNS = 128  # of a k x k kernel
+LEAST = 2.0**-8  # least c of `deflated`: 8 roundings of float16, of which four could make D indefinite
+# y^(-1/2) is about CONSTANT + sum of weight / (y + shift): between .9865 y^(-1/2) and y^(-1/2) for y up to 1.05 (1 +
+# LEAST^-2). Zolotarev's function with four poles (`matfn.minimax.zolotarev`).
+CONSTANT = 0.0018630619
+POLES = ((0.72616775, 1.2842085), (25.322190, 5.0157345), (570.04045, 23.454206), (13724.111, 125.41271))
 
 
 def prepared(
     target: Target,
-    X: Tensor,
+    A: Tensor,
     preparation: Preparation,
     precision: torch.dtype,
     wide: Products,
     products: Products,
     thin: torch.dtype | None = None,
-) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-    """Return the first iterate of an engine, and its first M if the preparation has formed it (`Engine.run`).
+    scale: Scaling = prescale,
+) -> tuple[Tensor, tuple[Tensor, Tensor] | None, Scale]:
+    """Return the first iterate of an engine, its first M if the preparation has formed it (`Engine.run`), and the norm.
 
-    X (b, m, n), float32 or float64, has Frobenius norm 1 or zero; `precision` and `products` are those of the
-    iteration, `wide` the products for X in its own dtype, `thin` the dtype of the products of a deflation (`deflated`).
+    A (b, m, n) is divided by its Frobenius norm, by `scale` where no kernel does it. `precision` and `products` are
+    those of the iteration, `wide` the products for A in float32 at least, `thin` the dtype of the products of a
+    deflation (`deflated`).
     """
     tightens = preparation.norm != "frobenius" and target.domain is not Domain.SPD  # a root depends on no norm
-    lifts = tightens and target.form is Form.GRAM and precision is torch.float16
-    X = deflated(X, preparation.deflation, precision, wide, thin, _LIFT if lifts else 1.0)
+    polar, k = target.form is Form.GRAM, int(preparation.deflation * min(A.shape[-2:]))
+    lift = _LIFT if tightens and polar and precision is torch.float16 else 1.0
+    first = (thin or torch.promote_types(A.dtype, torch.float32)) if k else precision
+    kernels = _kernels(A, first, k) if polar else None
+    if kernels:
+        H, T, peak, norm = kernels[0].scaled(A, first, factor=lift, sketch=k)
+        divisor = Scale(peak, norm)
+    else:
+        X, divisor = scale(A)
+        H, T = _cast(X, lift, first), _cast(_sketch(X, k), lift, first) if k else None
+        del X  # frees memory of the size of the argument
+    if k:
+        _refuse_gradient(A)
+        assert T is not None
+        H = _shrunk(H, T, wide, lift**2, kernels).to(precision)
     if not tightens:
-        return _normed(X) if preparation.deflation else X, None
-    start, beside = target.start(X) if target.form is Form.PRODUCT else (X, None)
-    return X, tightened(target.form.matrix(start, beside, products), target.p)
+        return _normed(H) if k and polar else H, None, divisor
+    start, beside = target.start(H) if target.form is Form.PRODUCT else (H, None)
+    return H, tightened(target.form.matrix(start, beside, products), target.p), divisor
+
+
+def _kernels(A: Tensor, dtype: torch.dtype, k: int) -> tuple[Any, Any] | None:
+    """Return the modules of the Triton kernels if they take A (b, m, n), a result in `dtype` and k columns.
+
+    They need a GPU from sm_80 on. torch.compile and autograd follow torch's own functions only.
+    """
+    if not A.is_cuda or torch.compiler.is_compiling() or (torch.is_grad_enabled() and A.requires_grad):
+        return None
+    if torch.float64 in (A.dtype, dtype) or (k and dtype is not torch.float16) or k > _MOST_COLUMNS:
+        return None
+    if torch.version.hip is not None or torch.cuda.get_device_capability(A.device) < (8, 0):
+        return None
+    return _triton_modules()
+
+
+@lru_cache(maxsize=1)
+def _triton_modules() -> tuple[Any, Any] | None:
+    if find_spec("triton") is None:
+        return None
+    from ..kernels import triton_scale, triton_small
+
+    return triton_scale, triton_small
 
 
 def tightened(M: Tensor, p: int) -> tuple[Tensor, Tensor]:
@@ -54,6 +99,10 @@ def tightened(M: Tensor, p: int) -> tuple[Tensor, Tensor]:
     n^(1/4) times as large. It costs no product, two passes over M and one over X, in the dtype of the iteration. p is
     the exponent of the target: M has degree p in X.
     """
+    kernels = _kernels(M, M.dtype, 0)
+    if kernels:
+        N, _, peak, norm = kernels[0].scaled(M, M.dtype)
+        return N, ((peak * norm) ** (-1 / p)).to(M.dtype)
     t = frobenius(M)
     factor = torch.where(t == 0, 1.0, t) ** (-1 / p)
     return M * factor**p, factor
@@ -67,7 +116,7 @@ def deflated(
     thin: torch.dtype | None = None,
     scale: float = 1.0,
 ) -> Tensor:
-    """`scale` times D X, with D = I - P (I - F) P^T, F = (I + K / c^2)^(-1/2) and K = P^T X X^T P.
+    """`scale` times D X, with D = I - P (I - F) P^T, F about (I + K / c^2)^(-1/2) and K = P^T X X^T P.
 
     P, (n, k), is an orthonormal basis of X X^T S, nearly the k leading left singular vectors. c^2 = (||X||^2 - tr K) /
     k is the mean square of the other singular values, as if there were k of them. A singular value sigma in P becomes
@@ -79,13 +128,14 @@ def deflated(
     among the largest singular values: on the momenta of two networks the polar factor of D X keeps .997 of the nuclear
     norm of X; as a matrix it differs from the factor of X by some percent.
 
-    All is done by products, and by two Cholesky factorizations of k x k matrices with a ridge (`whitening`), so a CUDA
-    graph can hold it. The first one makes the columns of S^T X orthonormal: then the condition of Y, whose columns the
-    second one makes orthonormal, is that of the leading part of X and not its square. Directions below the ridge make P
+    All is done by products and by Cholesky factorizations of k x k matrices with a ridge, so a CUDA graph can hold it.
+    The first one (`whitening`) makes the rows of S^T X orthonormal: then the condition of Y, whose columns the second
+    one makes orthonormal, is that of the leading part of X and not its square. Directions below the ridge make P
     shorter: P^T P <= I, so D stays positive definite, and deflates less there.
 
-    In half precision thin products round their factors once and add up in float32. c is at least 2^-8, so that f in the
-    largest direction exceeds the rounding of the four thin factors, 4 * 2^-11.
+    In half precision thin products round their factors once and add up in float32. c is at least 2^-8, so that F in the
+    largest direction exceeds the rounding of the four thin factors, 4 * 2^-11. On a GPU two Triton kernels do what is k
+    x k, and another one divides, casts and sketches in one pass.
 
     There is no derivative.
 
@@ -104,22 +154,25 @@ def deflated(
     k = int(share * min(X.shape[-2:]))
     if k == 0:
         return _cast(X, scale, precision)
-    if torch.is_grad_enabled() and X.requires_grad:
-        raise ValueError("deflation has no derivative: leave it out of the method, or differentiate without it")
-    tall, thin = X.shape[-2] > X.shape[-1], thin or X.dtype
-    least, steps = _LEAST.get(thin, _LEAST_WIDE)
-    small = torch.float32 if thin in _HALF else torch.float64  # k x k
-    H = _cast(X, scale, thin)
-    T = _cast(_sketch(X.mT if tall else X, k), scale, thin)
-    del X  # frees the float32 matrix early
+    _refuse_gradient(X)
+    thin = thin or X.dtype
+    return _shrunk(_cast(X, scale, thin), _cast(_sketch(X, k), scale, thin), products, scale**2).to(precision)
+
+
+def _shrunk(H: Tensor, T: Tensor, products: Products, h: float, kernels: tuple[Any, Any] | None = None) -> Tensor:
+    """Return D H for H (b, m, n) of squared norm `h`, and T = S^T H, of H^T if H is tall, (b, k, max(m, n))."""
+    tall, thin = H.shape[-2] > H.shape[-1], H.dtype
+    if kernels:
+        white, times, root = kernels[1].whitening, kernels[1].thin_product, partial(kernels[1].root_terms, phi=LEAST)
+    else:
+        small = torch.float32 if thin in _HALF else torch.float64
+        white, times, root = partial(whitening, dtype=small), _times, partial(shrinking, dtype=small)
     Z = _mm(T, H, products).mT if tall else _mm(H, T.mT, products)
-    Y = (Z @ whitening(_mm(T, T.mT, products).to(small), Z.dtype).to(Z.dtype)).to(thin)
-    A = whitening(_mm(Y.mT, Y, products).to(small), Z.dtype)
-    P = (Y.to(Z.dtype) @ A.to(Z.dtype)).to(thin)
+    Y = times(Z, white(_mm(T, T.mT, products)), thin)
+    P = times(Y, white(_mm(Y.mT, Y, products)), thin)
     R = (_mm(H, P, products).mT if tall else _mm(P.mT, H, products)).to(thin)
-    C = shrinking(_mm(R, R.mT, products).to(small), scale**2, least, steps)
-    left = (P.to(Z.dtype) @ C.to(Z.dtype)).to(thin)
-    return (_plus(H, R.mT, left.mT, products) if tall else _plus(H, left, R, products)).to(precision)
+    left = times(P, root(_mm(R, R.mT, products), h), thin)
+    return _plus(H, R.mT, left.mT, products) if tall else _plus(H, left, R, products)
 
 
 def deflated_gram(M: Tensor, share: float, products: Products) -> tuple[Tensor, Tensor]:
@@ -128,64 +181,66 @@ def deflated_gram(M: Tensor, share: float, products: Products) -> tuple[Tensor, 
     D M D has trace 1, as D X has norm 1 in `prepared`. M has trace 1 or is zero, in float32 or float64; `share` is at
     least one column.
     """
-    k = int(share * M.shape[-1])
-    Z = _sketch(M, k).mT
-    Y = Z @ whitening(_sketch(Z, k).double(), M.dtype).to(M.dtype)
-    P = Y @ whitening((Y.mT @ Y).double(), M.dtype).to(M.dtype)
-    C = shrinking((P.mT @ products.mm(M, P)).double(), 1.0, *_LEAST_WIDE)
-    D = P @ C.to(M.dtype) @ P.mT
+    Z = _sketch(M, int(share * M.shape[-1])).mT
+    Y = _times(Z, whitening(_sums(Z, Z.shape[-1]), torch.float64), M.dtype)
+    P = _times(Y, whitening(Y.mT @ Y, torch.float64), M.dtype)
+    D = _times(P, shrinking(P.mT @ products.mm(M, P), 1.0, torch.float64), M.dtype) @ P.mT
     D.diagonal(dim1=-2, dim2=-1).add_(1.0)
     M = products.mm(products.mm(D, M), D.mT)
     t = _trace(M)
     return M / t, D * t.rsqrt()
 
 
-def whitening(G: Tensor, summed: torch.dtype) -> Tensor:
+def whitening(G: Tensor, dtype: torch.dtype) -> Tensor:
     """Return A, (b, k, k), with A A^T = (G + r t I)^-1, for G = Y^T Y with trace t: the columns of Y A are orthonormal.
 
-    The ridge r is 16 eps of `summed`, the dtype in which the entries of G were added up, so the factorization never
-    breaks down. It makes directions of Y shorter that are below about a thousandth of the largest in float32. For G = 0
-    the result is finite. A NaN stays in its matrix.
+    The ridge r is 16 eps of the dtype of G, in which the entries were added up, so the factorization never breaks down.
+    It makes directions of Y shorter that are below about a thousandth of the largest, in float32. For G = 0 the result
+    is finite. A NaN stays in its matrix. All else is computed in `dtype`.
     """
-    t, eye = _trace(G), torch.eye(G.shape[-1], dtype=G.dtype, device=G.device)
-    L, _ = torch.linalg.cholesky_ex(G / t + 16 * torch.finfo(summed).eps * eye)
-    return torch.linalg.solve_triangular(L, eye.expand_as(L), upper=False).mT * t.rsqrt()
+    t = _trace(G.to(dtype))
+    return _inverse_factor(G / t, 16 * torch.finfo(G.dtype).eps) * t.rsqrt()
 
 
-def shrinking(K: Tensor, norm: float, least: float, steps: int) -> Tensor:
-    """Return F - I, (b, k, k), with F = (I + K / c^2)^(-1/2) and c^2 = max((norm - tr K) / k, norm least^2).
+def shrinking(K: Tensor, h: float, dtype: torch.dtype) -> Tensor:
+    """Return F - I, (b, k, k), with F about (I + K / c^2)^(-1/2) and c^2 = max((h - tr K) / k, h LEAST^2).
 
-    K has eigenvalues from 0 to `norm`, the square of the Frobenius norm of the matrix that is deflated. The coupled
-    iteration of Y -> B^(1/2), Z -> B^(-1/2) takes `steps` minimax steps, made for the largest condition that `least`
-    allows, so it reads nothing from the device.
+    K has eigenvalues from 0 to `h`, the square of the Frobenius norm of the matrix that is deflated. F is a positive
+    rational function of K, .9865 to 1 times the inverse root: partial fractions with the shifts of `POLES`.
     """
-    k = K.shape[-1]
-    rest = norm - K.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
-    c = (rest / k).clamp_min(norm * least**2).sqrt()
-    eye = torch.eye(k, dtype=K.dtype, device=K.device)
-    B = K / c**2 + eye
-    s = frobenius(B)
-    Y, Z = B / s, None
-    rows = _rows(least, steps)
-    for j, (c0, c1, c2) in enumerate(rows):
-        M = Y if Z is None else Z @ Y
-        q = torch.baddbmm(M, M, M, beta=c1, alpha=c2) + c0 * eye
-        Y = Y @ q if j + 1 < len(rows) else Y
-        Z = q if Z is None else q @ Z
-    assert Z is not None
-    return (Z + Z.mT) / 2 * s.rsqrt() - eye
+    K = K.to(dtype)
+    rest = h - K.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+    K = K / (rest / K.shape[-1]).clamp_min(h * LEAST**2)
+    terms = [weight**0.5 * _inverse_factor(K, 1.0 + shift) for shift, weight in POLES]
+    E = torch.cat(terms, -1)
+    F = E @ E.mT
+    F.diagonal(dim1=-2, dim2=-1).add_(CONSTANT - 1.0)
+    return F
 
 
-@constant
-def _rows(least: float, steps: int) -> tuple[tuple[float, ...], ...]:
-    return PolarExpress((5,) * steps, lower=least, cushion=0.0, safety=1.0).schedule(2).coefficients
+def _inverse_factor(K: Tensor, shift: float) -> Tensor:
+    """Return A (b, k, k), upper triangular, with A A^T = (K + shift I)^-1."""
+    eye = torch.eye(K.shape[-1], dtype=K.dtype, device=K.device)
+    L, _ = torch.linalg.cholesky_ex(K + shift * eye)
+    return torch.linalg.solve_triangular(L, eye.expand_as(L), upper=False).mT
+
+
+def _refuse_gradient(A: Tensor) -> None:
+    if torch.is_grad_enabled() and A.requires_grad:
+        raise ValueError("deflation has no derivative: leave it out of the method, or differentiate without it")
 
 
 def _sketch(X: Tensor, k: int) -> Tensor:
     """S^T X, (b, k, m): k weighted sums of neighbouring rows of X (b, n, m), in one pass; Gaussian S needs a product.
 
+    For a tall X, S^T X^T: sums of columns.
+
     The weights are fixed, so the result is reproducible; no structure of X cancels with them.
     """
+    return _sums(X.mT if X.shape[-2] > X.shape[-1] else X, k)
+
+
+def _sums(X: Tensor, k: int) -> Tensor:
     length = X.shape[-2] // k
     weights = torch.arange(1, length + 1, device=X.device, dtype=X.dtype).square().cos()
     rows = X[:, : k * length]
@@ -204,6 +259,12 @@ def _normed(X: Tensor) -> Tensor:
     """Divide each matrix by its Frobenius norm, which deflation has made less than 1."""
     norm = frobenius(X.to(torch.promote_types(X.dtype, torch.float32)))
     return (X / torch.where(norm == 0, 1.0, norm)).to(X.dtype)
+
+
+def _times(Y: Tensor, A: Tensor, dtype: torch.dtype) -> Tensor:
+    """Y A in `dtype`, multiplied in float32 at least; A is k x k."""
+    wide = torch.promote_types(Y.dtype, torch.float32)
+    return (Y.to(wide) @ A.to(wide)).to(dtype)
 
 
 def _cast(X: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
