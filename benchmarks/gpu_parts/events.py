@@ -82,7 +82,12 @@ def in_turns(works: Mapping[str, Work], place: Place, *, seconds: float = 3.0, r
         place: Where.
         seconds: For all samples; fewer rounds are taken if they do not fit, but three at least.
         rounds: At most.
+
+    Returns:
+        In the order of `works`, which may be empty.
     """
+    if not works:
+        return {}
     once = {}
     for name, work in works.items():
         _sample(work, 1, place)

@@ -125,7 +125,7 @@ def _scaled(bench: Bench) -> Iterator[Row]:
 
 
 def _scaled_row(
-    scaled: Callable[..., Tensor], shape: tuple[int, ...], precision: torch.dtype, scale: float, place: Place
+    scaled: Callable[..., Any], shape: tuple[int, ...], precision: torch.dtype, scale: float, place: Place
 ) -> Row:
     generator = torch.Generator(device=place.device).manual_seed(7)
     A = torch.randn(*shape, generator=generator, device=place.device) * scale

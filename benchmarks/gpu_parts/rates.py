@@ -28,7 +28,22 @@ def cases(place: Place) -> list[Case]:
     """A case for each size in float16, then in bfloat16 the first two."""
     sizes = place.pick(SIZES, ((2, 48, 80),))
     every = [(torch.float16, size) for size in sizes] + [(torch.bfloat16, size) for size in sizes[:2]]
-    return [Case(f"{dtype}, {size}", partial(_rows, dtype, size)) for dtype, size in every]
+    found = [Case(f"{dtype}, {size}", partial(_rows, dtype, size)) for dtype, size in every]
+    return [*found, Case("what the plan found to be the quickest", _chosen)]
+
+
+def _chosen(bench: Bench) -> Iterator[Row]:
+    """The outcomes of the trials by which the plan chooses products, of all parts that ran alone before."""
+    try:
+        from matfn.run.products import MEASURED  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        yield {"skipped": f"not there ({error})"}
+        return
+    if not bench.place.cuda:
+        yield {"skipped": "products are chosen by time on a GPU alone"}
+        return
+    for kind, outcome in MEASURED.outcomes(torch.device(bench.place.device)).items():
+        yield {"kind": str(kind), "outcome": str(outcome)}
 
 
 def matmul_rate(place: Place, dtype: torch.dtype) -> float:
@@ -66,7 +81,7 @@ def _rows(dtype: torch.dtype, size: tuple[int, int, int], bench: Bench) -> Itera
             except Skipped:
                 graphs[kind] = work
         flops = b * n * (n + 1) * (k if product == "syrk" else n)
-        for kind, times in (in_turns(graphs, place, seconds=1.0) if graphs else {}).items():
+        for kind, times in in_turns(graphs, place, seconds=1.0).items():
             yield {
                 "kernel": kind, "product": product, "size": size, "dtype": str(dtype).removeprefix("torch."),
                 **times.row("seconds"), "share_of_matmul_rate": flops / times.median / rate, "matmul_rate": rate,

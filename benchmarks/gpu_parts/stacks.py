@@ -75,8 +75,7 @@ def measured(works: dict[str, Work], facts: dict[str, Row], bench: Bench, beside
             graphs[name] = bench.graph(name, work)
         except Skipped as why:
             notes[name] = {"graph_note": str(why)}
-    eager = in_turns(works, bench.place) if works else {}
-    replayed = in_turns(graphs, bench.place) if graphs else {}
+    eager, replayed = in_turns(works, bench.place), in_turns(graphs, bench.place)
     base = next(iter(works), "")
     for name, times in eager.items():
         row = {**beside, "name": name, **facts[name], **times.row("seconds"), **notes.get(name, {})}

@@ -173,3 +173,19 @@ def test_what_a_failed_process_printed_is_kept(run):
         hang()
 
     assert "words before the end" in run(Case("slow", slow), seconds=1.0)["printed"]
+
+
+def test_contenders_are_timed_in_turns():
+    """As many samples of each, each round starting with another one; none for nobody."""
+    from benchmarks.gpu_parts.events import in_turns
+
+    calls = []
+    works = {name: lambda name=name: calls.append(name) for name in "abc"}
+    times = in_turns(works, Place("cpu", False), seconds=10.0, rounds=4)
+    assert list(times) == ["a", "b", "c"]
+    assert all(len(one.samples) == 4 and one.calls == 80 for one in times.values())  # 20 quick calls make a sample
+    measured = calls[-3 * 80 :]
+    assert [measured[i] for i in range(0, 240, 20)] == list("abcbcacababc")
+    assert in_turns({}, Place("cpu", False)) == {}
+    row = times["a"].row("seconds")
+    assert row["seconds_quartiles"][0] <= row["seconds"] <= row["seconds_quartiles"][1]
