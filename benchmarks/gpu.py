@@ -14,6 +14,7 @@ itself: its times mean nothing.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -32,6 +33,7 @@ from benchmarks.gpu_parts.case import Part, Row, plain
 from benchmarks.gpu_parts.conditions import clocks, conditions
 from benchmarks.gpu_parts.events import Place
 from benchmarks.gpu_parts.processes import Running, together
+from matfn.minimax.cache import directory
 
 _IN = "benchmarks.gpu_parts."
 # Turns, the most telling first: seconds, and the parts that run side by side in them.
@@ -96,7 +98,7 @@ def measure(place: Place, seconds: float, names: list[str], out: Path) -> Row:
             continue
         print(f"{', '.join(part.name for part in parts)}: {until - time.monotonic():.0f} s", flush=True)
         # Parts side by side disturb each other: what they find to be the quickest kernel is kept apart from the cache.
-        apart = {"MATFN_CACHE_DIR": str(folder.resolve() / "cache")} if len(parts) > 1 else {}
+        apart = {"MATFN_CACHE_DIR": str(_cache(folder.resolve() / "cache"))} if len(parts) > 1 else {}
         threads = max(1, torch.get_num_threads() // len(parts))
         at_work = [Running(part, place, until, folder, apart, threads) for part in parts]
         together(at_work, _show, partial(_save, result, out))
@@ -106,6 +108,16 @@ def measure(place: Place, seconds: float, names: list[str], out: Path) -> Row:
     write(result, out)
     shutil.rmtree(folder)
     return result
+
+
+def _cache(folder: Path) -> Path:
+    """A new cache that has the coefficients of polynomials of the usual one, but no times of kernels."""
+    folder.mkdir(exist_ok=True)
+    known = directory()
+    for path in known.glob("minimax-*.json") if known else ():
+        with contextlib.suppress(OSError):  # another file system: they are computed again
+            os.link(path, folder / path.name)
+    return folder
 
 
 def _show(name: str, row: Row) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -73,13 +74,13 @@ def _problem(target: Target, shape: tuple[int, int]) -> Tensor:
 
 
 def _verb(target: Target, A: Tensor, method: Any) -> Tensor:
-    """The function that computes the target."""
-    if target == POLAR:
-        return matfn.orthogonalize(A, method=method)
-    if target.name in ("root", "inv_root"):
-        return getattr(matfn, {"root": "rootm", "inv_root": "inv_rootm"}[target.name])(A, target.p, method=method)
-    names = {"sign": "signm", "sqrt": "sqrtm", "inv_sqrt": "inv_sqrtm", "inv": "inv"}
-    return getattr(matfn, names[target.name])(A, method=method)
+    """The function that computes the target. Few steps warn that they have not converged, and should."""
+    names = {"polar": "orthogonalize", "sign": "signm", "sqrt": "sqrtm", "inv_sqrt": "inv_sqrtm", "inv": "inv"}
+    names |= {"root": "rootm", "inv_root": "inv_rootm"}
+    exponent = (target.p,) if target.name in ("root", "inv_root") else ()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", matfn.ConvergenceWarning)
+        return getattr(matfn, names[target.name])(A, *exponent, method=method)
 
 
 def _compared(target: Target, method: Any, shape: tuple[int, int], dtype: torch.dtype, place: Place) -> Row:
