@@ -30,7 +30,7 @@ FLOOR = {
     "cli": 9,
 }
 HOME = {  # packages that only some places may import, whenever they do it
-    "triton": ("kernels/triton_symm.py",),
+    "triton": ("kernels/triton_",),
     "quack": ("kernels/quack.py",),
     "torch.distributed": ("optim/matrices/", "optim/model/", "train/"),
     "matplotlib": ("train/",),
