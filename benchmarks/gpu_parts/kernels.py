@@ -84,9 +84,9 @@ def _built(kind: str, place: Place) -> Products:
 def _checked(kernel: Products, kind: str, n: int, k: int, dtype: torch.dtype, place: Place) -> list[Row]:
     """Rows of five products.
 
-    Allowed are k + 9 float32 roundings of the sum of magnitudes (six for parts in TF32) and one rounding of the result. Results of kernels that
-    mirror one half are symmetric to the last bit. Torch's products with a number for each matrix round between the
-    product and the sum, so there two roundings more of what is added are allowed them.
+    Allowed are k + 9 float32 roundings of the sum of magnitudes (six are for numbers in three TF32 parts) and one
+    rounding of the result. Results of kernels that mirror one half are symmetric to the last bit. Torch's products with
+    a number for each matrix round between the product and the sum, so two roundings more are allowed there.
     """
     generator = torch.Generator(device=place.device).manual_seed(n)
     X, Y, S, W = (

@@ -21,7 +21,7 @@ from matfn.run.plan import Purpose, resolve
 __all__ = ["STEPS", "cases"]
 
 STEPS = 20
-SHAPES = ((256, 1024), (640, 160), (256, 256), (48, 96))
+SHAPES = ((160, 512), (384, 128), (160, 160), (48, 96))
 ITERATING = ("Muon", "NorMuon", "AdaMuon")  # in half precision where the plan takes it
 FORCED = "cuda-sm90"  # the profile that a run without a GPU compares the CPU's own with
 # Two runs round alike but for the order of sums, which changes few of the roundings of a step; ten times the effect of
