@@ -180,6 +180,27 @@ def test_the_default_on_cuda_reads_nothing(monkeypatch, b, n, p, most):
     assert found.total <= most
 
 
+@pytest.mark.parametrize(("root_every", "most"), [(1, 360), (100, 115)])
+def test_a_step_on_cuda_reads_nothing(monkeypatch, root_every, most):
+    """The third step on fake CUDA tensors, with two sizes of roots and without; the counters, on the host, are known."""
+    launches = pytest.importorskip("launches")
+    monkeypatch.setenv("MATFN_MACHINE", "cuda-sm90")
+    steps = 0
+    monkeypatch.setattr(Shampoo, "age", lambda self, param: steps)
+    monkeypatch.setattr(rule, "sent", lambda figures: (figures, None))
+    monkeypatch.setattr(device.Verdict, "settle", lambda self: ([], [], []))
+    with FakeTensorMode(), launches.Indexing():
+        params = [torch.nn.Parameter(torch.empty(n, 768, device="cuda")) for n in (768,) * 8 + (3072,) * 2]
+        optimizer = Shampoo(params, root_every=root_every, cutting=Cutting(block=1024))
+        for param in params:
+            param.grad = torch.empty_like(param)
+        for _ in range(3):
+            steps += 1
+            with launches.Launches() as found:
+                optimizer.step()
+    assert found.total <= most
+
+
 @pytest.mark.parametrize("graft", ["none", "sgd", "adam"])
 def test_nobody_waits_in_a_step_with_roots(gpu, graft):
     params = [parameter(linear(shape), torch.float32) for shape in ((6, 4), (4, 6), (8, 3))]

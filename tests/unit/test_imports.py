@@ -31,6 +31,7 @@ FLOOR = {
 }
 HOME = {  # packages that only some places may import, whenever they do it
     "triton": ("kernels/triton_symm.py",),
+    "quack": ("kernels/quack.py",),
     "torch.distributed": ("optim/matrices/", "optim/model/", "train/"),
     "matplotlib": ("train/",),
     "typer": ("cli.py", "train/terminal.py"),
@@ -43,7 +44,7 @@ HOME = {  # packages that only some places may import, whenever they do it
     "studies": (),
     "benchmarks": (),
 }
-HEAVY = ("triton", "matplotlib", "rich", "typer", "transformers", "scipy", "tokenizers")
+HEAVY = ("triton", "quack", "matplotlib", "rich", "typer", "transformers", "scipy", "tokenizers")
 
 
 def imports(path):
@@ -92,7 +93,7 @@ def test_direction():
             other = room(name)
             if other is not None and other != own and FLOOR[other] >= FLOOR[own]:
                 wrong.append(f"{place} imports {name}")
-            keeps = place == "run/machine.py" and name.startswith("matfn.minimax.cache.")
+            keeps = place in ("run/machine.py", "run/trials.py") and name.startswith("matfn.minimax.cache.")
             if other == "minimax" and own not in ("methods", "minimax") and not keeps:
                 wrong.append(f"{place} imports {name}")
             public = name.split(".")[0] == "matfn" and other is None and name.startswith("matfn.")

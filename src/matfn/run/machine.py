@@ -62,6 +62,7 @@ class Machine:
         onednn_rows: Short side from which oneDNN's float32 products are faster than torch's own; None for never.
         onednn_block: As `block_rows`, for float32 products by oneDNN.
         block_rows: By dtype, the height of a block row from which symmetric products in block rows pay; two must fit.
+        quickest: Whether symmetric products take the kernel that a trial on the device finds (`Quickest`).
         deflated_rows: Short side from which an optimizer's three deflated steps are faster than five; None for never.
         thinly_rows: Short side from which a thirty-second of the singular values is deflated, below it a sixteenth.
         resolvent_rows: Rows from which Shampoo's roots are sums of resolvents; None for never.
@@ -77,6 +78,7 @@ class Machine:
     onednn_block: Fact[int] = Fact(192, "AMD EPYC 9005: 1.1 times full products at 384 rows, 1.4 times at 768")
     block_rows: tuple[tuple[torch.dtype, int], ...] = ()
     block_where: str = _UNMEASURED
+    quickest: Fact[bool] = Fact(False, "no kernel for symmetric results is known here")
     deflated_rows: Fact[int | None] = Fact(None, _UNMEASURED)
     thinly_rows: Fact[int] = Fact(512, "momenta of width 768: a thirty-second leaves rms .66, five Jordan steps .70")
     resolvent_rows: Fact[int | None] = Fact(None, _UNMEASURED)
@@ -120,6 +122,14 @@ _NVIDIA = replace(
     kind="an NVIDIA GPU older than sm_80",
     deflated_rows=Fact(None, "H200, 2026-11-26: the sketch takes 17 ms where all else takes 9, and cannot be captured"),
 )
+_MODERN = replace(
+    _NVIDIA,
+    quickest=Fact(
+        True,
+        "H200, 2026-11-26: quack's symmetric products took .6 of the time of cuBLAS's full ones at 2048 and 4096 rows, "
+        ".9 to 1.1 at 768; the Triton kernels of that day mostly took longer than cuBLAS's",
+    ),
+)
 _TENSOR_CORES = Half(True, True, "tensor cores; H200, 2026-11-26: 788 TFLOP/s in bfloat16")
 
 PROFILES: dict[str, Machine] = {
@@ -146,9 +156,9 @@ PROFILES: dict[str, Machine] = {
         replace(_CPU, name="arm-bf16", kind="ARM with bfloat16 arithmetic"),
         _CPU,
         _NVIDIA,
-        replace(_NVIDIA, name="cuda-sm80", kind="NVIDIA Ampere and Ada (sm_80 to sm_89)", half=_TENSOR_CORES),
-        replace(_NVIDIA, name="cuda-sm90", kind="NVIDIA Hopper (sm_90)", half=_TENSOR_CORES),
-        replace(_NVIDIA, name="cuda-sm100", kind="NVIDIA Blackwell (sm_100 and newer)", half=_TENSOR_CORES),
+        replace(_MODERN, name="cuda-sm80", kind="NVIDIA Ampere and Ada (sm_80 to sm_89)", half=_TENSOR_CORES),
+        replace(_MODERN, name="cuda-sm90", kind="NVIDIA Hopper (sm_90)", half=_TENSOR_CORES),
+        replace(_MODERN, name="cuda-sm100", kind="NVIDIA Blackwell (sm_100 and newer)", half=_TENSOR_CORES),
         _GPU,
     )
 }
@@ -165,6 +175,7 @@ def machine(device: torch.device) -> Machine:
             half_rows=Fact(least, where),
             onednn_rows=Fact(None, why),
             onednn_block=Fact(0, why),
+            quickest=Fact(False, why),
             deflated_rows=Fact(rows, why),
             thinly_rows=Fact(thinly, why),
             resolvent_rows=Fact(None, why),
@@ -209,7 +220,13 @@ def _machine(kind: str, index: int | None, named: str, threads: int) -> Machine:
 def _recognised(device: torch.device) -> Machine:
     """The profile of the hardware."""
     if device.type == "cuda" and torch.version.hip is None:
-        major, _ = torch.cuda.get_device_capability(device)
+        try:
+            major, _ = torch.cuda.get_device_capability(device)
+        except (AssertionError, RuntimeError):  # torch was built without CUDA, or finds no driver
+            if torch.cuda.is_available():
+                raise
+            # `explain` plans for a device that is not there.
+            return replace(PROFILES["cuda-sm90"], kind="NVIDIA Hopper, assumed: torch finds no CUDA device here")
         return PROFILES[{8: "cuda-sm80", 9: "cuda-sm90"}.get(major, "cuda-sm100" if major > 9 else "cuda")]
     return PROFILES[_cpu() if device.type == "cpu" else "gpu"]
 

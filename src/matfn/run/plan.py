@@ -19,11 +19,12 @@ from ..iteration.protocols import Evaluation, Fitted, Iteration, Method, Schedul
 from ..iteration.recorder import Recorder
 from ..iteration.schedule import PLAIN, Preparation, Schedule
 from ..iteration.target import Domain, Target
-from ..kernels import EAGER, ONEDNN, Blocked, Products
+from ..kernels import EAGER, Products
 from ..methods import QDWH, Exact, PolarExpress
 from ..methods.resolvents import Resolvents, resolvents
 from .arguments import check_method, check_options, check_rounding
 from .machine import Machine, machine
+from .products import products_for
 from .root_method import few_products
 
 __all__ = ["DEFLATED", "LIFTED", "THINLY", "TOLERATED", "Purpose", "RunPlan", "lower_bound", "resolve"]
@@ -129,7 +130,8 @@ def resolve(
     )
     if torch.compiler.is_compiling() or isinstance(method, Recorder) or not _hashable(asked):
         return _resolve(machine(device), asked)
-    return _cached(device, os.environ.get("MATFN_MACHINE"), torch.get_num_threads(), target.verb, asked)
+    named = os.environ.get("MATFN_MACHINE"), os.environ.get("MATFN_PRODUCTS")
+    return _cached(device, named, torch.get_num_threads(), target.verb, asked)
 
 
 class _Asked(NamedTuple):
@@ -157,7 +159,7 @@ def _hashable(asked: _Asked) -> bool:
 
 
 @lru_cache(maxsize=512)
-def _cached(device: torch.device, named: str | None, threads: int, verb: str, asked: _Asked) -> RunPlan:
+def _cached(device: torch.device, named: tuple[str | None, ...], threads: int, verb: str, asked: _Asked) -> RunPlan:
     """Cache by all that decides the profile and the error messages."""
     return _resolve(machine(device), asked)
 
@@ -370,16 +372,4 @@ def _products(profile: Machine, asked: _Asked, dtype: torch.dtype, *, mirrored: 
         return EAGER, "torch.compile follows plain products alone"
     if asked.differentiated:
         return EAGER, "only plain products have derivatives"
-    if asked.device != "cpu":
-        return EAGER, "full products by the vendor's library; no other ones were quicker (H200, 2026-11-26)"
-    short, onednn = min(asked.shape), profile.onednn_rows
-    quick = dtype == torch.float32 and onednn.value is not None and short >= onednn.value
-    plain, why = (ONEDNN, onednn.where) if quick else (EAGER, "torch's own products")
-    if not mirrored:
-        return plain, f"{why}; full ones, because this iteration is not stable with mirrored ones"
-    rows = profile.onednn_block.value if quick else dict(profile.block_rows).get(dtype)
-    if rows is None:
-        return plain, f"{why}; block rows do not pay in {dtype}"
-    if short < 2 * rows:
-        return plain, f"{why}; two block rows of {rows} do not fit into {short}"
-    return Blocked(rows, plain), f"symmetric ones in block rows of {rows}: {profile.block_where}"
+    return products_for(profile, asked.device, min(asked.shape), dtype, mirrored=mirrored)
