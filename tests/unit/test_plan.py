@@ -91,8 +91,11 @@ STEP = [
     ("amd-avx512-bf16", (512, 47), LIFTED, Gram((2, 4)), F32),  # small products are quicker in float32
     ("x86-avx2", (768, 3072), THINLY, Gram(()), F32),
     ("x86-avx2", (64, 64), LIFTED, Direct(), F32),
-    ("cuda-sm90", (768, 3072), LIFTED, Gram((2, 4)), BF16),
-    ("cuda-sm90", (768, 768), LIFTED, Direct(), BF16),
+    ("cuda-sm80", (768, 3072), THINLY, Gram(()), F16),
+    ("cuda-sm90", (768, 768), THINLY, Direct(), F16),
+    ("cuda-sm100", (128, 768), DEFLATED, Gram(()), F16),
+    ("cuda-sm90", (64, 256), LIFTED, Gram((2,)), F16),
+    ("cuda-sm90", (64, 64), LIFTED, Direct(), F16),
 ]
 
 

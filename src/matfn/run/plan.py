@@ -48,6 +48,9 @@ LIFTED = PolarExpress((5, 5, 5, 5, 3), lower=2e-3, cushion=0.07, norm="schatten4
 # Deflation allows gentle slopes, for which Gram needs no restart. The slopes of LIFTED would lift the negative
 # eigenvalues of M, which are rounding errors, after two steps.
 _ENGINES: dict[Method, Engine] = {DEFLATED: Gram(()), THINLY: Gram(()), LIFTED: Gram((2, 4))}
+# In float16, the fewest restarts with which no singular value above 1.25 was found:
+# `python -m studies.gram_safety --preset float16`.
+_FLOAT16_ENGINES: dict[Method, Engine] = {DEFLATED: Gram(()), THINLY: Gram(()), LIFTED: Gram((2,))}
 
 TOLERATED = 0.01  # largest rounding error for which `orthogonalize` chooses Gram
 # A smaller ridge is lost in the rounding of a float32 factor, and Cholesky's factorization breaks down.
@@ -66,6 +69,7 @@ class RunPlan:
         wide: The products of the preparation, in float32 at least.
         on_range: Whether to put the result on the range of the matrix, because the steps lift rounding noise.
         parts: Number of entries of a stack to take at a time; None takes the stack whole.
+        thin: Half-precision dtype of a deflation's thin products; None is float32 at least.
         machine: The profile that decided.
         reasons: One clause for each decision.
     """
@@ -85,6 +89,7 @@ class RunPlan:
     engine: Engine | None = None
     on_range: bool = False
     parts: int | None = None
+    thin: torch.dtype | None = None
 
     def __str__(self) -> str:
         from .explain import describe  # late, because `explain` imports this module
@@ -212,7 +217,8 @@ def _iterating(profile: Machine, asked: _Asked, method: Scheduled | Iteration, w
     lifts = isinstance(iteration, Schedule) and iteration.lower <= torch.finfo(wide).eps
     on_range = lifts and asked.target.mirrored and asked.purpose is not Purpose.DIGITS
     precision, because = _precision(profile, asked, iteration, wide if on_range else asked.dtype)
-    engine, carried = _engine(asked, iteration, precision, _ENGINES.get(method) if asked.method is None else None)
+    usual = _FLOAT16_ENGINES if precision == torch.float16 else _ENGINES
+    engine, carried = _engine(asked, iteration, precision, usual.get(method) if asked.method is None else None)
     if not torch.compiler.is_compiling():  # both models use numpy, which torch.compile cannot follow
         check_rounding(asked.target, iteration, precision)
         engine = engine.planned(iteration, precision) if type(engine) is Gram else engine
@@ -230,6 +236,7 @@ def _iterating(profile: Machine, asked: _Asked, method: Scheduled | Iteration, w
         wide=full,
         on_range=on_range,
         parts=profile.part_entries if alone else None,
+        thin=profile.thin(precision),
         reasons=(("method", why), ("engine", carried), ("precision", because), ("products", how)),
     )
 
@@ -306,9 +313,9 @@ def _precision(profile: Machine, asked: _Asked, iteration: Iteration, dtype: tor
     if asked.precision is not None:
         return asked.precision, "as given"
     form = getattr(iteration, "precision", lambda dtype: dtype)
-    root = asked.target.domain is Domain.SPD  # an optimizer's roots are of ill-conditioned factors
+    half, root = profile.half_dtype, asked.target.domain is Domain.SPD  # factors of optimizers are ill-conditioned
     step = asked.purpose is Purpose.STEP and not root
-    if step and dtype == torch.float32 and form(torch.bfloat16) == torch.bfloat16:
+    if step and dtype == torch.float32 and form(half.value) == half.value:
         if min(asked.shape) < profile.half_rows.value and profile.narrow != torch.float32:
             return torch.float32, f"matrices below {profile.half_rows.value} rows: {profile.half_rows.where}"
         return profile.narrow, f"an optimizer's step on {profile.name}: {profile.half and profile.half.where}"
