@@ -51,7 +51,7 @@ def prepared(
     polar, k = target.form is Form.GRAM, int(preparation.deflation * min(A.shape[-2:]))
     lift = _LIFT if tightens and polar and precision is torch.float16 else 1.0
     first = (thin or torch.promote_types(A.dtype, torch.float32)) if k else precision
-    kernels = _kernels(A, first, k) if polar else None
+    kernels = _kernels(A, first, k) if polar and thin else None  # a GPU that has tensor cores
     if kernels:
         H, T, peak, norm = kernels[0].scaled(A, first, factor=lift, sketch=k)
         divisor = Scale(peak, norm)
@@ -66,19 +66,17 @@ def prepared(
     if not tightens:
         return _normed(H) if k and polar else H, None, divisor
     start, beside = target.start(H) if target.form is Form.PRODUCT else (H, None)
-    return H, tightened(target.form.matrix(start, beside, products), target.p), divisor
+    return H, tightened(target.form.matrix(start, beside, products), target.p, kernels), divisor
 
 
 def _kernels(A: Tensor, dtype: torch.dtype, k: int) -> tuple[Any, Any] | None:
     """Return the modules of the Triton kernels if they take A (b, m, n), a result in `dtype` and k columns.
 
-    They need a GPU from sm_80 on. torch.compile and autograd follow torch's own functions only.
+    torch.compile and autograd follow torch's own functions only.
     """
     if not A.is_cuda or torch.compiler.is_compiling() or (torch.is_grad_enabled() and A.requires_grad):
         return None
     if torch.float64 in (A.dtype, dtype) or (k and dtype is not torch.float16) or k > _MOST_COLUMNS:
-        return None
-    if torch.version.hip is not None or torch.cuda.get_device_capability(A.device) < (8, 0):
         return None
     return _triton_modules()
 
@@ -92,14 +90,13 @@ def _triton_modules() -> tuple[Any, Any] | None:
     return triton_scale, triton_small
 
 
-def tightened(M: Tensor, p: int) -> tuple[Tensor, Tensor]:
+def tightened(M: Tensor, p: int, kernels: tuple[Any, Any] | None = None) -> tuple[Tensor, Tensor]:
     """Return M / t and the factor t^(-1/p) for X, with t = ||M||_F, an upper bound of the eigenvalues of M (b, k, k).
 
     For the polar factor t^(1/2) is the Schatten-4 norm of X after division by the Frobenius norm: n equal values become
     n^(1/4) times as large. It costs no product, two passes over M and one over X, in the dtype of the iteration. p is
     the exponent of the target: M has degree p in X.
     """
-    kernels = _kernels(M, M.dtype, 0)
     if kernels:
         N, _, peak, norm = kernels[0].scaled(M, M.dtype)
         return N, ((peak * norm) ** (-1 / p)).to(M.dtype)
