@@ -176,7 +176,13 @@ def test_roots_of_shampoo(on):
         assert plan.method == Exact()
         assert why in reason(plan, "method")
     on("cuda-sm90")
-    assert root(256).method == Exact()
+    for n, p, degrees in ((256, 4, (5, 5, 5, 5, 9)), (8, 4, (5, 5, 5, 5, 9)), (1024, 2, (5, 5, 5, 5, 5, 9))):
+        plan = root(n, p)
+        assert plan.method.degree == degrees
+        assert plan.iteration.error() < 1e-4
+        assert plan.precision == F32  # never the half precision of a polar factor's step
+        assert "products alone" in reason(plan, "method")
+    assert root(256, ridge=0.0).method == root(256, dtype=F64).method == Exact()
 
 
 def test_what_cannot_be_planned_is_refused():

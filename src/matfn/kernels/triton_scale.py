@@ -126,21 +126,22 @@ def combined(partial: tl.tensor, parts: tl.tensor, PARTS: tl.constexpr) -> tuple
     peak = tl.max(peaks, 0)
     old, _ = power_of_two(peaks)
     _, inverse = power_of_two(peak)
-    norm = tl.sqrt_rn(tl.sum(sums * (old * inverse) * (old * inverse), 0))
-    norm = tl.where(norm < float("inf"), norm, float("nan"))
-    return peak, inverse, tl.where(norm == 0, 1.0, norm)
+    total = tl.sum(sums * (old * inverse) * (old * inverse), 0)
+    norm = tl.where(total < float("inf"), tl.sqrt_rn(total), float("nan"))
+    return tl.where(total == total, peak, total), inverse, tl.where(norm == 0, 1.0, norm)
 
 
 @triton.jit
 def cosine_of_square(r: tl.tensor) -> tl.tensor:
-    """Return cos(r^2) for integers r, to 4e-7 up to r = 100, to 1e-5 up to 1000.
+    """Return cos(r^2) for integers r, to 4e-7 up to r = 500, to 2e-6 up to 2000.
 
     CUDA's cosine keeps memory for large arguments. Here 2 pi is subtracted in three parts, of which the first two have
-    few digits; then cos(2 y) = 1 - 2 sin(y)^2 with the Taylor polynomial of degree 13 for |y| <= pi / 2.
+    five digits each, so that their multiples are exact; then cos(2 y) = 1 - 2 sin(y)^2 with the Taylor polynomial of
+    degree 13 for |y| <= pi / 2.
     """
     x = (r * r).to(tl.float32)
     turns = tl.floor(x * 0.15915494309189535 + 0.5)
-    x = ((x - turns * 6.28125) - turns * 0.0019350051879882812) - turns * 3.019915981956753e-07
+    x = ((x - turns * 6.25) - turns * 0.033203125) + turns * 1.7817820413768004e-05
     y = 0.5 * x
     s = y * y
     t = 1.6059043836821613e-10 * s - 2.505210838544172e-08
@@ -182,9 +183,10 @@ def write_scaled(
             tl.store(place, total.to(S.dtype.element_ty), mask=(j < columns) & (group < sketched))
     if rest == 0:
         whole, _ = power_of_two(peak)
-        zero = peak == 0
-        tl.store(peak_to + batch, tl.where(zero, 1.0, tl.where(norm == norm, peak, norm)))
-        tl.store(norm_to + batch, tl.where(zero, 1.0, tl.math.div_rn(norm * whole, peak)))
+        tl.store(
+            norm_to + batch, tl.where(peak == 0, 1.0, norm * tl.math.div_rn(whole, tl.where(peak == 0, 1.0, peak)))
+        )
+        tl.store(peak_to + batch, tl.where(peak == 0, 1.0, peak))
 
 
 def _check(A: Tensor, precision: torch.dtype, sketch: int) -> None:

@@ -39,20 +39,21 @@ LEAST_PHI = 2.0**-8  # the poles below serve condition numbers of B up to 1.05 (
 
 # y^(-1/2) is about CONSTANT + sum_t W_t / (y + S_t) for 1 <= y <= 68813.85: Zolotarev's function with four poles, which
 # lies between .9866 y^(-1/2) and y^(-1/2). Weights are positive. A test computes them again from minimax/zolotarev.py.
-CONSTANT = tl.constexpr(0.0018630619)
-S0, S1, S2, S3 = tl.constexpr(0.72616775), tl.constexpr(25.322190), tl.constexpr(570.04045), tl.constexpr(13724.111)
-W0, W1, W2, W3 = tl.constexpr(1.2842085), tl.constexpr(5.0157345), tl.constexpr(23.454206), tl.constexpr(125.41271)
+CONSTANT = tl.constexpr(0.00186306349)
+S0, S1, S2, S3 = tl.constexpr(0.726168302), tl.constexpr(25.3221901), tl.constexpr(570.040405), tl.constexpr(13724.1104)
+W0, W1, W2, W3 = tl.constexpr(1.28422003), tl.constexpr(5.01575693), tl.constexpr(23.4541876), tl.constexpr(125.412966)
 TERMS = 4
+WARPS = {16: 1, 32: 1, 64: 4, 128: 8}  # of a program, by padded rows: one warp needs no barrier
 
 
 def whitening(G: Tensor) -> Tensor:
     """Return W (b, k, k), upper triangular, with W W^T = (G + r t I)^-1, where t = tr G (1 if it is 0), r = 2^-19.
 
-    For G = Y^T Y the columns of P = Y W are nearly orthonormal, and P^T P <= I because of the ridge r. Columns of Y in
-    directions below the ridge become shorter. W is L^-T for the Cholesky factor L.
+    For G = Y^T Y the columns of P = Y W are nearly orthonormal, and P^T P <= I because of the ridge r. Columns of P in
+    directions below the ridge are shorter, or zero if a pivot is below r / 4. W is L^-T for the Cholesky factor L.
 
     Args:
-        G: (b, k, k) in float32, symmetric positive semidefinite up to rounding, k <= 128. The upper triangle is read.
+        G: (b, k, k) in float32, symmetric positive semidefinite up to rounding, k <= 128.
     """
     _check(G, "whitening")
     W = torch.empty_like(G, memory_format=torch.contiguous_format)
@@ -71,7 +72,7 @@ def root_terms(K: Tensor, h: float, phi: float) -> Tensor:
     The terms are computed by programs of their own, at the same time; `thin_product` adds them up.
 
     Args:
-        K: (b, k, k) in float32, symmetric positive semidefinite up to rounding, k <= 128. The upper triangle is read.
+        K: (b, k, k) in float32, symmetric positive semidefinite up to rounding, k <= 128.
         h: A power of four: X was multiplied by its root.
         phi: Least c, at least `LEAST_PHI`.
     """
@@ -102,22 +103,23 @@ def thin_product(Y: Tensor, A: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 @triton.jit
-def small_factor(S: tl.tensor, floor: tl.tensor, BLOCK: tl.constexpr) -> tl.tensor:
+def small_factor(S: tl.tensor, count: tl.tensor, floor: tl.tensor, BLOCK: tl.constexpr) -> tl.tensor:
     """Return E = L^-1 for the Cholesky factor L of S = L L^T (BLOCK x BLOCK), by Gauss's elimination in place.
 
-    Columns from p on hold what is left of S, columns before p the part of E that is known. Exact pivots are not below
-    the least eigenvalue, of which `floor` is a lower bound: a smaller pivot comes from rounding, and is raised.
+    Rows and columns from `count` on are the identity's. Columns from p on hold what is left of S, columns before p the
+    part of E that is known. A pivot below `floor`, or even negative, comes from rounding, because exact pivots are not
+    below the least eigenvalue: its row and column are dropped, and E is zero there. So E is finite, whatever S is.
     """
     one = tl.arange(0, BLOCK)
     i, j = one[:, None], one[None, :]
     scale = tl.full((BLOCK,), 1.0, tl.float32)
-    for p in range(BLOCK):
+    for p in range(count):  # pyright: ignore[reportArgumentType]
         row = tl.sum(tl.where(i == p, S, 0.0), 0)
         column = tl.sum(tl.where(j == p, S, 0.0), 1)
         pivot = tl.sum(tl.where(one == p, row, 0.0), 0)
-        pivot = tl.where(pivot < floor, floor, pivot)  # a NaN stays
-        scale = tl.where(one == p, tl.math.div_rn(1.0, tl.sqrt_rn(pivot)), scale)
-        below = tl.where(one > p, tl.math.div_rn(column, pivot), 0.0)
+        root = tl.where(pivot < floor, 0.0, tl.rsqrt(pivot))  # a NaN stays
+        scale = tl.where(one == p, root, scale)
+        below = tl.where(one > p, column * root * root, 0.0)
         row = tl.where(one == p, 1.0, row)
         S = tl.where(j == p, tl.where(i == p, 1.0, tl.where(i > p, 0.0, S)), S) - below[:, None] * row[None, :]
     return tl.where(j <= i, S * scale[:, None], 0.0)
@@ -161,16 +163,18 @@ def invert(
         weight = tl.math.div_rn(1.0, tl.sqrt_rn(size))
     else:
         shift, weight = pole(term)
-        rest = tl.math.div_rn(1.0 - trace / h, k.to(tl.float32))
+        rest = (1.0 - trace / h) / k
         size = h * tl.where(rest < phi2, phi2, rest)
     M = tl.math.div_rn(M, size) + tl.where(i == j, tl.where(i < k, shift, 1.0), 0.0)  # the identity beyond k
     rows = tl.arange(0, BLOCK)[:, None]
-    for start in range(0, K, BLOCK):
+    for start in range(0, k, BLOCK):  # pyright: ignore[reportArgumentType]
         panel = rows_from(M, start, K, K, BLOCK)
         block = tl.trans(rows_from(tl.trans(panel), start, K, BLOCK, BLOCK))
         inside = (j >= start) & (j < start + BLOCK)
         panel = tl.where(inside, tl.where(j == start + rows, 1.0, 0.0), panel)
-        done = tl.dot(small_factor(block, shift, BLOCK), panel, input_precision="ieee")
+        done = tl.dot(
+            small_factor(block, tl.minimum(k - start, BLOCK), shift / 4, BLOCK), panel, input_precision="ieee"
+        )
         if TERMS == 1:
             E = tl.where(j < start + BLOCK, done * weight, 0.0)
             tl.store(out + batch * k * k + j * k + start + rows, E, mask=(j < k) & (start + rows < k))
@@ -214,8 +218,7 @@ def _launch(G: Tensor, out: Tensor, h: float, phi2: float, *, terms: int) -> Non
     K = _padded(k)
     with torch.cuda.device_of(G):  # no effect on a CPU
         kernel: Any = invert[(b * terms,)]
-        warps = {16: 1, 32: 1, 64: 4, 128: 8}[K]
-        kernel(G.contiguous(), out, float(h), phi2, k, RIDGE, TERMS=terms, K=K, BLOCK=16, num_warps=warps)
+        kernel(G.contiguous(), out, float(h), phi2, k, RIDGE, TERMS=terms, K=K, BLOCK=16, num_warps=WARPS[K])
 
 
 def _padded(k: int) -> int:

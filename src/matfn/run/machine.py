@@ -63,9 +63,11 @@ class Machine:
         onednn_rows: Short side from which oneDNN's float32 products are faster than torch's own; None for never.
         onednn_block: As `block_rows`, for float32 products by oneDNN.
         block_rows: By dtype, the height of a block row from which symmetric products in block rows pay; two must fit.
+        quickest: Whether symmetric products take the kernel that a trial on the device finds (`Quickest`).
         deflated_rows: Short side from which an optimizer's three deflated steps are faster than five; None for never.
         thinly_rows: Short side from which a thirty-second of the singular values is deflated, below it a sixteenth.
         resolvent_rows: Rows from which Shampoo's roots are sums of resolvents; None for never.
+        product_roots: Whether Shampoo's roots are by products alone, where no resolvents are used.
         part_entries: Entries of a stack to iterate on at a time, so that the iterates fit the cache; None for all.
     """
 
@@ -78,9 +80,11 @@ class Machine:
     onednn_block: Fact[int] = Fact(192, "AMD EPYC 9005: 1.1 times full products at 384 rows, 1.4 times at 768")
     block_rows: tuple[tuple[torch.dtype, int], ...] = ()
     block_where: str = _UNMEASURED
+    quickest: Fact[bool] = Fact(False, "no kernel for symmetric results is known here")
     deflated_rows: Fact[int | None] = Fact(None, _UNMEASURED)
     thinly_rows: Fact[int] = Fact(512, "momenta of width 768: a thirty-second leaves rms .66, five Jordan steps .70")
     resolvent_rows: Fact[int | None] = Fact(None, _UNMEASURED)
+    product_roots: Fact[bool] = Fact(False, _UNMEASURED)
     part_entries: int | None = None
 
     @property
@@ -115,7 +119,12 @@ _CPU = Machine(
     resolvent_rows=Fact(96, f"{_EPYC}: 1.6 times an eigendecomposition at 96 rows, 2.4 times at 256"),
     part_entries=2**20,
 )
-_GPU = Machine("gpu", "a device that no other profile describes: plain products", half=None)
+_GPU = Machine(
+    "gpu",
+    "a device that no other profile describes: plain products",
+    half=None,
+    product_roots=Fact(True, "decompositions wait for the device; 64 x 256 by Exact() took 130 ms (H200, 2026-11-26)"),
+)
 _NVIDIA = replace(_GPU, name="cuda", kind="an NVIDIA GPU older than sm_80")
 _TENSOR_CORES = replace(
     _NVIDIA,
@@ -127,6 +136,11 @@ _TENSOR_CORES = replace(
         128,
         "counted 3 n^2 m + 12 n^3 for four steps, where five lifted ones take 6 n^2 m + 14 n^3; predicted by counts, "
         "not yet measured on a GPU in this form",
+    ),
+    quickest=Fact(
+        True,
+        "H200, 2026-11-26: quack's symmetric products took .6 of the time of cuBLAS's full ones at 2048 and 4096 rows, "
+        ".9 to 1.1 at 768; the Triton kernels of that day mostly took longer than cuBLAS's",
     ),
 )
 
@@ -174,9 +188,11 @@ def machine(device: torch.device) -> Machine:
             half_rows=Fact(least, where),
             onednn_rows=Fact(None, why),
             onednn_block=Fact(0, why),
+            quickest=Fact(False, why),
             deflated_rows=Fact(rows, why),
             thinly_rows=Fact(thinly, why),
             resolvent_rows=Fact(None, why),
+            product_roots=Fact(False, why),
         )
     return _machine(device.type, device.index, os.environ.get("MATFN_MACHINE", ""), torch.get_num_threads())
 
@@ -224,7 +240,13 @@ def _machine(kind: str, index: int | None, named: str, threads: int) -> Machine:
 def _recognised(device: torch.device) -> Machine:
     """The profile of the hardware."""
     if device.type == "cuda" and torch.version.hip is None:
-        major, _ = torch.cuda.get_device_capability(device)
+        try:
+            major, _ = torch.cuda.get_device_capability(device)
+        except (AssertionError, RuntimeError):  # torch was built without CUDA, or finds no driver
+            if torch.cuda.is_available():
+                raise
+            # `explain` plans for a device that is not there.
+            return replace(PROFILES["cuda-sm90"], kind="NVIDIA Hopper, assumed: torch finds no CUDA device here")
         return PROFILES[{8: "cuda-sm80", 9: "cuda-sm90"}.get(major, "cuda-sm100" if major > 9 else "cuda")]
     return PROFILES[_cpu() if device.type == "cpu" else "gpu"]
 
