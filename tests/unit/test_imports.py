@@ -151,7 +151,10 @@ def test_optional_packages_stay_in_their_places():
         for name in names:
             for package, homes in HOME.items():
                 if name == package or name.startswith(package + "."):
-                    assert any(place == h or (h.endswith(("/", "_")) and place.startswith(h)) for h in homes), (place, name)
+                    assert any(place == h or (h.endswith(("/", "_")) and place.startswith(h)) for h in homes), (
+                        place,
+                        name,
+                    )
 
 
 def run(code):

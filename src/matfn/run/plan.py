@@ -24,6 +24,8 @@ from ..methods import QDWH, Exact, PolarExpress
 from ..methods.resolvents import Resolvents, resolvents
 from .arguments import check_method, check_options, check_rounding
 from .machine import Machine, machine
+from .products import products_for
+from .root_method import few_products
 
 __all__ = ["DEFLATED", "LIFTED", "THINLY", "TOLERATED", "Purpose", "RunPlan", "lower_bound", "resolve"]
 
