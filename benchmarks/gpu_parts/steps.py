@@ -165,18 +165,19 @@ def _pair(model: str, name: str, bench: Bench) -> Iterator[Row]:
     weights = weights_of({**MODELS, **QUICK}[model], bench.place.device)
     works: dict[str, Work] = {}
     facts: Row = {"model": model, "name": name, "parameters": sum(w.numel() for w in weights)}
+    direct = "graph_seconds" if "graph=True" in name else "seconds"  # of a step that is called as it stands
     try:
-        works["seconds"], contender = _prepared(name, weights, bench), CONTENDERS[name]
+        works[direct], contender = _prepared(name, weights, bench), CONTENDERS[name]
     except Skipped as why:
         yield facts | {"skipped": str(why)}
         return
     if contender.by_hand:
         try:
-            works["graph_seconds"] = bench.graph(name, works["seconds"])
+            works["graph_seconds"] = bench.graph(name, works[direct])
         except Skipped as why:
             facts["graph_note"] = str(why)
     try:
-        facts |= bench.attempt(f"{name}, launches", partial(_extra, works["seconds"], bench.place))
+        facts |= bench.attempt(f"{name}, launches", partial(_extra, works[direct], bench.place))
     except Skipped as why:
         facts["launches_note"] = str(why)
     base, reference = _base(name, weights, bench)
