@@ -278,8 +278,8 @@ def _apart(name: str, place: Place) -> Row:
             _set_rate(optimizer.param_groups[0], LR / (k + 1))
         one.step()
         replay()
-    moved = sum(float((w - s).square().sum()) for w, s in zip(both[0], start, strict=True))
-    apart = sum(float((w - g).square().sum()) for w, g in zip(*both, strict=True))
+    moved = sum(float((w.detach() - s).square().sum()) for w, s in zip(both[0], start, strict=True))
+    apart = sum(float((w - g).detach().square().sum()) for w, g in zip(*both, strict=True))
     error = (apart / moved) ** 0.5
     return {"graph_error": error, "passed": error <= 0.01}
 

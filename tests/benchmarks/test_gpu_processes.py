@@ -8,6 +8,7 @@ import types
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip("benchmarks.gpu_parts.processes", reason="benchmarks/ is not there: an installed package")
 from benchmarks.gpu_parts.case import Case, Part, Skipped, Spoiled
@@ -21,12 +22,12 @@ PLACE = Place("cpu", True)
 def run(tmp_path, monkeypatch):
     """Run cases as a part; the children are forked, so they see the module that is made here."""
 
-    def run(*cases, seconds=20.0, patience=60.0):
+    def run(*cases, seconds=20.0, patience=60.0, place=PLACE):
         module = types.ModuleType("cases_of_this_test")
         module.cases = lambda place: list(cases)
         monkeypatch.setitem(sys.modules, module.__name__, module)
         part = Part("part", f"{module.__name__}:cases", "About.", patience)
-        running, saved = Running(part, PLACE, time.monotonic() + seconds, tmp_path), []
+        running, saved = Running(part, place, time.monotonic() + seconds, tmp_path), []
         together([running], lambda name, row: None, lambda parts: saved.append([r.result() for r in parts]))
         assert saved  # at the end, however it comes
         return saved[-1][0]
@@ -94,6 +95,26 @@ def test_an_attempt_that_breaks_is_left_out_and_all_else_is_measured(run, break_
     assert why in found["rows"][2]["skipped"]
     assert found["processes"] == processes
     assert len(found["lost"]) == processes - 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the capture would succeed")
+def test_a_failed_capture_costs_its_row_the_graph_and_nothing_else(run):
+    """The rows of stacks and steps are made so: without CUDA every capture fails, and each in a process of its own."""
+
+    def rows(bench):
+        for n, name in enumerate(("one", "two")):
+            try:
+                bench.graph(name, lambda: None)
+                yield {"n": n}
+            except Skipped as why:
+                yield {"n": n, "graph_note": str(why)}
+
+    found = run(counting(7), Case("captures", rows), counting(8), place=Place("cuda", True))
+    assert found["ended"] == "complete"
+    assert numbers(found) == [7, 0, 1, 8]
+    assert all(row["graph_note"] for row in found["rows"][1:3])
+    assert list(found["lost"]) == ["captures: one, graph", "captures: two, graph"]
+    assert found["processes"] == 3
 
 
 def test_an_error_ends_its_case_alone(run):
