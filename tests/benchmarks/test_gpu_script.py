@@ -170,3 +170,22 @@ def test_a_run_that_is_stopped_keeps_its_rows(tmp_path):
     part = json.loads(out.read_text())["parts"]["safety"]
     assert len(part["rows"]) >= 5
     assert part["ended"] in ("cut while it ran", "complete")
+
+
+def test_measuring_needs_few_packages():
+    """torch with what it brings, numpy and mpmath: a card's machine may have no other package and no network."""
+    code = """
+import importlib, sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("typer", "rich", "matplotlib", "tokenizers", "transformers", "pytest"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Missing())
+from benchmarks.gpu import PARTS
+from benchmarks.gpu_parts.events import Place
+for part in PARTS.values():
+    module, function = part.source.split(":")
+    assert getattr(importlib.import_module(module), function)(Place("cuda", False)), part
+"""
+    process = completed([sys.executable, "-c", code], cwd=ROOT)
+    assert process.returncode == 0, process.stderr[-2000:]
