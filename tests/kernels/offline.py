@@ -1,6 +1,6 @@
 """Compile triton kernels for GPUs that are not there, and report what the compiler says: registers, spills, memory.
 
-    report = compiled(Request("matfn.kernels.triton_symm", "symmetric_product", capability=90, warps=8, stages=3,
+    report = compiled(Request("matfn.kernels.triton_symm_pointer", "symmetric_product", 90, warps=8, stages=3,
                               types={"A": "*fp16", "n": "i32"}, constants={"SIZE": 128}, aligned=("A", "n")))[0]
     assert report.spilled == 0
 

@@ -117,6 +117,8 @@ def test_float32_is_never_rounded_to_tf32_alone():
 def test_a_table_holds_no_tile_that_no_card_tries():
     tables = [value for name, value in vars(triton_symm).items() if name.isupper() and isinstance(value, tuple)]
     listed = {tile for table in tables for tile in table if isinstance(tile, (DescriptorTile, PointerTile))}
+    if candidates((10, 0), torch.float16, 4096)[0].tile not in triton_symm.BLACKWELL_SPECIALIZED:  # triton before 3.7
+        listed -= {*triton_symm.BLACKWELL_SPECIALIZED}
     assert listed == {case[1] for case in CASES}
 
 
