@@ -122,7 +122,7 @@ def symmetric_product_by_descriptors(
     """Compute the lower triangle of alpha A B (+ beta C if `ADD`) and its mirror image; A (b, n, k), B as (b, n, k).
 
     Program p of P computes tiles p, p + P, p + 2 P, ... of all `tiles`. Sums are in float32. Entries beyond an edge
-    are read as zeros and not written. `ALPHAS`, `BETAS`, `WIDEN` and `PRECISION` mean the same as for `symmetric_product`.
+    are read as zeros and not written. `symmetric_product` explains `ALPHAS`, `BETAS`, `WIDEN` and `PRECISION`.
     """
     SPLIT: tl.constexpr = COLUMNS // ROWS  # 1 or 2
     count = blocks * (blocks + 1) // 2 * SPLIT
