@@ -192,5 +192,6 @@ def made(found: list[Worst]) -> Report:
                 for w in found
             ]
         },
+        command="python -m studies.gram_safety --preset float16",
         reading="steps of an optimizer",
     )
