@@ -47,7 +47,7 @@ class Residual:
         form: Form = Form.PRODUCT,
         products: Products = EAGER,
     ) -> None:
-        self._M, self._wide, self._square, self.p, self.form, self._key = M, None, None, p, form, key
+        self._M, self._wide, self._square, self.p, self.form, self.key = M, None, None, p, form, key
         self._products = products
 
     @property
@@ -101,7 +101,7 @@ class Residual:
         """
         n, device = self.M.shape[-1], self.M.device
         place = torch.arange(2 * n * columns, device=device).reshape(2, n, columns)
-        key = torch.zeros((), dtype=place.dtype, device=device) ^ self._key
+        key = torch.zeros((), dtype=place.dtype, device=device) ^ self.key
         bits = _hash(place ^ _hash(_hash(key) ^ draw))
         # Box-Muller in float64: after rounding to float32, small differences between the logarithms of devices vanish.
         uniform = (bits.to(torch.float64) + 0.5) * 2.0**-32

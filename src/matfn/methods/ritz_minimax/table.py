@@ -20,6 +20,7 @@ __all__ = [
     "chain",
     "floor",
     "lower_ends",
+    "rounding_loss",
     "reached",
     "table",
 ]
@@ -147,11 +148,16 @@ def best_first_step(p: int, steps: tuple[Tensor, ...], nodes: Tensor, weights: T
         s = s * q
     loss = (weights[..., None] * (1 - s) ** 2).sum(1)
     if p > 2:
-        first = [c[:, 0] for c in steps]  # ||q||
-        of_q = [c.abs().sum(1) for c in steps]  # rounding of q itself
-        wrong = sum(p * q ** (p - 1) + (p - 1) * r * q ** (p - 2) for q, r in zip(first, of_q, strict=True))
-        loss = loss + (roundoff * wrong) ** 2
+        loss = loss + rounding_loss(p, steps, roundoff)
     return steps[0][loss.argmin(-1)]
+
+
+def rounding_loss(p: int, steps: tuple[Tensor, ...], roundoff: float) -> Tensor:
+    """Return the squared rounding error of each composition in the coupled engine, (candidates,)."""
+    first = [c[:, 0] for c in steps]  # ||q||
+    of_q = [c.abs().sum(1) for c in steps]  # rounding of q itself
+    wrong = sum(p * q ** (p - 1) + (p - 1) * r * q ** (p - 2) for q, r in zip(first, of_q, strict=True))
+    return (roundoff * torch.as_tensor(wrong)) ** 2
 
 
 def best_step(p: int, k: int, roundoff: float, ratio: Tensor) -> Tensor:
