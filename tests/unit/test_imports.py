@@ -30,7 +30,12 @@ FLOOR = {
     "cli": 9,
 }
 HOME = {  # packages that only some places may import, whenever they do it
-    "triton": ("kernels/triton_symm.py",),
+    "triton": (
+        "kernels/triton_symm.py",
+        "kernels/triton_bound.py",
+        "kernels/triton_look.py",
+        "kernels/triton_quadrature.py",
+    ),
     "torch.distributed": ("optim/matrices/", "optim/model/", "train/"),
     "matplotlib": ("train/",),
     "typer": ("cli.py", "train/terminal.py"),

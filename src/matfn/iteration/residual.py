@@ -76,6 +76,10 @@ class Residual:
             self._square = self._products.sym_mm(self.M, self.M)
         return self._square
 
+    def zoomed_square(self, zoom: float) -> Tensor:
+        """Return `zoom` M^2, which keeps its entries above the least numbers of float16, in one product."""
+        return self._products.sym_addmm(self.M, self.M, self.M, alpha=zoom, beta=0.0)
+
     def product(self, W: Tensor) -> Tensor:
         """Return M W for W (b, n, k) or (n, k), in at least float32; precise if M is small."""
         # As W^T M^T: a product with a few columns on the right takes eight times as long on a CPU.

@@ -5,8 +5,8 @@ which read M twice and M^2 once and write four numbers a program. The second lau
 squares of M^2 - 2 mu M + mu^2 I cannot be added up from separate sums without cancellation.
 
 A step with numbers of each matrix on the device cannot pass them to the vendor's library, which takes one number for
-all. As torch operations the polynomial makes four passes over float32 matrices. `combined` makes one, in the dtype of M.
-Not yet measured on a GPU.
+all. In torch operations the polynomial makes four passes over float32 matrices. `combined` makes one, in the
+dtype of M. Not yet measured on a GPU.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ import triton  # pyright: ignore[reportMissingImports]
 import triton.language as tl  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
-__all__ = ["Sums", "bound_sums", "combined", "tile", "upper_end", "upper_scaled"]
+__all__ = ["Sums", "bound_sums", "combined", "power_of_2", "tile", "upper_end", "upper_scaled"]
 
 
 @triton.jit(do_not_specialize=["parts"])
@@ -30,7 +30,7 @@ def first_sums(
     inner = tl.arange(0, BLOCK)[None, :]
     stop = tl.minimum(n, (part + 1) * rows)
     trace, square = tl.zeros((ROWS,), tl.float32), tl.zeros((ROWS,), tl.float32)
-    for start in range(part * rows, stop, ROWS):
+    for start in range(part * rows, stop, ROWS):  # pyright: ignore[reportArgumentType]
         row = (start + tl.arange(0, ROWS))[:, None]
         place = matrix * n * n + row.to(tl.int64) * n + inner
         m = tl.load(M + place, mask=(row < stop) & (inner < n), other=0.0).to(tl.float32)
@@ -41,12 +41,15 @@ def first_sums(
     tl.store(here + 1, tl.sum(square, 0))
 
 
-@triton.jit(do_not_specialize=["parts"])
+@triton.jit(do_not_specialize=["parts", "zoom"])
 def second_sums(
-    M: tl.tensor, power: tl.tensor, sums: tl.tensor, n: tl.tensor, rows: tl.tensor, parts: tl.tensor,
+    M: tl.tensor, power: tl.tensor, sums: tl.tensor, n: tl.tensor, rows: tl.tensor, parts: tl.tensor, zoom: tl.tensor,
     BLOCK: tl.constexpr, ROWS: tl.constexpr, PARTS: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Store the sums of squares of M^2 - 2 mu M + mu^2 I and of M^2 over a part of the rows; mu is the mean eigenvalue."""
+    """Store the sums of squares of M^2 - 2 mu M + mu^2 I and of M^2 over a part of the rows; `power` is `zoom` M^2.
+
+    mu is the mean eigenvalue.
+    """
     matrix, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     place = tl.arange(0, PARTS)
     traces = tl.load(sums + (matrix * parts + place) * 4, mask=place < parts, other=0.0)
@@ -54,12 +57,12 @@ def second_sums(
     inner = tl.arange(0, BLOCK)[None, :]
     stop = tl.minimum(n, (part + 1) * rows)
     central, square = tl.zeros((ROWS,), tl.float32), tl.zeros((ROWS,), tl.float32)
-    for start in range(part * rows, stop, ROWS):
+    for start in range(part * rows, stop, ROWS):  # pyright: ignore[reportArgumentType]
         row = (start + tl.arange(0, ROWS))[:, None]
         real = (row < stop) & (inner < n)
         where = matrix * n * n + row.to(tl.int64) * n + inner
         m = tl.load(M + where, mask=real, other=0.0).to(tl.float32)
-        p = tl.load(power + where, mask=real, other=0.0).to(tl.float32)
+        p = tl.load(power + where, mask=real, other=0.0).to(tl.float32) / zoom
         c = p - 2 * mean * m + tl.where((row == inner) & real, mean * mean, 0.0)
         central += tl.sum(c * c, 1)
         square += tl.sum(p * p, 1)
@@ -99,24 +102,24 @@ def scale_kernel(
     top = tl.where(end > 0, end, 1.0)  # 1 for a zero matrix and for NaN
     scale = 1.0 / tl.sqrt(top)
     tl.store(out + matrix * (K + 2), top)
-    for i in tl.static_range(K + 1):
+    for i in tl.static_range(K + 1):  # pyright: ignore[reportGeneralTypeIssues]
         c = tl.load(rows + matrix * stride + i).to(tl.float64)
         tl.store(out + matrix * (K + 2) + 1 + i, c * scale)
         scale = scale / top
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["zoom"])
 def combine_kernel(
     M: tl.tensor, power: tl.tensor, numbers: tl.tensor, out: tl.tensor, n: tl.tensor, stride: tl.tensor,
-    SIZE: tl.constexpr,
+    zoom: tl.tensor, SIZE: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Store (c_0 - 1) I + c_1 M + c_2 M^2 of a piece of one matrix, summed in float32."""
+    """Store (c_0 - 1) I + c_1 M + c_2 M^2 of a piece of one matrix, summed in float32; `power` is `zoom` M^2."""
     matrix = tl.program_id(1).to(tl.int64)
     place = tl.program_id(0).to(tl.int64) * SIZE + tl.arange(0, SIZE)
     real, c = place < n * n, numbers + matrix * stride
     m = tl.load(M + matrix * n * n + place, mask=real, other=0.0).to(tl.float32)
     p = tl.load(power + matrix * n * n + place, mask=real, other=0.0).to(tl.float32)
-    total = tl.load(c + 1) * m + tl.load(c + 2) * p
+    total = tl.load(c + 1) * m + tl.load(c + 2) / zoom * p
     total += tl.where(place % (n + 1) == 0, tl.load(c) - 1.0, 0.0)
     tl.store(out + matrix * n * n + place, total.to(out.dtype.element_ty), mask=real)
 
@@ -134,19 +137,27 @@ class Sums:
         return self.values.shape[1]
 
 
+def power_of_2(x: int) -> int:
+    """Return the least power of 2 that is not below x."""
+    return 1 << (x - 1).bit_length()
+
+
 def tile(n: int) -> tuple[int, int, int, int]:
     """Return (rows of a part, columns of a tile, rows of a tile, warps) for n x n matrices.
 
     A part of 32 rows gives 288 programs for 12 x 768 rows. From 1024 rows on 64 rows are enough, and the work that
     every program of a look repeats is halved.
     """
-    block = max(16, triton.next_power_of_2(n))
-    warps = 4 if block <= 256 else 8 if block <= 2048 else 16
+    block = max(16, power_of_2(n))
+    warps = 8 if block <= 2048 else 16
     return (32 if n <= 1024 else 64), block, max(1, min(16, warps * 1024 // block)), warps
 
 
-def bound_sums(M: Tensor, power: Tensor | None) -> Sums:
-    """Sum up what `upper_end` needs of M (b, n, n), contiguous, and of its square if it is given: one launch for each."""
+def bound_sums(M: Tensor, power: Tensor | None, zoom: float = 1.0) -> Sums:
+    """Sum up what `upper_end` needs of M (b, n, n), and of M^2 if `power` = `zoom` M^2 is given: one launch for each.
+
+    Both are contiguous.
+    """
     b, n = M.shape[0], M.shape[-1]
     rows, block, deep, warps = tile(n)
     parts = triton.cdiv(n, rows)
@@ -157,7 +168,7 @@ def bound_sums(M: Tensor, power: Tensor | None) -> Sums:
         first(M, sums, n, rows, parts, **options)
         if power is not None:
             second: Any = second_sums[(b, parts)]
-            second(M, power, sums, n, rows, parts, PARTS=triton.next_power_of_2(parts), **options)
+            second(M, power, sums, n, rows, parts, zoom, PARTS=power_of_2(parts), **options)
     return Sums(sums, power is not None)
 
 
@@ -172,13 +183,13 @@ def upper_scaled(sums: Sums, rows: Tensor, n: int, roundoff: float) -> Tensor:
         kernel: Any = scale_kernel[(b,)]
         kernel(
             sums.values, rows, out, n, sums.parts, rows.stride(0), ROUNDOFF=roundoff, SQUARED=sums.squared, K=k,
-            PARTS=triton.next_power_of_2(sums.parts), num_warps=1,
+            PARTS=power_of_2(sums.parts), num_warps=1,
         )  # fmt: skip
     return out
 
 
-def combined(M: Tensor, power: Tensor, numbers: Tensor) -> Tensor:
-    """Return (c_0 - 1) I + c_1 M + c_2 M^2 in the dtype of M, from M and M^2 (b, n, n), contiguous.
+def combined(M: Tensor, power: Tensor, numbers: Tensor, zoom: float = 1.0) -> Tensor:
+    """Return (c_0 - 1) I + c_1 M + c_2 M^2 in the dtype of M, from M and `power` = `zoom` M^2 (b, n, n), contiguous.
 
     `numbers` (b, 3) are c_0, c_1, c_2 of each matrix, with entries next to each other. One launch.
     """
@@ -186,5 +197,5 @@ def combined(M: Tensor, power: Tensor, numbers: Tensor) -> Tensor:
     out = torch.empty_like(M)
     with torch.cuda.device_of(M):
         kernel: Any = combine_kernel[(triton.cdiv(n * n, 2048), b)]
-        kernel(M, power, numbers, out, n, numbers.stride(0), SIZE=2048, num_warps=4)
+        kernel(M, power, numbers, out, n, numbers.stride(0), zoom, SIZE=2048, num_warps=4)
     return out

@@ -10,7 +10,7 @@ Lanczos step and one more above. Counted for matrices in half precision, 6 Lancz
 - A step needs the vector that the step before leaves, orthogonalized against all others: 12 n^2 multiply-adds in
   matrices of 6 rows. Every program does this work again instead of waiting for a launch of its own. It reads at most 12
   rows of basis (2 vectors x float32), less than its own rows of M.
-- Quadrature: 26 eigenvalues of 7 x 7 matrices by Sturm counts, 11 rounds of 32 points, 33^11 = 5e16 sections. The counts
+- Quadrature: 26 eigenvalues of 7 x 7 matrices by Sturm counts, 11 rounds of 32 points, 33^11 = 5e16 sections. Counts
   use the polynomial recurrence, three float64 operations a row instead of a division. Rehearsal: 5 steps of about 70
   candidates on 24 nodes, 40 000 float64 multiply-adds. Both take some microseconds of one program.
 
@@ -26,7 +26,7 @@ import triton  # pyright: ignore[reportMissingImports]
 import triton.language as tl  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
-from .triton_bound import bound_sums, tile, upper_end
+from .triton_bound import bound_sums, power_of_2, tile, upper_end
 from .triton_quadrature import rehearsed, root, sectioned, shares, tridiagonal
 
 __all__ = ["ALONE", "DTYPES", "MOST_COLUMNS", "MOST_ROWS", "MOST_STEPS", "Look", "Rehearsal", "look"]
@@ -51,6 +51,23 @@ def mixed(x: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
+def cosine(turns: tl.tensor) -> tl.tensor:
+    """Return cos(2 pi turns) for turns in [0, 1], float64; the library's cosine calls a function, which spills.
+
+    Taylor's series for at most an eighth of a turn; the first omitted terms are 2e-18 and 4e-18.
+    """
+    quarter = (4.0 * turns + 0.5).to(tl.int32)
+    x = (4.0 * turns - quarter) * 1.5707963267948966
+    z, even, odd = x * x, tl.full((), 1.0, tl.float64), tl.full((), 1.0, tl.float64)
+    even, odd = even + 0.0 * z, odd + 0.0 * z
+    for k in tl.static_range(8, 0, -1):  # pyright: ignore[reportGeneralTypeIssues]
+        even = 1.0 - z / ((2 * k - 1) * (2 * k)) * even
+        odd = 1.0 - z / ((2 * k) * (2 * k + 1)) * odd
+    found = tl.where(quarter % 2 == 0, even, x * odd)
+    return tl.where((quarter == 1) | (quarter == 2), -found, found)
+
+
+@triton.jit
 def sketched(
     key: tl.tensor, draw: tl.tensor, n: tl.tensor, KEYED: tl.constexpr, COLUMNS: tl.constexpr, COLS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -62,7 +79,7 @@ def sketched(
     seed = mixed(mixed(seed) ^ draw)
     first = (mixed(place ^ seed).to(tl.float64) + 0.5) * 2.3283064365386963e-10
     second = (mixed((place + n * COLUMNS) ^ seed).to(tl.float64) + 0.5) * 2.3283064365386963e-10
-    normal = (tl.sqrt(-2.0 * tl.log(first)) * tl.cos(6.283185307179586 * second)).to(tl.float32)
+    normal = (tl.sqrt(-2.0 * tl.log(first)) * cosine(second)).to(tl.float32)
     normal = tl.where((row < n) & (column < COLUMNS), normal, 0.0)
     size = tl.sqrt(tl.sum(normal * normal, 1))
     return normal / tl.where(size > 0, size, 1.0)[:, None]
@@ -84,8 +101,8 @@ def following(
     W = tl.load(images + place, mask=real, other=0.0)
     last = tl.load(basis + (j - 1) * COLUMNS * n + place, mask=real, other=0.0)
     alpha = tl.sum(W * last, 1)
-    for _ in tl.static_range(2):
-        for i in range(j):
+    for _ in tl.static_range(2):  # pyright: ignore[reportGeneralTypeIssues]
+        for i in range(j):  # pyright: ignore[reportArgumentType]
             V = tl.load(basis + i * COLUMNS * n + place, mask=real, other=0.0)
             W -= V * tl.sum(V * W, 1)[:, None]
     beta = tl.sqrt(tl.sum(W * W, 1))
@@ -107,7 +124,7 @@ def times(
     """Store the rows from `start` to `stop` of M v for each column, with sums in float32."""
     columns = tl.arange(0, COLS)[None, :]
     inner = tl.arange(0, BLOCK)[None, :]
-    for first in range(start, stop, ROWS):
+    for first in range(start, stop, ROWS):  # pyright: ignore[reportArgumentType]
         row = (first + tl.arange(0, ROWS))[:, None]
         tile = tl.load(M + row.to(tl.int64) * n + inner, mask=(row < stop) & (inner < n), other=0.0).to(tl.float32)
         product = tl.sum(tile[:, None, :] * v[None, :, :], 2)
@@ -146,7 +163,7 @@ def choose(
     chosen = rehearsed(table, s, weight, candidates, left, P, K, CHUNK)
     tl.store(out, top)
     scale = 1.0 / root(top, P)
-    for i in tl.static_range(K + 1):
+    for i in tl.static_range(K + 1):  # pyright: ignore[reportGeneralTypeIssues]
         c = tl.load(table + i * candidates + chosen)
         tl.store(out + 1 + i, c)
         tl.store(out + 2 + K + i, c * scale)
@@ -159,12 +176,12 @@ def look_kernel(
     sums: tl.tensor, table: tl.tensor, out: tl.tensor, key: tl.tensor, draw: tl.tensor,
     first: tl.tensor, last: tl.tensor, b: tl.tensor, n: tl.tensor, rows: tl.tensor,
     parts: tl.tensor, candidates: tl.tensor, left: tl.tensor,
-    KEYED: tl.constexpr, CHOOSE: tl.constexpr, ROUNDOFF: tl.constexpr, MEASURED: tl.constexpr, SQUARED: tl.constexpr,
-    P: tl.constexpr, K: tl.constexpr, STEPS: tl.constexpr, COLUMNS: tl.constexpr, COLS: tl.constexpr,
-    BLOCK: tl.constexpr, ROWS: tl.constexpr, NODES: tl.constexpr, E: tl.constexpr, POINTS: tl.constexpr,
-    ROUNDS: tl.constexpr, CHUNK: tl.constexpr, PARTS: tl.constexpr,
+    START: tl.constexpr, CHOOSE: tl.constexpr, KEYED: tl.constexpr, ROUNDOFF: tl.constexpr, MEASURED: tl.constexpr,
+    SQUARED: tl.constexpr, P: tl.constexpr, K: tl.constexpr, STEPS: tl.constexpr, COLUMNS: tl.constexpr,
+    COLS: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, NODES: tl.constexpr, E: tl.constexpr,
+    POINTS: tl.constexpr, ROUNDS: tl.constexpr, CHUNK: tl.constexpr, PARTS: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Take the Lanczos steps from `first` to `last` on a part of the rows of one matrix; then choose, if `CHOOSE`.
+    """Take Lanczos step 0 if `START`, then the steps from `first` to `last`, on a part of the rows; choose if `CHOOSE`.
 
     Step j finishes step j - 1 and multiplies M by the new vector. The step number `STEPS` has no product. Images of two
     steps in turn lie in two places, because other programs may still read the images of the step before.
@@ -174,20 +191,20 @@ def look_kernel(
     basis += matrix * STEPS * COLUMNS * n
     alphas += matrix * COLUMNS * STEPS
     betas += matrix * COLUMNS * STEPS
-    for j in range(first, last):
+    stop = tl.minimum(n, (part + 1) * rows)
+    if START:
+        v = sketched(key, draw, n, KEYED, COLUMNS, COLS, BLOCK)
+        columns, inner = tl.arange(0, COLS)[:, None], tl.arange(0, BLOCK)[None, :]
+        tl.store(basis + columns * n + inner, v, mask=(inner < n) & (columns < COLUMNS) & (part == 0))
+        times(M, v, images + matrix * COLUMNS * n, n, part * rows, stop, COLUMNS, COLS, BLOCK, ROWS)
+        tl.debug_barrier()  # the next step reads what all threads of this program have stored
+    for j in range(first, last):  # pyright: ignore[reportArgumentType]
         old = images + ((j + 1) % 2 * b + matrix) * COLUMNS * n
-        if j == 0:
-            v = sketched(key, draw, n, KEYED, COLUMNS, COLS, BLOCK)
-            columns, inner = tl.arange(0, COLS)[:, None], tl.arange(0, BLOCK)[None, :]
-            mine = (inner < n) & (columns < COLUMNS) & (part == 0)
-            tl.store(basis + columns * n + inner, v, mask=mine)
-        else:
-            v = following(old, basis, alphas, betas, j, n, part, STEPS, COLUMNS, COLS, BLOCK)
+        v = following(old, basis, alphas, betas, j, n, part, STEPS, COLUMNS, COLS, BLOCK)
         if j < STEPS:
             new = images + (j % 2 * b + matrix) * COLUMNS * n
-            stop = tl.minimum(n, (part + 1) * rows)
             times(M, v, new, n, part * rows, stop, COLUMNS, COLS, BLOCK, ROWS)
-        tl.debug_barrier()  # the next step reads what all threads of this program have stored
+        tl.debug_barrier()
     if CHOOSE:
         held += matrix * (5 * STEPS + 4) * E
         sums += matrix * parts * 4
@@ -236,6 +253,7 @@ def look(
     power: Tensor | None,
     rehearsal: Rehearsal,
     *,
+    zoom: float = 1.0,
     columns: int,
     depth: int,
     key: int | Tensor,
@@ -247,8 +265,9 @@ def look(
 
     Args:
         M: In one of `DTYPES`, at most `MOST_ROWS` rows.
-        power: M^2 in the dtype of M, for a closer upper end.
+        power: `zoom` M^2 in the dtype of M, for a closer upper end.
         rehearsal: The candidates.
+        zoom: Factor of M^2 in `power`.
         columns: Number of random vectors, at most `MOST_COLUMNS`.
         depth: Number of Lanczos steps, at most `MOST_STEPS`.
         key: As in `Residual`.
@@ -257,31 +276,38 @@ def look(
         alone: Rows up to which one program takes a whole matrix.
     """
     M = M.contiguous()
-    b, n = M.shape[0], M.shape[-1]
-    nodes, cols = triton.next_power_of_2(depth + 1), triton.next_power_of_2(columns)
-    k, lanes = rehearsal.k, 2 * cols * nodes
-    sums = bound_sums(M, None if power is None else power.contiguous()) if measured else None
+    (b, n), k = (M.shape[0], M.shape[-1]), rehearsal.k
+    sums = bound_sums(M, None if power is None else power.contiguous(), zoom) if measured else None
+    options = _constants(M, rehearsal, columns, depth)
     vectors = torch.empty(2 + depth, b, columns, n, dtype=torch.float32, device=M.device)
     entries = torch.empty(2, b, columns, depth, dtype=torch.float32, device=M.device)
-    held = torch.empty(b, 5 * depth + 4, lanes, dtype=torch.float64, device=M.device)
+    held = torch.empty(b, 5 * depth + 4, options["E"], dtype=torch.float64, device=M.device)
     out = torch.empty(b, 2 * k + 3, dtype=torch.float32, device=M.device)
-    keyed = isinstance(key, Tensor)
-    rows, block, deep, warps = tile(n)
-    options = dict(
-        KEYED=keyed, ROUNDOFF=torch.finfo(M.dtype).eps / 2, MEASURED=measured, P=rehearsal.p, K=k, STEPS=depth,
-        SQUARED=sums is not None and sums.squared, COLUMNS=columns, COLS=cols, BLOCK=block, ROWS=deep, NODES=nodes,
-        E=lanes, POINTS=_POINTS, ROUNDS=_ROUNDS, CHUNK=_CHUNK, num_warps=warps,
-        PARTS=triton.next_power_of_2(sums.parts) if sums is not None else 1,
-    )  # fmt: skip
+    totals, parts = (out, 1) if sums is None else (sums.values, sums.parts)
+    pointers = (M, vectors[:2], vectors[2:], *entries, held, totals, rehearsal.table, out)
+    rows, keyed = tile(n)[0], isinstance(key, Tensor)
+    options |= {"KEYED": keyed, "MEASURED": measured, "SQUARED": sums is not None and sums.squared}
+    options["PARTS"] = power_of_2(parts)
     # One launch of one program a matrix, or one launch of many programs for each step and one for the rest.
-    launches = [(0, depth + 1)] if n <= alone else [(j, j + 1) for j in range(depth + 1)]
+    launches = [(0, depth)] if n <= alone else [(j, j) for j in range(depth + 1)]
     with torch.cuda.device_of(M):  # no effect on a CPU
         for first, last in launches:
-            whole = last > depth
+            whole = last == depth
             kernel: Any = look_kernel[(b, 1 if whole else triton.cdiv(n, rows))]
             kernel(
-                M, vectors[:2], vectors[2:], entries[0], entries[1], held, out if sums is None else sums.values,
-                rehearsal.table, out, key if keyed else key & 0xFFFFFFFF, draw, first, last, b, n, n if whole else rows,
-                1 if sums is None else sums.parts, rehearsal.table.shape[1], rehearsal.steps, CHOOSE=whole, **options,
+                *pointers, key if keyed else key & 0xFFFFFFFF, draw, max(first, 1), last + 1, b, n,
+                n if whole else rows, parts, rehearsal.table.shape[1], rehearsal.steps,
+                START=first == 0, CHOOSE=whole, **options,
             )  # fmt: skip
     return Look(out[:, 0], out[:, 1 : k + 2], out[:, k + 2 :])
+
+
+def _constants(M: Tensor, rehearsal: Rehearsal, columns: int, depth: int) -> dict[str, Any]:
+    """Return what the kernel is compiled for."""
+    _, block, deep, warps = tile(M.shape[-1])
+    nodes, cols = power_of_2(depth + 1), power_of_2(columns)
+    return dict(
+        ROUNDOFF=torch.finfo(M.dtype).eps / 2, P=rehearsal.p, K=rehearsal.k, STEPS=depth, COLUMNS=columns, COLS=cols,
+        BLOCK=block, ROWS=deep, NODES=nodes, E=2 * cols * nodes, POINTS=_POINTS, ROUNDS=_ROUNDS, CHUNK=_CHUNK,
+        num_warps=warps,
+    )  # fmt: skip

@@ -1,9 +1,9 @@
 """Triton quadrature: eigenvalues and weights of small tridiagonal matrices, and the rehearsal of steps on them.
 
 Functions for other kernels, in float64, of one program with one lane for each eigenvalue of each rule of each column.
-`linalg.tridiagonal` is the reference. Counted for 6 Lanczos steps on 2 vectors, on a card with 64 float64 operations a
-cycle and processor: 11 rounds x 32 lanes x 32 points x 7 rows x 3 operations take 4 000 cycles, or 2 us; a recurrence of
-pivots with its divisions four times as long; 256 points and 6 rounds, as in torch, four times as long again.
+`linalg.tridiagonal` is the reference. Counted for 6 Lanczos steps on 2 vectors, on a card with 64 float64 operations
+a cycle and processor: 11 rounds x 32 lanes x 32 points x 7 rows x 3 operations take 4 000 cycles, or 2 us; a recurrence
+of pivots with its divisions four times as long; 256 points and 6 rounds, as in torch, four times as long again.
 """
 
 import triton  # pyright: ignore[reportMissingImports]
@@ -27,7 +27,7 @@ def tridiagonal(
     first = tl.load(alphas + entry, mask=real, other=0.0)
     pivot = tl.maximum(first, tl.maximum(1.1920929e-07 * first, 1.1754944e-38))
     size, finite = tl.abs(first), first * 0.0
-    for i in tl.static_range(1, STEPS):
+    for i in tl.static_range(1, STEPS):  # pyright: ignore[reportGeneralTypeIssues]
         a = tl.load(alphas + entry + i, mask=real, other=0.0)
         b = tl.load(betas + entry + i - 1, mask=real, other=0.0)
         pivot = tl.maximum(a - b * b / pivot, tl.maximum(1.1920929e-07 * first, 1.1754944e-38))
@@ -40,7 +40,7 @@ def tridiagonal(
     unit = tl.where(size > 0, size, 1.0)
     coupled = sound & real
     tl.store(held + lane, tl.where(coupled, first.to(tl.float64) / unit, 0.0))
-    for i in tl.static_range(1, STEPS + 1):
+    for i in tl.static_range(1, STEPS + 1):  # pyright: ignore[reportGeneralTypeIssues]
         b = tl.load(betas + entry + i - 1, mask=real, other=0.0)
         a = corner if i == STEPS else tl.load(alphas + entry + i, mask=real, other=0.0)
         coupled = coupled & (b > 0) & (radau if i == STEPS else real)
@@ -58,13 +58,13 @@ def sectioned(
     lane = tl.arange(0, E)
     step = (tl.arange(0, POINTS) + 1).to(tl.float64)[None, :] / (POINTS + 1)
     low, width = tl.zeros((E,), tl.float64), tl.full((E,), 5.0, tl.float64)
-    for _ in range(ROUNDS):
+    for _ in range(ROUNDS):  # pyright: ignore[reportArgumentType]
         x = low[:, None] + width[:, None] * step
         before = tl.full((E, POINTS), 1.0, tl.float64)
         p = tl.load(held + lane)[:, None] - x
         p = tl.where(p == 0, -1e-30, p)  # a pivot of zero counts as negative
         count = (p < 0).to(tl.int32)
-        for i in tl.static_range(1, STEPS + 1):
+        for i in tl.static_range(1, STEPS + 1):  # pyright: ignore[reportGeneralTypeIssues]
             off = tl.load(held + (STEPS + i) * E + lane)[:, None]
             after = (tl.load(held + i * E + lane)[:, None] - x) * p - off * before
             after = tl.where(after == 0, -1e-30 * p, after)
@@ -88,7 +88,7 @@ def shares(held: tl.tensor, x: tl.tensor, STEPS: tl.constexpr, E: tl.constexpr) 
     pivot = tl.load(held + lane) - x
     pivot = tl.where(tl.abs(pivot) < 1e-60, -1e-60, pivot)
     lead, total = tl.full((E,), 1.0, tl.float64), tl.full((E,), 1.0, tl.float64)
-    for i in tl.static_range(0, STEPS + 1):
+    for i in tl.static_range(0, STEPS + 1):  # pyright: ignore[reportGeneralTypeIssues]
         if i > 0:
             off = tl.load(held + (STEPS + i) * E + lane)
             ratio = off / (pivot * pivot)
@@ -103,7 +103,7 @@ def shares(held: tl.tensor, x: tl.tensor, STEPS: tl.constexpr, E: tl.constexpr) 
     up = tl.where(tl.abs(up) < 1e-60, -1e-60, up)
     least, rest = tl.abs(pivot), tl.zeros((E,), tl.float64)
     share = lead / total
-    for k in tl.static_range(1, STEPS + 1):
+    for k in tl.static_range(1, STEPS + 1):  # pyright: ignore[reportGeneralTypeIssues]
         off = tl.load(held + (2 * STEPS + 1 - k) * E + lane)
         rest = off / (up * up) * (1.0 + rest)
         shifted = tl.load(held + (STEPS - k) * E + lane) - x
@@ -124,19 +124,20 @@ def rehearsed(
 ) -> tl.tensor:  # fmt: skip
     """Return the index of the candidate with the least sum of weights (1 - s)^2 after the `left` steps."""
     best, chosen = tl.full((), float("inf"), tl.float64), tl.zeros((), tl.int32)
-    for start in range(0, candidates, CHUNK):
+    for start in range(0, candidates, CHUNK):  # pyright: ignore[reportArgumentType]
         candidate = start + tl.arange(0, CHUNK)
         x = tl.zeros((CHUNK, 1), tl.float64) + s[None, :]
-        for t in range(left):
+        for t in range(left):  # pyright: ignore[reportArgumentType]
             m = x
-            for _ in tl.static_range(P - 1):
+            for _ in tl.static_range(P - 1):  # pyright: ignore[reportGeneralTypeIssues]
                 m = m * x
             row = table + t * (K + 1) * candidates + candidate
             q = tl.load(row + K * candidates)[:, None] + tl.zeros_like(m)
-            for i in tl.static_range(1, K + 1):
+            for i in tl.static_range(1, K + 1):  # pyright: ignore[reportGeneralTypeIssues]
                 q = q * m + tl.load(row + (K - i) * candidates)[:, None]
             x = x * q
-        loss = tl.sum(weight[None, :] * (1.0 - x) * (1.0 - x), 1) + tl.load(table + left * (K + 1) * candidates + candidate)
+        more = tl.load(table + left * (K + 1) * candidates + candidate)
+        loss = tl.sum(weight[None, :] * (1.0 - x) * (1.0 - x), 1) + more
         loss = tl.where(loss == loss, loss, float("inf"))
         least = tl.min(loss, 0)
         chosen = tl.where(least < best, start + tl.argmin(loss, 0), chosen)
