@@ -121,7 +121,7 @@ def combine_kernel(
     p = tl.load(power + matrix * n * n + place, mask=real, other=0.0).to(tl.float32)
     total = tl.load(c + 1) * m + tl.load(c + 2) / zoom * p
     total += tl.where(place % (n + 1) == 0, tl.load(c) - 1.0, 0.0)
-    tl.store(out + matrix * n * n + place, total.to(out.dtype.element_ty), mask=real)
+    tl.store(out + matrix * n * n + place, total.to(out.dtype.element_ty), mask=real)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def bound_sums(M: Tensor, power: Tensor | None, zoom: float = 1.0) -> Sums:
     """
     b, n = M.shape[0], M.shape[-1]
     rows, block, deep, warps = tile(n)
-    parts = triton.cdiv(n, rows)
+    parts = -(-n // rows)
     sums = torch.empty(b, parts, 4, dtype=torch.float32, device=M.device)
     options: dict[str, Any] = {"BLOCK": block, "ROWS": deep, "num_warps": warps}
     with torch.cuda.device_of(M):  # no effect on a CPU
