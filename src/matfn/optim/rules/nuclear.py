@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..matrices import foreach
 from ..matrices.buckets import Kind, Run
+from ..matrices.dials import number
 from ..options import check_number
 from .ema import MOMENTUM, folded
 from .polar import Polar
@@ -30,6 +31,7 @@ class Nuclear(Rule):
     """
 
     reads = ("variant", "momentum", "power", "growth")
+    dials = ("momentum",)
 
     def __init__(self, polar: Polar) -> None:
         self.polar = polar
@@ -70,8 +72,7 @@ class Nuclear(Rule):
                 square = (U * U).sum((-2, -1)) if square is None else square
                 size = torch.where(square[where] > 0, size / square[where], 0.0)
             if options["variant"] == "polar-first":
-                momentum = float(options["momentum"])
-                folded(run.places(U), run.views(MOMENTUM), momentum, 1 - momentum)
+                folded(run.places(U), run.views(MOMENTUM), number(options["momentum"]), averaged=True)
             U[where] *= size[:, None, None]
         return U
 
