@@ -54,10 +54,13 @@ def tridiagonal(
 def sectioned(
     held: tl.tensor, order: tl.tensor, STEPS: tl.constexpr, E: tl.constexpr, POINTS: tl.constexpr, ROUNDS: tl.constexpr
 ) -> tl.tensor:
-    """Find the eigenvalue number `order` of each lane, in [0, 5], by Sturm counts of the polynomial recurrence."""
+    """Find the eigenvalue number `order` of each lane, in [-3, 5], by Sturm counts of the polynomial recurrence.
+
+    Entries are at most 1, and 4 for decoupled blocks. An M with rounding errors has negative eigenvalues, too.
+    """
     lane = tl.arange(0, E)
     step = (tl.arange(0, POINTS) + 1).to(tl.float64)[None, :] / (POINTS + 1)
-    low, width = tl.zeros((E,), tl.float64), tl.full((E,), 5.0, tl.float64)
+    low, width = tl.full((E,), -3.0, tl.float64), tl.full((E,), 8.0, tl.float64)
     for _ in range(ROUNDS):  # pyright: ignore[reportArgumentType]
         x = low[:, None] + width[:, None] * step
         before = tl.full((E, POINTS), 1.0, tl.float64)

@@ -124,6 +124,7 @@ def kept_step(residual: Residual, rows: Tensor, columns: int, depth: int, draw: 
     M = residual.M
     if not can_look(M, columns, depth) or residual.p != 2:
         return None
+    rows = rows.float()  # the state of float64 weights is float64
     if draw:
         return _step(M, rows, None, Power(), first=False)
     from ...kernels.triton_bound import bound_sums, upper_scaled

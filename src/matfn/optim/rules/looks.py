@@ -14,11 +14,11 @@ from torch import Tensor
 
 from ...methods import RitzMinimax
 from ...methods.ritz_minimax.kept import Kept, Looking, due
-from ...run.execute import execute
+from ...run.execute import execute_
 from ...run.plan import RunPlan
 from ..matrices.buckets import Kind, Run
 
-__all__ = ["LOOKS", "kept_factor", "looks_kinds"]
+__all__ = ["LOOKS", "kept_factor_", "looks_kinds"]
 
 LOOKS = "looks"
 
@@ -28,15 +28,14 @@ def looks_kinds(method: RitzMinimax) -> dict[str, Kind]:
     return {"step": "counter", LOOKS: (len(method.degrees) * (max(method.degrees) + 1), 1, 1)}
 
 
-def kept_factor(plan: RunPlan, method: RitzMinimax, stack: Tensor, runs: Sequence[Run], out: Tensor) -> Tensor:
-    """Write the polar factor of each matrix of the stack ``(b, m, n)`` to `out`, which may be the stack.
+def kept_factor_(plan: RunPlan, method: RitzMinimax, stack: Tensor, runs: Sequence[Run]) -> None:
+    """Compute the polar factor of each matrix of the stack ``(b, m, n)`` in place.
 
     Args:
         plan: The run plan of the method.
         method: Looks at every so many steps.
-        stack: The matrices.
+        stack: The matrices, float32 or float64.
         runs: The parts of the stack, with the state.
-        out: ``(b, m, n)``.
     """
     shape = len(method.degrees), max(method.degrees) + 1
     for now, group in itertools.groupby(runs, lambda run: due(run.step, method.every)):
@@ -45,13 +44,11 @@ def kept_factor(plan: RunPlan, method: RitzMinimax, stack: Tensor, runs: Sequenc
         if now:
             like = some[0].views(LOOKS)[0]
             rows = torch.zeros(where.stop - where.start, *shape, dtype=like.dtype, device=like.device)
-            out[where] = execute(replace(plan, iteration=Looking(method, rows)), stack[where])
+            execute_(replace(plan, iteration=Looking(method, rows)), stack[where])
             for run in some:
-                run[LOOKS] = rows[run.where.start - where.start : run.where.stop - where.start].flatten(1)[
-                    ..., None, None
-                ]
+                own = rows[run.where.start - where.start : run.where.stop - where.start]
+                run[LOOKS] = own.reshape(len(own), -1, 1, 1)
         else:
-            rows = torch.cat([run[LOOKS] for run in some]).view(-1, *shape)
-            kept = Kept(method, rows, torch.finfo(plan.precision).eps / 2)
-            out[where] = execute(replace(plan, iteration=kept), stack[where])
-    return out
+            rows = torch.cat([run[LOOKS] for run in some]) if len(some) > 1 else some[0][LOOKS]
+            kept = Kept(method, rows.view(-1, *shape), torch.finfo(plan.precision).eps / 2)
+            execute_(replace(plan, iteration=kept), stack[where])

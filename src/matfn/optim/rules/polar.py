@@ -18,7 +18,7 @@ from ...run.execute import bears_gram, execute, execute_, factor_of_gram, symmet
 from ...run.machine import machine
 from ...run.plan import Purpose, RunPlan, resolve
 from ..matrices.buckets import Kind, Run
-from .looks import kept_factor, looks_kinds
+from .looks import kept_factor_, looks_kinds
 from .rule import Rule
 
 __all__ = ["Polar"]
@@ -121,8 +121,13 @@ class Polar(Rule):
         """
         plan, method = self.plan((stack.shape[-2], stack.shape[-1]), stack.dtype, stack.device), self.method
         with without_autocast(stack):
-            if isinstance(method, RitzMinimax) and method.every > 1 and runs:
-                return kept_factor(plan, method, stack, runs, torch.empty_like(stack) if out is None else out)
+            if isinstance(method, RitzMinimax) and not torch.compiler.is_compiling():
+                out = stack.clone() if out is None else out if out is stack else out.copy_(stack)
+                if method.every > 1 and runs:
+                    kept_factor_(plan, method, out, runs)
+                else:
+                    execute_(plan, out)
+                return out
             if not isinstance(plan.method, Scheduled) or torch.compiler.is_compiling():
                 result = execute(plan, stack)
                 return result if out is None else out.copy_(result)
