@@ -65,8 +65,7 @@ def needs(
         work=sum(b * work(m, n) for b, m, n in layout.matrices),
         tensors=1 + any(rule.reads_gradients for rule in rules),
         extra=0 if sharded else sum(aligned(math.prod(s) * d.itemsize) for s, d in state.values()),
-        # Under DDP every process computes the factors of Shampoo and SOAP, which are too large to send; kept steps of
-        # a method are a few numbers.
+        # Under DDP every process keeps the factors of Shampoo and SOAP, which are larger than what they save.
         whole=batched and not sides if sharded else max(sides, default=1) > 1,
         gram=gram,
         symmetric=gram and isinstance(polar, Polar) and polar.symmetric((m, n), dtype, device),
