@@ -94,15 +94,17 @@ class Report:
 
 
 def compiled(*requests: Request) -> list[Report]:
-    """Compile what was not compiled before in this session, in one child process; skip the test without triton."""
+    """Compile what was not compiled before in this session, in child processes; skip the test without triton."""
     if sys.platform != "linux" or find_spec("triton") is None:
         pytest.skip("triton compiles for CUDA on Linux, and is not installed here")
     new = [r for r in dict.fromkeys(requests) if r not in _KNOWN]
-    if new:
-        _KNOWN.update(zip(new, _in_a_child(new), strict=True))
+    for i in range(0, len(new), _ONE_CHILD):
+        some = new[i : i + _ONE_CHILD]
+        _KNOWN.update(zip(some, _in_a_child(some), strict=True))
     return [_KNOWN[r] for r in requests]
 
 
+_ONE_CHILD = 16  # kernels that a child compiles within its time on a busy machine
 _KNOWN: dict[Request, Report] = {}
 
 
