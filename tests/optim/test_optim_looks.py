@@ -9,6 +9,7 @@ from torch import nn
 import matfn
 from launches import step_launches
 from matfn import Direct, PolarExpress, RitzMinimax
+from matfn.kernels import EAGER
 from matfn.methods.ritz_minimax import fused, kept
 from matfn.methods.ritz_minimax.kept import due
 from matfn.optim import AdaMuon, Muon, NorMuon, PolarGrad, Shampoo
@@ -211,6 +212,7 @@ def gpu(monkeypatch):
 
     monkeypatch.setenv("MATFN_MACHINE", "cuda-sm90")
     monkeypatch.setattr(torch.cuda, "device_of", lambda x: nullcontext())
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
     monkeypatch.setattr(
         fused, "rehearsal", lambda p, d, u, device: Rehearsal(empty(3 * len(d) + 1, 64, device=device), p, 2, len(d))
     )
@@ -221,7 +223,7 @@ def gpu(monkeypatch):
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16], ids=str)
 def test_launches_on_a_gpu(gpu, precision):
     """Counted with fake tensors, which raise an error if a value is read; 768 rows are cut among programs."""
-    options = {"precision": precision, "engine": Direct()}
+    options = {"precision": precision, "engine": Direct(), "products": EAGER}
     counts = {}
     for rows in (256, 768):
         for every in (1, 10):
