@@ -185,6 +185,19 @@ def test_a_spectrum_that_jumps_does_not_diverge(dtype):
     assert max(greatest) <= 1.3 + 20 * torch.finfo(dtype).eps
 
 
+def test_a_compiled_step_keeps_looks():
+    """The looks are outside the graph, so the steps are those of a step that is not compiled."""
+    compiled, plain = (made(every=4, shapes=[(16, 24)] * 2) for _ in range(2))
+    step_of = torch.compile(compiled.step)
+    for number in range(1, 5):
+        for optimizer, move in ((compiled, step_of), (plain, plain.step)):
+            for i, param in enumerate(optimizer.param_groups[0]["params"]):
+                param.grad = gaussian(16, 24, seed=10 * number + i)
+            move()
+    for a, b in zip(weights(compiled), weights(plain), strict=True):
+        assert (a - b).abs().max() <= 1e-5
+
+
 def test_what_is_refused():
     with pytest.raises(ValueError, match=r"every must be an integer of at least 1"):
         RitzMinimax(every=0)

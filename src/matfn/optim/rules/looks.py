@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 
 from ...methods import RitzMinimax
 from ...methods.ritz_minimax.kept import Kept, Looking, due
@@ -28,6 +29,7 @@ def looks_kinds(method: RitzMinimax) -> dict[str, Kind]:
     return {"step": "counter", LOOKS: (len(method.degrees) * (max(method.degrees) + 1), 1, 1)}
 
 
+@_disable_dynamo  # a compiled step would be compiled again for each number of the step
 def kept_factor_(plan: RunPlan, method: RitzMinimax, stack: Tensor, runs: Sequence[Run]) -> None:
     """Compute the polar factor of each matrix of the stack ``(b, m, n)`` in place.
 

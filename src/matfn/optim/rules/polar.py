@@ -121,9 +121,10 @@ class Polar(Rule):
         """
         plan, method = self.plan((stack.shape[-2], stack.shape[-1]), stack.dtype, stack.device), self.method
         with without_autocast(stack):
-            if isinstance(method, RitzMinimax) and not torch.compiler.is_compiling():
+            kept = isinstance(method, RitzMinimax) and method.every > 1 and bool(runs)
+            if kept or (isinstance(method, RitzMinimax) and not torch.compiler.is_compiling()):
                 out = stack.clone() if out is None else out if out is stack else out.copy_(stack)
-                if method.every > 1 and runs:
+                if kept:
                     kept_factor_(plan, method, out, runs)
                 else:
                     execute_(plan, out)
