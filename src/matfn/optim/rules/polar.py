@@ -121,15 +121,11 @@ class Polar(Rule):
         """
         plan, method = self.plan((stack.shape[-2], stack.shape[-1]), stack.dtype, stack.device), self.method
         with without_autocast(stack):
-            kept = isinstance(method, RitzMinimax) and method.every > 1 and bool(runs)
-            if kept or (isinstance(method, RitzMinimax) and not torch.compiler.is_compiling()):
+            if isinstance(method, RitzMinimax) and method.every > 1 and runs:
                 out = stack.clone() if out is None else out if out is stack else out.copy_(stack)
-                if kept:
-                    kept_factor_(plan, method, out, runs)
-                else:
-                    execute_(plan, out)
+                kept_factor_(plan, method, out, runs)
                 return out
-            if not isinstance(plan.method, Scheduled) or torch.compiler.is_compiling():
+            if not isinstance(plan.method, Scheduled | RitzMinimax) or torch.compiler.is_compiling():
                 result = execute(plan, stack)
                 return result if out is None else out.copy_(result)
             out = stack.clone() if out is None else out if out is stack else out.copy_(stack)
