@@ -111,17 +111,17 @@ def scale_kernel(
 @triton.jit(do_not_specialize=["zoom"])
 def combine_kernel(
     M: tl.tensor, power: tl.tensor, numbers: tl.tensor, out: tl.tensor, n: tl.tensor, stride: tl.tensor,
-    zoom: tl.tensor, SIZE: tl.constexpr,
+    zoom: tl.tensor, BLOCK: tl.constexpr, ROWS: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Store (c_0 - 1) I + c_1 M + c_2 M^2 of a piece of one matrix, summed in float32; `power` is `zoom` M^2."""
-    matrix = tl.program_id(1).to(tl.int64)
-    place = tl.program_id(0).to(tl.int64) * SIZE + tl.arange(0, SIZE)
-    real, c = place < n * n, numbers + matrix * stride
-    m = tl.load(M + matrix * n * n + place, mask=real, other=0.0).to(tl.float32)
-    p = tl.load(power + matrix * n * n + place, mask=real, other=0.0).to(tl.float32)
-    total = tl.load(c + 1) * m + tl.load(c + 2) / zoom * p
-    total += tl.where(place % (n + 1) == 0, tl.load(c) - 1.0, 0.0)
-    tl.store(out + matrix * n * n + place, total.to(out.dtype.element_ty), mask=real)  # pyright: ignore[reportAttributeAccessIssue]
+    """Store rows of (c_0 - 1) I + c_1 M + c_2 M^2 of one matrix, summed in float32; `power` is `zoom` M^2."""
+    matrix = tl.program_id(0).to(tl.int64)
+    row, column = (tl.program_id(1) * ROWS + tl.arange(0, ROWS))[:, None], tl.arange(0, BLOCK)[None, :]
+    real, c = (row < n) & (column < n), numbers + matrix * stride
+    place = matrix * n * n + row.to(tl.int64) * n + column
+    m = tl.load(M + place, mask=real, other=0.0).to(tl.float32)
+    p = tl.load(power + place, mask=real, other=0.0).to(tl.float32)
+    total = tl.load(c + 1) * m + tl.load(c + 2) / zoom * p + tl.where(row == column, tl.load(c) - 1.0, 0.0)
+    tl.store(out + place, total.to(out.dtype.element_ty), mask=real)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,8 @@ def combined(M: Tensor, power: Tensor, numbers: Tensor, zoom: float = 1.0) -> Te
     """
     b, n = M.shape[0], M.shape[-1]
     out = torch.empty_like(M)
+    _, block, deep, warps = tile(n)
     with torch.cuda.device_of(M):
-        kernel: Any = combine_kernel[(triton.cdiv(n * n, 2048), b)]
-        kernel(M, power, numbers, out, n, numbers.stride(0), zoom, SIZE=2048, num_warps=4)
+        kernel: Any = combine_kernel[(b, -(-n // deep))]
+        kernel(M, power, numbers, out, n, numbers.stride(0), zoom, BLOCK=block, ROWS=deep, num_warps=warps)
     return out
