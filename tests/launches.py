@@ -62,7 +62,7 @@ class Indexing(TorchFunctionMode):
         except RuntimeError as error:
             if "not linked" not in str(error):
                 raise
-            name = {"__invert__": "bitwise_not"}.get(func.__name__, func.__name__)
+            name = {"__invert__": "bitwise_not"}.get(func.__name__, str(func.__name__))
             return getattr(torch.ops.aten, name)(*args, **(kwargs or {}))
 
 
