@@ -189,6 +189,7 @@ def explain(
     method: Annotated[str | None, typer.Option(help='E.g. "polar-express:steps=6".', show_default=False)] = None,
     dtype: Annotated[str, typer.Option(help="float16, bfloat16, float32 or float64.")] = "float32",
     p: Annotated[int | None, typer.Option("--p", help="Of rootm and inv_rootm.", show_default=False)] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; it need not be there.")] = "cpu",
 ) -> None:
     """Show how a function or an optimizer's step would be computed on this machine, and why; nothing is computed."""
     import torch
@@ -199,8 +200,9 @@ def explain(
         raise TrainError(f"--dtype must be float16, bfloat16, float32 or float64, got {brief(dtype)}")
     try:
         options: dict[str, Any] = {} if method is None else {"method": matfn.method(method)}
-        plan = matfn.explain(shape_of(shape, "the shape"), verb, p=p, dtype=getattr(torch, dtype), **options)
-    except (ValueError, TypeError, ArithmeticError) as error:
+        sides, kind = shape_of(shape, "the shape"), getattr(torch, dtype)
+        plan = matfn.explain(sides, verb, p=p, dtype=kind, device=device, **options)
+    except (ValueError, TypeError, ArithmeticError, ImportError) as error:
         raise TrainError(str(error)) from None
     typer.echo(str(plan))
 

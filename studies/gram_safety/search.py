@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import product
@@ -17,7 +17,6 @@ from matfn.iteration.protocols import Method
 from matfn.iteration.schedule import Schedule
 from matfn.iteration.target import ORTHOGONALIZE
 from matfn.kernels import EAGER, Blocked
-from matfn.linalg.norms import prescale
 from matfn.run.plan import DEFLATED, LIFTED, THINLY, Purpose, RunPlan, resolve
 from matfn.run.preparation import prepared
 
@@ -91,11 +90,18 @@ class Matrices:
         return ((self.left * self.values[:, None]) @ self.right.mT * self.live * self.scale).float()
 
 
-def drawn(family: str, vectors: tuple[str, str], shape: tuple[int, int], b: int, draw: Generator) -> Matrices:
+def drawn(
+    family: str,
+    vectors: tuple[str, str],
+    shape: tuple[int, int],
+    b: int,
+    draw: Generator,
+    spectra: Mapping[str, Draw] = SPECTRA,
+) -> Matrices:
     """Draw a batch; a quarter has scales from 1e-30 to 1e30, a quarter some zero rows and columns."""
     n, m = shape
     uniform = torch.rand(b, n, generator=draw, dtype=torch.float64)
-    values = SPECTRA[family](uniform, torch.rand(b, 1, generator=draw, dtype=torch.float64)).double()
+    values = spectra[family](uniform, torch.rand(b, 1, generator=draw, dtype=torch.float64)).double()
     left, right = VECTORS[vectors[0]](b, n, draw), VECTORS[vectors[1]](b, m, draw)[:, :, :n]
     power = 60 * torch.rand(b, 1, 1, generator=draw, dtype=torch.float64) - 30
     chosen = torch.rand(b, 2, 1, 1, generator=draw, dtype=torch.float64) < 0.25
@@ -235,14 +241,12 @@ def errors(case: Case, A: Tensor) -> Errors:
     """The errors of a plan on the matrices A, (b, n, m) or (b, m, n), float32."""
     plan, schedule = case.plan, case.schedule
     A = A if (plan.shape[0] <= plan.shape[1]) == (A.shape[-2] <= A.shape[-1]) else A.mT
-    X, _ = prescale(A)
-    P, first = prepared(ORTHOGONALIZE, X, plan.preparation, plan.precision, plan.wide, plan.products)
+    P, first, _ = prepared(ORTHOGONALIZE, A, plan.preparation, plan.precision, plan.wide, plan.products, plan.thin)
     assert plan.engine is not None
     U, V = (e.run(ORTHOGONALIZE, P, schedule, plan.products, 0, first).double() for e in (plan.engine, Direct()))
     exact = A.double() if plan.precision == torch.float32 and not plan.preparation.deflation else P.double()
     norm = replace(plan.preparation, deflation=0.0)
-    start = prescale(exact)[0] if exact.shape == A.shape and not plan.preparation.deflation else exact
-    Y, begun = prepared(ORTHOGONALIZE, start, norm, torch.float64, EAGER, EAGER)
+    Y, begun, _ = prepared(ORTHOGONALIZE, exact, norm, torch.float64, EAGER, EAGER)
     T = Direct().run(ORTHOGONALIZE, Y, schedule, EAGER, 0, begun)
     return Errors(_error(U, T), _error(V, T), _spectral(torch.where(U.isfinite(), U, 1e6)))
 

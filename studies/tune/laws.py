@@ -51,10 +51,11 @@ class Laws:
 
 
 def _begun(X: Tensor, share: float) -> np.ndarray:
-    """Singular values of X / ||X||_F, deflated, largest first: from X X^T in float64, to 1e-8 of the largest."""
+    """Singular values of X, deflated, over their norm, largest first: from X X^T in float64, to 1e-8 of the largest."""
     X = deflated((X / X.norm())[None], share, X.dtype, EAGER)[0].double()
     X = X.mT if X.shape[0] > X.shape[1] else X
-    return torch.linalg.eigvalsh(X @ X.mT).clamp_min(0).sqrt().flip(0).cpu().numpy()
+    values = torch.linalg.eigvalsh(X @ X.mT).clamp_min(0).sqrt().flip(0)
+    return (values / values.norm()).cpu().numpy()
 
 
 def _thinned(values: np.ndarray, norm: str) -> np.ndarray:

@@ -153,6 +153,8 @@ CASES = [
     (("explain", "1e3x3"), "rows x columns"),
     (("explain", "3×3"), "rows x columns"),
     (("explain", "3x3", "--dtype", "torch.float32"), "--dtype must be"),
+    (("explain", "3x3", "--device", "gpu"), "device must be a torch.device or a name such as"),
+    (("explain", "3x3", "--device", "xpu:77"), "torch cannot use the device xpu:77 here"),
     (("explain", "3x3", "--verb", "rootm"), "needs its exponent"),
     (("explain", "3x3", "--verb", "polar", "--p", "2"), "no exponent to choose"),
     (("explain", "3x3", "--verb", "inv", "--method", "qdwh"), "p = 2 alone"),

@@ -8,6 +8,7 @@ import torch
 import matfn
 from matfn import Direct, Gram, PolarExpress
 from matfn.kernels import EAGER, Blocked
+from matfn.run.preparation import CONSTANT, POLES
 from matfn.run.preparation import deflated as deflated_by
 from matrices import orthogonal
 
@@ -32,15 +33,14 @@ def falling(m, n, power=1.5, seed=0):
 
 
 def by_formula(X, k):
-    """(I + P K P^T / c^2)^(-1/2) X over its norm with dense matrices, P from an SVD of X X^T S."""
+    """(I + P K P^T / c^2)^(-1/2) X with dense matrices, P from an SVD of X X^T S."""
     if X.shape[0] > X.shape[1]:
         return by_formula(X.mT, k).mT
     length = X.shape[0] // k
     S = torch.zeros(X.shape[0], k, dtype=X.dtype)
     for i in range(k * length):
         S[i, i // length] = math.cos((i % length + 1) ** 2)
-    DX = by_dense(X, S, k)
-    return DX / DX.norm()
+    return by_dense(X, S, k)
 
 
 def by_dense(X, S, k):
@@ -48,43 +48,49 @@ def by_dense(X, S, k):
     K = P.mT @ X @ X.mT @ P
     c2 = (X.square().sum() - K.trace()) / k
     w, V = torch.linalg.eigh(torch.eye(X.shape[0], dtype=X.dtype) + P @ K @ P.mT / c2)
-    return (V / w.sqrt()) @ V.mT @ X
+    D = (V * root(w)) @ V.mT
+    rest = torch.eye(X.shape[0], dtype=X.dtype) - P @ P.mT  # where root(1) is .99 instead of 1
+    return (P @ P.mT @ D @ P @ P.mT + rest) @ X
+
+
+def root(y):
+    """What stands for y^(-1/2), see `test_the_root_is_within_its_band`."""
+    return CONSTANT + sum(weight / (y + shift) for shift, weight in POLES)
 
 
 @pytest.mark.parametrize(
     ("m", "n", "share"), [(24, 24, 1 / 6), (24, 50, 0.25), (50, 24, 0.25), (23, 31, 0.2), (31, 23, 0.2)]
 )
 def test_it_is_the_formula(m, n, share):
-    """In float64, so that nothing but the condition of X X^T S, some 1e4, stands between the two."""
+    """In float64: the ridge of 16 eps is some 1e-11 of the least of the k values."""
     X = falling(m, n, seed=m)
     k = int(share * min(m, n))
-    assert torch.allclose(deflated(X[None], share, X.dtype)[0], by_formula(X, k), rtol=0, atol=1e-11)
+    assert torch.allclose(deflated(X[None], share, X.dtype)[0], by_formula(X, k), rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize(("m", "n"), [(48, 48), (48, 120), (120, 48)])
 def test_large_singular_values_become_c_and_the_others_stay(m, n):
-    """Four of 1 to .1, then a tail of 1e-3; six columns. P is off by (.001 / .1)^2 44^(1/2) 45, by the condition of S.
+    """Four of 1 to .2, then a tail of 2e-3; six columns. P is off by (.002 / .2)^2 44^(1/2) 45, by the condition of S.
 
     Two columns are left for the tail, and shrink two of its values by (1 + 1/7)^(1/2).
     """
-    head, tail = torch.logspace(0, -1, 4).double(), 1e-3
+    head, tail = torch.logspace(0, -0.7, 4).double(), 2e-3
     s = torch.cat([head, torch.full((44,), tail)])
     X = with_values(m, n, s)
     s = s / s.norm()
     c2 = 7 * s[-1] ** 2
     expected = torch.cat([s[:4] / (1 + s[:4] ** 2 / c2).sqrt(), s[6:], s[4:6] / (8 / 7) ** 0.5])
     found = torch.linalg.svdvals(deflated(X[None], 1 / 8, X.dtype)[0])
-    assert found.norm() == pytest.approx(1, rel=1e-3)
-    assert torch.allclose(found, expected / expected.norm(), rtol=0.03, atol=0)
-    assert found[0] / found[-1] < 2.65 * 1.07 * 1.06 < 900 < s[0] / s[-1]
+    assert torch.allclose(found, expected.sort(descending=True).values, rtol=0.03, atol=0)
+    assert found[0] / found[-1] < 2.65 * 1.07 * 1.06 < 400 < s[0] / s[-1]
 
 
 def test_a_flat_spectrum_stays_as_it_is():
-    """C^2 is (1/k - 1/n) there, so that D is at least (1 - k/n)^(1/2)."""
+    """C^2 is (1/k - 1/n) there, so that D is at least .9865 (1 - k/n)^(1/2)."""
     X = orthogonal(64, seed=3) / 8
     found = torch.linalg.svdvals(deflated(X[None], 1 / 8, X.dtype)[0])
-    assert found.norm() == pytest.approx(1, rel=1e-12)
-    assert found.min() / found.max() >= (7 / 8) ** 0.5 * (1 - 1e-12)
+    assert found.max() <= (1 + 1e-12) / 8
+    assert found.min() / found.max() >= 0.9865 * (7 / 8) ** 0.5
 
 
 @pytest.mark.parametrize("power", [0.5, 1.0, 1.5, 3.0])

@@ -91,8 +91,11 @@ STEP = [
     ("amd-avx512-bf16", (512, 47), LIFTED, Gram((2, 4)), F32),  # small products are quicker in float32
     ("x86-avx2", (768, 3072), THINLY, Gram(()), F32),
     ("x86-avx2", (64, 64), LIFTED, Direct(), F32),
-    ("cuda-sm90", (768, 3072), LIFTED, Gram((2, 4)), BF16),
-    ("cuda-sm90", (768, 768), LIFTED, Direct(), BF16),
+    ("cuda-sm80", (768, 3072), THINLY, Gram(()), F16),
+    ("cuda-sm90", (768, 768), THINLY, Direct(), F16),
+    ("cuda-sm100", (128, 768), DEFLATED, Gram(()), F16),
+    ("cuda-sm90", (64, 256), LIFTED, Gram((2,)), F16),
+    ("cuda-sm90", (64, 64), LIFTED, Direct(), F16),
 ]
 
 
@@ -173,7 +176,13 @@ def test_roots_of_shampoo(on):
         assert plan.method == Exact()
         assert why in reason(plan, "method")
     on("cuda-sm90")
-    assert root(256).method == Exact()
+    for n, p, degrees in ((256, 4, (5, 5, 5, 5, 9)), (8, 4, (5, 5, 5, 5, 9)), (1024, 2, (5, 5, 5, 5, 5, 9))):
+        plan = root(n, p)
+        assert plan.method.degree == degrees
+        assert plan.iteration.error() < 1e-4
+        assert plan.precision == F32  # never the half precision of a polar factor's step
+        assert "products alone" in reason(plan, "method")
+    assert root(256, ridge=0.0).method == root(256, dtype=F64).method == Exact()
 
 
 def test_what_cannot_be_planned_is_refused():

@@ -1,6 +1,6 @@
 """Cost: the products of an engine, counted before the run, and the multiply-adds that a kernel does for them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..iteration.schedule import Schedule
@@ -10,7 +10,7 @@ from .coupled import Coupled
 from .direct import Direct
 from .gram import Gram
 
-__all__ = ["Product", "computed", "engine_cost", "products_of", "share"]
+__all__ = ["Product", "computed", "coupled_products", "engine_cost", "products_of", "share"]
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,12 @@ def products_of(
     |---------|--------------------------------------------|---------------------------------------------|
     | direct  | a (M) + s(k) + a (applied)                 |                                             |
     | gram    | s(k) + 1 (Q) + 2 (M carried)               | a (M) + a (applied), and again at a restart |
-    | coupled | 1 (M) + s(k) + t(p - 1) (Y) + 1 (Z)        | 2 less, in the first step, where Z is I     |
+    | coupled | 1 (M) + s(k) + t(p - 1) (Y) + 1 (Z)        | less M and Z in the first step, where Z = I |
 
     s(k) = 0, 1, 2, 2, 3, 3, 4 for k = 1 .. 7 (`Polynomial.products`); t(j) = floor(log2 j) + popcount(j), t(0) = 0.
     The first step after a restart saves the product for Q; the last step before a restart, and the last of all, save
-    those that carry M.
+    those that carry M. The last step of `Coupled` saves the products for Y if the inverse root is returned, and the
+    product for Z if the root is.
 
     Args:
         schedule: Polynomials for the exponent of `target`.
@@ -77,7 +78,7 @@ def products_of(
         case Gram():
             return tuple(_gram(degrees, n, m, tall, engine.restarts or ()))
         case Coupled():
-            return tuple(_coupled(degrees, n, target.p))
+            return tuple(coupled_products(degrees, n, target))
 
 
 def engine_cost(schedule: Schedule, engine: Direct | Gram, shape: tuple[int, int]) -> float:
@@ -119,13 +120,18 @@ def _gram(degrees: list[int], n: int, m: int, tall: bool, restarts: tuple[int, .
     yield _applied("mm", n, m, tall)
 
 
-def _coupled(degrees: list[int], n: int, p: int) -> Iterator[Product]:
-    square = Product("sym_mm", n, n, n)
+def coupled_products(degrees: Sequence[int], n: int, target: Target) -> Iterator[Product]:
+    """The products of `Coupled` on n x n matrices, for the degrees k of the steps."""
+    square, p = Product("sym_mm", n, n, n), target.p
     powers = (p - 1).bit_length() - 1 + (p - 1).bit_count() if p > 1 else 0
     for step, k in enumerate(degrees):
+        last = step + 1 == len(degrees)
         yield from (square,) * (step > 0)
         yield from _split(k, n)
-        yield from (square,) * (powers + (step > 0))
+        if not (last and target.homogeneity < 0):
+            yield from (square,) * powers
+        if not last or target.homogeneity < 0:
+            yield from (square,) * (step > 0)
 
 
 def _split(k: int, n: int) -> Iterator[Product]:

@@ -29,15 +29,19 @@ class Coupled:
     ) -> Tensor:
         """See `Engine.run`."""
         Y, Z = A, None
+        inverse = target.homogeneity < 0
         for k in range(method.steps):
+            last = k + 1 == method.steps  # forms only the factor that is returned
             M = Y if Z is None else products.sym_mm(Z, Y)
             residual = Residual(M, target.p, key, products=products)
             if finished(method, k, residual):
                 break
             c, B = method.step(k, residual).split(M, products)
             q = shifted(c, B)
-            Y = times_power(Y, q, target.p - 1, products)
-            Z = q if Z is None else products.sym_mm(q, Z)
+            if not (last and inverse):
+                Y = times_power(Y, q, target.p - 1, products)
+            if not last or inverse:
+                Z = q if Z is None else products.sym_mm(q, Z)
         return target.result(Y, A if Z is None else Z)  # zero steps: A already equals I
 
 

@@ -25,6 +25,10 @@ class Gram:
     again, Q = I) cures both. A restart divides X by 1 + (unit roundoff) max|Q|, so that rounding lifts no singular
     value above the interval of the next step (`restarts.margins`).
 
+    Without a restart, M in float16 gets a multiple of I that makes its eigenvalues positive (`_rounded`). It is 2e-5 of
+    ||M||_F for a matrix of 768 rows with even singular vectors, a tenth of the square of the least singular value that
+    three deflated steps lift. In bfloat16 it would be as large as this square.
+
     A step multiplies M and Q by Z from the same side: M <- Z (M Z) and Q <- Z Q. Then M = (Q X)(Q X)^T for every Z, so
     the next steps correct an error of Z, as in `Direct`. With Q <- Q Z they do not: the null space of a low-rank
     matrix, where Q is largest, leaks into the result (error 2 instead of .006 at rank 1, 192 x 768, in float32). Z Q is
@@ -76,6 +80,8 @@ class Gram:
             if Q is not None and k in restarts:
                 X, Q, M, pending = _applied(_times(Q, pending) / room[k], X, products), None, None, None
             M = target.form.matrix(X, None, products) if M is None else M
+            if k == 0 and not restarts and M.dtype is torch.float16:
+                M = shifted(_rounded(M), M)
             residual = Residual(M, target.p, key, products=products)
             if finished(method, k, residual):
                 break
@@ -101,6 +107,15 @@ class Gram:
                 M = products.sym_mm(Z, products.sym_mm(M, Z))
         assert Q is not None
         return Q
+
+
+def _rounded(M: Tensor) -> Tensor:
+    """Bound the rounding errors of M (b, n, n) in spectral norm, (b, 1, 1), if they have no common sign.
+
+    A matrix of independent errors, of at most u |M_ij|, has a norm of about .8 u times the largest norm of a row.
+    """
+    rows = torch.linalg.vector_norm(M.detach(), dim=-1, keepdim=True)
+    return rows.amax(-2, keepdim=True) * (torch.finfo(M.dtype).eps / 2)
 
 
 def _times(Q: Tensor, factor: Tensor | None) -> Tensor:

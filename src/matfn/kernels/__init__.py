@@ -3,5 +3,18 @@
 from .blocked import Blocked
 from .onednn import ONEDNN, OneDNN, onednn_runs
 from .products import EAGER, Eager, Products, Weight
+from .quack import QuackSymmetric
+from .quickest import Quickest
 
-__all__ = ["EAGER", "ONEDNN", "Blocked", "Eager", "OneDNN", "Products", "Weight", "onednn_runs"]
+__all__ = [
+    "EAGER",
+    "ONEDNN",
+    "Blocked",
+    "Eager",
+    "OneDNN",
+    "Products",
+    "QuackSymmetric",
+    "Quickest",
+    "Weight",
+    "onednn_runs",
+]

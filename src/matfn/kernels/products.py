@@ -14,6 +14,7 @@ __all__ = [
     "Plain",
     "Products",
     "Weight",
+    "differentiated",
     "multiplied",
     "numbers",
     "shifted",
@@ -84,6 +85,11 @@ class Plain(Products, Protocol):
         ...
 
 
+def differentiated(*given: Tensor | float | None) -> bool:
+    """Tell whether autograd follows a product of these tensors."""
+    return torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in given)
+
+
 def numbers(weight: Weight, count: int) -> list[float]:
     """Return one number for each of `count` matrices; reads the tensor, which is free on a CPU."""
     return weight.flatten().tolist() * (count // weight.numel()) if isinstance(weight, Tensor) else [weight] * count
@@ -130,8 +136,7 @@ def _combined(P: Tensor, C: Tensor, alpha: Weight, beta: Weight) -> Tensor:
     For alpha = 1 one pass over memory is enough: addcmul rounds each sum as it writes it.
     """
     if not isinstance(alpha, Tensor) and alpha == 1.0 and isinstance(beta, Tensor):
-        differentiated = torch.is_grad_enabled() and any(x.requires_grad for x in (P, C, beta))
-        if differentiated or torch.compiler.is_compiling():
+        if differentiated(P, C, beta) or torch.compiler.is_compiling():
             return torch.addcmul(P, C, beta).to(C.dtype)
         return torch.addcmul(P, C, beta, out=torch.empty_like(C, memory_format=torch.contiguous_format))
     return (alpha * P + beta * C).to(C.dtype)
@@ -144,13 +149,12 @@ def _better_one_by_one(C: Tensor, A: Tensor, B: Tensor, alpha: Weight, beta: Wei
     bfloat16 matrices of 768 rows. Not for derivatives (the weights would be constants), float16 (addmm is slow, see
     `addmm`) or small matrices (the batched product is faster).
     """
-    tensors = [x for x in (C, A, B, alpha, beta) if isinstance(x, Tensor)]
     return (
         C.device.type == "cpu"
         and C.dtype != torch.float16
         and C.shape[-2] * C.shape[-1] >= _LARGE
         and not torch.compiler.is_compiling()
-        and not (torch.is_grad_enabled() and any(x.requires_grad for x in tensors))
+        and not differentiated(C, A, B, alpha, beta)
     )
 
 

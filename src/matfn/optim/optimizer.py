@@ -35,7 +35,7 @@ from .rule_groups import RuleGroups
 from .rules.rule import Elementwise, Rule
 from .scale import SCALES, Scale
 from .sharded import Sharded
-from .state import COUNTER, check_state, count, make_state
+from .state import COUNTER, check_state, count, make_state, settle
 from .switch import as_ours
 from .traced import ready
 from .words import naming_arguments
@@ -325,6 +325,7 @@ class MatrixOptimizer(RuleGroups):
 
     def state_dict(self) -> dict[str, Any]:
         """Groups and state in torch's own format, with names; see `matfn.optim.checkpoint`."""
+        settle(self.chain, *(other.chain for other in self.others.values()))
         for before in self._optimizer_state_dict_pre_hooks.values():
             before(self)
         self.rest.adopt_momentum(self.param_groups)
@@ -344,6 +345,7 @@ class MatrixOptimizer(RuleGroups):
             TypeError: If `state_dict` is no mapping, or a part or an option of it has a wrong type.
         """
         name = type(self).__name__
+        settle(self.chain, *(other.chain for other in self.others.values()))
         self._made.adopt(self, self._watch)
         saved = state_dict
         try:
@@ -368,6 +370,7 @@ class MatrixOptimizer(RuleGroups):
 
     def __getstate__(self) -> dict[str, Any]:
         self._sharded.refuse_copy(self)
+        settle(self.chain, *(other.chain for other in self.others.values()))
         return {**super().__getstate__(), **{name: getattr(self, name) for name in self.kept}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -211,6 +211,7 @@ class Round:
                 bucket.runs = self.step.whole_runs(bucket)
             for rule in lender.chain[1:]:
                 rule.prepare([bucket.runs for together in stacks for bucket in together])
+                rule.settle()  # before state leaves for the other processes
             for together in stacks:
                 for bucket, update in self.optimizer.stacks.directions(_GIVEN, lender.chain[1:], together):
                     for slot, place in zip(bucket.slots, bucket.places(update.contiguous()), strict=True):

@@ -37,10 +37,16 @@ class Shampoo(MatrixOptimizer):
     too large to be squared, is left out of the factors, but NaN and infinity reach the weights through the momentum,
     and an infinite square stops its entry of the graft "adam".
 
-    Each new root is checked (`certify`). The host waits for the device at these steps only. A root that fails is
-    computed again in float64 by `Exact`. If that fails too, or the factor is not finite, the last root stays (the
-    identity at first). If all squares of a block are lost, its root is the identity. A RuntimeWarning names the
-    parameter and block in all these cases.
+    Each new root is checked (`certify`). A root that fails is computed again in float64 by `Exact`. If that fails too,
+    or the factor is not finite, the last root stays (the identity at first). If all squares of a block are lost, its
+    root is the identity. A RuntimeWarning names the parameter and block in all these cases.
+
+    On a CPU all of this happens at once. On a GPU the host does not wait: a root that fails keeps its last value for
+    one step. At the start of the next step, before the factors change, the host reads the verdict, warns, and computes
+    the root again. `state_dict`, copies, and processes that share parameters do so at once, so a resumed run equals an
+    uninterrupted one. The host waits at the first roots of a parameter, for methods that decompose (`Exact`) or look at
+    the matrix beforehand, and for zero factors, whose momentum it reads. In a CUDA graph captured by hand nothing is
+    read: a root that fails keeps its last value without a warning.
 
     Args not listed, and errors, are as in `Muon`.
 
@@ -62,8 +68,8 @@ class Shampoo(MatrixOptimizer):
         method: How a root is computed: a value of `matfn.METHODS`, or a function of p and of the lower bound that the
             ridge gives, such as `matfn.optim.resolvents` or `minimax`. None is the choice of the run plan, which
             `root_choices` shows: in float32 on a CPU, from 96 rows on, a sum of `Resolvents` within 1e-2, which is less
-            than rounding and the age of the roots change, in two thirds to a third of the time; else `Exact()`. On a
-            GPU try `minimax`.
+            than rounding and the age of the roots change, in two thirds to a third of the time; in float32 on a GPU,
+            for a ridge from 5e-7 on, a composition of minimax steps within 1e-4, by products alone; else `Exact()`.
         tolerance: Of the "balanced" residual of a root (`certify`), about p times its relative error. An eigenvalue
             that the iteration has not moved counts as 1. Rounding in float32 leaves 0.1 at most at ridge 1e-6.
         cutting: Block size and merging of small dimensions. None is ``Cutting()``.

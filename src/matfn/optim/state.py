@@ -11,7 +11,7 @@ from .matrices.layout import Layout
 from .matrices.shards import is_dtensor, like_shard, local
 from .rest import StateLike
 
-__all__ = ["COUNTER", "check_state", "count", "described", "kinds_of", "make_state"]
+__all__ = ["COUNTER", "check_state", "count", "described", "kinds_of", "make_state", "settle"]
 
 COUNTER = "step"
 
@@ -68,6 +68,13 @@ def count(states: Iterable[MutableMapping[str, Any]]) -> None:
     """Count one step in each state, a 0-d float32 tensor on the host, so that reading it does not wait."""
     for state in states:  # a new tensor, because earlier state dicts share the old one
         state[COUNTER] = state[COUNTER] + 1 if COUNTER in state else torch.ones((), dtype=torch.float32, device="cpu")
+
+
+def settle(*chains: Iterable[Any]) -> None:
+    """Finish what rules left until the device has computed it, and wait for it; see `Link.settle`."""
+    for chain in chains:
+        for rule in chain:
+            rule.settle()
 
 
 def placed(x: Tensor) -> str:

@@ -10,7 +10,7 @@ from ..engines import Gram, gram_error
 from ..engines.restarts import symmetric_error
 from ..errors import SpectrumError, which
 from ..iteration.protocols import Evaluation, Fitted, Method, Scheduled, Summed
-from ..iteration.schedule import PLAIN, Schedule
+from ..iteration.schedule import Schedule
 from ..iteration.target import POLAR, Domain, Target
 from ..linalg.definite import check_definite
 from ..linalg.norms import Scale, prescale, prescale_
@@ -79,19 +79,18 @@ def _iterated(plan: RunPlan, A: Tensor, key: int | Tensor, scale: Callable[[Tens
     assert plan.engine is not None
     assert plan.iteration is not None
     target = plan.target
-    scaled, divisor = scale(A)
-    first = None
-    if plan.preparation == PLAIN:
-        X = scaled.to(plan.precision)
-    else:
-        X, first = prepared(target, scaled, plan.preparation, plan.precision, plan.wide, plan.products)
-    wide = scaled.dtype
-    del scaled  # frees memory of the size of the argument
+    X, first, divisor = prepared(
+        target, A, plan.preparation, plan.precision, plan.wide, plan.products, plan.thin, scale
+    )
     # Pass ownership, so that the engine can free the first iterate and the first M early.
     held: list[Any] = [first, X]
     del X, first
     result = plan.engine.run(target, held.pop(), plan.iteration, plan.products, key, held.pop())
-    return result if target.homogeneity == 0 else divisor.undo(result.to(wide), target.homogeneity)
+    return (
+        result
+        if target.homogeneity == 0
+        else divisor.undo(result.to(torch.promote_types(A.dtype, torch.float32)), target.homogeneity)
+    )
 
 
 def bears_gram(plan: RunPlan) -> bool:

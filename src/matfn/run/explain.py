@@ -4,17 +4,20 @@ import textwrap
 import time
 from functools import lru_cache
 from numbers import Real
+from operator import itemgetter
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..engines import Coupled, Direct, Gram
-from ..engines.cost import computed, products_of
+from ..engines.cost import Product, computed, products_of
 from ..errors import shown
 from ..iteration.schedule import PLAIN, Schedule
 from ..iteration.target import INV_ROOT, ORTHOGONALIZE, POLAR, TARGETS, Target
 from ..kernels import Products
+from ..kernels.quickest import Quickest
+from ..kernels.trial import Kind, Outcome, lower
 from .arguments import DTYPES, check_matrix
 from .machine import short
 from .plan import Purpose, RunPlan, resolve
@@ -91,11 +94,20 @@ def _exponent(target: Target, verb: str, p: int | None) -> Target:
 
 def _device(device: object) -> torch.device:
     try:
-        return torch.device(device)  # pyright: ignore[reportArgumentType]
+        where = torch.device(device)  # pyright: ignore[reportArgumentType]
     except (RuntimeError, TypeError):
         raise ValueError(
             f'explain: device must be a torch.device or a name such as "cpu" or "cuda:0", got {shown(device)}'
         ) from None
+    if where.type == "cuda" and not torch.cuda.is_available():
+        return where  # the profile of a GPU that is not there is known
+    try:
+        torch.empty(0, device=where)
+    except (RuntimeError, AssertionError, ImportError):  # NotImplementedError is a RuntimeError
+        raise ValueError(
+            f"explain: torch cannot use the device {where} here: name one that is here, or cuda, which need not be"
+        ) from None
+    return where
 
 
 def _meta(shape: object) -> Tensor:
@@ -122,7 +134,7 @@ def describe(plan: RunPlan) -> str:
     rows.append(("precision", short(plan.precision), reasons["precision"]))
     if "products" in reasons:
         rows.append(("products", repr(plan.products), reasons["products"]))
-    rows += _work(plan)
+    rows += [*_kernels(plan), *_work(plan)]
     for label, value, why in rows:
         wrapped = textwrap.wrap(f"{value}: {why}", _WIDTH - 14, break_long_words=False)
         lines += [f"  {label:<12}{wrapped[0]}", *(f"{'':14}{line}" for line in wrapped[1:])]
@@ -137,14 +149,62 @@ def _steps(schedule: Schedule) -> str:
     return f"{len(degrees)} of degree " + (str(degrees[0]) if same else ", ".join(map(str, degrees)))
 
 
+def _kernels(plan: RunPlan) -> list[tuple[str, str, str]]:
+    """List the kernel that was the quickest for each symmetric product of the plan, as far as this device was timed."""
+    if not isinstance(plan.products, Quickest):
+        return []
+    if torch.are_deterministic_algorithms_enabled():
+        return [("kernels", "torch's full products", "torch.use_deterministic_algorithms(True)")]
+    known = [
+        (kind, outcome)
+        for text, outcome in plan.products.outcomes(torch.device(plan.device)).items()
+        if (kind := Kind.read(text)) is not None and kind.dtype == short(plan.precision)
+    ]
+    told = []
+    for name, rows, inner in _symmetric(plan):
+        sizes = (name, lower(rows, 2), lower(inner, 1))
+        timed = [_timed(kind, outcome) for kind, outcome in known if (kind.product, kind.rows, kind.inner) == sizes]
+        why = "; ".join(timed) or "not measured yet: measured at the first product of this size"
+        told.append(("kernel", f"{name} {rows} x {inner}", why))
+    return told
+
+
+def _symmetric(plan: RunPlan) -> list[tuple[str, int, int]]:
+    """Return name, rows and inner dimension of the symmetric products that the plan can make, each once."""
+    n, m = min(plan.shape), max(plan.shape)
+    listed = _listed(plan)
+    if listed is None:
+        return [("syrk", n, m), ("sym_mm", n, n), ("sym_addmm", n, n)]
+    return list(dict.fromkeys((product.name, product.rows, product.inner) for product in listed if product.symmetric))
+
+
+def _timed(kind: Kind, outcome: Outcome) -> str:
+    most, (called, replayed) = 2 * kind.batch - 1, outcome.winners
+    matrices = "1 matrix" if most == 1 else f"{kind.batch} to {most} matrices"
+    weights = f" (weights: {kind.weights})" if kind.weights else ""
+    graph = "" if replayed == called else f", in a CUDA graph {replayed}"
+    times = ", ".join(
+        f"{name} {times.called * 1e3:.3g} ms and {times.replayed * 1e3:.3g}"
+        for name, times in sorted(outcome.seconds.items(), key=itemgetter(1))
+    )
+    left = "".join(f", {name} is left out: {why}" for name, why in outcome.left_out.items())
+    return f"{matrices}{weights} take {called}{graph}: called and replayed, {times}{left}"
+
+
+def _listed(plan: RunPlan) -> tuple[Product, ...] | None:
+    """Return the products of one matrix, None if they are not known before the run."""
+    if not isinstance(plan.iteration, Schedule) or plan.iteration.rational or not min(plan.shape):
+        return None
+    if not isinstance(plan.engine, Direct | Gram | Coupled):  # an engine of the caller
+        return None
+    engine = plan.engine.planned(plan.iteration, plan.precision) if isinstance(plan.engine, Gram) else plan.engine
+    return products_of(plan.iteration, engine, plan.shape, plan.target)
+
+
 def _work(plan: RunPlan) -> list[tuple[str, str, str]]:
     """Predict the products of one matrix and their time."""
-    if not isinstance(plan.iteration, Schedule) or plan.iteration.rational or not min(plan.shape):
+    if (listed := _listed(plan)) is None:
         return []
-    if not isinstance(plan.engine, Direct | Gram | Coupled):  # an engine of the caller, whose products are not known
-        return []
-    engine = plan.engine.planned(plan.iteration, plan.precision) if isinstance(plan.engine, Gram) else plan.engine
-    listed = products_of(plan.iteration, engine, plan.shape, plan.target)
     flops = 2 * sum(computed(product, plan.products) for product in listed)
     said = f"{len(listed)} products, {flops / 1e9:.3g} GFLOP a matrix"
     # Nothing is run on an accelerator to explain a plan, and the rate of this CPU says nothing about another profile's.

@@ -58,33 +58,46 @@ class Machine:
         name: The name that MATFN_MACHINE takes.
         kind: What it describes, in words.
         half: Which half-precision dtypes are fast, and so used for iterations; None is unknown, and has them timed.
+        half_dtype: The half precision of an optimizer's iteration, where it is fast.
         half_rows: Short side from which an optimizer's step is faster in half precision, where that is fast.
         onednn_rows: Short side from which oneDNN's float32 products are faster than torch's own; None for never.
         onednn_block: As `block_rows`, for float32 products by oneDNN.
         block_rows: By dtype, the height of a block row from which symmetric products in block rows pay; two must fit.
+        quickest: Whether symmetric products take the kernel that a trial on the device finds (`Quickest`).
         deflated_rows: Short side from which an optimizer's three deflated steps are faster than five; None for never.
         thinly_rows: Short side from which a thirty-second of the singular values is deflated, below it a sixteenth.
         resolvent_rows: Rows from which Shampoo's roots are sums of resolvents; None for never.
+        product_roots: Whether Shampoo's roots are by products alone, where no resolvents are used.
         part_entries: Entries of a stack to iterate on at a time, so that the iterates fit the cache; None for all.
     """
 
     name: str
     kind: str
     half: Half | None
+    half_dtype: Fact[torch.dtype] = Fact(torch.bfloat16, "no measured machine of this kind multiplies float16 as fast")
     half_rows: Fact[int] = Fact(0, "half precision is used at every size")
     onednn_rows: Fact[int | None] = Fact(None, "torch's own float32 products are the quickest known here")
     onednn_block: Fact[int] = Fact(192, "AMD EPYC 9005: 1.1 times full products at 384 rows, 1.4 times at 768")
     block_rows: tuple[tuple[torch.dtype, int], ...] = ()
     block_where: str = _UNMEASURED
+    quickest: Fact[bool] = Fact(False, "no kernel for symmetric results is known here")
     deflated_rows: Fact[int | None] = Fact(None, _UNMEASURED)
     thinly_rows: Fact[int] = Fact(512, "momenta of width 768: a thirty-second leaves rms .66, five Jordan steps .70")
     resolvent_rows: Fact[int | None] = Fact(None, _UNMEASURED)
+    product_roots: Fact[bool] = Fact(False, _UNMEASURED)
     part_entries: int | None = None
 
     @property
     def narrow(self) -> torch.dtype:
-        """The dtype of an optimizer's iteration on float32 momenta: bfloat16 if it is fast, else float32."""
-        return self.working(torch.bfloat16)
+        """The dtype of an optimizer's iteration on float32 momenta: `half_dtype` if it is fast, else float32."""
+        return self.working(self.half_dtype.value)
+
+    def thin(self, precision: torch.dtype) -> torch.dtype | None:
+        """Return the dtype of a deflation's thin products for an iteration in `precision`; None is float32 or wider.
+
+        Only float16 is fine enough: bfloat16 would round what deflation subtracts to more than what it leaves.
+        """
+        return torch.float16 if precision in _HALF and self.half_dtype.value is torch.float16 else None
 
     def working(self, dtype: torch.dtype) -> torch.dtype:
         """Return the dtype to iterate in for an argument of `dtype`: float32 for a slow half precision."""
@@ -106,14 +119,30 @@ _CPU = Machine(
     resolvent_rows=Fact(96, f"{_EPYC}: 1.6 times an eigendecomposition at 96 rows, 2.4 times at 256"),
     part_entries=2**20,
 )
-_GPU = Machine("gpu", "a device that no other profile describes: plain products", half=None)
-_NVIDIA = replace(
-    _GPU,
-    name="cuda",
-    kind="an NVIDIA GPU older than sm_80",
-    deflated_rows=Fact(None, "H200, 2026-11-26: the sketch takes 17 ms where all else takes 9, and cannot be captured"),
+_GPU = Machine(
+    "gpu",
+    "a device that no other profile describes: plain products",
+    half=None,
+    product_roots=Fact(True, "decompositions wait for the device; 64 x 256 by Exact() took 130 ms (H200, 2026-11-26)"),
 )
-_TENSOR_CORES = Half(True, True, "tensor cores; H200, 2026-11-26: 788 TFLOP/s in bfloat16")
+_NVIDIA = replace(_GPU, name="cuda", kind="an NVIDIA GPU older than sm_80")
+_TENSOR_CORES = replace(
+    _NVIDIA,
+    half=Half(True, True, "tensor cores; H200, 2026-11-26: 788 TFLOP/s in bfloat16"),
+    half_dtype=Fact(
+        torch.float16, "H200, 2026-11-26: the rate of bfloat16, eight times finer, one restart instead of two"
+    ),
+    deflated_rows=Fact(
+        128,
+        "counted 3 n^2 m + 12 n^3 for four steps, where five lifted ones take 6 n^2 m + 14 n^3; predicted by counts, "
+        "not yet measured on a GPU in this form",
+    ),
+    quickest=Fact(
+        True,
+        "H200, 2026-11-26: quack's symmetric products took .6 of the time of cuBLAS's full ones at 2048 and 4096 rows, "
+        ".9 to 1.1 at 768; the Triton kernels of that day mostly took longer than cuBLAS's",
+    ),
+)
 
 PROFILES: dict[str, Machine] = {
     profile.name: profile
@@ -139,9 +168,9 @@ PROFILES: dict[str, Machine] = {
         replace(_CPU, name="arm-bf16", kind="ARM with bfloat16 arithmetic"),
         _CPU,
         _NVIDIA,
-        replace(_NVIDIA, name="cuda-sm80", kind="NVIDIA Ampere and Ada (sm_80 to sm_89)", half=_TENSOR_CORES),
-        replace(_NVIDIA, name="cuda-sm90", kind="NVIDIA Hopper (sm_90)", half=_TENSOR_CORES),
-        replace(_NVIDIA, name="cuda-sm100", kind="NVIDIA Blackwell (sm_100 and newer)", half=_TENSOR_CORES),
+        replace(_TENSOR_CORES, name="cuda-sm80", kind="NVIDIA Ampere and Ada (sm_80 to sm_89)"),
+        replace(_TENSOR_CORES, name="cuda-sm90", kind="NVIDIA Hopper (sm_90)"),
+        replace(_TENSOR_CORES, name="cuda-sm100", kind="NVIDIA Blackwell (sm_100 and newer)"),
         _GPU,
     )
 }
@@ -150,27 +179,37 @@ PROFILES: dict[str, Machine] = {
 def machine(device: torch.device) -> Machine:
     """Return the profile for a device: named by MATFN_MACHINE, else recognised; times unknown dtypes."""
     if torch.compiler.is_compiling():
-        name, bfloat16, float16, where, least, rows, why, thinly = _facts(device.type, device.index)
+        name, bfloat16, float16, where, dtype, least, rows, why, thinly = _facts(device.type, device.index)
         return Machine(  # with every field: torch.compile cannot wrap the objects that are the defaults
             name,
             "seen by torch.compile",
             Half(bfloat16, float16, where),
+            half_dtype=Fact(dtype, where),
             half_rows=Fact(least, where),
             onednn_rows=Fact(None, why),
             onednn_block=Fact(0, why),
+            quickest=Fact(False, why),
             deflated_rows=Fact(rows, why),
             thinly_rows=Fact(thinly, why),
             resolvent_rows=Fact(None, why),
+            product_roots=Fact(False, why),
         )
     return _machine(device.type, device.index, os.environ.get("MATFN_MACHINE", ""), torch.get_num_threads())
 
 
-def _facts(kind: str, index: int | None) -> tuple[str, bool, bool, str, int, int | None, str, int]:
+def _facts(kind: str, index: int | None) -> tuple[str, bool, bool, str, torch.dtype, int, int | None, str, int]:
     """What a plan for torch.compile needs of a profile, as plain values: objects would need guards."""
     found = _machine(kind, index, os.environ.get("MATFN_MACHINE", ""), torch.get_num_threads())
     half = found.half or Half(False, False, _UNMEASURED)
     words, deflated = (found.name, half.bfloat16, half.float16, half.where), found.deflated_rows
-    return *words, found.half_rows.value, deflated.value, deflated.where, found.thinly_rows.value
+    return (
+        *words,
+        found.half_dtype.value,
+        found.half_rows.value,
+        deflated.value,
+        deflated.where,
+        found.thinly_rows.value,
+    )
 
 
 # torch.compile calls it while it traces, see `matfn.linalg.constant`.
@@ -201,7 +240,13 @@ def _machine(kind: str, index: int | None, named: str, threads: int) -> Machine:
 def _recognised(device: torch.device) -> Machine:
     """The profile of the hardware."""
     if device.type == "cuda" and torch.version.hip is None:
-        major, _ = torch.cuda.get_device_capability(device)
+        try:
+            major, _ = torch.cuda.get_device_capability(device)
+        except (AssertionError, RuntimeError):  # torch was built without CUDA, or finds no driver
+            if torch.cuda.is_available():
+                raise
+            # `explain` plans for a device that is not there.
+            return replace(PROFILES["cuda-sm90"], kind="NVIDIA Hopper, assumed: torch finds no CUDA device here")
         return PROFILES[{8: "cuda-sm80", 9: "cuda-sm90"}.get(major, "cuda-sm100" if major > 9 else "cuda")]
     return PROFILES[_cpu() if device.type == "cpu" else "gpu"]
 

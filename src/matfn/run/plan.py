@@ -19,11 +19,13 @@ from ..iteration.protocols import Evaluation, Fitted, Iteration, Method, Schedul
 from ..iteration.recorder import Recorder
 from ..iteration.schedule import PLAIN, Preparation, Schedule
 from ..iteration.target import Domain, Target
-from ..kernels import EAGER, ONEDNN, Blocked, Products
+from ..kernels import EAGER, Products
 from ..methods import QDWH, Exact, PolarExpress
 from ..methods.resolvents import Resolvents, resolvents
 from .arguments import check_method, check_options, check_rounding
 from .machine import Machine, machine
+from .products import products_for
+from .root_method import few_products
 
 __all__ = ["DEFLATED", "LIFTED", "THINLY", "TOLERATED", "Purpose", "RunPlan", "lower_bound", "resolve"]
 
@@ -46,6 +48,9 @@ LIFTED = PolarExpress((5, 5, 5, 5, 3), lower=2e-3, cushion=0.07, norm="schatten4
 # Deflation allows gentle slopes, for which Gram needs no restart. The slopes of LIFTED would lift the negative
 # eigenvalues of M, which are rounding errors, after two steps.
 _ENGINES: dict[Method, Engine] = {DEFLATED: Gram(()), THINLY: Gram(()), LIFTED: Gram((2, 4))}
+# In float16, the fewest restarts with which no singular value above 1.25 was found:
+# `python -m studies.gram_safety --preset float16`.
+_FLOAT16_ENGINES: dict[Method, Engine] = {DEFLATED: Gram(()), THINLY: Gram(()), LIFTED: Gram((2,))}
 
 TOLERATED = 0.01  # largest rounding error for which `orthogonalize` chooses Gram
 # A smaller ridge is lost in the rounding of a float32 factor, and Cholesky's factorization breaks down.
@@ -64,6 +69,7 @@ class RunPlan:
         wide: The products of the preparation, in float32 at least.
         on_range: Whether to put the result on the range of the matrix, because the steps lift rounding noise.
         parts: Number of entries of a stack to take at a time; None takes the stack whole.
+        thin: Half-precision dtype of a deflation's thin products; None is float32 at least.
         machine: The profile that decided.
         reasons: One clause for each decision.
     """
@@ -83,6 +89,7 @@ class RunPlan:
     engine: Engine | None = None
     on_range: bool = False
     parts: int | None = None
+    thin: torch.dtype | None = None
 
     def __str__(self) -> str:
         from .explain import describe  # late, because `explain` imports this module
@@ -128,7 +135,8 @@ def resolve(
     )
     if torch.compiler.is_compiling() or isinstance(method, Recorder) or not _hashable(asked):
         return _resolve(machine(device), asked)
-    return _cached(device, os.environ.get("MATFN_MACHINE"), torch.get_num_threads(), target.verb, asked)
+    named = os.environ.get("MATFN_MACHINE"), os.environ.get("MATFN_PRODUCTS")
+    return _cached(device, named, torch.get_num_threads(), target.verb, asked)
 
 
 class _Asked(NamedTuple):
@@ -156,7 +164,7 @@ def _hashable(asked: _Asked) -> bool:
 
 
 @lru_cache(maxsize=512)
-def _cached(device: torch.device, named: str | None, threads: int, verb: str, asked: _Asked) -> RunPlan:
+def _cached(device: torch.device, named: tuple[str | None, ...], threads: int, verb: str, asked: _Asked) -> RunPlan:
     """Cache by all that decides the profile and the error messages."""
     return _resolve(machine(device), asked)
 
@@ -209,7 +217,8 @@ def _iterating(profile: Machine, asked: _Asked, method: Scheduled | Iteration, w
     lifts = isinstance(iteration, Schedule) and iteration.lower <= torch.finfo(wide).eps
     on_range = lifts and asked.target.mirrored and asked.purpose is not Purpose.DIGITS
     precision, because = _precision(profile, asked, iteration, wide if on_range else asked.dtype)
-    engine, carried = _engine(asked, iteration, precision, _ENGINES.get(method) if asked.method is None else None)
+    usual = _FLOAT16_ENGINES if precision == torch.float16 else _ENGINES
+    engine, carried = _engine(asked, iteration, precision, usual.get(method) if asked.method is None else None)
     if not torch.compiler.is_compiling():  # both models use numpy, which torch.compile cannot follow
         check_rounding(asked.target, iteration, precision)
         engine = engine.planned(iteration, precision) if type(engine) is Gram else engine
@@ -227,6 +236,7 @@ def _iterating(profile: Machine, asked: _Asked, method: Scheduled | Iteration, w
         wide=full,
         on_range=on_range,
         parts=profile.part_entries if alone else None,
+        thin=profile.thin(precision),
         reasons=(("method", why), ("engine", carried), ("precision", because), ("products", how)),
     )
 
@@ -240,7 +250,7 @@ def _default(profile: Machine, asked: _Asked) -> tuple[Method, str]:
     if asked.purpose is Purpose.ORACLE:
         return QDWH(), "default: accurate at every condition number"
     if asked.target.domain is Domain.SPD:
-        return _root(profile, asked.shape[0], asked.target.p, asked.ridge, asked.dtype)
+        return _root(profile, asked)
     rows, known = min(asked.shape), profile.deflated_rows
     if known.value is None:
         return LIFTED, f"default without deflation: {known.where}"
@@ -251,15 +261,17 @@ def _default(profile: Machine, asked: _Asked) -> tuple[Method, str]:
     return THINLY, f"default from {profile.thinly_rows.value} rows on: {profile.thinly_rows.where}"
 
 
-def _root(profile: Machine, n: int, p: int, ridge: float, dtype: torch.dtype) -> tuple[Method, str]:
+def _root(profile: Machine, asked: _Asked) -> tuple[Method, str]:
     """Choose the method for inverse p-th roots of n x n factors with a ridge relative to the Frobenius norm."""
-    known = profile.resolvent_rows
-    if known.value is None:
+    n, p, ridge, dtype, known = asked.shape[0], asked.target.p, asked.ridge, asked.dtype, profile.resolvent_rows
+    if known.value is None and not profile.product_roots.value:
         return Exact(), f"resolvents are {known.where}"
     if dtype != torch.float32:
         return Exact(), f"factors in {dtype} are kept for exact roots"
     if ridge < _RIDGE:
         return Exact(), f"a ridge of {ridge:g} is below {_RIDGE:.1g}, so float32 does not bound the spectrum"
+    if known.value is None:
+        return few_products(p, lower_bound(p, ridge, n)), f"products alone: {profile.product_roots.where}"
     if n < known.value:
         return Exact(), f"{n} rows are below the {known.value} from which a sum of resolvents is quicker"
     method = resolvents(p, lower_bound(p, ridge, n))
@@ -301,7 +313,9 @@ def _precision(profile: Machine, asked: _Asked, iteration: Iteration, dtype: tor
     if asked.precision is not None:
         return asked.precision, "as given"
     form = getattr(iteration, "precision", lambda dtype: dtype)
-    if asked.purpose is Purpose.STEP and dtype == torch.float32 and form(torch.bfloat16) == torch.bfloat16:
+    half, root = profile.half_dtype, asked.target.domain is Domain.SPD  # factors of optimizers are ill-conditioned
+    step = asked.purpose is Purpose.STEP and not root
+    if step and dtype == torch.float32 and form(half.value) == half.value:
         if min(asked.shape) < profile.half_rows.value and profile.narrow != torch.float32:
             return torch.float32, f"matrices below {profile.half_rows.value} rows: {profile.half_rows.where}"
         return profile.narrow, f"an optimizer's step on {profile.name}: {profile.half and profile.half.where}"
@@ -365,16 +379,4 @@ def _products(profile: Machine, asked: _Asked, dtype: torch.dtype, *, mirrored: 
         return EAGER, "torch.compile follows plain products alone"
     if asked.differentiated:
         return EAGER, "only plain products have derivatives"
-    if asked.device != "cpu":
-        return EAGER, "full products by the vendor's library; no other ones were quicker (H200, 2026-11-26)"
-    short, onednn = min(asked.shape), profile.onednn_rows
-    quick = dtype == torch.float32 and onednn.value is not None and short >= onednn.value
-    plain, why = (ONEDNN, onednn.where) if quick else (EAGER, "torch's own products")
-    if not mirrored:
-        return plain, f"{why}; full ones, because this iteration is not stable with mirrored ones"
-    rows = profile.onednn_block.value if quick else dict(profile.block_rows).get(dtype)
-    if rows is None:
-        return plain, f"{why}; block rows do not pay in {dtype}"
-    if short < 2 * rows:
-        return plain, f"{why}; two block rows of {rows} do not fit into {short}"
-    return Blocked(rows, plain), f"symmetric ones in block rows of {rows}: {profile.block_where}"
+    return products_for(profile, asked.device, min(asked.shape), dtype, mirrored=mirrored)

@@ -1,5 +1,10 @@
 """Preparation: turn a scaled matrix into the first iterate: deflate large singular values, tighten the norm."""
 
+from collections.abc import Callable
+from functools import lru_cache, partial
+from importlib.util import find_spec
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -7,24 +12,84 @@ from ..iteration.residual import Form
 from ..iteration.schedule import Preparation
 from ..iteration.target import Domain, Target
 from ..kernels import Products
-from ..linalg.norms import frobenius
+from ..linalg.norms import Scale, frobenius, prescale
 
-__all__ = ["deflated", "deflated_gram", "prepared", "tightened"]
+__all__ = ["CONSTANT", "LEAST", "POLES", "deflated", "deflated_gram", "prepared", "shrinking", "tightened", "whitening"]
+
+Scaling = Callable[[Tensor], tuple[Tensor, Scale]]
+
+_HALF = (torch.bfloat16, torch.float16)
+# A float16 iterate starts with the norm 2^7. M = X X^T has the trace 2^14 then: no entry overflows (65504), and those
+# of a flat 4096 x 11008 matrix are .04 beside the diagonal, where 2e-6 would have one digit (float16 is normal from
+# 6e-5 on).
+_LIFT = 2.0**7
+_MOST_COLUMNS = 128  # of a k x k kernel
+LEAST = 2.0**-8  # least c of `deflated`: 8 roundings of float16, of which four could make D indefinite
+# y^(-1/2) is about CONSTANT + sum of weight / (y + shift): between .9865 y^(-1/2) and y^(-1/2) for y up to 1.05 (1 +
+# LEAST^-2). Zolotarev's function with four poles (`matfn.minimax.zolotarev`).
+CONSTANT = 0.0018630619
+POLES = ((0.72616775, 1.2842085), (25.322190, 5.0157345), (570.04045, 23.454206), (13724.111, 125.41271))
 
 
 def prepared(
-    target: Target, X: Tensor, preparation: Preparation, precision: torch.dtype, wide: Products, products: Products
-) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-    """Return the first iterate of an engine, and its first M if the preparation has formed it (`Engine.run`).
+    target: Target,
+    A: Tensor,
+    preparation: Preparation,
+    precision: torch.dtype,
+    wide: Products,
+    products: Products,
+    thin: torch.dtype | None = None,
+    scale: Scaling = prescale,
+) -> tuple[Tensor, tuple[Tensor, Tensor] | None, Scale]:
+    """Return the first iterate of an engine, its first M if the preparation has formed it (`Engine.run`), and the norm.
 
-    X (b, m, n), float32 or float64, has Frobenius norm 1 or zero; `precision` and `products` are those of the
-    iteration, `wide` the products for X in its own dtype.
+    A (b, m, n) is divided by its Frobenius norm, by `scale` where no kernel does it. `precision` and `products` are
+    those of the iteration, `wide` the products for A in float32 at least, `thin` the dtype of the products of a
+    deflation (`deflated`).
     """
-    X = deflated(X, preparation.deflation, precision, wide) if preparation.deflation else X.to(precision)
-    if preparation.norm == "frobenius" or target.domain is Domain.SPD:  # a root does not depend on the norm
-        return X, None
-    start, beside = target.start(X) if target.form is Form.PRODUCT else (X, None)
-    return X, tightened(target.form.matrix(start, beside, products), target.p)
+    tightens = preparation.norm != "frobenius" and target.domain is not Domain.SPD  # a root depends on no norm
+    polar, k = target.form is Form.GRAM, int(preparation.deflation * min(A.shape[-2:]))
+    lift = _LIFT if tightens and polar and precision is torch.float16 else 1.0
+    first = (thin or torch.promote_types(A.dtype, torch.float32)) if k else precision
+    kernels = _kernels(A, first, k) if polar else None
+    if kernels:
+        H, T, peak, norm = kernels[0].scaled(A, first, factor=lift, sketch=k)
+        divisor = Scale(peak, norm)
+    else:
+        X, divisor = scale(A)
+        H, T = _cast(X, lift, first), _cast(_sketch(X, k), lift, first) if k else None
+        del X  # frees memory of the size of the argument
+    if k:
+        _refuse_gradient(A)
+        assert T is not None
+        H = _shrunk(H, T, wide, lift**2, kernels).to(precision)
+    if not tightens:
+        return _normed(H) if k and polar else H, None, divisor
+    start, beside = target.start(H) if target.form is Form.PRODUCT else (H, None)
+    return H, tightened(target.form.matrix(start, beside, products), target.p), divisor
+
+
+def _kernels(A: Tensor, dtype: torch.dtype, k: int) -> tuple[Any, Any] | None:
+    """Return the modules of the Triton kernels if they take A (b, m, n), a result in `dtype` and k columns.
+
+    They need a GPU from sm_80 on. torch.compile and autograd follow torch's own functions only.
+    """
+    if not A.is_cuda or torch.compiler.is_compiling() or (torch.is_grad_enabled() and A.requires_grad):
+        return None
+    if torch.float64 in (A.dtype, dtype) or (k and dtype is not torch.float16) or k > _MOST_COLUMNS:
+        return None
+    if torch.version.hip is not None or torch.cuda.get_device_capability(A.device) < (8, 0):
+        return None
+    return _triton_modules()
+
+
+@lru_cache(maxsize=1)
+def _triton_modules() -> tuple[Any, Any] | None:
+    if find_spec("triton") is None:
+        return None
+    from ..kernels import triton_scale, triton_small
+
+    return triton_scale, triton_small
 
 
 def tightened(M: Tensor, p: int) -> tuple[Tensor, Tensor]:
@@ -34,32 +99,53 @@ def tightened(M: Tensor, p: int) -> tuple[Tensor, Tensor]:
     n^(1/4) times as large. It costs no product, two passes over M and one over X, in the dtype of the iteration. p is
     the exponent of the target: M has degree p in X.
     """
+    kernels = _kernels(M, M.dtype, 0)
+    if kernels:
+        N, _, peak, norm = kernels[0].scaled(M, M.dtype)
+        return N, ((peak * norm) ** (-1 / p)).to(M.dtype)
     t = frobenius(M)
     factor = torch.where(t == 0, 1.0, t) ** (-1 / p)
     return M * factor**p, factor
 
 
-def deflated(X: Tensor, share: float, precision: torch.dtype, products: Products) -> Tensor:
-    """D X, divided by about its norm, with D = I - P (I - f(K)) P^T, f(K) = (I + K / c^2)^(-1/2) and K = P^T X X^T P.
+def deflated(
+    X: Tensor,
+    share: float,
+    precision: torch.dtype,
+    products: Products,
+    thin: torch.dtype | None = None,
+    scale: float = 1.0,
+) -> Tensor:
+    """`scale` times D X, with D = I - P (I - F) P^T, F about (I + K / c^2)^(-1/2) and K = P^T X X^T P.
 
     P, (n, k), is an orthonormal basis of X X^T S, nearly the k leading left singular vectors. c^2 = (||X||^2 - tr K) /
     k is the mean square of the other singular values, as if there were k of them. A singular value sigma in P becomes
     sigma / sqrt(1 + sigma^2 / c^2), about c if it was large; all others stay. If the spectrum is flat, c exceeds all of
     them and D is about I.
 
-    D is symmetric positive definite. If P spanned singular vectors, D would commute with X X^T, and D X would have the
-    polar factor of X. The error of P has its effect where D changes most and P is best, among the largest singular
-    values: on the momenta of two networks the polar factor of D X keeps .997 of the nuclear norm of X; as a matrix it
-    differs from the factor of X by some percent.
+    D is symmetric positive definite, with eigenvalues in (0, 1]. If P spanned singular vectors, D would commute with X
+    X^T, and D X would have the polar factor of X. The error of P has its effect where D changes most and P is best,
+    among the largest singular values: on the momenta of two networks the polar factor of D X keeps .997 of the nuclear
+    norm of X; as a matrix it differs from the factor of X by some percent.
 
-    The cost is three products of n x m by k columns, in the dtype of X: the iteration may round, but the part that is
-    subtracted here is larger than the rest. There is no derivative.
+    All is done by products and by Cholesky factorizations of k x k matrices with a ridge, so a CUDA graph can hold it.
+    The first one (`whitening`) makes the rows of S^T X orthonormal: then the condition of Y, whose columns the second
+    one makes orthonormal, is that of the leading part of X and not its square. Directions below the ridge make P
+    shorter: P^T P <= I, so D stays positive definite, and deflates less there.
+
+    In half precision thin products round their factors once and add up in float32. c is at least 2^-8, so that F in the
+    largest direction exceeds the rounding of the four thin factors, 4 * 2^-11. On a GPU two Triton kernels do what is k
+    x k, and another one divides, casts and sketches in one pass.
+
+    There is no derivative.
 
     Args:
         X: (b, m, n), of Frobenius norm 1 or zero each, float32 or float64.
-        share: k relative to the short side, from 0 to 1/2; X is returned if this is less than one column.
+        share: k relative to the short side, from 0 to 1/2; less than one column deflates nothing.
         precision: Dtype of the result.
-        products: Multiply the thin products.
+        products: Multiply the thin products if `thin` is None.
+        thin: Half-precision dtype of the thin products; None is the dtype of X.
+        scale: Power of two.
 
     References:
         Halko, Martinsson, Tropp, "Finding Structure with Randomness", arXiv 0909.4061, 4.5, for the sketch; Frangella,
@@ -67,41 +153,94 @@ def deflated(X: Tensor, share: float, precision: torch.dtype, products: Products
     """
     k = int(share * min(X.shape[-2:]))
     if k == 0:
-        return X.to(precision)
-    if torch.is_grad_enabled() and X.requires_grad:
-        raise ValueError("deflation has no derivative (its eigendecomposition has none at equal values): leave it out")
-    tall = X.shape[-2] > X.shape[-1]
-    if tall:
-        P, _ = torch.linalg.qr(products.mm(_sketch(X.mT, k), X).mT)
-        left = products.mm(X, P)
-        change, scale = _change(left.mT @ left)
-        right = change @ P.mT
+        return _cast(X, scale, precision)
+    _refuse_gradient(X)
+    thin = thin or X.dtype
+    return _shrunk(_cast(X, scale, thin), _cast(_sketch(X, k), scale, thin), products, scale**2).to(precision)
+
+
+def _shrunk(H: Tensor, T: Tensor, products: Products, h: float, kernels: tuple[Any, Any] | None = None) -> Tensor:
+    """Return D H for H (b, m, n) of squared norm `h`, and T = S^T H, of H^T if H is tall, (b, k, max(m, n))."""
+    tall, thin = H.shape[-2] > H.shape[-1], H.dtype
+    if kernels:
+        white, times, root = kernels[1].whitening, kernels[1].thin_product, partial(kernels[1].root_terms, phi=LEAST)
     else:
-        P, _ = torch.linalg.qr(products.mm(X, _sketch(X, k).mT))
-        right = products.mm(P.mT, X)
-        change, scale = _change(right @ right.mT)
-        left = P @ change
-    return products.addmm(X, left, right, alpha=1.0, beta=scale).to(precision)
+        small = torch.float32 if thin in _HALF else torch.float64
+        white, times, root = partial(whitening, dtype=small), _times, partial(shrinking, dtype=small)
+    Z = _mm(T, H, products).mT if tall else _mm(H, T.mT, products)
+    Y = times(Z, white(_mm(T, T.mT, products)), thin)
+    P = times(Y, white(_mm(Y.mT, Y, products)), thin)
+    R = (_mm(H, P, products).mT if tall else _mm(P.mT, H, products)).to(thin)
+    left = times(P, root(_mm(R, R.mT, products), h), thin)
+    return _plus(H, R.mT, left.mT, products) if tall else _plus(H, left, R, products)
 
 
 def deflated_gram(M: Tensor, share: float, products: Products) -> tuple[Tensor, Tensor]:
-    """Return D M D and D, both (b, n, n), with the D of `deflated` for a wide X with M = X X^T.
+    """Return D M D and D, both (b, n, n), with the D of `deflated` for a wide X with M = X X^T, times a number.
 
-    M has trace 1 or is zero; `share` is at least one column.
+    D M D has trace 1, as D X has norm 1 in `prepared`. M has trace 1 or is zero, in float32 or float64; `share` is at
+    least one column.
     """
-    k = int(share * M.shape[-1])
-    P, _ = torch.linalg.qr(_sketch(M, k).mT)
-    change, scale = _change(P.mT @ products.mm(M, P))
-    D = P @ change @ P.mT
-    D.diagonal(dim1=-2, dim2=-1).add_(scale.squeeze(-1))
-    return products.mm(products.mm(D, M), D.mT), D
+    Z = _sketch(M, int(share * M.shape[-1])).mT
+    Y = _times(Z, whitening(_sums(Z, Z.shape[-1]), torch.float64), M.dtype)
+    P = _times(Y, whitening(Y.mT @ Y, torch.float64), M.dtype)
+    D = _times(P, shrinking(P.mT @ products.mm(M, P), 1.0, torch.float64), M.dtype) @ P.mT
+    D.diagonal(dim1=-2, dim2=-1).add_(1.0)
+    M = products.mm(products.mm(D, M), D.mT)
+    t = _trace(M)
+    return M / t, D * t.rsqrt()
+
+
+def whitening(G: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return A, (b, k, k), with A A^T = (G + r t I)^-1, for G = Y^T Y with trace t: the columns of Y A are orthonormal.
+
+    The ridge r is 16 eps of the dtype of G, in which the entries were added up, so the factorization never breaks down.
+    It makes directions of Y shorter that are below about a thousandth of the largest, in float32. For G = 0 the result
+    is finite. A NaN stays in its matrix. All else is computed in `dtype`.
+    """
+    t = _trace(G.to(dtype))
+    return _inverse_factor(G / t, 16 * torch.finfo(G.dtype).eps) * t.rsqrt()
+
+
+def shrinking(K: Tensor, h: float, dtype: torch.dtype) -> Tensor:
+    """Return F - I, (b, k, k), with F about (I + K / c^2)^(-1/2) and c^2 = max((h - tr K) / k, h LEAST^2).
+
+    K has eigenvalues from 0 to `h`, the square of the Frobenius norm of the matrix that is deflated. F is a positive
+    rational function of K, .9865 to 1 times the inverse root: partial fractions with the shifts of `POLES`.
+    """
+    K = K.to(dtype)
+    rest = h - K.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+    K = K / (rest / K.shape[-1]).clamp_min(h * LEAST**2)
+    terms = [weight**0.5 * _inverse_factor(K, 1.0 + shift) for shift, weight in POLES]
+    E = torch.cat(terms, -1)
+    F = E @ E.mT
+    F.diagonal(dim1=-2, dim2=-1).add_(CONSTANT - 1.0)
+    return F
+
+
+def _inverse_factor(K: Tensor, shift: float) -> Tensor:
+    """Return A (b, k, k), upper triangular, with A A^T = (K + shift I)^-1."""
+    eye = torch.eye(K.shape[-1], dtype=K.dtype, device=K.device)
+    L, _ = torch.linalg.cholesky_ex(K + shift * eye)
+    return torch.linalg.solve_triangular(L, eye.expand_as(L), upper=False).mT
+
+
+def _refuse_gradient(A: Tensor) -> None:
+    if torch.is_grad_enabled() and A.requires_grad:
+        raise ValueError("deflation has no derivative: leave it out of the method, or differentiate without it")
 
 
 def _sketch(X: Tensor, k: int) -> Tensor:
     """S^T X, (b, k, m): k weighted sums of neighbouring rows of X (b, n, m), in one pass; Gaussian S needs a product.
 
+    For a tall X, S^T X^T: sums of columns.
+
     The weights are fixed, so the result is reproducible; no structure of X cancels with them.
     """
+    return _sums(X.mT if X.shape[-2] > X.shape[-1] else X, k)
+
+
+def _sums(X: Tensor, k: int) -> Tensor:
     length = X.shape[-2] // k
     weights = torch.arange(1, length + 1, device=X.device, dtype=X.dtype).square().cos()
     rows = X[:, : k * length]
@@ -110,18 +249,46 @@ def _sketch(X: Tensor, k: int) -> Tensor:
     return (weights @ rows.unflatten(1, (k, length))).reshape(-1, k, X.shape[-1])
 
 
-def _change(K: Tensor) -> tuple[Tensor, Tensor]:
-    """G ((I + K / c^2)^(-1/2) - I), (b, k, k), and g >= 1, (b, 1, 1), which makes ||D X||_F about 1 but no more.
+def _trace(M: Tensor) -> Tensor:
+    """Return the trace of each M, (b, 1, 1); 1 instead of 0."""
+    t = M.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+    return torch.where(t == 0, 1.0, t)
 
-    In float64, because the condition of K is the square of that of X. Without g, one large value and small others would
-    leave a D X whose squares underflow in float16.
-    """
-    # eigh refuses a batch with one NaN. The matrix with the NaN keeps it through X.
-    finite = torch.isfinite(K).all(-1, keepdim=True).all(-2, keepdim=True)
-    values, vectors = torch.linalg.eigh(torch.where(finite, K, 0.0).double())
-    values = values.clamp_min(0)
-    rest = 1 - values.sum(-1, keepdim=True)
-    rest = rest.clamp_min(128 * torch.finfo(K.dtype).eps)  # ||X||_F is 1, or X is zero; the trace is rounded
-    f = (1 + values * values.shape[-1] / rest).rsqrt()
-    g = (rest + (values * f.square()).sum(-1, keepdim=True)).rsqrt().unsqueeze(-1)
-    return (g * (vectors * (f - 1).unsqueeze(-2)) @ vectors.mT).to(K.dtype), g.to(K.dtype)
+
+def _normed(X: Tensor) -> Tensor:
+    """Divide each matrix by its Frobenius norm, which deflation has made less than 1."""
+    norm = frobenius(X.to(torch.promote_types(X.dtype, torch.float32)))
+    return (X / torch.where(norm == 0, 1.0, norm)).to(X.dtype)
+
+
+def _times(Y: Tensor, A: Tensor, dtype: torch.dtype) -> Tensor:
+    """Y A in `dtype`, multiplied in float32 at least; A is k x k."""
+    wide = torch.promote_types(Y.dtype, torch.float32)
+    return (Y.to(wide) @ A.to(wide)).to(dtype)
+
+
+def _cast(X: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
+    """Return X times a power of two in `dtype`, in one pass where possible."""
+    if scale == 1.0:
+        return X.to(dtype)
+    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and X.requires_grad):
+        return (X * scale).to(dtype)
+    return torch.mul(X, scale, out=torch.empty_like(X, dtype=dtype))
+
+
+def _mm(A: Tensor, B: Tensor, products: Products) -> Tensor:
+    """A B of thin factors, in float32 for half precision."""
+    if A.dtype not in _HALF:
+        return products.mm(A, B)
+    if A.is_cuda and not torch.compiler.is_compiling():
+        return torch.bmm(A, B, out_dtype=torch.float32)
+    return A.float() @ B.float()
+
+
+def _plus(H: Tensor, A: Tensor, B: Tensor, products: Products) -> Tensor:
+    """H + A B, rounded once."""
+    if H.dtype not in _HALF:
+        return products.addmm(H, A, B, alpha=1.0, beta=1.0)
+    if H.device.type == "cpu":  # torch's own float16 products are slow there
+        return torch.baddbmm(H.float(), A.float(), B.float()).to(H.dtype)
+    return torch.baddbmm(H, A, B)

@@ -159,7 +159,7 @@ def _torch_muon(table: OptimizerTable, matrices: Sequence[torch.Tensor]) -> torc
     from matfn.train.float32_muon import Float32Muon  # torch 2.8 has no Muon to derive from
 
     device = matrices[0].device if matrices else torch.device("cpu")
-    kind = torch.optim.Muon if machine(device).narrow == torch.bfloat16 else Float32Muon
+    kind = torch.optim.Muon if machine(device).working(torch.bfloat16) == torch.bfloat16 else Float32Muon
     return kind(
         matrices,
         lr=table.lr,

@@ -115,7 +115,7 @@ def choice_of(table: OptimizerTable, members: Sequence[torch.optim.Optimizer], d
     """The precision of an arm whose optimizers are `members`; None without a matrix function, as for AdamW."""
     if table.kind == "torch-muon":
         profile = machine(device)
-        if profile.narrow == torch.bfloat16:
+        if profile.working(torch.bfloat16) == torch.bfloat16:
             return Choice(table.label, "bfloat16", "torch.optim.Muon always does")
         measured = f": {profile.half.where}" if profile.half else ""
         reason = f"torch.optim.Muon's bfloat16 is slow on {profile.name}{measured}"

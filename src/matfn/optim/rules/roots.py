@@ -1,46 +1,32 @@
-"""Inverse roots: Shampoo's rule, the momentum between inverse roots of the factors, and how the roots are computed.
+"""Roots: Shampoo's rule, the momentum between inverse roots of the factors.
 
-Roots are computed by any method, with a relative ridge. Each root is checked, and repeated if that fails. The check is
-the only place where an optimizer waits for the device, at the steps at which roots are due.
+Roots are computed by any method, with a relative ridge. Each root is checked, and repeated if that fails: at once where
+the host reads for free (`inverse_roots`), at the start of the next step on a GPU (`device_roots`).
 """
 
-import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...certify import balanced_residual
-from ...errors import SpectrumError
-from ...iteration.protocols import Evaluation, Iteration, Method, Scheduled
-from ...iteration.target import INV_ROOT
-from ...kernels.products import without_autocast
-from ...linalg.norms import Scale, prescale
-from ...methods import Exact, PolarExpress
-from ...methods.resolvents.resolvents import Resolvents
-from ...run.execute import accurate
-from ...run.plan import Purpose, RunPlan, lower_bound, resolve
+from ...iteration.protocols import Evaluation, Iteration, Scheduled
 from ..matrices import foreach
 from ..matrices.buckets import Kind, Run
 from ..options import check_number
 from .blocks import Cutting, blocks_of
+from .device_roots import Verdict, device_plan, device_roots, reads_free, sent
+from .inverse_roots import RootMethod, Roots, inverse_roots, minimax, ridged, root_plan
 from .kronecker import Blocks, Factor, Kronecker, along, gathered, gradients_of, portions
 
 __all__ = ["InverseRoots", "RootMethod", "Roots", "inverse_roots", "minimax", "ridged", "root_plan"]
-
-RootMethod = Method | Callable[[int, float], Method]
 
 ROOTS = "roots"
 SQUARES = "exp_avg_sq"
 GRAFTS = ("none", "sgd", "adam")
 _SHOWN = 3
 _LOST = "the gradients are not zero, but their squares are zero or infinite"
-_EXACT = Exact()
-LinAlgError = torch.linalg.LinAlgError  # pyright: ignore[reportPrivateImportUsage]
 
 
 class InverseRoots(Kronecker):
@@ -54,6 +40,8 @@ class InverseRoots(Kronecker):
     """
 
     second = ROOTS
+    device_portion = 2**24  # 64 MB in float32, 16 x 1024: a GPU needs large batches, and has the memory
+    _open: tuple[Verdict, ...] = ()  # of the last step, not yet read
     counts = ("factor_every", "root_every", "start")
     reads = (*Kronecker.reads, *counts, "ridge", "eps")
 
@@ -97,6 +85,7 @@ class InverseRoots(Kronecker):
 
     def prepare(self, stacks: Sequence[Sequence[Run]]) -> None:
         """Update the factors of all stacks, then compute the roots that are due, equal sizes together."""
+        self.settle()  # before the factors change
         due: dict[tuple[Any, ...], list[Factor]] = {}
         for runs in stacks:
             batches = self.batches(runs)
@@ -104,9 +93,29 @@ class InverseRoots(Kronecker):
             for blocks in batches:
                 for key, one in self._due(blocks):
                     due.setdefault(key, []).append(one)
-        for (p, ridge, *_), found in due.items():
-            for some in portions(found, self.portion):
-                compute_roots(some, p, ridge, self.method, self.tolerance, of_zero=float(self.graft != "none"))
+        for (p, ridge, *_, device), found in due.items():
+            for some in portions(found, self.portion if reads_free(device) else self.device_portion):
+                verdict = compute_roots(some, p, ridge, self.method, self.tolerance, self._of_zero)
+                if verdict is not None:
+                    self._open = (*self._open, verdict)
+        if self._open and any(one.run.step == one.run.options["start"] for v in self._open for one in v.due):
+            self.settle()  # a first root that fails has no last value to keep
+
+    @property
+    def _of_zero(self) -> float:
+        """The root of a zero factor is this number times I.
+
+        With a graft this is I, and the graft sets the size of the step. Without a graft it is 0, the pseudo-inverse: I
+        would move the weights by the gradient itself until the next roots.
+        """
+        return float(self.graft != "none")
+
+    def settle(self) -> None:
+        """See `Link`. Read the verdicts of the last step, and compute again the roots that were refused."""
+        verdicts, self._open = self._open, ()
+        for verdict in verdicts:
+            repeated, failed, zero = verdict.settle()
+            _warn(verdict.due, verdict.plan.target.p, verdict.ridge, repeated, failed, zero, self._of_zero)
 
     def update(self, stack: Tensor, runs: Sequence[Run]) -> Tensor:
         """The preconditioned momentum, with the norm of the graft."""
@@ -178,14 +187,21 @@ def _norms(stack: Tensor) -> Tensor:
 
 def compute_roots(
     due: Sequence[Factor], p: int, ridge: float, method: RootMethod | None, tolerance: float, of_zero: float
-) -> None:
-    """Overwrite the roots of factors of one size, in one batch; see `inverse_roots`.
+) -> Verdict | None:
+    """Overwrite the roots of factors of one size, in one batch. A root that cannot be computed keeps its last value.
 
-    A root that cannot be computed keeps its last value.
-    The root of a zero factor is `of_zero` times I. With a graft this is I, and the graft sets the size of the step.
-    Without a graft it is 0, the pseudo-inverse: I would move the weights by the gradient itself until the next roots.
+    Where the host reads for free, all is settled on return (`inverse_roots`). Else the result is the verdict to settle
+    before the factors change (`device_roots`), or None while a CUDA graph is captured: then nothing can be read, and a
+    root that is refused keeps its last value without a warning.
     """
-    A = torch.cat([one.values / one.weight for one in due])
+    A, sizes = _averages(due), [len(one.values) for one in due]
+    plan = device_plan(A, p, ridge, method)
+    if plan is not None:
+        last = torch.cat([one.last for one in due])
+        values, figures = device_roots(A, last, ridge, plan, tolerance, of_zero)
+        foreach.copy_([one.last for one in due], list(values.split(sizes)))
+        sending = sent(figures)
+        return None if sending is None else Verdict(due, plan, ridge, tolerance, *sending)
     found = inverse_roots(A, p, ridge, method, tolerance)
     values, owners = found.values, [(one, i) for one in due for i in range(len(one.values))]
     for index, _ in found.failed:
@@ -193,142 +209,45 @@ def compute_roots(
         values[index] = one.last[i]
     if found.zero and not of_zero:
         values[list(found.zero)] = 0.0
-    foreach.copy_([one.last for one in due], list(values.split([len(one.values) for one in due])))
-    lost = [(k, _LOST) for k in found.zero if bool(owners[k][0].momentum()[owners[k][1]].any())]
+    foreach.copy_([one.last for one in due], list(values.split(sizes)))
+    _warn(due, p, ridge, found.repeated, found.failed, found.zero, of_zero)
+    return None
+
+
+def _averages(due: Sequence[Factor]) -> Tensor:
+    """The factors divided by the sums of their weights, ``(b, n, n)``, in new memory."""
+    if len({one.weight for one in due}) == 1:  # one division for all
+        return torch.cat([one.values for one in due]).div_(due[0].weight)
+    return torch.cat([one.values / one.weight for one in due])
+
+
+def _warn(
+    due: Sequence[Factor],
+    p: int,
+    ridge: float,
+    repeated: Sequence[tuple[int, str]],
+    failed: Sequence[tuple[int, str]],
+    zero: Sequence[int],
+    of_zero: float,
+) -> None:
+    """Warn of roots that were computed again or kept, and of zero factors whose momentum is not zero."""
+    owners = [(one, i) for one in due for i in range(len(one.values))]
+    lost = [(k, _LOST) for k in zero if bool(owners[k][0].momentum()[owners[k][1]].any())]
     helps = f"A larger ridge (now {ridge:g}) or another method helps."
     for what, which, advice in (
-        ("was computed again in float64", found.repeated, helps),
-        ("keeps its last value", found.failed, helps),
+        ("was computed again in float64", repeated, helps),
+        ("keeps its last value", failed, helps),
         ("is the identity" if of_zero else "is zero", lost, "Scale the loss, or keep the weights in float64."),
     ):
         if which:
             shown = [f"the root of {owners[k][0].describe(owners[k][1])} {what}: {why}" for k, why in which[:_SHOWN]]
             more = f"; and {len(which) - _SHOWN} more" if len(which) > _SHOWN else ""
             warnings.warn(
-                f"Shampoo: of {len(A)} inverse roots (p = {p}, {A.shape[-1]} rows), {'; '.join(shown)}{more}. {advice}",
+                f"Shampoo: of {len(owners)} inverse roots (p = {p}, {due[0].values.shape[-1]} rows), "
+                f"{'; '.join(shown)}{more}. {advice}",
                 RuntimeWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
-
-
-@dataclass(frozen=True)
-class Roots:
-    """The result of `inverse_roots`."""
-
-    values: Tensor  # (b, n, n); without meaning for matrices in `failed`
-    repeated: tuple[tuple[int, str], ...]  # (index, reason) where a second computation succeeded
-    failed: tuple[tuple[int, str], ...]  # (index, reason) where it failed, too
-    zero: tuple[int, ...]  # indices of zero matrices, which count as the identity
-
-
-@lru_cache(maxsize=64)
-def minimax(p: int, lower: float) -> PolarExpress:
-    """The shortest minimax composition of quintic steps with a worst error below 1e-3 for roots of known bound.
-
-    A ridge gives the exact bound of the spectrum, so few steps suffice: for a ridge of 1e-6 six for p = 4 and seven for
-    p = 2. They are products only, for devices on which decompositions are slow.
-
-    Args:
-        p: The order of the inverse p-th root.
-        lower: Lower bound of s = m^(1/p), in (0, 1).
-
-    Raises:
-        ValueError: If the bound is not in (0, 1), as without a ridge.
-    """
-    # Products in float32 overshoot by about 1e-6, so a safety of 1e-4 is enough. 1e-2 would cost accuracy.
-    candidates = (PolarExpress(steps=steps, lower=lower, cushion=0.0, safety=1.0001) for steps in range(2, 60))
-    return next(method for method in candidates if method.schedule(p).error() < 1e-3)
-
-
-def ridged(A: Tensor, ridge: float) -> tuple[Tensor, Scale]:
-    """The symmetric part of A ``(b, n, n)`` divided by ||A||_F, plus ridge I; and the divisor. Zero gives the identity.
-
-    ||A||_F is at least the largest eigenvalue and at most sqrt(n) times it, and close to it for a spectrum that decays,
-    where a ridge matters. So the condition number of the sum is at most 1 + 1/ridge without computing an eigenvalue.
-    """
-    scaled, scale = prescale(A)
-    X = torch.add(scaled, scaled.mT).mul_(0.5)
-    zero = torch.linalg.vector_norm(scaled, dim=(-2, -1)) == 0
-    # `where` makes float32 of two Python numbers, and a ridge rounded to float32 is wrong in float64.
-    X.diagonal(dim1=-2, dim2=-1).add_(torch.where(zero, torch.ones_like(X[:, 0, 0]), ridge)[:, None])
-    return X, scale
-
-
-def inverse_roots(A: Tensor, p: int, ridge: float, method: RootMethod | None, tolerance: float) -> Roots:
-    """(A + ridge ||A||_F I)^(-1/p) of each matrix.
-
-    `certify` estimates the "balanced" residual ||U^a A U^b - I||_F / sqrt(n), a + b = p, of each root that an iteration
-    or `Resolvents` computed. A decomposition is accurate or raises. If a residual is above `tolerance` or not finite,
-    or a method refuses a matrix, the root is computed again in float64 by `Exact`.
-
-    Args:
-        A: ``(b, n, n)``, float32 or float64, symmetric positive semidefinite up to rounding.
-        p: At least 1.
-        ridge: Relative to ||A||_F, at least 0.
-        method: A method, or a function of p and of the lower bound of s = m^(1/p) that returns one. None is the
-            method of the run plan.
-        tolerance: The greatest residual accepted.
-    """
-    X, scale = ridged(A, ridge)
-    finite = torch.linalg.vector_norm(X, dim=(-2, -1)).isfinite()
-    if not bool(finite.all()):
-        X = torch.where(finite[:, None, None], X, torch.eye(X.shape[-1], dtype=X.dtype, device=X.device))
-    U, reasons = _roots(X, p, _chosen(X, p, ridge, method), tolerance)
-    repeated, failed = [], []
-    for i, sound in enumerate(finite.tolist()):
-        if not sound:
-            failed.append((i, "the factor is not finite"))
-        elif reasons[i]:
-            again, still = _roots(X[i : i + 1].double(), p, _EXACT, tolerance)
-            (failed if still[0] else repeated).append((i, still[0] or reasons[i]))
-            U[i] = again[0]
-    # The scale of a zero matrix is 1 by convention. Few other matrices have it, which saves a pass over all of them.
-    unit = ((scale.peak == 1) & (scale.norm == 1)).flatten().tolist()
-    zero = tuple(i for i, candidate in enumerate(unit) if candidate and not bool(A[i].any()))
-    return Roots(scale.undo(U, -1 / p), tuple(repeated), tuple(failed), zero)
-
-
-def _chosen(X: Tensor, p: int, ridge: float, method: RootMethod | None) -> Method:
-    """The method itself; for None and `Resolvents` the run plan's method, with the products of the machine."""
-    if not (method is None or isinstance(method, Scheduled | Iteration | Evaluation)):  # some methods are callable, too
-        method = method(p, lower_bound(p, ridge, X.shape[-1]))
-    if method is None or isinstance(method, Resolvents):
-        return root_plan(X.shape[-1], p, ridge, X.dtype, X.device, method).method
-    return method
-
-
-def root_plan(
-    n: int, p: int, ridge: float, dtype: torch.dtype, device: torch.device, method: Method | None = None
-) -> RunPlan:
-    """The run plan of inverse p-th roots of n x n factors with a relative ridge. None is the default method."""
-    target = INV_ROOT.with_exponent(p)
-    return resolve(target, method, (n, n), dtype, device, purpose=Purpose.STEP, ridge=ridge)
-
-
-def _roots(X: Tensor, p: int, method: Method, tolerance: float) -> tuple[Tensor, list[str]]:
-    """The roots, and for each the reason why it is refused, or ""."""
-    short = isinstance(method, Resolvents)
-    try:
-        # `inv_rootm` would check X once more, which takes a third of the time of the resolvents.
-        target = INV_ROOT.with_exponent(p)
-        with without_autocast(X):
-            U = method.evaluate(target, X) if short else accurate(target, X, method)
-    except (SpectrumError, LinAlgError) as error:
-        if len(X) == 1:
-            return torch.zeros_like(X), [" ".join(str(error).split())]
-        single = [_roots(X[i : i + 1], p, method, tolerance) for i in range(len(X))]  # one of them spoils the batch
-        return torch.cat([U for U, _ in single]), [reason for _, (reason,) in single]
-    finite = torch.linalg.vector_norm(U, dim=(-2, -1)).isfinite()
-    if not bool(finite.all()):
-        U = torch.where(finite[:, None, None], U, 0.0)
-    residuals = torch.where(finite, 0.0, math.inf)
-    if short or not isinstance(method, Evaluation):
-        measured = balanced_residual(X, U, p)
-        # An even power hides negative eigenvalues of a root, which a Cholesky factorization finds. Sums of resolvents
-        # are positive definite: they add K^T K and a line that is positive on the spectrum.
-        sound = finite if short else finite & (torch.linalg.cholesky_ex(U / 2 + U.mT / 2).info == 0)
-        residuals = torch.where(sound, measured, math.inf)
-    return U, ["" if r <= tolerance else f"its residual by {method!r} is {r:.2g}" for r in residuals.tolist()]
 
 
 def check_roots(root: Any, method: Any, tolerance: Any) -> None:

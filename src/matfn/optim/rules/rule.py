@@ -62,6 +62,13 @@ class Link(Protocol):
         """
         return {}
 
+    def settle(self) -> None:
+        """Finish what the last step left until the device has computed it.
+
+        It is called before the state is saved, loaded or copied, and by processes that share parameters before they
+        send state. Rules that leave something finish it at their next step, too.
+        """
+
 
 class Elementwise(Link, Protocol):
     """The first link: from gradients to the input of the matrix rules, entry by entry."""
