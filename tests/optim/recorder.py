@@ -39,11 +39,13 @@ class Operations(TorchDispatchMode):
         self.calls.append((func, args, kwargs, result))
         return result
 
+    @torch.no_grad()
     def undo(self) -> None:
         """Put back all memory that existed before."""
         for whole, before in self.kept.values():
             whole.copy_(before)
 
+    @torch.no_grad()
     def repeat(self) -> None:
         """Run the operations again, and write new results where the old ones lie."""
         for func, args, kwargs, old in self.calls:

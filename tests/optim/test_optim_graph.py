@@ -10,7 +10,7 @@ from recorder import Recording
 from torch import nn
 
 import matfn
-from matfn.optim import SOAP, AdaMuon, Muon, NorMuon, PolarGrad, Shampoo
+from matfn.optim import SOAP, AdaMuon, Muon, NorMuon, PolarGrad, Shampoo, plan
 from matrices import gaussian
 
 SHAPES = [(12, 8), (12, 8), (8, 20), (16, 16)]
@@ -208,6 +208,34 @@ def test_copies_keep_the_option_and_capture_graphs_of_their_own():
     assert other.graph
     assert other._replay.captures == 0
     assert "graph" not in optimizer.param_groups[0]
+
+
+def test_a_captured_training_step_of_ones_own():
+    """Forward pass, backward pass and step in one graph, as docs/optimizers.md writes it."""
+    models = [nn.Sequential(nn.Linear(8, 12), nn.Tanh(), nn.Linear(12, 4)) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    rates = [torch.tensor(0.05), torch.tensor(3e-3)]
+    rest = {"lr": rates[1], "capturable": True}
+    one, two = (Muon(plan(model), lr=rates[0], rest=dict(rest)) for model in models)
+    inputs = torch.zeros(5, 8)
+
+    def train(model, optimizer):
+        model(inputs).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
+
+    for step in range(3):
+        inputs.copy_(gaussian(5, 8, seed=step))
+        for model, optimizer in zip(models, (one, two), strict=True):
+            train(model, optimizer)
+    replay = Recording(torch.device("cpu")).capture(lambda: train(models[0], one))
+    for step in range(3, 12):
+        inputs.copy_(gaussian(5, 8, seed=step))
+        rates[0].fill_(0.05 / step)
+        rates[1].fill_(3e-3 / step)
+        replay()
+        train(models[1], two)
+    assert all(torch.equal(a, b) for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True))
 
 
 def test_closures_run_outside():
