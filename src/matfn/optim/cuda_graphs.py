@@ -11,6 +11,7 @@ are put back by hand.
 
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 import torch
@@ -51,19 +52,24 @@ class CudaGraphs(Recorder):
 
     def warm_up(self, function: Callable[[], None]) -> str:
         """Run on the stream of the captures, because cuBLAS keeps memory for each stream; see `Recorder`."""
+        if torch.cuda.is_current_stream_capturing():
+            raise RuntimeError(
+                "an optimizer with graph=True captures its own steps, so its step cannot be part of another CUDA "
+                "graph: make it with graph=False"
+            )
         main, mode = torch.cuda.current_stream(self._device), torch.cuda.get_sync_debug_mode()
         self._stream.wait_stream(main)
         with warnings.catch_warnings(record=True) as caught, torch.cuda.stream(self._stream):
             warnings.simplefilter("always")
-            torch.cuda.set_sync_debug_mode("warn")
+            _set_mode("warn")
             try:
                 function()
             finally:
-                torch.cuda.set_sync_debug_mode(mode)
+                _set_mode(mode)
         main.wait_stream(self._stream)
         waits = [str(each.filename) + f":{each.lineno}" for each in caught if _SYNCHRONIZES in str(each.message)]
         for each in caught:
-            if _SYNCHRONIZES not in str(each.message) and _PROTOTYPE not in str(each.message):
+            if _SYNCHRONIZES not in str(each.message):
                 warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
         return f"the host waits for the device at {', '.join(dict.fromkeys(waits))}" if waits else ""
 
@@ -72,24 +78,25 @@ class CudaGraphs(Recorder):
         graph, mode = torch.cuda.CUDAGraph(), torch.cuda.get_sync_debug_mode()
         generator = torch.cuda.default_generators[self._device.index]
         before = generator.clone_state()
-        failure: Exception | None = None
+        begun, failure = False, None
         try:
+            # The stream is entered here too: torch does not leave it if the capture cannot begin.
             with (
                 torch.cuda.device(self._device),
+                torch.cuda.stream(self._stream),
                 torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"),
             ):
+                begun = True
                 try:
-                    with warnings.catch_warnings():
-                        warnings.filterwarnings("ignore", _PROTOTYPE)
-                        torch.cuda.set_sync_debug_mode("error")
+                    _set_mode("error")
                     function()
                 except Exception as error:
                     failure = error
                     raise
                 finally:
-                    torch.cuda.set_sync_debug_mode(mode)
+                    _set_mode(mode)
         except Exception as error:
-            if error is not failure:  # `capture_end` raised
+            if begun and error is not failure:  # `capture_end` raised
                 self._restore(generator, before)
             raise failure or error from None
         return graph.replay
@@ -97,10 +104,15 @@ class CudaGraphs(Recorder):
     def _restore(self, generator: torch.Generator, before: torch.Generator) -> None:
         """Do what `capture_end` leaves undone when it raises."""
         generator.graphsafe_set_state(before)
-        end = getattr(torch._C, "_cuda_endAllocateToPool", None)
-        if end is not None:
-            end(self._device.index, self._pool)
+        with suppress(AttributeError, RuntimeError):  # a private function, and perhaps the allocator knows already
+            torch._C._cuda_endAllocateToPool(self._device.index, self._pool)
         self._pool = torch.cuda.graph_pool_handle()
+
+
+def _set_mode(mode: int | str) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", _PROTOTYPE)
+        torch.cuda.set_sync_debug_mode(mode)
 
 
 # {type of device: recorder for a device}
