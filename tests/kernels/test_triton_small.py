@@ -16,6 +16,7 @@ from offline import Request, compiled
 from matfn.kernels import triton_small
 from matfn.kernels.triton_small import LEAST_PHI, MOST_ROWS, RIDGE, root_terms, thin_product, whitening
 from matfn.minimax.zolotarev import zolotarev
+from matfn.run import preparation
 from matrices import gaussian, orthogonal
 
 EPS = torch.finfo(torch.float32).eps
@@ -157,6 +158,8 @@ def test_the_poles():
     assert given[1] == pytest.approx([w * top**0.5 for w in best.weights], rel=1e-8)
     assert triton_small.CONSTANT.value == pytest.approx(best.constant * top**-0.5, rel=1e-8)
     assert best.image >= BEST
+    assert tuple(zip(*given, strict=True)) == preparation.POLES  # torch's form, which serves where no kernel does
+    assert (triton_small.CONSTANT.value, LEAST_PHI) == (preparation.CONSTANT, preparation.LEAST)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)

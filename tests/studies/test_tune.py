@@ -132,18 +132,18 @@ def test_laws_are_what_deflation_leaves():
     assert np.allclose(laws.after(0.0, "frobenius"), plain / np.linalg.norm(plain), rtol=1e-6)
     for share in (1 / 16, 1 / 8):
         left = torch.linalg.svdvals(deflated(X[None] / X.norm(), share, X.dtype, EAGER)[0]).numpy()
+        left = left / np.linalg.norm(left)
         assert laws.after(share, "frobenius").shape == (2, 64)
         assert np.allclose(laws.after(share, "frobenius")[0], left, rtol=1e-6)
         assert np.allclose(laws.after(share, "schatten4")[0], left / np.sum(left**4) ** 0.25, rtol=1e-6)
-        assert np.linalg.norm(left) == pytest.approx(1, rel=1e-3)
     s = np.linalg.svd(falling(128, 128, 1.0).numpy(), compute_uv=False)
     (thin,) = tune_laws.Laws([falling(128, 128, 1.0)]).after(0.0, "schatten4")
     assert np.allclose(thin, s[1::2] / np.sum(s**4) ** 0.25, rtol=1e-6)
 
 
 def test_laws_shrink_large_values_to_c_where_a_gap_lets_the_sketch_find_them():
-    """sigma / (1 + sigma^2 / c^2)^(1/2), c^2 the sum of the other squares by k: four values of 1 to .1, 60 of .001."""
-    s = np.concatenate([np.geomspace(1, 0.1, 4), np.full(60, 1e-3)])
+    """sigma / (1 + sigma^2 / c^2)^(1/2), c^2 the sum of the other squares by k: four values of 1 to .2, 60 of .002."""
+    s = np.concatenate([np.geomspace(1, 0.2, 4), np.full(60, 2e-3)])
     (left,) = tune_laws.Laws([falling(64, 64, 0.0) @ torch.from_numpy(s).diag()]).after(1 / 16, "frobenius")
     c2 = np.sum(s[4:] ** 2) / 4
     expected = np.concatenate([s[:4] / np.sqrt(1 + s[:4] ** 2 / c2), s[4:]])

@@ -1,13 +1,13 @@
 """Triton passes over a stack of matrices: peak and norm in one read; division, cast and sketch in a second read.
 
-Bytes for each float32 entry, with the sketch of every 32 rows (1/32 of the entries) in half precision, and launches:
+Bytes for each float32 entry, and launches, with the sketch, if X is written in half precision:
 
 | | passes | bytes | launches |
 |---|---|--:|--:|
-| torch | peak (2 reads), divide, norm, divide, cast, sketch of float32 | 8 + 8 + 4 + 8 + 6 + 4 | 13 |
-| here | peak and norm, then divide, cast and sketch | 4 + 6 | 2 |
+| torch | two extrema, divide, norm, divide, cast, sketch | 4 + 4 + 8 + 4 + 8 + 6 + 4 | 19 |
+| here | peak and norm; divide, cast and sketch | 4 + 6 | 2 |
 
-Predicted on an H200 (4.8 TB/s; 1.5 us a launch in a graph): 0.06 ms against 0.24 for 12 x 768 x 3072, 0.28 ms against
+Predicted on an H200 (4.8 TB/s; 1.5 us a launch in a graph): 0.06 ms against 0.25 for 12 x 768 x 3072, 0.28 ms against
 1.1 for 8 x 2048 x 8192. Not yet measured on a GPU.
 """
 
@@ -66,17 +66,18 @@ def scaled(A: Tensor, precision: torch.dtype, *, factor: float = 1.0, sketch: in
     _check(A, precision, sketch)
     X = torch.empty_like(A, dtype=precision)
     S = A.new_empty(A.shape[0], sketch, max(A.shape[-2:]), dtype=precision)
-    peak, norm = A.new_empty(2, A.shape[0], 1, 1, dtype=torch.float32)
-    if A.numel():
-        quick, into = (A.mT, X.mT) if A.stride(-2) < A.stride(-1) else (A, X)  # the quick axis of A is the last
-        flat = _is_flat(quick) and _is_flat(into)
-        with torch.cuda.device_of(A):  # no effect on a CPU
-            partial = _reduced(_flattened(quick) if flat else quick)
-            if sketch:
-                quick, into = (A.mT, X.mT) if A.shape[-2] > A.shape[-1] else (A, X)
-            elif flat:
-                quick, into = _flattened(quick), _flattened(into)
-            _written(quick, into, S, partial, peak, norm, factor)
+    peak, norm = (A.new_empty(A.shape[0], 1, 1, dtype=torch.float32) for _ in range(2))
+    if not A.numel():
+        return Scaled(X, S, peak.fill_(1.0), norm.fill_(1.0))
+    quick, into = (A.mT, X.mT) if A.stride(-2) < A.stride(-1) else (A, X)  # the quick axis of A is the last
+    flat = _is_flat(quick) and _is_flat(into)
+    with torch.cuda.device_of(A):  # no effect on a CPU
+        partial = _reduced(_flattened(quick) if flat else quick)
+        if sketch:
+            quick, into = (A.mT, X.mT) if A.shape[-2] > A.shape[-1] else (A, X)
+        elif flat:
+            quick, into = _flattened(quick), _flattened(into)
+        _written(quick, into, S, partial, peak, norm, factor)
     return Scaled(X, S, peak, norm)
 
 
@@ -89,7 +90,7 @@ def power_of_two(peak: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
     return bits.to(tl.float32, bitcast=True), inverse.to(tl.float32, bitcast=True)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["parts"])
 def reduce_parts(
     A: tl.tensor, partial: tl.tensor, rows: tl.tensor, columns: tl.tensor, parts: tl.tensor,
     a_batch: tl.tensor, a_row: tl.tensor, a_column: tl.tensor, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
@@ -133,7 +134,7 @@ def combined(partial: tl.tensor, parts: tl.tensor, PARTS: tl.constexpr) -> tuple
 
 @triton.jit
 def cosine_of_square(r: tl.tensor) -> tl.tensor:
-    """Return cos(r^2) for integers r, to 4e-7 up to r = 500, to 2e-6 up to 2000.
+    """Return cos(r^2) for integers r, to 6e-7 up to r = 1000, to 2e-6 up to 2000.
 
     CUDA's cosine keeps memory for large arguments. Here 2 pi is subtracted in three parts, of which the first two have
     five digits each, so that their multiples are exact; then cos(2 y) = 1 - 2 sin(y)^2 with the Taylor polynomial of
@@ -150,7 +151,7 @@ def cosine_of_square(r: tl.tensor) -> tl.tensor:
     return 1.0 - 2.0 * sine * sine
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["sketched", "parts", "spread"])
 def write_scaled(
     A: tl.tensor, X: tl.tensor, S: tl.tensor, partial: tl.tensor, peak_to: tl.tensor, norm_to: tl.tensor,
     factor: tl.tensor, rows: tl.tensor, columns: tl.tensor, length: tl.tensor, sketched: tl.tensor, parts: tl.tensor,

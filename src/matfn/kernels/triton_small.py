@@ -3,23 +3,24 @@
 Each inverts symmetric positive definite matrices of k <= 128 rows by block Gauss-Jordan elimination: one program a
 matrix, which it holds in registers, 16 rows a step. There is no decomposition, no host read and no atomic operation.
 
-Launches of one deflated step of a stack, whatever the number of matrices:
+Launches of one deflation of a stack, whatever the number of matrices:
 
-| part | torch, float64 as before | here |
+| part | before, by QR and eigh | here |
 |---|--:|--:|
-| peak, norm, division, cast, sketch (`triton_scale`) | 13 | 2 |
+| peak, norm, division, cast, sketch T = S^T X (`triton_scale`) | 19 | 2 |
 | products that read or write X: Z = X T^T, R = P^T X, X + left R | 3 | 3 |
-| products of thin matrices: T T^T, Y^T Y, R R^T | 1 | 3 |
-| basis: QR, or two times `whitening` and `thin_product` | QR waits for the host | 4 |
-| f(K): eigh in float64, or `root_terms` and `thin_product` | eigh waits for the host | 2 |
-| all | more than 40, two waits | 14 |
+| Gram matrices of the thin factors: T T^T, Y^T Y, R R^T | 1 | 3 |
+| P: two times `whitening` and `thin_product` | QR, waits for the host | 4 |
+| left: `root_terms` and `thin_product` | 28, and eigh, waits for the host | 2 |
+| all | 51, QR, eigh | 14 |
 
-Predicted on an H200 (4.8 TB/s; 1.5 us a launch in a graph; 0.1 us a row of elimination at 64 rows):
+Predicted on an H200 (4.8 TB/s; 1.5 us a launch in a graph; 180 instructions for a row of the elimination and 1400 for
+16 rows, counted in the code for compute capability 9.0):
 
-| stack, k | scaling | thin products with X | k x k | launches | all |
+| stack, k | scaling | products with X | k x k | launches, small products | all |
 |---|--:|--:|--:|--:|--:|
-| 12 x 768 x 3072, 24 | 0.06 ms | 0.05 ms | 0.03 ms | 0.02 ms | 0.16 ms |
-| 8 x 2048 x 8192, 64 | 0.28 ms | 0.22 ms | 0.05 ms | 0.02 ms | 0.57 ms |
+| 12 x 768 x 3072, 24 | 0.06 ms | 0.05 ms | 0.02 ms | 0.03 ms | 0.16 ms |
+| 8 x 2048 x 8192, 64 | 0.28 ms | 0.22 ms | 0.06 ms | 0.03 ms | 0.59 ms |
 
 Not yet measured on a GPU.
 """
@@ -186,7 +187,7 @@ def invert(
         tl.store(out + program * k * k + i * k + j, M, mask=(i < k) & (j < k))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["blocks"])
 def multiply(
     Y: tl.tensor, A: tl.tensor, out: tl.tensor, n: tl.tensor, k: tl.tensor, blocks: tl.tensor,
     y_batch: tl.tensor, y_row: tl.tensor, y_column: tl.tensor,
