@@ -31,7 +31,7 @@ class Polar(Rule):
         precision: The dtype in which the iteration runs; None is a choice by purpose and machine.
         engine: How the polynomials are applied; None is a choice by counted products.
         products: The matrix products; None is a choice by machine, dtype and size.
-        purpose: `Purpose.STEP` iterates float32 momenta in bfloat16 where the machine has the arithmetic for it;
+        purpose: `Purpose.STEP` iterates float32 momenta in half precision where the machine has the arithmetic for it;
             `Purpose.FACTOR` and `Purpose.ORACLE` iterate in the dtype of the stack. It decides the default method.
         owner: The name for error messages, usually the optimizer's.
 
