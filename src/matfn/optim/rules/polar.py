@@ -1,7 +1,8 @@
 """Polar: the polar factor of each matrix of a stack, by one run plan for each shape."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,14 +11,15 @@ from torch import Tensor
 from ...engines import Engine
 from ...iteration.protocols import Evaluation, Method, Scheduled
 from ...iteration.target import POLAR
-from ...kernels import Products
+from ...kernels import EAGER, Products
 from ...kernels.products import without_autocast
-from ...methods import NewtonSchulz, PolarExpress, Tuned
+from ...methods import NewtonSchulz, PolarExpress, RitzMinimax, Tuned
 from ...run.arguments import check_method, check_options
 from ...run.execute import bears_gram, execute, execute_, factor_of_gram, symmetric_factor
 from ...run.machine import machine
 from ...run.plan import Purpose, RunPlan, resolve
-from ..matrices.buckets import Run
+from ..matrices.buckets import Kind, Run
+from .looks import kept_factor_, looks_kinds
 from .rule import Rule
 
 __all__ = ["Polar"]
@@ -60,9 +62,14 @@ class Polar(Rule):
                 raise ValueError(f"{owner}: {method!r} does not iterate, so {name}={given} has no use; leave it out.")
         self.refuses_nan = isinstance(method, Evaluation)
         self._plans: dict[tuple[Any, ...], RunPlan] = {}
+        self._traced: dict[tuple[Any, ...], RunPlan] = {}  # for torch.compile
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_plans": {}}  # a copy may run on another machine, so it makes its own plans
+        return {
+            **self.__dict__,
+            "_plans": {},
+            "_traced": {},
+        }  # a copy may run on another machine, so it makes its own plans
 
     @property
     def padded_below(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -74,15 +81,26 @@ class Polar(Rule):
         fixed = fixed or (isinstance(self.method, PolarExpress) and not self.method.deflation)
         return sys.maxsize if fixed else 0
 
+    def state(self, shape: tuple[int, ...], options: Mapping[str, Any]) -> dict[str, Kind]:
+        """The steps of the last look and the counter, for `RitzMinimax` with `every` above 1; else nothing."""
+        method = self.method
+        return looks_kinds(method) if isinstance(method, RitzMinimax) and method.every > 1 else {}
+
     def plan(self, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> RunPlan:
         """The run plan for matrices of a shape, made once."""
         key = (shape, dtype, device)
-        if key in self._plans and not torch.compiler.is_compiling():
-            return self._plans[key]
-        plan = resolve(POLAR, self.method, shape, dtype, device, purpose=self.purpose, **self.options)
-        if not torch.compiler.is_compiling():
-            self._plans[key] = plan
-        return plan
+        if torch.compiler.is_compiling():
+            return self._traced[key]
+        if key not in self._plans:
+            self._plans[key] = resolve(POLAR, self.method, *key, purpose=self.purpose, **self.options)
+        return self._plans[key]
+
+    def ready(self, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> None:
+        """Make the plan for a traced step, with plain products unless the caller gave others."""
+        key = (shape, dtype, device)
+        if key not in self._traced:
+            plain = {"products": EAGER} if self.options["products"] is None else {}
+            self._traced[key] = replace(self.plan(*key), **plain, wide=EAGER, parts=None)
 
     def wire(self, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> torch.dtype:
         """bfloat16 if the iteration rounds to it. float16 would lose small gradients, which are not scaled yet."""
@@ -103,18 +121,28 @@ class Polar(Rule):
 
     def update(self, stack: Tensor, runs: Sequence[Run]) -> Tensor:
         """The polar factor of each matrix, in place."""
-        return self.factor(stack, out=stack)
+        return self.factor(stack, out=stack, runs=runs)
 
-    def factor(self, stack: Tensor, out: Tensor | None = None) -> Tensor:
+    def factor(self, stack: Tensor, out: Tensor | None = None, runs: Sequence[Run] = ()) -> Tensor:
         """The polar factor of each matrix, contiguous, in the dtype of the stack.
 
         Args:
             stack: ``(b, m, n)``. It does not change unless it is `out`.
             out: Memory for the result, of the same shape and dtype, or the stack itself. None is new memory.
+            runs: As in `update`, for a rule with state.
         """
-        plan = self.plan((stack.shape[-2], stack.shape[-1]), stack.dtype, stack.device)
+        plan, method = self.plan((stack.shape[-2], stack.shape[-1]), stack.dtype, stack.device), self.method
+        kept = isinstance(method, RitzMinimax) and method.every > 1 and bool(runs)
+        if torch.compiler.is_compiling() and not kept:
+            with torch.autocast(stack.device.type, enabled=False):
+                result = execute(plan, stack)
+            return result if out is None else out.copy_(result)
         with without_autocast(stack):
-            if not isinstance(plan.method, Scheduled) or torch.compiler.is_compiling():
+            if isinstance(method, RitzMinimax) and kept:
+                out = stack.clone() if out is None else out if out is stack else out.copy_(stack)
+                kept_factor_(plan, method, out, runs)
+                return out
+            if not isinstance(plan.method, Scheduled | RitzMinimax):
                 result = execute(plan, stack)
                 return result if out is None else out.copy_(result)
             out = stack.clone() if out is None else out if out is stack else out.copy_(stack)

@@ -26,10 +26,13 @@ class Link(Protocol):
 
     Attributes:
         reads: The options that the rule reads. An optimizer whose default options lack one is refused.
+        dials: Those of them that the rule also takes as a `Dial` (``matrices/dials.py``). A captured step reads a dial
+            anew, and is captured anew if another option has changed.
         refuses_nan: Whether `update` raises for NaN and infinity. A step then looks for them before anything changes.
     """
 
     reads: tuple[str, ...] = ()
+    dials: tuple[str, ...] = ()
     refuses_nan: bool = False
 
     def check(self, options: Mapping[str, Any], where: str, shapes: Iterable[tuple[int, ...]] = ()) -> None:
@@ -99,6 +102,9 @@ class Rule(Link, Protocol):
         A rule that rounds its input to half precision in any case may return that dtype, for half the bytes.
         """
         return dtype
+
+    def ready(self, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> None:
+        """Decide whatever `update` decides about stacks of (m, n) matrices, because torch.compile traces `update`."""
 
     def prepare(self, stacks: Sequence[Sequence[Run]]) -> None:
         """Work on all stacks of a step at once, given as their runs, before any weight moves."""
