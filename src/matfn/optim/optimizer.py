@@ -13,7 +13,7 @@ the optimizer, because groups are saved in the state dict.
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any, overload
 
@@ -22,40 +22,28 @@ from torch import Tensor
 
 from . import checkpoint
 from .groups import as_groups, check_used, lent, prepared
-from .guards import Kept, Made, Members, Watch, check_finite, check_groups, check_members
-from .matrices.buckets import Bucket, Kind, Run, fill_buckets, move, runs_of
+from .guards import Made, Members, Watch, check_finite, check_groups, check_members, kind_of, plain_values
+from .matrices.buckets import Bucket, Run, fill_buckets, move, runs_of
 from .matrices.layout import Layout
 from .matrices.padding import joined
-from .matrices.rounding import COMPENSATION, half
 from .matrices.shards import is_dtensor
 from .matrices.stacks import Stacks
-from .options import check_defaults, check_scale, check_values
-from .rest import RestRule, StateLike
+from .options import check_defaults, check_scale
+from .rest import RestRule
+from .rule_groups import RuleGroups
 from .rules.rule import Elementwise, Rule
 from .scale import SCALES, Scale
 from .sharded import Sharded
-from .state import COUNTER, check_state, count, described, kinds_of, make_state, settle
+from .state import COUNTER, check_state, count, make_state, settle
 from .switch import as_ours
-from .words import naming_arguments, refuse_flags
+from .words import naming_arguments
 
 __all__ = ["MatrixOptimizer"]
 
 Lender = Callable[[Any], "MatrixOptimizer"]
 
 
-def plain_values(group: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a group that can be compared without waiting for a device; of a tensor its shape, dtype, device."""
-    names, params = group.get("param_names", ()), group.get("params", ())
-    plain = {k: Kept(x.shape, x.dtype, x.device) if isinstance(x, Tensor) else x for k, x in group.items()}
-    return {**plain, "param_names": tuple(names), "params": len(params)}
-
-
-def kind_of(gradient: Tensor | None) -> tuple[Any, ...]:
-    """What rules need to know of a gradient."""
-    return () if gradient is None else (gradient.layout, gradient.dtype, gradient.device)
-
-
-class MatrixOptimizer(torch.optim.Optimizer):
+class MatrixOptimizer(RuleGroups):
     """Base of the matrix optimizers.
 
     Args:
@@ -138,49 +126,6 @@ class MatrixOptimizer(torch.optim.Optimizer):
     def workspace(self) -> int:
         """Bytes held between steps beside the state: on a CPU the size of the largest stack, elsewhere 0."""
         return self.stacks.nbytes
-
-    def lender(self, rule: str) -> "MatrixOptimizer":
-        """The optimizer that gives groups of a matrix rule their chain, default options and scales."""
-        return self if rule == "matrix" else self.others[rule]
-
-    def own_options(self, rule: str) -> dict[str, Any]:
-        """The options of groups of a rule, with defaults. An optimizer in `rules` may have its own rounding."""
-        own = self.rest.defaults if rule == "adamw" else self.lender(rule).defaults
-        rounding = {key: self.defaults[key] for key in ("rounding", "seed")}
-        return {**own, **rounding} if own.get("rounding", "nearest") == "nearest" else dict(own)
-
-    def scale_of(self, rule: str, name: str) -> Scale:
-        """The scale of this name for groups of a matrix rule."""
-        return self.lender(rule).scales[name]
-
-    def kinds(self, shape: tuple[int, ...], options: Mapping[str, Any]) -> dict[str, Kind]:
-        """The state of a group's chain for matrices of a shape; see `Rule.state`."""
-        return kinds_of(self.lender(options["rule"]).chain, shape, options)
-
-    def state_like(self, param: Tensor, group: Mapping[str, Any]) -> StateLike:
-        """Shape and dtype of each state tensor of a parameter. Checkpoints are compared with it."""
-        rounded = half(param) and group["rounding"] != "nearest"
-        if group["rule"] == "adamw":
-            found = self.rest.state_like(param, group, torch.float32 if rounded else param.dtype)
-        else:
-            found = described(param, self.layouts[param], lambda shape: self.kinds(shape, group))
-        if rounded and group["rounding"] == "compensated":
-            found[COMPENSATION] = (tuple(param.shape), param.dtype)
-        elif rounded:
-            found[COUNTER] = ((), None)  # the noise depends on the number of the step
-        return found
-
-    def check_group(self, group: Mapping[str, Any], where: str, shapes: Iterable[tuple[int, ...]] = ()) -> None:
-        """Refuse option values of a group that are out of range; see `Rule.check`. Options may be left out."""
-        refuse_flags(group, set(self.own_options(group["rule"])), where)
-        if group["rule"] == "adamw":
-            check_values(group, where, scales=())
-            return
-        lender = self.lender(group["rule"])
-        check_values(group, where, scales=lender.scales)
-        for rule in lender.chain:
-            if all(key in group for key in rule.reads):
-                rule.check(group, where, shapes)
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -337,7 +282,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
         self.rest.adopt_momentum(self.param_groups)
         self._made.adopt(self, self._watch)
         state = {param: {**self.state[param], **more} for param, more in self._sharded.collected(self).items()}
-        saved = checkpoint.dump(self.param_groups, {**self.state, **state}, lambda rule: self._wanted(rule)[0])
+        saved = checkpoint.dump(self.param_groups, {**self.state, **state}, lambda rule: self.wanted(rule)[0])
         for after in self._optimizer_state_dict_post_hooks.values():
             saved = after(self, saved) or saved
         return saved
@@ -360,7 +305,7 @@ class MatrixOptimizer(torch.optim.Optimizer):
                 for before in self._optimizer_load_state_dict_pre_hooks.values():
                     saved = before(self, saved) or saved
             saved, remarks = as_ours(saved, self)
-            groups, state = checkpoint.load(saved, self.param_groups, self.state_like, self.check_group, self._wanted)
+            groups, state = checkpoint.load(saved, self.param_groups, self.state_like, self.check_group, self.wanted)
         except (TypeError, ValueError) as error:
             raise (TypeError if isinstance(error, TypeError) else ValueError)(f"{name}: {error}") from error
         self.rest.adopt_momentum(self.param_groups)  # a momentum that a new scheduler wrote must not stay
@@ -373,14 +318,6 @@ class MatrixOptimizer(torch.optim.Optimizer):
             warnings.warn(f"{name}.load_state_dict: {text}", stacklevel=2)
         for after in self._optimizer_load_state_dict_post_hooks.values():
             after(self)
-
-    def _wanted(self, rule: str) -> tuple[str, tuple[str, ...]]:
-        """The names of the rules behind the rule of a group, and the options that they read."""
-        if rule == "adamw":
-            return "AdamW", ("lr", "betas", "eps", "weight_decay")
-        chain = self.lender(rule).chain
-        names = ", ".join(type(link).__name__ for link in chain)
-        return names, ("lr", "weight_decay", *dict.fromkeys(key for link in chain for key in link.reads))
 
     def __getstate__(self) -> dict[str, Any]:
         self._sharded.refuse_copy(self)

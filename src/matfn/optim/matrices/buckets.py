@@ -16,15 +16,30 @@ from torch import Tensor
 
 from ..scale import Scale
 from . import foreach
+from .dials import number
 from .layout import Layout
 from .rounding import COMPENSATION, half, narrowed_, noise_key, widened
 from .shards import is_dtensor, local, offset
 
-# 16 MB in float32. Larger stacks leave the cache of a CPU between passes (a step of GPT-2 small takes a third longer),
-# and save nothing on a GPU, where single products of such matrices fill the device.
+# Most entries of a stack. On a CPU 16 MB in float32: larger stacks leave the cache between passes, and a step of GPT-2
+# small takes a third longer. Elsewhere 128 MB: each of three stacks holds twelve or more matrices of GPT-2 small, so a
+# tenth of the launches is left. Not yet measured on a GPU in whole steps; stacks of this size were (docs/gpu.md).
 ENTRIES = 2**22
+ENTRIES_OF_DEVICE = 2**25
 
-__all__ = ["ENTRIES", "Bucket", "Kind", "Run", "Slot", "fill_buckets", "move", "runs_of", "working_dtype"]
+__all__ = [
+    "ENTRIES",
+    "ENTRIES_OF_DEVICE",
+    "Bucket",
+    "Kind",
+    "Run",
+    "Slot",
+    "entries",
+    "fill_buckets",
+    "move",
+    "runs_of",
+    "working_dtype",
+]
 
 Kind = Literal["element", "row", "matrix", "counter"] | tuple[int, int, int]  # see `Rule.state`
 Held = Callable[[Tensor, str, Mapping[str, Any]], Tensor]  # (parameter, key, options) -> state, made if missing
@@ -239,10 +254,15 @@ def working_dtype(param: Tensor) -> torch.dtype:
     return torch.promote_types(param.dtype, torch.float32)
 
 
+def entries(device: torch.device) -> int:
+    """Most entries of a stack on a device."""
+    return ENTRIES if device.type == "cpu" else ENTRIES_OF_DEVICE
+
+
 def fill_buckets(members: Iterable[tuple[int, str, Tensor, Layout]]) -> tuple[Bucket, ...]:
     """Sort the blocks of (group index, name, parameter, layout) into buckets, in this order inside a stack.
 
-    A bucket has at most `ENTRIES` entries, or one larger block. Empty blocks are left out.
+    A bucket has at most `entries`, or one larger block. Empty blocks are left out.
     """
     open_: dict[tuple[int, int, torch.dtype, torch.device], Bucket] = {}
     filled: list[Bucket] = []  # ordered by the last addition
@@ -252,7 +272,7 @@ def fill_buckets(members: Iterable[tuple[int, str, Tensor, Layout]]) -> tuple[Bu
                 continue
             key = (m, n, working_dtype(param), param.device)
             bucket = open_.get(key)
-            if bucket is None or (bucket.shape[0] + b) * m * n > ENTRIES:
+            if bucket is None or (bucket.shape[0] + b) * m * n > entries(param.device):
                 bucket = open_[key] = Bucket((), (0, *key[:2]), *key[2:])
             else:
                 filled.remove(bucket)
@@ -276,8 +296,8 @@ def move(bucket: Bucket, scale_of: Callable[[str, str], Scale], updates: list[Te
     for run in bucket.runs:
         group, their = run.options, updates[start : start + len(run.slots)]
         start += len(run.slots)
-        lr, weight_decay = group["lr"], float(group["weight_decay"])
-        lr = lr.reshape(()) if isinstance(lr, Tensor) and lr.device == bucket.device else float(lr)
+        lr, weight_decay = group["lr"], number(group["weight_decay"])
+        lr = lr.reshape(()) if isinstance(lr, Tensor) and lr.device == bucket.device else number(lr)
         decay = lr * weight_decay if weight_decay else 0.0
         name = group["scale"]
         if name not in bucket.factors:

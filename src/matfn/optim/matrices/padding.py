@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from .buckets import ENTRIES, Bucket
+from .buckets import Bucket, entries
 
 __all__ = ["SAVED", "directions", "joined", "padded_shape", "parts", "work"]
 
@@ -50,7 +50,11 @@ def _fits(buckets: Sequence[Bucket], padded_below: int) -> bool:
         return False
     number, m, n = padded_shape(buckets)
     zeros = number * work(m, n) - sum(bucket.shape[0] * work(*bucket.shape[1:]) for bucket in buckets)
-    return min(m, n) < padded_below and zeros <= SAVED * (len(buckets) - 1) and number * m * n <= ENTRIES
+    return (
+        min(m, n) < padded_below
+        and zeros <= SAVED * (len(buckets) - 1)
+        and number * m * n <= entries(buckets[0].device)
+    )
 
 
 def work(m: int, n: int) -> int:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..matrices import foreach
 from ..matrices.buckets import Kind, Run
+from ..matrices.dials import Dial, number
 from .rule import Elementwise
 
 __all__ = ["MOMENTUM", "Ema", "VariantEma", "average", "folded"]
@@ -26,6 +27,7 @@ class Ema(Elementwise):
     """
 
     reads = ("momentum", "nesterov")
+    dials = ("momentum",)
 
     def __init__(self, anew: int | None = None) -> None:
         self.anew = anew
@@ -39,7 +41,7 @@ class Ema(Elementwise):
         buffers = run.views(MOMENTUM)
         if self.anew is not None and run.step == self.anew:
             foreach.zero_(buffers)
-        average(into, gradients, buffers, float(run.options["momentum"]), run.options["nesterov"])
+        average(into, gradients, buffers, number(run.options["momentum"]), run.options["nesterov"])
 
 
 class VariantEma(Ema):
@@ -53,16 +55,18 @@ class VariantEma(Ema):
 
     def update(self, gradients: list[Tensor], into: list[Tensor], run: Run) -> None:
         """See `Elementwise`."""
-        momentum = float(run.options["momentum"])
+        momentum = number(run.options["momentum"])
         if run.options["variant"] == "momentum-first":
             average(into, gradients, run.views(MOMENTUM), momentum, ahead=False)
             return
         foreach.copy_(into, gradients)
         if run.options["variant"] == "heavy-ball":
-            folded(into, run.views(MOMENTUM), momentum, 1.0)
+            folded(into, run.views(MOMENTUM), momentum, averaged=False)
 
 
-def average(into: list[Tensor], gradients: list[Tensor], buffers: list[Tensor], momentum: float, ahead: bool) -> None:
+def average(
+    into: list[Tensor], gradients: list[Tensor], buffers: list[Tensor], momentum: float | Dial, ahead: bool
+) -> None:
     """B <- mu B + (1 - mu) G in `buffers`. Then mu B + (1 - mu) G if `ahead`, else B, is written `into` other memory.
 
     Large matrices on a CPU are processed one at a time, so that the second pass finds them in the cache.
@@ -78,14 +82,14 @@ def average(into: list[Tensor], gradients: list[Tensor], buffers: list[Tensor], 
             foreach.copy_(targets, held)
 
 
-def folded(fresh: list[Tensor], buffers: list[Tensor], momentum: float, share: float) -> None:
+def folded(fresh: list[Tensor], buffers: list[Tensor], momentum: float | Dial, averaged: bool) -> None:
     """B <- mu B + share F, then F <- B, for `buffers` B and `fresh` gradients or directions F, both in place.
 
-    The share is 1 - mu for an average and 1 for the heavy ball.
+    The share is 1 - mu if the result is `averaged`, and 1 for the heavy ball.
     """
-    if share == 1 - momentum:
-        foreach.lerp_(buffers, fresh, share)
+    if averaged:
+        foreach.lerp_(buffers, fresh, 1 - momentum)
     else:
         foreach.mul_(buffers, momentum)
-        foreach.add_(buffers, fresh, share)
+        foreach.add_(buffers, fresh, 1.0)
     foreach.copy_(fresh, buffers)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..matrices.buckets import Kind, Run
+from ..matrices.dials import Dial, number
 from .rule import Rule
 
 __all__ = ["ElementNorm", "RowNorm", "Sign"]
@@ -22,6 +23,7 @@ class RowNorm(Rule):
     """
 
     reads = ("beta2", "eps")
+    dials = ("beta2",)
 
     def state(self, shape: tuple[int, ...], options: Mapping[str, Any]) -> dict[str, Kind]:
         """v, one number for each row."""
@@ -33,7 +35,7 @@ class RowNorm(Rule):
         factor = torch.empty_like(squares)
         for run in runs:
             v = run[ROWS]
-            v.lerp_(squares[run.where], 1 - float(run.options["beta2"]))
+            v.lerp_(squares[run.where], _share(run, v))
             run[ROWS] = v
             # Rows that were always zero stay zero, even for eps = 0.
             factor[run.where] = torch.where(v > 0, 1 / (v.sqrt() + float(run.options["eps"])), 0.0)
@@ -58,6 +60,7 @@ class ElementNorm(Rule):
     """
 
     reads = ("beta2", "eps")
+    dials = ("beta2",)
 
     def state(self, shape: tuple[int, ...], options: Mapping[str, Any]) -> dict[str, Kind]:
         """V, one number for each entry."""
@@ -67,9 +70,15 @@ class ElementNorm(Rule):
         """The formula for each matrix U, in place."""
         for run in runs:
             U, V = stack[run.where], run[SQUARES]
-            V.lerp_(U * U, 1 - float(run.options["beta2"]))
+            V.lerp_(U * U, _share(run, V))
             run[SQUARES] = V
             # Entries that were always zero stay zero, even for eps = 0. NaN is not zero, so it reaches the weights.
             U.mul_(torch.where(V == 0, 0.0, 1 / (V.sqrt_().add_(float(run.options["eps"])))))
         norms = torch.linalg.vector_norm(stack, dim=(-2, -1), keepdim=True)
         return stack.mul_(torch.where(norms == 0, 0.0, min(stack.shape[-2:]) ** 0.5 / norms))
+
+
+def _share(run: Run, state: Tensor) -> float | Tensor:
+    """1 - beta2, by which the state takes in new squares."""
+    share = 1 - number(run.options["beta2"])
+    return share.tensor(state.dtype) if isinstance(share, Dial) else share

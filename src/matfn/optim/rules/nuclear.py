@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..matrices import foreach
 from ..matrices.buckets import Kind, Run
+from ..matrices.dials import number
 from ..options import check_number
 from .ema import MOMENTUM, folded
 from .polar import Polar
@@ -30,6 +31,7 @@ class Nuclear(Rule):
     """
 
     reads = ("variant", "momentum", "power", "growth")
+    dials = ("momentum",)
 
     def __init__(self, polar: Polar) -> None:
         self.polar = polar
@@ -45,8 +47,11 @@ class Nuclear(Rule):
             raise ValueError(f"{where}: growth must be > 1, or None for no safeguard; got {options['growth']}.")
 
     def state(self, shape: tuple[int, ...], options: Mapping[str, Any]) -> dict[str, Kind]:
-        """The average of nu of each matrix, if there is `growth`; the momentum of polar factors in "polar-first"."""
-        found: dict[str, Kind] = {}
+        """The state of the rule `polar`; the average of nu of each matrix, if there is `growth`.
+
+        In "polar-first" also the momentum of polar factors.
+        """
+        found: dict[str, Kind] = self.polar.state(shape, options)
         if options["growth"] is not None:
             found[NUCLEAR] = "matrix"
         if options["variant"] == "polar-first":
@@ -55,7 +60,7 @@ class Nuclear(Rule):
 
     def update(self, stack: Tensor, runs: Sequence[Run]) -> Tensor:
         """nu^power U for each matrix A of the stack, divided by the rank if the scale is "rank"."""
-        U = self.polar.factor(stack)
+        U = self.polar.factor(stack, runs=runs)
         nu = (stack * U).sum((-2, -1))
         square = None
         for run in runs:
@@ -67,8 +72,7 @@ class Nuclear(Rule):
                 square = (U * U).sum((-2, -1)) if square is None else square
                 size = torch.where(square[where] > 0, size / square[where], 0.0)
             if options["variant"] == "polar-first":
-                momentum = float(options["momentum"])
-                folded(run.places(U), run.views(MOMENTUM), momentum, 1 - momentum)
+                folded(run.places(U), run.views(MOMENTUM), number(options["momentum"]), averaged=True)
             U[where] *= size[:, None, None]
         return U
 

@@ -26,10 +26,13 @@ class Link(Protocol):
 
     Attributes:
         reads: The options that the rule reads. An optimizer whose default options lack one is refused.
+        dials: Those of them that the rule also takes as a `Dial` (``matrices/dials.py``). A captured step reads a dial
+            anew, and is captured anew if another option has changed.
         refuses_nan: Whether `update` raises for NaN and infinity. A step then looks for them before anything changes.
     """
 
     reads: tuple[str, ...] = ()
+    dials: tuple[str, ...] = ()
     refuses_nan: bool = False
 
     def check(self, options: Mapping[str, Any], where: str, shapes: Iterable[tuple[int, ...]] = ()) -> None:
