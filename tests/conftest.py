@@ -1,4 +1,4 @@
-"""For every test: one thread, a cache of polynomials that is thrown away, hypothesis without deadlines."""
+"""For every test: one thread, a cache of polynomials that is thrown away, triton's interpreter, no deadlines."""
 
 import os
 import shutil
@@ -17,6 +17,11 @@ VERSIONS = (
     *("optim/test_optim_torch.py", "optim/test_optim_checkpoint.py", "optim/test_optim_muon.py"),
     *("optim/test_optim_shampoo.py", "optim/test_optim_plan.py"),
 )
+
+# Without a GPU triton's kernels run in its interpreter. Triton reads this when a kernel is defined, so it must be the
+# same for all tests of a process, and stand before the first import of a kernel.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 # Tests run beside each other (pytest-xdist): more threads than processes would only wait for one another.
 torch.set_num_threads(1)

@@ -96,20 +96,24 @@ def hopper(found: Launches) -> Iterator[None]:
 @contextmanager
 def _counted_triton(found: Launches) -> Iterator[None]:
     try:
+        from triton.runtime.interpreter import InterpretedFunction  # pyright: ignore[reportMissingImports]
         from triton.runtime.jit import JITFunction  # pyright: ignore[reportMissingImports]
     except ImportError:
         yield
         return
-    held = JITFunction.run
+    kinds = JITFunction, InterpretedFunction  # a kernel is one of them, by TRITON_INTERPRET
+    held = [kind.run for kind in kinds]
 
     def run(self: Any, *args: Any, **kwargs: Any) -> None:
         found.counts[f"triton {self.__name__}"] += 1
 
-    JITFunction.run = run
+    for kind in kinds:
+        kind.run = run
     try:
         yield
     finally:
-        JITFunction.run = held
+        for kind, before in zip(kinds, held, strict=True):
+            kind.run = before
 
 
 def step_launches(
