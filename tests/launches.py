@@ -7,10 +7,12 @@ Triton kernel counts once, and is not run. Counts are of torch's operations: a f
 are split, an index) launch two kernels, so the true number is slightly larger.
 """
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +64,7 @@ class Indexing(TorchFunctionMode):
         except RuntimeError as error:
             if "not linked" not in str(error):
                 raise
-            name = {"__invert__": "bitwise_not"}.get(func.__name__, func.__name__)
+            name = {"__invert__": "bitwise_not"}.get(func.__name__, str(func.__name__))
             return getattr(torch.ops.aten, name)(*args, **(kwargs or {}))
 
 
@@ -83,8 +85,16 @@ def _indexed(x: Tensor, index: Any) -> Tensor:
 
 
 @contextmanager
-def counted_triton(found: Launches) -> Iterator[None]:
-    """Count Triton kernels instead of running them."""
+def hopper(found: Launches) -> Iterator[None]:
+    """Pretend to have an sm_90 card with cuBLAS's products, and count Triton kernels instead of running them."""
+    names = {"MATFN_MACHINE": "cuda-sm90", "MATFN_PRODUCTS": "eager"}
+    card = {"get_device_capability": lambda *_: (9, 0), "device_of": nullcontext, "device": nullcontext}
+    with patch.dict(os.environ, names), patch.multiple(torch.cuda, **card), _counted_triton(found):
+        yield
+
+
+@contextmanager
+def _counted_triton(found: Launches) -> Iterator[None]:
     try:
         from triton.runtime.jit import JITFunction  # pyright: ignore[reportMissingImports]
     except ImportError:
@@ -108,17 +118,14 @@ def step_launches(
     dtype: torch.dtype = torch.float32,
     **options: Any,
 ) -> tuple[Launches, int]:
-    """The launches of the third step of an optimizer on matrices of these shapes, and the number of its buckets.
-
-    Name the card by MATFN_MACHINE, because a plan asks for the profile of the device.
-    """
+    """The launches of the third step of an optimizer on matrices of these shapes, and the number of its buckets."""
     with FakeTensorMode(), Indexing():
         params = [nn.Parameter(torch.empty(shape, device="cuda", dtype=dtype)) for shape in shapes]
         for param in params:
             param.grad = torch.empty_like(param)
         optimizer = kind(params, **options)
         found = Launches()
-        with counted_triton(found):
+        with hopper(found):
             optimizer.step()
             optimizer.step()
             found.counts.clear()

@@ -56,8 +56,8 @@ def test_together_is_apart_to_rounding(method):
     for _ in range(3):
         one.step()
         two.step()
-    assert len(one._stacks) == 1
-    assert len(two._stacks) == len(two.buckets) == len(set(SHAPES))
+    assert len(one.together) == 1
+    assert len(two.together) == len(two.buckets) == len(set(SHAPES))
     # In float64 but for the sum with the weight, in float32: once for each decay and each move.
     bound = 6 * torch.finfo(torch.float32).eps
     assert all((p - q).abs().max() <= bound * (1 + q.abs().max()) for p, q in zip(ours, theirs, strict=True))
@@ -77,7 +77,7 @@ def test_layouts_dtypes_and_groups_may_be_mixed():
         ]
         made.append(kind(groups, method=matfn.PolarExpress(), precision=torch.float64))
         made[-1].step()
-    assert len(made[0]._stacks) == 2  # one for each dtype
+    assert len(made[0].together) == 2  # one for each dtype
     assert all(torch.allclose(p, q, rtol=1e-6, atol=1e-6) for p, q in zip(ours, theirs, strict=True))
 
 

@@ -36,7 +36,7 @@ class Residual:
         p: The exponent of the target.
         key: Selects the sketches.
         form: How M is formed from the iterate.
-        products: The matrix products to use.
+        products: The matrix products to use; None is plain ones.
     """
 
     def __init__(
@@ -45,10 +45,10 @@ class Residual:
         p: int,
         key: Key = 0,
         form: Form = Form.PRODUCT,
-        products: Products = EAGER,
+        products: Products | None = None,
     ) -> None:
         self._M, self._wide, self._square, self.p, self.form, self.key = M, None, None, p, form, key
-        self._products = products
+        self._products = EAGER if products is None else products  # torch 2.11 compiles no object that is a default
 
     @property
     def M(self) -> Tensor:

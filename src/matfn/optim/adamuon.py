@@ -67,9 +67,10 @@ class AdaMuon(MatrixOptimizer):
         seed: int = 0,
         rules: Mapping[str, Callable[[Any], MatrixOptimizer]] | None = None,
         rest: Mapping[str, Any] | None = None,
+        graph: bool = False,
     ) -> None:
         options = {"lr": lr, "momentum": momentum, "beta2": beta2, "nesterov": nesterov, "eps": eps}
         options |= {"weight_decay": weight_decay, "cautious": cautious, "scale": scale}
         options |= {"rounding": rounding, "seed": seed}
         polar = Polar(method, precision, engine, products, owner=type(self).__name__)
-        super().__init__(params, options, (Ema(), Sign(), polar, ElementNorm()), rules=rules, rest=rest)
+        super().__init__(params, options, (Ema(), Sign(), polar, ElementNorm()), rules=rules, rest=rest, graph=graph)

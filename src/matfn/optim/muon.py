@@ -56,7 +56,8 @@ class Muon(MatrixOptimizer):
             size and device: the error of torch's Muon on momenta of training runs, in half the products.
             ``matfn.explain((m, n), "muon")`` shows them. `PolarExpress()` has less error, and `Tuned("jordan")` is the
             classical choice.
-        precision: Dtype of the iteration. None is bfloat16 where the machine has arithmetic for it, else float32.
+        precision: Dtype of the iteration. None is float16 on an NVIDIA GPU from sm_80 on, bfloat16 on a CPU that has
+            arithmetic for it, else float32.
             Rounding in bfloat16 is 1 % of the update's norm, and five steps leave 10 %. None is float32 for methods
             that are more than products, such as `QDWH`, and float64 for float64 weights.
         engine: How the polynomials are applied, `Direct()` or `Gram(...)`. None is a choice by counted products.
@@ -72,6 +73,11 @@ class Muon(MatrixOptimizer):
             options are their defaults.
         rest: Options of torch.optim.AdamW for the rest, such as ``dict(lr=3e-4, weight_decay=0.1)``. None takes AdamW's
             own defaults (lr 1e-3, weight_decay 1e-2). Under a plan, norms, biases and other vectors do not decay.
+        graph: Whether each step is one CUDA graph, captured once and replayed (docs/optimizers.md). It needs all
+            parameters on one CUDA device. lr, weight_decay, momentum and beta2 may follow schedules. A change of
+            another option, or of the set of parameters with a gradient, costs two steps without a graph. Hooks,
+            sharded parameters, ``rounding="stochastic"``, methods that read values (`Exact`, or a tol) and rules that
+            count steps (Shampoo, SOAP) are refused.
 
     A group keeps unknown keys, as in torch (a scheduler's "initial_lr", a logger's "name"). Keys that look like a
     misspelt option ("wd", "lrr", "learning_rate") are refused.
@@ -109,12 +115,13 @@ class Muon(MatrixOptimizer):
         seed: int = 0,
         rules: Mapping[str, Callable[[Any], MatrixOptimizer]] | None = None,
         rest: Mapping[str, Any] | None = None,
+        graph: bool = False,
     ) -> None:
         options = {"lr": lr, "momentum": momentum, "nesterov": nesterov}
         options |= {"weight_decay": weight_decay, "cautious": cautious, "scale": scale}
         options |= {"rounding": rounding, "seed": seed}
         polar = Polar(method, precision, engine, products, owner=type(self).__name__)
-        super().__init__(params, options, (Ema(), polar), rules=rules, rest=rest)
+        super().__init__(params, options, (Ema(), polar), rules=rules, rest=rest, graph=graph)
 
     @classmethod
     def from_torch(

@@ -29,6 +29,7 @@ from .matrices.padding import joined
 from .matrices.shards import is_dtensor
 from .matrices.stacks import Stacks
 from .options import check_defaults, check_scale
+from .replay import Replay, check_capturable
 from .rest import RestRule
 from .rule_groups import RuleGroups
 from .rules.rule import Elementwise, Rule
@@ -36,11 +37,13 @@ from .scale import SCALES, Scale
 from .sharded import Sharded
 from .state import COUNTER, check_state, count, make_state, settle
 from .switch import as_ours
+from .traced import ready
 from .words import naming_arguments
 
 __all__ = ["MatrixOptimizer"]
 
 Lender = Callable[[Any], "MatrixOptimizer"]
+Stacked = tuple[tuple["MatrixOptimizer", tuple[Bucket, ...]], ...]
 
 
 class MatrixOptimizer(RuleGroups):
@@ -55,8 +58,11 @@ class MatrixOptimizer(RuleGroups):
         chain: An elementwise rule, then matrix rules, in order; see `matfn.optim.rules.rule`.
         rules: Further rules, as in `Muon`.
         rest: Options of torch.optim.AdamW for the adamw groups. None takes AdamW's own defaults.
+        graph: As in `Muon`.
 
     Attributes:
+        graph: Whether steps are captured as CUDA graphs. It is no option of groups. Copies keep it, and capture graphs
+            of their own.
         before_move: Hooks, functions of (bucket, update), called in order before the weights of a bucket move.
             ``bucket.names``, ``bucket.weights()`` and ``bucket.places(update)`` have one entry for each part of a
             parameter in the stack: its name, and views of its weights and of its update before learning rate and scale.
@@ -72,7 +78,8 @@ class MatrixOptimizer(RuleGroups):
     """
 
     # Attributes kept by pickling and deepcopy beside groups and state. A subclass adds its own.
-    kept: tuple[str, ...] = ("layouts", "scales", "rest", "chain", "others")
+    kept: tuple[str, ...] = ("layouts", "scales", "rest", "chain", "others", "graph")
+    graph: bool = False  # of pickles of an earlier version
     named_scales: Mapping[str, Scale] = SCALES
 
     def __init__(
@@ -83,8 +90,12 @@ class MatrixOptimizer(RuleGroups):
         *,
         rules: Mapping[str, Lender] | None = None,
         rest: Mapping[str, Any] | None = None,
+        graph: bool = False,
     ) -> None:
         name = type(self).__name__
+        if not isinstance(graph, bool):
+            raise TypeError(f"{name}: graph must be True or False, got {graph!r}.")
+        self.graph = graph
         defaults = {"rounding": "nearest", "seed": 0, **check_defaults(defaults, chain, name)}
         self.layouts: dict[Tensor, Layout] = {}
         self.scales: dict[str, Scale] = dict(self.named_scales)
@@ -99,6 +110,8 @@ class MatrixOptimizer(RuleGroups):
         super().__init__(as_groups(params, name), defaults)
         self._watch, self._sharded = Watch(params), Sharded(getattr(params, "processes", None))
         check_used(self.param_groups, self.others, rest is not None and not hasattr(params, "groups"), name)
+        if graph:
+            check_capturable(self)
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -113,14 +126,25 @@ class MatrixOptimizer(RuleGroups):
         self.before_move: list[Callable[[Bucket, Tensor], object]] = []
         self.after_move: list[Callable[[Bucket], object]] = []
         self.stacks, self._sharded, self._made = Stacks(), Sharded(), Made()
-        self._stacks: tuple[tuple[MatrixOptimizer, tuple[Bucket, ...]], ...] = ()
+        self.together: Stacked = ()  # the stacks of the last step: the buckets of each, with their lender
         self._counted: tuple[Tensor, ...] = ()
         self._key: tuple[Any, ...] | None = None
+        self.moving: tuple[Tensor, ...] = ()  # the parameters with a gradient in the last step
+        self._replay = Replay() if self.graph else None
 
     @property
     def buckets(self) -> tuple[Bucket, ...]:
         """The stacks of the last step, of all matrices with a gradient."""
-        return tuple(bucket for _, together in self._stacks for bucket in together)
+        return tuple(bucket for _, together in self.together for bucket in together)
+
+    @property
+    def spread(self) -> bool:
+        """Whether other processes may share a parameter."""
+        return self._sharded.serves(self)
+
+    def sort_again(self) -> None:
+        """Make the next step sort the parameters into buckets again."""
+        self._key = None
 
     @property
     def workspace(self) -> int:
@@ -156,6 +180,20 @@ class MatrixOptimizer(RuleGroups):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if torch.compiler.is_compiling():
+            self.move_all(ready(self))
+            return loss
+        self.check()
+        with self._sharded.agreed(self) if self._shared else nullcontext():
+            self.refresh()
+            if self._replay is None:
+                self.work()
+            else:
+                self._replay.step(self, self.work)
+        return loss
+
+    def check(self) -> None:
+        """The first part of a step: check options of groups that have changed."""
         self.rest.adopt_momentum(self.param_groups)
         plain = [plain_values(group) for group in self.param_groups]
         options = plain, [id(group["params"]) for group in self.param_groups]
@@ -163,22 +201,29 @@ class MatrixOptimizer(RuleGroups):
             self._made.adopt(self, self._watch)
             check_groups(self, plain)
             self._shared, self._options = self._sharded.serves(self), options
-        with self._sharded.agreed(self) if self._shared else nullcontext():
-            self._refresh()
-            # AdamW goes first: it refuses combinations of options, such as foreach with an lr that is a tensor.
-            self.rest.step([group for group in self.param_groups if group["rule"] == "adamw"], self.state)
-            self._prepare()
-            for lender, together in self._stacks:
-                try:
-                    for bucket, update in self.stacks.directions(lender.chain[0], lender.chain[1:], together):
-                        self.move(bucket, update)
-                except Exception as error:
-                    names = ", ".join(dict.fromkeys(name for bucket in together for name in bucket.names))
-                    error.add_note(f"This was in {type(self).__name__}.step, at the stack of the parameters {names}.")
-                    raise
-            if self._shared:
-                self._sharded.step(self)
-        return loss
+            if self.graph:
+                check_capturable(self)
+
+    def work(self) -> None:
+        """The last part of a step, which works on the device: AdamW, then the matrices."""
+        # AdamW goes first: it refuses combinations of options, such as foreach with an lr that is a tensor.
+        groups = [group for group in self.param_groups if group["rule"] == "adamw"]
+        self.rest.step(groups, self.state, None if self._replay is None else self._replay.capturable)
+        self.prepare()
+        self.move_all(self.together)
+        if self._shared:
+            self._sharded.step(self)
+
+    def move_all(self, stacks: Stacked) -> None:
+        """Compute the directions of all buckets and move their weights."""
+        for lender, together in stacks:
+            try:
+                for bucket, update in self.stacks.directions(lender.chain[0], lender.chain[1:], together):
+                    self.move(bucket, update)
+            except Exception as error:
+                names = ", ".join(dict.fromkeys(name for bucket in together for name in bucket.names))
+                error.add_note(f"This was in {type(self).__name__}.step, at the stack of the parameters {names}.")
+                raise
 
     def move(self, bucket: Bucket, update: Tensor) -> None:
         """Run the hooks and move the weights of a bucket."""
@@ -188,7 +233,7 @@ class MatrixOptimizer(RuleGroups):
         for hook in self.after_move:
             hook(bucket)
 
-    def _refresh(self) -> None:
+    def refresh(self) -> None:
         """Find the parameters with a gradient, and check what may have changed since the last step."""
         active = [
             (index, name, param)
@@ -198,6 +243,7 @@ class MatrixOptimizer(RuleGroups):
         ]
         matrices = [member for member in active if self.param_groups[member[0]]["rule"] != "adamw"]
         groups = tuple((id(group), group["rounding"]) for group in self.param_groups)
+        self.moving = tuple(param for _, _, param in active)
         key = (groups, *((i, id(p), p.dtype, p.device, p.shape, *kind_of(p.grad)) for i, _, p in active))
         if key != self._key:
             check_members(self, active)
@@ -215,7 +261,7 @@ class MatrixOptimizer(RuleGroups):
         for _, name, param in active:
             check_state(self.state.get(param, {}), param, likes[param], f"{type(self).__name__}: parameter {name!r}")
         here = [member for member in matrices if not self._sharded.travels(member[2])]
-        self._stacks = tuple(stack for name in ("matrix", *self.others) for stack in self._filled(name, here))
+        self.together = tuple(stack for name in ("matrix", *self.others) for stack in self._filled(name, here))
         moving = [param for _, _, param in matrices if param.numel()]
         self._counted = tuple(param for param in moving if COUNTER in likes[param])
         for bucket in self.buckets:
@@ -233,7 +279,8 @@ class MatrixOptimizer(RuleGroups):
 
     def _runs(self, bucket: Bucket) -> tuple[Run, ...]:
         """The slots of a bucket, neighbours of one group and age together."""
-        return runs_of(bucket.slots, self.param_groups, self.age, self._held, self.kinds)
+        groups = self.param_groups if self._replay is None else self._replay.options(self)
+        return runs_of(bucket.slots, groups, self.age, self._held, self.kinds)
 
     def age(self, param: Tensor) -> int:
         """The number of steps of a parameter; 0 if its rules count none."""
@@ -249,7 +296,7 @@ class MatrixOptimizer(RuleGroups):
             make_state(state, param, like)
         return state[key]
 
-    def _prepare(self) -> None:
+    def prepare(self) -> None:
         """Count the steps if a rule needs it, then run the `prepare` of the rules."""
         if self._counted:
             count(self.state[param] for param in self._counted)
@@ -258,7 +305,9 @@ class MatrixOptimizer(RuleGroups):
         for lender in (self, *self.others.values()):
             for rule in lender.chain[1:]:
                 if type(rule).prepare is not Rule.prepare:
-                    stacks = [bucket.runs for owner, together in self._stacks if owner is lender for bucket in together]
+                    stacks = [
+                        bucket.runs for owner, together in self.together if owner is lender for bucket in together
+                    ]
                     rule.prepare(stacks)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:

@@ -96,6 +96,7 @@ class PolarGrad(MatrixOptimizer):
         seed: int = 0,
         rules: Mapping[str, Callable[[Any], MatrixOptimizer]] | None = None,
         rest: Mapping[str, Any] | None = None,
+        graph: bool = False,
     ) -> None:
         if variant == "vanilla" and momentum:
             raise ValueError(f'PolarGrad: variant="vanilla" has no momentum, got {momentum}; leave it out.')
@@ -104,4 +105,4 @@ class PolarGrad(MatrixOptimizer):
         options |= {"growth": growth, "weight_decay": weight_decay, "cautious": cautious}
         options |= {"rounding": rounding, "seed": seed}
         polar = Polar(method, precision, engine, products, purpose=Purpose.ORACLE, owner=type(self).__name__)
-        super().__init__(params, options, (VariantEma(), Nuclear(polar)), rules=rules, rest=rest)
+        super().__init__(params, options, (VariantEma(), Nuclear(polar)), rules=rules, rest=rest, graph=graph)

@@ -5,7 +5,7 @@ schedulers, scalers and checkpoints see one optimizer, and AdamW is not implemen
 """
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from .options import check_options, check_values
 __all__ = ["OPTIONS", "RestRule", "StateLike"]
 
 StateLike = dict[str, tuple[tuple[int, ...], torch.dtype | None]]
+Capturable = Callable[[dict[str, Any]], dict[str, Any]]
 OPTIONS = tuple(
     name for name in inspect.signature(torch.optim.AdamW.__init__).parameters if name not in ("self", "params")
 )
@@ -54,8 +55,10 @@ class RestRule:
     def __reduce__(self) -> tuple[type["RestRule"], tuple[dict[str, Any], str]]:
         return (RestRule, (self.options, self.where))  # without groups and state, which belong to the optimizer
 
-    def step(self, groups: list[dict[str, Any]], state: Any) -> None:
+    def step(self, groups: list[dict[str, Any]], state: Any, capturable: Capturable | None = None) -> None:
         """One AdamW step on `groups`, with the caller's `state`, both in place.
+
+        `capturable` gives the groups of a step that may be captured as a CUDA graph; counters then lie on the device.
 
         A DTensor is moved as its local shard. If a group's rounding is not "nearest", its half-precision weights are
         moved as float32 copies, with moments in float32, and then rounded. AdamW itself would round to nearest.
@@ -66,6 +69,10 @@ class RestRule:
         if not groups:
             return
         stands: list[StandIn] = []
+        if capturable is not None:
+            groups = [capturable(group) for group in groups]
+            _move_counters(groups, state)
+            self._adamw._warned_capturable_if_run_uncaptured = True  # pyright: ignore -- its first steps are not
         try:
             self._adamw.param_groups = [_with_stand_ins(group, state, stands) for group in groups]
             self._adamw.state = state
@@ -131,7 +138,8 @@ class StandIn:
         rounding, weight = self.group["rounding"], local(self.param)
         if rounding == "compensated" and COMPENSATION not in state:
             state[COMPENSATION] = like_shard(torch.zeros_like(weight), self.param)
-        key = noise_key(self.group["seed"], self.name, 0, int(state["step"]), offset(self.param))
+        count = int(state["step"]) if rounding == "stochastic" else 0  # the other rounding has no noise
+        key = noise_key(self.group["seed"], self.name, 0, count, offset(self.param))
         rest = state.get(COMPENSATION)
         narrowed_(weight, self.tensor, rounding, key, None if rest is None else local(rest))
 
@@ -159,3 +167,11 @@ def _with_stand_ins(group: dict[str, Any], state: Any, stands: list[StandIn]) ->
         stands.append(stand)
         params.append(tensor)
     return {**group, "params": params}
+
+
+def _move_counters(groups: Iterable[Mapping[str, Any]], state: Any) -> None:
+    """Move the counters of earlier steps to the devices of their parameters."""
+    for param in (param for group in groups for param in group["params"]):
+        held = state.get(param, {})
+        if "step" in held and held["step"].device != param.device:
+            held["step"] = held["step"].to(param.device)

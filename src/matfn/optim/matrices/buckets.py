@@ -116,6 +116,7 @@ class Run:
     held: Held
     kinds: Kinds
     step: int = 0  # the number of this step for these parameters, from 1; 0 if no rule has a "counter"
+    prepared: dict[str, list[Tensor]] = field(default_factory=dict)  # `views` of a step that torch.compile traces
 
     @cached_property
     def where(self) -> slice:
@@ -147,6 +148,8 @@ class Run:
         The axes are (batch..., rows, columns...) as in the gradient's view for "element", (batch..., rows) for "row",
         (k,) for "matrix" and (k, r, d, d) for square tensors.
         """
+        if torch.compiler.is_compiling():
+            return self.prepared[key]
         return [self.view(slot, key) for slot in self.slots]
 
     def view(self, slot: Slot, key: str) -> Tensor:

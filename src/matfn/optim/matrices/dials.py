@@ -15,16 +15,14 @@ from torch import Tensor
 
 __all__ = ["Dial", "Dialled", "Dials", "number"]
 
-_PLACES = 256  # of a tensor of numbers, at first
-
 
 class Dials:
     """The numbers of one captured step, in one tensor for each dtype.
 
     Args:
         device: Where the tensors lie.
-        like: The numbers of a step like the one to be captured, which tell how many places are needed. None makes
-            room as needed, and writes each number when it is asked for: for a step that is not captured.
+        like: The numbers of a step like the one to be captured, which tell how many places are needed. None is for a
+            step that is not captured: each number is written when it is asked for.
     """
 
     def __init__(self, device: torch.device, like: "Dials | None" = None) -> None:
@@ -42,15 +40,13 @@ class Dials:
             RuntimeError: If the captured step asks for more numbers than the step before it.
         """
         numbers = self._numbers.setdefault(dtype, [])
-        places = self._places.get(dtype)
-        if places is None or len(numbers) == len(places):
-            if not self._live:
-                raise RuntimeError("the captured step reads more numbers of its groups than the step before it did")
-            numbers.clear()  # the places handed out keep their memory
-            places = self._places[dtype] = torch.zeros(_PLACES, dtype=dtype, device=self._device)
-        place = places[len(numbers)]
         numbers.append(number)
-        return place.fill_(number()) if self._live else place
+        if self._live:
+            return torch.full((), number(), dtype=dtype, device=self._device)
+        places = self._places.get(dtype)
+        if places is None or len(numbers) > len(places):
+            raise RuntimeError("the captured step reads more numbers of its groups than the step before it did")
+        return places.select(0, len(numbers) - 1)
 
     def turn(self) -> None:
         """Copy the present numbers to the device, in one copy for each dtype, if one has changed."""
@@ -72,7 +68,6 @@ class Dial:
     """
 
     __slots__ = ("_dials", "number")
-    __array_priority__ = 1000
 
     def __init__(self, dials: Any, number: Callable[[], float]) -> None:
         self._dials, self.number = dials, number

@@ -58,6 +58,10 @@ class Nuclear(Rule):
             found[MOMENTUM] = "element"
         return found
 
+    def ready(self, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> None:
+        """See `Rule`."""
+        self.polar.ready(shape, dtype, device)
+
     def update(self, stack: Tensor, runs: Sequence[Run]) -> Tensor:
         """nu^power U for each matrix A of the stack, divided by the rank if the scale is "rank"."""
         U = self.polar.factor(stack, runs=runs)

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from ...engines import Engine
 from ...iteration.protocols import Evaluation, Method, Scheduled
 from ...iteration.target import POLAR
-from ...kernels import Products
+from ...kernels import EAGER, Products
 from ...kernels.products import without_autocast
 from ...methods import NewtonSchulz, PolarExpress, RitzMinimax, Tuned
 from ...run.arguments import check_method, check_options
@@ -32,7 +33,7 @@ class Polar(Rule):
         precision: The dtype in which the iteration runs; None is a choice by purpose and machine.
         engine: How the polynomials are applied; None is a choice by counted products.
         products: The matrix products; None is a choice by machine, dtype and size.
-        purpose: `Purpose.STEP` iterates float32 momenta in bfloat16 where the machine has the arithmetic for it;
+        purpose: `Purpose.STEP` iterates float32 momenta in half precision where the machine has the arithmetic for it;
             `Purpose.FACTOR` and `Purpose.ORACLE` iterate in the dtype of the stack. It decides the default method.
         owner: The name for error messages, usually the optimizer's.
 
@@ -61,9 +62,14 @@ class Polar(Rule):
                 raise ValueError(f"{owner}: {method!r} does not iterate, so {name}={given} has no use; leave it out.")
         self.refuses_nan = isinstance(method, Evaluation)
         self._plans: dict[tuple[Any, ...], RunPlan] = {}
+        self._traced: dict[tuple[Any, ...], RunPlan] = {}  # for torch.compile
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_plans": {}}  # a copy may run on another machine, so it makes its own plans
+        return {
+            **self.__dict__,
+            "_plans": {},
+            "_traced": {},
+        }  # a copy may run on another machine, so it makes its own plans
 
     @property
     def padded_below(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -83,12 +89,18 @@ class Polar(Rule):
     def plan(self, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> RunPlan:
         """The run plan for matrices of a shape, made once."""
         key = (shape, dtype, device)
-        if key in self._plans and not torch.compiler.is_compiling():
-            return self._plans[key]
-        plan = resolve(POLAR, self.method, shape, dtype, device, purpose=self.purpose, **self.options)
-        if not torch.compiler.is_compiling():
-            self._plans[key] = plan
-        return plan
+        if torch.compiler.is_compiling():
+            return self._traced[key]
+        if key not in self._plans:
+            self._plans[key] = resolve(POLAR, self.method, *key, purpose=self.purpose, **self.options)
+        return self._plans[key]
+
+    def ready(self, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> None:
+        """Make the plan for a traced step, with plain products unless the caller gave others."""
+        key = (shape, dtype, device)
+        if key not in self._traced:
+            plain = {"products": EAGER} if self.options["products"] is None else {}
+            self._traced[key] = replace(self.plan(*key), **plain, wide=EAGER, parts=None)
 
     def wire(self, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> torch.dtype:
         """bfloat16 if the iteration rounds to it. float16 would lose small gradients, which are not scaled yet."""
@@ -120,12 +132,17 @@ class Polar(Rule):
             runs: As in `update`, for a rule with state.
         """
         plan, method = self.plan((stack.shape[-2], stack.shape[-1]), stack.dtype, stack.device), self.method
+        kept = isinstance(method, RitzMinimax) and method.every > 1 and bool(runs)
+        if torch.compiler.is_compiling() and not kept:
+            with torch.autocast(stack.device.type, enabled=False):
+                result = execute(plan, stack)
+            return result if out is None else out.copy_(result)
         with without_autocast(stack):
-            if isinstance(method, RitzMinimax) and method.every > 1 and runs:
+            if isinstance(method, RitzMinimax) and kept:
                 out = stack.clone() if out is None else out if out is stack else out.copy_(stack)
                 kept_factor_(plan, method, out, runs)
                 return out
-            if not isinstance(plan.method, Scheduled | RitzMinimax) or torch.compiler.is_compiling():
+            if not isinstance(plan.method, Scheduled | RitzMinimax):
                 result = execute(plan, stack)
                 return result if out is None else out.copy_(result)
             out = stack.clone() if out is None else out if out is stack else out.copy_(stack)

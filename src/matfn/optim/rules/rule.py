@@ -103,6 +103,9 @@ class Rule(Link, Protocol):
         """
         return dtype
 
+    def ready(self, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> None:
+        """Decide whatever `update` decides about stacks of (m, n) matrices, because torch.compile traces `update`."""
+
     def prepare(self, stacks: Sequence[Sequence[Run]]) -> None:
         """Work on all stacks of a step at once, given as their runs, before any weight moves."""
 
