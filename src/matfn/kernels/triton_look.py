@@ -7,9 +7,9 @@ Lanczos step and one more above. Counted for matrices in half precision, 6 Lancz
 - One program a matrix reads M six times, at the bandwidth of one processor (about 100 GB/s from L2): 10 us at 256 rows,
   31 at 512, 70 at 768, 500 at 2048. So above `ALONE` rows the rows of M are cut among programs, and one launch does one
   Lanczos step: 12 x 768 rows are 14 MB, 4 us from L2, and a launch inside a graph takes about 3: 7 (4 + 3) = 49 us.
-- Before its product a step orthogonalizes the image of the step before against all earlier vectors, twice. Every program
-  repeats this work, because a launch of its own would cost more. It reads at most 24 n float32 numbers, 6 vectors of 2
-  columns twice, which is less than its own 32 or 64 rows of M with 2 n bytes each.
+- Before its product a step orthogonalizes the image of the step before against all earlier vectors, twice. Every
+  program repeats this work, because a launch of its own would cost more. It reads 56 n bytes of vectors in the mean of
+  the steps, and 64 n (up to 1024 rows) or 128 n bytes of M.
 - Quadrature: 26 eigenvalues of 7 x 7 matrices by Sturm counts, 11 rounds of 32 points, 33^11 = 5e16 sections. Counts
   use the polynomial recurrence, three float64 operations a row instead of a division. Rehearsal: 5 steps of about 70
   candidates on 24 nodes, 40 000 float64 multiply-adds. Both take some microseconds of one program.
