@@ -89,14 +89,12 @@ def test_the_choice_is_as_good_as_torchs(p, degrees, dtype):
         # For equal values the bound has the root of a difference that cancels, of 8 roundings in float32.
         assert (found.top / top - 1).abs().max() <= (8 * torch.finfo(torch.float32).eps) ** 0.5
         row = found.row[:, : degrees[0] + 1].double()
-        away = (first[None] - row[:, None]).abs().amax(-1)
-        assert (away.amin(-1) <= 1e-6 * row.abs().amax(-1)).all()  # a row of the table, in float32
-        lost = loss.gather(-1, away.argmin(-1, keepdim=True))[:, 0]
-        # Lanczos in float32 leaves noise where the Krylov space is exhausted: weights of zeros move by 1e-4. Rounded to
-        # half precision, the M of rank 1 is indefinite, and Radau's last entry is rounding alone in torch, too.
-        same = lost <= loss.amin(-1) * (1 + 1e-3) + 1e-12
-        assert same[[0, 1, 3, 4, 5]].all()
-        assert same[2] or dtype in HALF
+        # Compositions may have the same first step, a row of the table in float32.
+        same = (first[None] - row[:, None]).abs().amax(-1) <= 1e-6 * row.abs().amax(-1, keepdim=True)
+        assert same.any(-1).all()
+        lost = torch.where(same, loss, torch.inf).amin(-1)
+        # Lanczos in float32 leaves noise where the Krylov space is exhausted: weights of zeros move by 1e-4.
+        assert (lost <= loss.amin(-1) * (1 + 1e-3) + 1e-12).all()
         powers = torch.arange(row.shape[-1], device=DEVICE) + 1 / p
         scaled = row / found.top.double()[:, None] ** powers
         assert (found.coefficients[:, : degrees[0] + 1] / scaled - 1).abs().max() <= 1e-5
@@ -119,8 +117,8 @@ def test_other_sketches(columns, depth):
     residual = Residual(grams(20, torch.float32)[:2], 2)
     found = seen(residual, (2, 2), 1, columns=columns, depth=depth)
     loss, first, _ = losses(residual, (2, 2), 1, columns, depth)
-    chosen = (first[None] - found.row[:, None].double()).abs().amax(-1).argmin(-1, keepdim=True)
-    assert (loss.gather(-1, chosen)[:, 0] <= loss.amin(-1) * (1 + 1e-3)).all()
+    same = (first[None] - found.row[:, None].double()).abs().amax(-1) <= 1e-6 * found.row.abs().amax(-1, keepdim=True)
+    assert (torch.where(same, loss, torch.inf).amin(-1) <= loss.amin(-1) * (1 + 1e-3)).all()
 
 
 def test_float16_measures_the_square_times_n():

@@ -377,6 +377,7 @@ CONSTRUCTORS = {
     (RitzMinimax, "tol"): [*BAD["number"], 0, 1],
     (RitzMinimax, "sketch"): BAD["count"],
     (RitzMinimax, "krylov"): [*BAD["count"], 1],
+    (RitzMinimax, "every"): BAD["count"],
     (DBNewton, "steps"): BAD["count"],
     (DBNewton, "sketch"): [b for b in BAD["count"] if b != "5"],
     (Tuned, "name"): BAD["word"],

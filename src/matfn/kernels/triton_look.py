@@ -1,15 +1,15 @@
 """Triton look: Lanczos steps, quadrature, rehearsal and the choice of the coefficients of one step, in few launches.
 
-A look of plain torch is some 700 launches on vectors of a few numbers: 2.5 ms as a CUDA graph, 14 eager (H200,
+A look of plain torch is some hundreds of launches on vectors of a few numbers: 2.3 ms in a CUDA graph, 14 eager (H200,
 2026-11-26, 12 x 768 x 3072, where five fixed steps take 1.3). Here it is one launch up to `ALONE` rows, and one a
 Lanczos step and one more above. Counted for matrices in half precision, 6 Lanczos steps on 2 vectors:
 
 - One program a matrix reads M six times, at the bandwidth of one processor (about 100 GB/s from L2): 10 us at 256 rows,
   31 at 512, 70 at 768, 500 at 2048. So above `ALONE` rows the rows of M are cut among programs, and one launch does one
   Lanczos step: 12 x 768 rows are 14 MB, 4 us from L2, and a launch inside a graph takes about 3: 7 (4 + 3) = 49 us.
-- A step needs the vector that the step before leaves, orthogonalized against all others: 12 n^2 multiply-adds in
-  matrices of 6 rows. Every program does this work again instead of waiting for a launch of its own. It reads at most 12
-  rows of basis (2 vectors x float32), less than its own rows of M.
+- Before its product a step orthogonalizes the image of the step before against all earlier vectors, twice. Every
+  program repeats this work, because a launch of its own would cost more. It reads 56 n bytes of vectors in the mean of
+  the steps, and 64 n (up to 1024 rows) or 128 n bytes of M.
 - Quadrature: 26 eigenvalues of 7 x 7 matrices by Sturm counts, 11 rounds of 32 points, 33^11 = 5e16 sections. Counts
   use the polynomial recurrence, three float64 operations a row instead of a division. Rehearsal: 5 steps of about 70
   candidates on 24 nodes, 40 000 float64 multiply-adds. Both take some microseconds of one program.
