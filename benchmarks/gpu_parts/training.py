@@ -1,10 +1,11 @@
 """Training: a GPT on the bytes of Python's standard library by four optimizers in turns, and their momentum matrices.
 
-The primary number, named before any run: the validation loss of Muon with four measured steps minus that of
+The primary number, named before any run: the validation loss of matfn's Muon by default minus the loss of
 torch.optim.Muon, after equal steps, mean over the seeds with its standard error. Bytes need no tokenizer; the losses
 compare with nothing but each other.
 """
 
+import inspect
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -15,13 +16,14 @@ import torch
 from torch import Tensor, nn
 
 import matfn
-from benchmarks.timing import Place, wait
+from benchmarks.gpu_parts.case import Bench, Case, Row, Skipped
+from benchmarks.gpu_parts.events import Place, wait
+from benchmarks.gpu_parts.looks import ritz
 from matfn.optim import Muon, plan
 from matfn.train.data import Batches, Corpus, load_corpus, validation_windows
 from matfn.train.model import loss, make_model
 from matfn.train.recipe import DataTable, ModelTable
 
-Row = dict[str, Any]
 ADAMW = {"lr": 2e-3, "weight_decay": 0.1, "betas": (0.9, 0.95)}
 CAPTURED = {
     "jordan, 5": matfn.Tuned("jordan"),
@@ -42,12 +44,28 @@ def _muon(**options: Any) -> Callable[[nn.Module], list[torch.optim.Optimizer]]:
     return lambda model: [Muon(plan(model), lr=0.02, weight_decay=0.01, rest=ADAMW, **options)]
 
 
+def _seldom() -> Any:
+    """RitzMinimax with a look at every tenth step, or at every step if this version cannot."""
+    try:
+        return ritz(10)
+    except Skipped:
+        return ritz(1)
+
+
 ARMS: dict[str, Callable[[nn.Module], list[torch.optim.Optimizer]]] = {
     "torch.optim.Muon": _torch_muon,
-    "matfn Muon, ritz-minimax, 4 steps": _muon(method=matfn.RitzMinimax(steps=4)),
-    "matfn Muon, polar-express": _muon(),
+    "matfn Muon": _muon(),
+    "matfn Muon, ritz-minimax, 4 steps": lambda model: _muon(method=_seldom())(model),
     "AdamW": lambda model: [torch.optim.AdamW(model.parameters(), **ADAMW)],
 }
+
+
+def _arms(place: Place) -> list[str]:
+    """With the arm that replays its steps where there are graphs; the first two make the primary number."""
+    graphs = place.cuda and "graph" in inspect.signature(Muon).parameters
+    if graphs:
+        ARMS.setdefault("matfn Muon, graph=True", _muon(graph=True))
+    return list(ARMS)
 
 
 @dataclass
@@ -91,28 +109,34 @@ class Arm:
         return sum(found) / len(windows[0])
 
 
-def training(place: Place, seconds: float) -> Iterator[Row]:
-    """All arms of all seeds in turns of some steps each: as many steps as `seconds` hold, the same for everybody.
+def cases(place: Place) -> list[Case]:
+    """One case: all arms in turns."""
+    return [Case("GPT on bytes", _training)]
+
+
+def _training(bench: Bench) -> Iterator[Row]:
+    """All arms of all seeds in turns of some steps each: as many steps as the seconds hold, the same for everybody.
 
     Warm-up for 5 % of the steps, the last 40 % linear to zero. A run that is cut shows the losses up to there.
     """
+    place, names = bench.place, _arms(bench.place)
     data = DataTable(context=place.pick(512, 16))
     corpus = load_corpus(data)
     table = ModelTable(layers=place.pick(6, 1), width=place.pick(512, 16), heads=place.pick(8, 2), positions="rotary")
     batch, seeds, chunk = place.pick(64, 2), place.pick(2, 1), place.pick(20, 1)
-    arms = [_arm(name, seed, table, corpus, data.context, batch, place) for seed in range(seeds) for name in ARMS]
+    arms = [_arm(name, seed, table, corpus, data.context, batch, place) for seed in range(seeds) for name in names]
     trial = place.pick(5, 1)
     for warm in (True, False):  # compiling and tuning first, then the time of a step
-        for arm in arms[: len(ARMS)]:
+        for arm in arms[: len(names)]:
             probe = arm if place.quick else _arm(arm.name, 99, table, corpus, data.context, batch, place)
             probe.seconds = 0.0
             probe.advance([0.0] * trial, place)
             arm.seconds = 0.0 if warm else probe.seconds / trial
-    each = sum(arm.seconds for arm in arms[: len(ARMS)])
-    total = place.pick(max(40, min(2000, int(0.8 * seconds / (each * seeds)))), 3)
-    yield {"steps": total, "arms": list(ARMS), "seeds": seeds, "batch": batch, "context": data.context,
+    each = sum(arm.seconds for arm in arms[: len(names)])
+    total = place.pick(max(40, min(2000, int(0.8 * bench.left / (each * seeds)))), 3)
+    yield {"steps": total, "arms": names, "seeds": seeds, "batch": batch, "context": data.context,
            "model": f"{table.layers} x {table.width}", "text": corpus.facts, "trial_seconds_per_step":
-           {arm.name: arm.seconds for arm in arms[: len(ARMS)]}}  # fmt: skip
+           {arm.name: arm.seconds for arm in arms[: len(names)]}}  # fmt: skip
     for arm in arms:
         arm.seconds = 0.0
     windows = validation_windows(corpus, data.context, place.pick(256, 4))

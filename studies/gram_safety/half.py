@@ -22,7 +22,18 @@ from matfn.run.preparation import prepared
 from studies.gram_safety.search import SPECTRA, VECTORS, Matrices, bred, drawn
 from studies.page import Report, Shown
 
-__all__ = ["CANDIDATES", "FOUR", "HALF_SPECTRA", "Candidate", "TensorCores", "greatest", "report"]
+__all__ = [
+    "CANDIDATES",
+    "FOUR",
+    "HALF_SPECTRA",
+    "Candidate",
+    "TensorCores",
+    "Worst",
+    "greatest",
+    "made",
+    "report",
+    "search",
+]
 
 LIMIT = 1.25  # a step may turn, but not grow: the images of the schedules end at 1.11 to 1.19
 # Four deflated steps, of half the error of three.
@@ -85,7 +96,7 @@ _SHAPES = ((16, 64), (32, 48), (64, 16), (64, 128), (24, 768))
 
 @torch.no_grad()
 def greatest(candidate: Candidate, A: Tensor) -> Tensor:
-    """The greatest singular value of the step of each matrix A (b, m, n), float32."""
+    """The greatest singular value of the step of each matrix A (b, m, n), float32, at least one column deflated."""
     products, schedule = TensorCores(), candidate.method.schedule(2)
     # At least one column, also of small matrices that stand for large ones.
     share = max(candidate.method.deflation, 1.01 / min(A.shape[-2:])) if candidate.method.deflation else 0.0
@@ -134,10 +145,11 @@ def report(notice: Callable[[str], None], members: int, rounds: int) -> Report:
         for shape in _SHAPES:
             search(worst, shape, members, rounds, draw)
         found.append(worst)
-    return _made(found)
+    return made(found)
 
 
-def _made(found: list[Worst]) -> Report:
+def made(found: list[Worst]) -> Report:
+    """The report of what was found."""
     rows = [
         (
             f"{w.candidate.name}, {w.candidate.engine!r}",
@@ -180,5 +192,6 @@ def _made(found: list[Worst]) -> Report:
                 for w in found
             ]
         },
+        command="python -m studies.gram_safety --preset float16",
         reading="steps of an optimizer",
     )

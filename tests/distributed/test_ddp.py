@@ -5,6 +5,7 @@ import torch
 from models import KINDS, Tiny, batch, farthest, full, give_gradients, loss_of, spread, step_on_given_gradients, train
 from models import weights as whole_weights
 
+from matfn import RitzMinimax
 from matfn.optim import SOAP, AdaMuon, Muon, NorMuon, PolarGrad, plan
 
 STEPS = 10
@@ -31,6 +32,7 @@ RULES = {
     "normuon": lambda p: NorMuon(p, lr=0.02),
     "adamuon": lambda p: AdaMuon(p, lr=0.02),
     "polargrad": lambda p: PolarGrad(p, lr=0.02, growth=2.0),
+    "looks": lambda p: Muon(p, lr=0.02, method=RitzMinimax(every=4)),  # the third step takes kept steps
 }
 
 

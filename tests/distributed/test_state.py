@@ -16,6 +16,7 @@ from torch.distributed.checkpoint import state_dict as tools
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
+from matfn import RitzMinimax
 from matfn.optim import SOAP, AdaMuon, Muon, NorMuon, PolarGrad, Shampoo, plan
 from matfn.optim.matrices.layout import stack
 
@@ -25,6 +26,7 @@ OPTIMIZERS = {
     "adamuon": partial(AdaMuon, lr=0.02),
     "polargrad": partial(PolarGrad, lr=0.02),
     "polar-first": partial(PolarGrad, lr=0.02, variant="polar-first"),
+    "looks": partial(Muon, lr=0.02, method=RitzMinimax(every=4)),
     "shampoo": partial(Shampoo, lr=3e-3),
     "soap": partial(SOAP, lr=3e-3),
 }
@@ -173,7 +175,7 @@ def of_experts(name, placements, others, experts):
     return found
 
 
-@pytest.mark.parametrize("name", ["muon", "normuon", "adamuon", "shampoo"])
+@pytest.mark.parametrize("name", ["muon", "normuon", "adamuon", "looks", "shampoo"])
 def test_state_of_experts_goes_from_one_placement_to_another(world, name):
     ways = [[Shard(0)], [Shard(1)], [Replicate()], None]
     for ranks, experts in ((2, 3), (4, 3)):

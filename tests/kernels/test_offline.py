@@ -11,11 +11,20 @@ COUNTS = ("n", "k", "tiles", "a_batch", "a_row", "b_batch", "b_column", "c_batch
 
 def request(capability, size=32, **options):
     pointers = {"A": "*bf16", "B": "*bf16", "C": "*bf16", "out": "*bf16", "alpha": "*fp32", "beta": "fp32"}
-    flags = {"ADD": True, "ALPHAS": True, "BETAS": False, "WIDEN": False, "SIZE": size, "DEPTH": 32, "GROUP": 8}
+    flags = {
+        "ADD": True,
+        "ALPHAS": True,
+        "BETAS": False,
+        "WIDEN": False,
+        "PRECISION": "ieee",
+        "SIZE": size,
+        "DEPTH": 32,
+        "GROUP": 8,
+    }
     constants = {"a_column": 1, "b_row": 1, "c_column": 1, **flags}
     types = dict.fromkeys(COUNTS, "i32") | pointers
     return Request(
-        "matfn.kernels.triton_symm", "symmetric_product", capability, 4, 3, types, constants, WHOLE, **options
+        "matfn.kernels.triton_symm_pointer", "symmetric_product", capability, 4, 3, types, constants, WHOLE, **options
     )
 
 

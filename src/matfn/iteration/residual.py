@@ -47,7 +47,7 @@ class Residual:
         form: Form = Form.PRODUCT,
         products: Products | None = None,
     ) -> None:
-        self._M, self._wide, self._square, self.p, self.form, self._key = M, None, None, p, form, key
+        self._M, self._wide, self._square, self.p, self.form, self.key = M, None, None, p, form, key
         self._products = EAGER if products is None else products  # torch 2.11 compiles no object that is a default
 
     @property
@@ -76,6 +76,10 @@ class Residual:
             self._square = self._products.sym_mm(self.M, self.M)
         return self._square
 
+    def zoomed_square(self, zoom: float) -> Tensor:
+        """Return `zoom` M^2, which keeps its entries above the least numbers of float16, in one product."""
+        return self._products.sym_addmm(self.M, self.M, self.M, alpha=zoom, beta=0.0)
+
     def product(self, W: Tensor) -> Tensor:
         """Return M W for W (b, n, k) or (n, k), in at least float32; precise if M is small."""
         # As W^T M^T: a product with a few columns on the right takes eight times as long on a CPU.
@@ -101,7 +105,7 @@ class Residual:
         """
         n, device = self.M.shape[-1], self.M.device
         place = torch.arange(2 * n * columns, device=device).reshape(2, n, columns)
-        key = torch.zeros((), dtype=place.dtype, device=device) ^ self._key
+        key = torch.zeros((), dtype=place.dtype, device=device) ^ self.key
         bits = _hash(place ^ _hash(_hash(key) ^ draw))
         # Box-Muller in float64: after rounding to float32, small differences between the logarithms of devices vanish.
         uniform = (bits.to(torch.float64) + 0.5) * 2.0**-32

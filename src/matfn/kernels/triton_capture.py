@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["check_compiled"]
+__all__ = ["address", "check_compiled"]
 
 _COMPILED: set[tuple[object, ...]] = set()
 
@@ -38,9 +38,15 @@ def check_compiled(
 def _kind(value: Any) -> object:
     """Return what triton compiles for: types, whether an integer is 1, whether memory and integers are aligned."""
     if isinstance(value, Tensor):
-        return value.dtype, value.data_ptr() % 16 == 0
+        return value.dtype, address(value) % 16 == 0
     if isinstance(value, int):
         return value == 1, value % 16 == 0, value >= 2**31
     if hasattr(value, "block_shape"):  # a tensor descriptor
         return value.base.dtype, tuple(value.block_shape)
     return type(value)
+
+
+def address(X: Tensor) -> int:
+    """Return the address of X; of a fake tensor, which has none, the distance from the start of its memory."""
+    fake = isinstance(X, torch._subclasses.FakeTensor)
+    return int(X.storage_offset()) * X.itemsize if fake else X.data_ptr()

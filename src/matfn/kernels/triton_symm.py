@@ -35,7 +35,7 @@ HOPPER_HALF = (
     DescriptorTile(64, 128, 64, 4, 3, programs=2),
 )
 # Blackwell: for 128 x 256 the compiler spills some hundred bytes a thread, specialized or not.
-BLACKWELL_HALF = (DescriptorTile(128, 128, 64, 8, 4), DescriptorTile(64, 128, 64, 4, 3, programs=2))
+BLACKWELL_HALF = (DescriptorTile(128, 128, 64, 8, 4), DescriptorTile(64, 64, 64, 4, 4))
 BLACKWELL_SPECIALIZED = (DescriptorTile(128, 128, 64, 8, 3, specialized=True),)
 DESCRIPTOR_TF32X3 = (DescriptorTile(128, 128, 32, 8, 3), DescriptorTile(64, 64, 32, 4, 3, programs=2))
 
@@ -176,8 +176,8 @@ def _busiest(
         if isinstance(tile, DescriptorTile):
             tiles, programs = tile.tiles(n), tile.programs
         else:
-            tiles, programs = (blocks := triton.cdiv(n, rows)) * (blocks + 1) // 2, 1
-        waves = triton.cdiv(b * tiles, processors * programs)
+            tiles, programs = (blocks := -(-n // rows)) * (blocks + 1) // 2, 1
+        waves = -(-b * tiles // (processors * programs))
         return waves * programs * (rows * columns + 64 * (rows + columns))
 
     tiles = [c.tile for c in candidates(capability, dtype, n, float32=float32)]

@@ -28,7 +28,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor  # pyright: ignore[reportMissingImports]
 
 from .products import Weight
-from .triton_capture import check_compiled
+from .triton_capture import address, check_compiled
 from .triton_symm_pointer import place
 
 __all__ = ["DescriptorTile", "by_descriptors", "describable", "processors", "symmetric_product_by_descriptors"]
@@ -66,13 +66,13 @@ class DescriptorTile:
 
     def tiles(self, n: int) -> int:
         """Return how many tiles cover the lower triangle of an n x n matrix."""
-        blocks = triton.cdiv(n, self.columns)
+        blocks = -(-n // self.columns)
         return blocks * (blocks + 1) // 2 * (self.columns // self.rows)
 
 
 @triton.jit
 def load_block(
-    X: tl.tensor, batch: tl.tensor, row: tl.tensor, start: tl.tensor,
+    X: tl.tensor_descriptor, batch: tl.tensor, row: tl.tensor, start: tl.tensor,
     ROWS: tl.constexpr, DEPTH: tl.constexpr, TURNED: tl.constexpr, WIDEN: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
     """Load rows of an operand, (ROWS, DEPTH); `TURNED` says that the descriptor has the inner dimension first."""
@@ -85,8 +85,8 @@ def load_block(
 
 @triton.jit
 def finish_square(
-    total: tl.tensor, C: tl.tensor, out: tl.tensor, beta: tl.tensor, batch: tl.tensor, row: tl.tensor,
-    column: tl.tensor, n: tl.tensor, ADD: tl.constexpr, SIZE: tl.constexpr, BRANCH: tl.constexpr,
+    total: tl.tensor, C: tl.tensor_descriptor, out: tl.tensor_descriptor, beta: tl.tensor, batch: tl.tensor,
+    row: tl.tensor, column: tl.tensor, n: tl.tensor, ADD: tl.constexpr, SIZE: tl.constexpr, BRANCH: tl.constexpr,
 ) -> None:  # fmt: skip
     """Add beta C to a square of the result, and store the square and its mirror image.
 
@@ -112,20 +112,21 @@ def finish_square(
 
 @triton.jit(do_not_specialize=["n", "k", "blocks", "tiles", "alpha_batch", "beta_batch"])
 def symmetric_product_by_descriptors(
-    A: tl.tensor, B: tl.tensor, C: tl.tensor, out: tl.tensor, alpha: tl.tensor, beta: tl.tensor,
-    n: tl.tensor, k: tl.tensor, blocks: tl.tensor, tiles: tl.tensor, alpha_batch: tl.tensor, beta_batch: tl.tensor,
+    A: tl.tensor_descriptor, B: tl.tensor_descriptor, C: tl.tensor_descriptor, out: tl.tensor_descriptor,
+    alpha: tl.tensor, beta: tl.tensor, n: tl.tensor, k: tl.tensor, blocks: tl.tensor, tiles: tl.tensor,
+    alpha_batch: tl.tensor, beta_batch: tl.tensor,
     A_TURNED: tl.constexpr, B_TURNED: tl.constexpr, ADD: tl.constexpr, ALPHAS: tl.constexpr, BETAS: tl.constexpr,
     WIDEN: tl.constexpr, PRECISION: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
     GROUP: tl.constexpr, FLATTEN: tl.constexpr, SPECIALIZED: tl.constexpr, BRANCH: tl.constexpr,
 ) -> None:  # fmt: skip
     """Compute the lower triangle of alpha A B (+ beta C if `ADD`) and its mirror image; A (b, n, k), B as (b, n, k).
 
-    Each program computes every so-many-th of all `tiles` tiles. Sums are in float32. Blocks beyond an edge are read as
-    zeros and not written. `ALPHAS`, `BETAS`, `WIDEN` and `PRECISION` are those of `symmetric_product`.
+    Program p of P computes tiles p, p + P, p + 2 P, ... of all `tiles`. Sums are in float32. Entries beyond an edge
+    are read as zeros and not written. `symmetric_product` explains `ALPHAS`, `BETAS`, `WIDEN` and `PRECISION`.
     """
     SPLIT: tl.constexpr = COLUMNS // ROWS  # 1 or 2
     count = blocks * (blocks + 1) // 2 * SPLIT
-    for t in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=FLATTEN, warp_specialize=SPECIALIZED):
+    for t in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=FLATTEN, warp_specialize=SPECIALIZED):  # pyright: ignore
         batch = t // count
         i, j = place(t % count // SPLIT, blocks, GROUP)  # pyright: ignore[reportGeneralTypeIssues]
         row = (i * SPLIT + t % count % SPLIT) * ROWS
@@ -160,16 +161,10 @@ def _layout(X: Tensor) -> tuple[bool, tuple[int, int, int], tuple[int, int, int]
     b, rows, columns = Y.shape
     row = Y.stride(-2) if rows > 1 else -(-columns * X.itemsize // 16) * 16 // X.itemsize
     batch = Y.stride(0) if b > 1 else rows * row
-    aligned = all(x * X.itemsize % 16 == 0 for x in (row, batch)) and _address(X) % 16 == 0
+    aligned = all(x * X.itemsize % 16 == 0 for x in (row, batch)) and address(X) % 16 == 0
     if not X.numel() or Y.stride(-1) != 1 or row < columns or batch < 1 or not aligned:
         return None
     return turned, (b, rows, columns), (batch, row, 1)
-
-
-def _address(X: Tensor) -> int:
-    """Return the address of X, modulo the alignment that torch gives to memory where X has none (fake tensors)."""
-    fake = isinstance(X, torch._subclasses.FakeTensor)
-    return X.storage_offset() * X.itemsize if fake else X.data_ptr()
 
 
 def _described(X: Tensor, rows: int, columns: int) -> tuple[Any, bool]:
@@ -207,18 +202,16 @@ def by_descriptors(
     added = into if C is None else _described(C, tile.rows, tile.rows)[0]
     weights = [w.contiguous() if isinstance(w, Tensor) else float(w) for w in (alpha, beta)]
     tiles = b * tile.tiles(n)
-    given = [
-        left, right, added, into, *weights, n, k, triton.cdiv(n, tile.columns), tiles,
-        *(int(isinstance(w, Tensor) and w.numel() > 1) for w in weights),
-    ]  # fmt: skip
+    compiled_for = [left, right, added, into, *weights]  # the kernel is the same for all sizes
+    sizes = n, k, -(-n // tile.columns), tiles, *(int(isinstance(w, Tensor) and w.numel() > 1) for w in weights)
     options: dict[str, Any] = {
         "A_TURNED": a_turned, "B_TURNED": b_turned, "ADD": C is not None,
         "ALPHAS": isinstance(alpha, Tensor), "BETAS": isinstance(beta, Tensor), "WIDEN": A.is_cpu,
         "PRECISION": precision, **constants(tile), "num_warps": tile.warps, "num_stages": tile.stages,
     }  # fmt: skip
     kernel: Any = symmetric_product_by_descriptors
-    with torch.cuda.device_of(A), check_compiled(kernel, A.device, given, options):  # no effect on a CPU
-        kernel[(min(tiles, tile.programs * processors(A.device)),)](*given, **options)
+    with torch.cuda.device_of(A), check_compiled(kernel, A.device, compiled_for, options):  # no effect on a CPU
+        kernel[(min(tiles, tile.programs * processors(A.device)),)](*compiled_for, *sizes, **options)
 
 
 def constants(tile: DescriptorTile) -> dict[str, Any]:

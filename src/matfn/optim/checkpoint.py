@@ -25,6 +25,8 @@ from torch import Tensor
 
 from .matrices.shards import is_dtensor, like_shard, local, own_part
 from .rest import StateLike
+from .rules.looks import LOOKS
+from .state import COUNTER
 
 __all__ = ["CHAIN", "bare", "check_form", "dump", "load", "renamed"]
 
@@ -265,9 +267,12 @@ def _state_problems(saved_groups: Groups, saved_state: dict[str, Any], loaded: G
                 like = expected(param, group)
                 # A file saved before the option "rounding" existed lacks its state, which then starts at zero.
                 new = () if "rounding" in source else set(like) - set(expected(param, {**group, "rounding": "nearest"}))
-                missing = [key for key in like if key not in entry and key not in new]
+                # Another method may have run before. Looks that are missing are made anew, and others have no use.
+                looked = {LOOKS, COUNTER} if (LOOKS in like) != (LOOKS in entry) else set()
+                missing = [key for key in like if key not in entry and key not in new and key not in looked]
                 problems += [f"{name}: state {key!r} is missing" for key in missing]
-                problems += [f"{name}: state {key!r} is unexpected" for key in entry if key not in like]
+                more = [key for key in entry if key not in like and key not in looked]
+                problems += [f"{name}: state {key!r} is unexpected" for key in more]
                 both = [(key, kind) for key, kind in like.items() if key in entry]
                 problems += [
                     f"{name}: {p}" for key, kind in both if (p := _value_problem(entry[key], key, kind, param))

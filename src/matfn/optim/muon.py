@@ -56,7 +56,8 @@ class Muon(MatrixOptimizer):
             size and device: the error of torch's Muon on momenta of training runs, in half the products.
             ``matfn.explain((m, n), "muon")`` shows them. `PolarExpress()` has less error, and `Tuned("jordan")` is the
             classical choice.
-        precision: Dtype of the iteration. None is bfloat16 where the machine has arithmetic for it, else float32.
+        precision: Dtype of the iteration. None is float16 on an NVIDIA GPU from sm_80 on, bfloat16 on a CPU that has
+            arithmetic for it, else float32.
             Rounding in bfloat16 is 1 % of the update's norm, and five steps leave 10 %. None is float32 for methods
             that are more than products, such as `QDWH`, and float64 for float64 weights.
         engine: How the polynomials are applied, `Direct()` or `Gram(...)`. None is a choice by counted products.

@@ -50,7 +50,7 @@ def needs(
     wire = rules[0].wire((m, n), dtype, device)
     cut = {s.axis for s, size in zip(placements, mesh, strict=True) if s is not None and size > 1}
     kinds = [kinds_of(rules, shape, group) for shape in layout.shapes]
-    squares = any(not isinstance(kind, str) for each in kinds for kind in each.values())
+    sides = [kind[1] for each in kinds for kind in each.values() if not isinstance(kind, str)]
     numbered = 0 in layout.batch and layout.split[0] == layout.shape[0]
     # Replicas of whole matrices share them out, unless rules keep state, which is placed as the matrices are.
     copies = any(split is None and size > 1 for split, size in zip(placements, mesh, strict=True))
@@ -66,7 +66,7 @@ def needs(
         tensors=1 + any(rule.reads_gradients for rule in rules),
         extra=0 if sharded else sum(aligned(math.prod(s) * d.itemsize) for s, d in state.values()),
         # Under DDP every process keeps the factors of Shampoo and SOAP, which are larger than what they save.
-        whole=batched and not squares if sharded else squares,
+        whole=batched and not sides if sharded else max(sides, default=1) > 1,
         gram=gram,
         symmetric=gram and isinstance(polar, Polar) and polar.symmetric((m, n), dtype, device),
         width=dtype.itemsize,

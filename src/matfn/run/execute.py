@@ -44,8 +44,8 @@ def execute(plan: RunPlan, A: Tensor, key: int | Tensor = 0) -> Tensor:
 def execute_(plan: RunPlan, A: Tensor) -> None:
     """Compute as `execute` in place of A (b, m, n), float32 or float64, not empty, without derivatives.
 
-    The plan has a schedule for the polar factor. A serves as memory, because the first pass over new memory takes
-    several times as long as the next, and an optimizer already holds A.
+    The plan is for the polar factor, by a method that iterates. A serves as memory, because the first pass over new
+    memory takes several times as long as the next, and an optimizer already holds A.
     """
     for part in _parts(A, plan):
         part.copy_(_whole(plan, part, 0) if plan.on_range else _iterated(plan, part, 0, prescale_))

@@ -167,7 +167,7 @@ def _shrunk(H: Tensor, T: Tensor, products: Products, h: float, kernels: tuple[A
     Z = _mm(T, H, products).mT if tall else _mm(H, T.mT, products)
     Y = times(Z, white(_mm(T, T.mT, EAGER)), thin)
     P = times(Y, white(_mm(Y.mT, Y, EAGER)), thin)
-    R = (_mm(H, P, products).mT if tall else _mm(P.mT, H, products)).to(thin)
+    R = _rounded_mm(H, P, products).mT if tall else _rounded_mm(P.mT, H, products)
     left = times(P, root(_mm(R, R.mT, EAGER), h), thin)
     return _plus(H, R.mT, left.mT, products) if tall else _plus(H, left, R, products)
 
@@ -280,6 +280,11 @@ def _mm(A: Tensor, B: Tensor, products: Products) -> Tensor:
     if A.is_cuda and not torch.compiler.is_compiling():
         return torch.bmm(A, B, out_dtype=torch.float32)
     return A.float() @ B.float()
+
+
+def _rounded_mm(A: Tensor, B: Tensor, products: Products) -> Tensor:
+    """A B of thin factors in their dtype: on a GPU the product itself rounds its float32 sums."""
+    return torch.bmm(A, B) if A.is_cuda else _mm(A, B, products).to(A.dtype)
 
 
 def _quick(A: Tensor, products: Products) -> Products:

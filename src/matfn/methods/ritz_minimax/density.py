@@ -10,7 +10,7 @@ from ...iteration.residual import Form, Residual
 from ...linalg.lanczos import lanczos
 from ...linalg.tridiagonal import eigen
 
-__all__ = ["Density", "density"]
+__all__ = ["Density", "check_symmetric", "density"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def density(residual: Residual, columns: int, depth: int, draw: int) -> Density:
     """
     b = residual.M.shape[0]
     if residual.form is Form.SQUARE and draw == 0:
-        _check_symmetric(residual.wide, residual.roundoff)
+        check_symmetric(residual.wide, residual.roundoff)
     S = residual.sketch(columns, draw).expand(b, -1, -1)
     T = lanczos(residual.product, S, depth).to(torch.float64)
     # LAPACK refuses NaN. Replace it here, so that the other matrices continue; the iterate of the matrix keeps its NaN.
@@ -60,7 +60,7 @@ def density(residual: Residual, columns: int, depth: int, draw: int) -> Density:
     return Density(nodes, weights / weights.sum(-1, keepdim=True), least, greatest)
 
 
-def _check_symmetric(M: Tensor, roundoff: float) -> None:
+def check_symmetric(M: Tensor, roundoff: float) -> None:
     """Refuse a nonsymmetric A by its first M = A A. Reads one flag, for the sign only.
 
     With the unit roundoff u, a product of norm-1 matrices has rounding errors of about n^(1/2) u, and ||M||_F is at

@@ -18,9 +18,11 @@ __all__ = [
     "best_first_step",
     "best_step",
     "chain",
+    "composition",
     "floor",
     "lower_ends",
     "reached",
+    "rounding_loss",
     "table",
 ]
 
@@ -122,7 +124,22 @@ def chain(p: int, degrees: tuple[int, ...], roundoff: float, device: torch.devic
     """
     # A step lifts small s by less than exp(3) = 20 (a wide quintic by 8.5): all lower candidates would be equal.
     low = max(0, int((-3.0 * (len(degrees) + 1) - START) / SPACING)) // _EVERY * _EVERY
-    ratios, steps = table(p, degrees[0]).ratios[low::_EVERY], []
+    return _composed(p, degrees, roundoff, table(p, degrees[0]).ratios[low::_EVERY], device)
+
+
+@constant
+def composition(p: int, degrees: tuple[int, ...], roundoff: float, lower: float, device: torch.device) -> Tensor:
+    """Compute the composition for s in [lower, 1] as `chain` does, (steps, k + 1), with zeros for smaller degrees."""
+    rows = torch.zeros(len(degrees), max(degrees) + 1, dtype=torch.float64)
+    for t, c in enumerate(_composed(p, degrees, roundoff, np.array([lower]), torch.device("cpu"))):
+        rows[t, : c.shape[1]] = c[0]
+    return rows.to(device)
+
+
+def _composed(
+    p: int, degrees: tuple[int, ...], roundoff: float, ratios: np.ndarray, device: torch.device
+) -> tuple[Tensor, ...]:
+    steps = []
     for t, k in enumerate(degrees):
         of = table(p, k)
         at, image = of.lifted(ratios, roundoff)
@@ -147,11 +164,16 @@ def best_first_step(p: int, steps: tuple[Tensor, ...], nodes: Tensor, weights: T
         s = s * q
     loss = (weights[..., None] * (1 - s) ** 2).sum(1)
     if p > 2:
-        first = [c[:, 0] for c in steps]  # ||q||
-        of_q = [c.abs().sum(1) for c in steps]  # rounding of q itself
-        wrong = sum(p * q ** (p - 1) + (p - 1) * r * q ** (p - 2) for q, r in zip(first, of_q, strict=True))
-        loss = loss + (roundoff * wrong) ** 2
+        loss = loss + rounding_loss(p, steps, roundoff)
     return steps[0][loss.argmin(-1)]
+
+
+def rounding_loss(p: int, steps: tuple[Tensor, ...], roundoff: float) -> Tensor:
+    """Return the squared rounding error of each composition in the coupled engine, (candidates,)."""
+    first = [c[:, 0] for c in steps]  # ||q||
+    of_q = [c.abs().sum(1) for c in steps]  # rounding of q itself
+    wrong = sum(p * q ** (p - 1) + (p - 1) * r * q ** (p - 2) for q, r in zip(first, of_q, strict=True))
+    return (roundoff * torch.as_tensor(wrong)) ** 2
 
 
 def best_step(p: int, k: int, roundoff: float, ratio: Tensor) -> Tensor:

@@ -47,8 +47,11 @@ class Nuclear(Rule):
             raise ValueError(f"{where}: growth must be > 1, or None for no safeguard; got {options['growth']}.")
 
     def state(self, shape: tuple[int, ...], options: Mapping[str, Any]) -> dict[str, Kind]:
-        """The average of nu of each matrix, if there is `growth`; the momentum of polar factors in "polar-first"."""
-        found: dict[str, Kind] = {}
+        """The state of the rule `polar`; the average of nu of each matrix, if there is `growth`.
+
+        In "polar-first" also the momentum of polar factors.
+        """
+        found: dict[str, Kind] = self.polar.state(shape, options)
         if options["growth"] is not None:
             found[NUCLEAR] = "matrix"
         if options["variant"] == "polar-first":
@@ -61,7 +64,7 @@ class Nuclear(Rule):
 
     def update(self, stack: Tensor, runs: Sequence[Run]) -> Tensor:
         """nu^power U for each matrix A of the stack, divided by the rank if the scale is "rank"."""
-        U = self.polar.factor(stack)
+        U = self.polar.factor(stack, runs=runs)
         nu = (stack * U).sum((-2, -1))
         square = None
         for run in runs:

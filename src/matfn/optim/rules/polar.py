@@ -1,7 +1,7 @@
 """Polar: the polar factor of each matrix of a stack, by one run plan for each shape."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,12 +13,13 @@ from ...iteration.protocols import Evaluation, Method, Scheduled
 from ...iteration.target import POLAR
 from ...kernels import EAGER, Products
 from ...kernels.products import without_autocast
-from ...methods import NewtonSchulz, PolarExpress, Tuned
+from ...methods import NewtonSchulz, PolarExpress, RitzMinimax, Tuned
 from ...run.arguments import check_method, check_options
 from ...run.execute import bears_gram, execute, execute_, factor_of_gram, symmetric_factor
 from ...run.machine import machine
 from ...run.plan import Purpose, RunPlan, resolve
-from ..matrices.buckets import Run
+from ..matrices.buckets import Kind, Run
+from .looks import kept_factor_, looks_kinds
 from .rule import Rule
 
 __all__ = ["Polar"]
@@ -32,7 +33,7 @@ class Polar(Rule):
         precision: The dtype in which the iteration runs; None is a choice by purpose and machine.
         engine: How the polynomials are applied; None is a choice by counted products.
         products: The matrix products; None is a choice by machine, dtype and size.
-        purpose: `Purpose.STEP` iterates float32 momenta in bfloat16 where the machine has the arithmetic for it;
+        purpose: `Purpose.STEP` iterates float32 momenta in half precision where the machine has the arithmetic for it;
             `Purpose.FACTOR` and `Purpose.ORACLE` iterate in the dtype of the stack. It decides the default method.
         owner: The name for error messages, usually the optimizer's.
 
@@ -80,6 +81,11 @@ class Polar(Rule):
         fixed = fixed or (isinstance(self.method, PolarExpress) and not self.method.deflation)
         return sys.maxsize if fixed else 0
 
+    def state(self, shape: tuple[int, ...], options: Mapping[str, Any]) -> dict[str, Kind]:
+        """The steps of the last look and the counter, for `RitzMinimax` with `every` above 1; else nothing."""
+        method = self.method
+        return looks_kinds(method) if isinstance(method, RitzMinimax) and method.every > 1 else {}
+
     def plan(self, shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> RunPlan:
         """The run plan for matrices of a shape, made once."""
         key = (shape, dtype, device)
@@ -115,22 +121,28 @@ class Polar(Rule):
 
     def update(self, stack: Tensor, runs: Sequence[Run]) -> Tensor:
         """The polar factor of each matrix, in place."""
-        return self.factor(stack, out=stack)
+        return self.factor(stack, out=stack, runs=runs)
 
-    def factor(self, stack: Tensor, out: Tensor | None = None) -> Tensor:
+    def factor(self, stack: Tensor, out: Tensor | None = None, runs: Sequence[Run] = ()) -> Tensor:
         """The polar factor of each matrix, contiguous, in the dtype of the stack.
 
         Args:
             stack: ``(b, m, n)``. It does not change unless it is `out`.
             out: Memory for the result, of the same shape and dtype, or the stack itself. None is new memory.
+            runs: As in `update`, for a rule with state.
         """
-        plan = self.plan((stack.shape[-2], stack.shape[-1]), stack.dtype, stack.device)
-        if torch.compiler.is_compiling():
+        plan, method = self.plan((stack.shape[-2], stack.shape[-1]), stack.dtype, stack.device), self.method
+        kept = isinstance(method, RitzMinimax) and method.every > 1 and bool(runs)
+        if torch.compiler.is_compiling() and not kept:
             with torch.autocast(stack.device.type, enabled=False):
                 result = execute(plan, stack)
             return result if out is None else out.copy_(result)
         with without_autocast(stack):
-            if not isinstance(plan.method, Scheduled):
+            if isinstance(method, RitzMinimax) and kept:
+                out = stack.clone() if out is None else out if out is stack else out.copy_(stack)
+                kept_factor_(plan, method, out, runs)
+                return out
+            if not isinstance(plan.method, Scheduled | RitzMinimax):
                 result = execute(plan, stack)
                 return result if out is None else out.copy_(result)
             out = stack.clone() if out is None else out if out is stack else out.copy_(stack)
