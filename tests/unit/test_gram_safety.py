@@ -12,6 +12,7 @@ from torch import nn
 
 from matfn import Direct, Gram, PolarExpress, Tuned, orthogonalize
 from matfn.engines import gram_error
+from matfn.engines.gram import _longest
 from matfn.iteration.target import ORTHOGONALIZE
 from matfn.kernels import EAGER, Blocked
 from matfn.optim import Muon, NorMuon
@@ -133,3 +134,23 @@ def test_the_plans_of_the_search_are_promised():
             assert gram_error(case.schedule, case.restarts, torch.float32) <= 0.01
             if case.restarts and "Muon" not in case.name:
                 assert gram_error(case.schedule, (), torch.float32) > min(0.01, case.schedule.error())
+
+
+@pytest.mark.parametrize("left", VECTORS)
+def test_what_float16_adds_to_the_diagonal_makes_m_positive(left):
+    """M in float16 has eigenvalues below zero by its rounding errors; u times the longest row exceeds them.
+
+    Errors with a common sign, of equal entries and zero rows, may leave a tenth of what is added below zero.
+    """
+    draw, below = generator(5), []
+    for family, n in itertools.product(
+        ("low rank", "rank one and noise", "a few and a tail", "log-uniform"), (16, 128)
+    ):
+        A = drawn(family, (left, "random"), (n, 2 * n), 8, draw).dense().double()
+        M = A @ A.mT
+        M = (M / torch.linalg.matrix_norm(M, keepdim=True).clamp_min(1e-300) * 2.0**7).half()
+        below.append(torch.linalg.eigvalsh(M.double())[:, 0].min() / 2.0**7)
+        added = _longest(M).double() * torch.finfo(torch.float16).eps / 2
+        least = torch.linalg.eigvalsh(M.double() + torch.diag_embed(added.expand(-1, n)))[:, :1]
+        assert (least >= (-0.1 if left == "even" else 0.0) * added).all(), (family, n)
+    assert left == "axes" or min(below) < -1e-5  # otherwise it says nothing

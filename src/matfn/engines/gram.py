@@ -25,7 +25,7 @@ class Gram:
     again, Q = I) cures both. A restart divides X by 1 + (unit roundoff) max|Q|, so that rounding lifts no singular
     value above the interval of the next step (`restarts.margins`).
 
-    Without a restart, M in float16 gets a multiple of I that makes its eigenvalues positive (`_rounded`). It is 2e-5 of
+    Without a restart, M in float16 gets a multiple of I that makes its eigenvalues positive (`_longest`). It is 2e-5 of
     ||M||_F for a matrix of 768 rows with even singular vectors, a tenth of the square of the least singular value that
     three deflated steps lift. In bfloat16 it would be as large as this square.
 
@@ -81,7 +81,7 @@ class Gram:
                 X, Q, M, pending = _applied(_times(Q, pending) / room[k], X, products), None, None, None
             M = target.form.matrix(X, None, products) if M is None else M
             if k == 0 and not restarts and M.dtype is torch.float16:
-                M = shifted(_rounded(M), M)
+                M.diagonal(dim1=-2, dim2=-1).add_(_longest(M), alpha=torch.finfo(M.dtype).eps / 2)
             residual = Residual(M, target.p, key, products=products)
             if finished(method, k, residual):
                 break
@@ -109,13 +109,12 @@ class Gram:
         return Q
 
 
-def _rounded(M: Tensor) -> Tensor:
-    """Bound the rounding errors of M (b, n, n) in spectral norm, (b, 1, 1), if they have no common sign.
+def _longest(M: Tensor) -> Tensor:
+    """Return the largest norm of a row of each M (b, n, n), (b, 1).
 
-    A matrix of independent errors, of at most u |M_ij|, has a norm of about .8 u times the largest norm of a row.
+    Independent rounding errors of M, of at most u |M_ij|, have a spectral norm of about .8 u times this number.
     """
-    rows = torch.linalg.vector_norm(M.detach(), dim=-1, keepdim=True)
-    return rows.amax(-2, keepdim=True) * (torch.finfo(M.dtype).eps / 2)
+    return torch.linalg.vector_norm(M.detach(), dim=-1).amax(-1, keepdim=True)
 
 
 def _times(Q: Tensor, factor: Tensor | None) -> Tensor:

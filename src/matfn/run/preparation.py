@@ -99,7 +99,7 @@ def tightened(M: Tensor, p: int, kernels: tuple[Any, Any] | None = None) -> tupl
     """
     if kernels:
         N, _, peak, norm = kernels[0].scaled(M, M.dtype)
-        return N, ((peak * norm) ** (-1 / p)).to(M.dtype)
+        return N, torch.pow(peak * norm, -1 / p, out=M.new_empty(peak.shape))
     t = frobenius(M)
     factor = torch.where(t == 0, 1.0, t) ** (-1 / p)
     return M * factor**p, factor
