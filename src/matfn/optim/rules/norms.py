@@ -38,7 +38,7 @@ class RowNorm(Rule):
             v.lerp_(squares[run.where], _share(run, v))
             run[ROWS] = v
             # Rows that were always zero stay zero, even for eps = 0.
-            factor[run.where] = torch.where(v > 0, 1 / (v.sqrt() + float(run.options["eps"])), 0.0)
+            factor[run.where] = torch.where(v > 0, (v.sqrt() + float(run.options["eps"])).reciprocal_(), 0.0)
         evened = (squares * factor**2).sum(-1, keepdim=True)
         factor *= torch.where(evened > 0, squares.sum(-1, keepdim=True) / evened, 0.0).sqrt()
         return stack.mul_(factor.unsqueeze(-1))
@@ -73,7 +73,7 @@ class ElementNorm(Rule):
             V.lerp_(U * U, _share(run, V))
             run[SQUARES] = V
             # Entries that were always zero stay zero, even for eps = 0. NaN is not zero, so it reaches the weights.
-            U.mul_(torch.where(V == 0, 0.0, 1 / (V.sqrt_().add_(float(run.options["eps"])))))
+            U.mul_(torch.where(V == 0, 0.0, V.sqrt_().add_(float(run.options["eps"])).reciprocal_()))
         norms = torch.linalg.vector_norm(stack, dim=(-2, -1), keepdim=True)
         return stack.mul_(torch.where(norms == 0, 0.0, min(stack.shape[-2:]) ** 0.5 / norms))
 
