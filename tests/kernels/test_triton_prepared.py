@@ -1,14 +1,11 @@
 """The preparation of a step by Triton's kernels against torch's own functions, in triton's interpreter or on a GPU."""
 # ruff: noqa: E402 -- triton reads whether to interpret when it is imported
 
-import os
 
 import pytest
 import torch
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-if DEVICE == "cpu":
-    os.environ["TRITON_INTERPRET"] = "1"
 pytest.importorskip("triton", reason="triton is not installed: it comes with torch for CUDA, or pip install triton")
 
 from matfn.iteration.target import ORTHOGONALIZE

@@ -1,14 +1,11 @@
 """Triton's symmetric products against float64: on a GPU where there is one, in triton's interpreter where not."""
 # ruff: noqa: E402 -- triton reads whether to interpret when it is imported
 
-import os
 
 import pytest
 import torch
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-if DEVICE == "cpu":
-    os.environ["TRITON_INTERPRET"] = "1"
 pytest.importorskip("triton", reason="triton is not installed: it comes with torch for CUDA, or pip install triton")
 
 import triton
