@@ -151,7 +151,8 @@ def test_optional_packages_stay_in_their_places():
         for name in names:
             for package, homes in HOME.items():
                 if name == package or name.startswith(package + "."):
-                    assert any(place == h or (h.endswith(("/", "_")) and place.startswith(h)) for h in homes), (place, name)
+                    inside = (place == h or (h.endswith(("/", "_")) and place.startswith(h)) for h in homes)
+                    assert any(inside), (place, name)
 
 
 def run(code):

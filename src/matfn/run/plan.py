@@ -24,9 +24,8 @@ from ..methods import QDWH, Exact, PolarExpress
 from ..methods.resolvents import Resolvents, resolvents
 from .arguments import check_method, check_options, check_rounding
 from .machine import Machine, machine
-    half, root = profile.half_dtype, asked.target.domain is Domain.SPD  # factors of optimizers are ill-conditioned
-    step = asked.purpose is Purpose.STEP and not root
-    if step and dtype == torch.float32 and form(half.value) == half.value:
+from .products import products_for
+from .root_method import few_products
 
 __all__ = ["DEFLATED", "LIFTED", "THINLY", "TOLERATED", "Purpose", "RunPlan", "lower_bound", "resolve"]
 
