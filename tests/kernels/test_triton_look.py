@@ -1,5 +1,5 @@
 """A look by Triton's kernels against torch: on a GPU where there is one, in triton's interpreter where not."""
-# ruff: noqa: E402 -- triton reads whether to interpret when it is imported
+# ruff: noqa: E402 -- triton may be missing, and is asked for first
 
 import functools
 

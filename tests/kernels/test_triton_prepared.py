@@ -1,6 +1,5 @@
 """The preparation of a step by Triton's kernels against torch's own functions, in triton's interpreter or on a GPU."""
-# ruff: noqa: E402 -- triton reads whether to interpret when it is imported
-
+# ruff: noqa: E402 -- triton may be missing, and is asked for first
 
 import pytest
 import torch

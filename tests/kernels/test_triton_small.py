@@ -1,6 +1,5 @@
 """Triton's kernels for the k x k matrices of deflation against float64: on a GPU, or in triton's interpreter."""
-# ruff: noqa: E402 -- triton reads whether to interpret when it is imported
-
+# ruff: noqa: E402 -- triton may be missing, and is asked for first
 
 import pytest
 import torch

@@ -1,6 +1,5 @@
 """Triton's symmetric products against float64: on a GPU where there is one, in triton's interpreter where not."""
-# ruff: noqa: E402 -- triton reads whether to interpret when it is imported
-
+# ruff: noqa: E402 -- triton may be missing, and is asked for first
 
 import pytest
 import torch
