@@ -99,6 +99,8 @@ def test_squares_neither_overflow_nor_underflow(scale):
     assert torch.equal(got.peak, A.abs().amax((-2, -1), keepdim=True))
     norm = torch.linalg.matrix_norm(A.double(), keepdim=True)
     assert ((got.norm * got.peak.double() - norm).abs() <= ROUNDING * norm).all()
+    if 1e-30 <= scale <= 1e30:  # the norm is a normal float32 number
+        assert ((got.size - norm).abs() <= ROUNDING * norm).all()
 
 
 def test_one_large_entry_among_small_ones():
@@ -202,7 +204,7 @@ REDUCED = {"A", "partial", "rows", "columns", "parts", "a_batch", "a_row", "a_co
 
 def request(name, capability, *, argument="*fp32", **constants):
     kinds = {"A": argument, "X": "*fp16", "S": "*fp16", "factor": "fp32", **dict.fromkeys(INTEGERS, "i32")}
-    kinds |= dict.fromkeys(("partial", "peak_to", "norm_to"), "*fp32")
+    kinds |= dict.fromkeys(("partial", "peak_to", "norm_to", "size_to"), "*fp32")
     if name == "reduce_parts":
         kinds = {key: kind for key, kind in kinds.items() if key in REDUCED}
     whole = set(kinds) - {"factor", "sketched", "parts", "spread"} - set(constants)

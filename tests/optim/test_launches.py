@@ -15,14 +15,14 @@ def made(kind, shapes, **options):
     return step_launches(kind, shapes, **options)
 
 
-@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 40), (torch.bfloat16, 42)])
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 38), (torch.bfloat16, 40)])
 def test_a_step_of_gpt2_small_is_three_stacks(dtype, most):
     found, buckets = made(Muon, GPT2, dtype=dtype)
     assert buckets == 3
     assert found.total <= most * buckets
 
 
-@pytest.mark.parametrize(("kind", "most"), [(Muon, 43), (NorMuon, 66), (AdaMuon, 68)])
+@pytest.mark.parametrize(("kind", "most"), [(Muon, 42), (NorMuon, 65), (AdaMuon, 67)])
 def test_launches_do_not_grow_with_the_number_of_matrices(kind, most):
     for options in ({}, {"weight_decay": 0.1}, {"weight_decay": 0.1, "cautious": True}):
         few, one = made(kind, [(256, 512)] * 3, dtype=torch.bfloat16, **options)

@@ -34,12 +34,14 @@ class Scaled(NamedTuple):
         sketch: S^T X, (b, k, max(m, n)); k = 0 if no sketch was wanted.
         peak: Largest |entry| of each matrix, (b, 1, 1) in float32; 1 for a zero matrix.
         norm: Frobenius norm after division by the peak, (b, 1, 1) in float32; 1 for a zero matrix.
+        size: peak * norm, the Frobenius norm itself, infinite if float32 cannot hold it.
     """
 
     X: Tensor
     sketch: Tensor
     peak: Tensor
     norm: Tensor
+    size: Tensor
 
 
 def scaled(A: Tensor, precision: torch.dtype, *, factor: float = 1.0, sketch: int = 0) -> Scaled:
@@ -66,9 +68,9 @@ def scaled(A: Tensor, precision: torch.dtype, *, factor: float = 1.0, sketch: in
     _check(A, precision, sketch)
     X = torch.empty_like(A, dtype=precision)
     S = A.new_empty(A.shape[0], sketch, max(A.shape[-2:]), dtype=precision)
-    peak, norm = (A.new_empty(A.shape[0], 1, 1, dtype=torch.float32) for _ in range(2))
+    sizes = [A.new_empty(A.shape[0], 1, 1, dtype=torch.float32) for _ in range(3)]  # peak, norm and their product
     if not A.numel():
-        return Scaled(X, S, peak.fill_(1.0), norm.fill_(1.0))
+        return Scaled(X, S, *(size.fill_(1.0) for size in sizes))
     quick, into = (A.mT, X.mT) if A.stride(-2) < A.stride(-1) else (A, X)  # the quick axis of A is the last
     flat = _is_flat(quick) and _is_flat(into)
     with torch.cuda.device_of(A):  # no effect on a CPU
@@ -77,8 +79,8 @@ def scaled(A: Tensor, precision: torch.dtype, *, factor: float = 1.0, sketch: in
             quick, into = (A.mT, X.mT) if A.shape[-2] > A.shape[-1] else (A, X)
         elif flat:
             quick, into = _flattened(quick), _flattened(into)
-        _written(quick, into, S, partial, peak, norm, factor)
-    return Scaled(X, S, peak, norm)
+        _written(quick, into, S, partial, sizes, factor)
+    return Scaled(X, S, *sizes)
 
 
 @triton.jit
@@ -154,8 +156,8 @@ def cosine_of_square(r: tl.tensor) -> tl.tensor:
 @triton.jit(do_not_specialize=["sketched", "parts", "spread"])
 def write_scaled(
     A: tl.tensor, X: tl.tensor, S: tl.tensor, partial: tl.tensor, peak_to: tl.tensor, norm_to: tl.tensor,
-    factor: tl.tensor, rows: tl.tensor, columns: tl.tensor, length: tl.tensor, sketched: tl.tensor, parts: tl.tensor,
-    spread: tl.tensor,     a_batch: tl.tensor, a_row: tl.tensor, a_column: tl.tensor,
+    size_to: tl.tensor, factor: tl.tensor, rows: tl.tensor, columns: tl.tensor, length: tl.tensor,
+    sketched: tl.tensor, parts: tl.tensor, spread: tl.tensor, a_batch: tl.tensor, a_row: tl.tensor, a_column: tl.tensor,
     x_batch: tl.tensor, x_row: tl.tensor, x_column: tl.tensor,
     SKETCH: tl.constexpr, PARTS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ) -> None:  # fmt: skip
@@ -184,10 +186,10 @@ def write_scaled(
             tl.store(place, total.to(S.dtype.element_ty), mask=(j < columns) & (group < sketched))
     if rest == 0:
         whole, _ = power_of_two(peak)
-        tl.store(
-            norm_to + batch, tl.where(peak == 0, 1.0, norm * tl.math.div_rn(whole, tl.where(peak == 0, 1.0, peak)))
-        )
-        tl.store(peak_to + batch, tl.where(peak == 0, 1.0, peak))
+        divisor = tl.where(peak == 0, 1.0, peak)
+        tl.store(peak_to + batch, divisor)
+        tl.store(norm_to + batch, tl.where(peak == 0, 1.0, norm * tl.math.div_rn(whole, divisor)))
+        tl.store(size_to + batch, tl.where(peak == 0, 1.0, norm * whole))
 
 
 def _check(A: Tensor, precision: torch.dtype, sketch: int) -> None:
@@ -226,7 +228,7 @@ def _reduced(A: Tensor) -> Tensor:
     return partial
 
 
-def _written(A: Tensor, X: Tensor, S: Tensor, partial: Tensor, peak: Tensor, norm: Tensor, factor: float) -> None:
+def _written(A: Tensor, X: Tensor, S: Tensor, partial: Tensor, sizes: list[Tensor], factor: float) -> None:
     b, rows, columns = A.shape
     k, parts = S.shape[-2], partial.shape[1]
     if k:
@@ -240,7 +242,7 @@ def _written(A: Tensor, X: Tensor, S: Tensor, partial: Tensor, peak: Tensor, nor
     spread = min(_ceiling(columns, across), _ceiling(PROGRAMS, b * groups))
     kernel: Any = write_scaled[(b * groups * spread,)]
     kernel(
-        A, X, S, partial, peak, norm, float(factor), rows, columns, length, k, parts, spread, *A.stride(), *X.stride(),
+        A, X, S, partial, *sizes, float(factor), rows, columns, length, k, parts, spread, *A.stride(), *X.stride(),
         SKETCH=k > 0, PARTS=_power(parts), ROWS=down, COLUMNS=across, num_warps=_warps(down * across),
     )  # fmt: skip
 

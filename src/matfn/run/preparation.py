@@ -53,7 +53,7 @@ def prepared(
     first = (thin or torch.promote_types(A.dtype, torch.float32)) if k else precision
     kernels = _kernels(A, first, k) if polar and thin else None  # a GPU that has tensor cores
     if kernels:
-        H, T, peak, norm = kernels[0].scaled(A, first, factor=lift, sketch=k)
+        H, T, peak, norm, _ = kernels[0].scaled(A, first, factor=lift, sketch=k)
         divisor = Scale(peak, norm)
     else:
         X, divisor = scale(A)
@@ -98,8 +98,8 @@ def tightened(M: Tensor, p: int, kernels: tuple[Any, Any] | None = None) -> tupl
     the exponent of the target: M has degree p in X.
     """
     if kernels:
-        N, _, peak, norm = kernels[0].scaled(M, M.dtype)
-        return N, torch.pow(peak * norm, -1 / p, out=M.new_empty(peak.shape))
+        found = kernels[0].scaled(M, M.dtype)
+        return found.X, torch.pow(found.size, -1 / p, out=M.new_empty(found.size.shape))
     t = frobenius(M)
     factor = torch.where(t == 0, 1.0, t) ** (-1 / p)
     return M * factor**p, factor
