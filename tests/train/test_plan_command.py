@@ -72,12 +72,13 @@ def test_a_public_model_as_json(told, monkeypatch):
     assert found["machine"] == "cuda-sm90"
     assert sum(kind["count"] for kind in found["matrices"]) == 224
     assert found["ranks"]["matrices"]["mean"] == 224 / 64
-    # Half precision travels: 4 bytes an entry there and back, of all parts but the owner's own.
+    # float32 travels, because float16 would lose small gradients: 8 bytes an entry there and back, of all parts but the
+    # owner's own.
     entries = 32 * (2 * 4096 * 4096 + 2 * 1024 * 4096 + 3 * 14336 * 4096)
-    assert found["ranks"]["sent"]["mean"] * 64 == pytest.approx(4 * entries * 63 / 64)
+    assert found["ranks"]["sent"]["mean"] * 64 == pytest.approx(8 * entries * 63 / 64)
     assert found["training"] == pytest.approx(6 * 8_030_261_248 * 4e6 / 64 / 400e12)
     low, high = found["seconds"]
-    assert found["messages"] < low < high
+    assert found["messages"] <= low < high
     assert found["share"] == pytest.approx([s / (s + found["training"]) for s in (low, high)])
 
 

@@ -16,17 +16,7 @@ from .rules.ema import MOMENTUM
 if TYPE_CHECKING:
     from .optimizer import MatrixOptimizer
 
-__all__ = [
-    "Kept",
-    "Made",
-    "Members",
-    "Watch",
-    "check_finite",
-    "check_groups",
-    "check_members",
-    "kind_of",
-    "plain_values",
-]
+__all__ = ["Kept", "Made", "Members", "Watch", "check_finite", "check_groups", "check_members"]
 
 
 @dataclass(frozen=True)
@@ -36,18 +26,6 @@ class Kept:
     shape: torch.Size
     dtype: torch.dtype
     device: torch.device
-
-
-def plain_values(group: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a group that can be compared without waiting for a device; of a tensor its shape, dtype, device."""
-    names, params = group.get("param_names", ()), group.get("params", ())
-    plain = {k: Kept(x.shape, x.dtype, x.device) if isinstance(x, Tensor) else x for k, x in group.items()}
-    return {**plain, "param_names": tuple(names), "params": len(params)}
-
-
-def kind_of(gradient: Tensor | None) -> tuple[Any, ...]:
-    """What rules need to know of a gradient."""
-    return () if gradient is None else (gradient.layout, gradient.dtype, gradient.device)
 
 
 Members = Sequence[tuple[int, str, Tensor]]  # (index of the group, name, parameter)

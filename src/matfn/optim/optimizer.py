@@ -22,7 +22,7 @@ from torch import Tensor
 
 from . import checkpoint
 from .groups import as_groups, check_used, lent, prepared
-from .guards import Made, Members, Watch, check_finite, check_groups, check_members, kind_of, plain_values
+from .guards import Kept, Made, Members, Watch, check_finite, check_groups, check_members
 from .matrices.buckets import Bucket, Run, fill_buckets, move, runs_of
 from .matrices.layout import Layout
 from .matrices.padding import joined
@@ -44,6 +44,18 @@ __all__ = ["MatrixOptimizer"]
 
 Lender = Callable[[Any], "MatrixOptimizer"]
 Stacked = tuple[tuple["MatrixOptimizer", tuple[Bucket, ...]], ...]
+
+
+def plain_values(group: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a group that can be compared without waiting for a device; of a tensor its shape, dtype, device."""
+    names, params = group.get("param_names", ()), group.get("params", ())
+    plain = {k: Kept(x.shape, x.dtype, x.device) if isinstance(x, Tensor) else x for k, x in group.items()}
+    return {**plain, "param_names": tuple(names), "params": len(params)}
+
+
+def kind_of(gradient: Tensor | None) -> tuple[Any, ...]:
+    """What rules need to know of a gradient."""
+    return () if gradient is None else (gradient.layout, gradient.dtype, gradient.device)
 
 
 class MatrixOptimizer(RuleGroups):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..scale import Scale
 from . import foreach
-from .dials import number
+from .dials import Dial
 from .layout import Layout
 from .rounding import COMPENSATION, half, narrowed_, noise_key, widened
 from .shards import is_dtensor, local, offset
@@ -37,6 +37,7 @@ __all__ = [
     "entries",
     "fill_buckets",
     "move",
+    "number",
     "runs_of",
     "working_dtype",
 ]
@@ -283,6 +284,11 @@ def fill_buckets(members: Iterable[tuple[int, str, Tensor, Layout]]) -> tuple[Bu
             bucket.slots, bucket.shape = (*bucket.slots, slot), (bucket.shape[0] + b, m, n)
             filled.append(bucket)
     return tuple(filled)
+
+
+def number(option: Any) -> Any:
+    """An option as a float, or as the dial that it is."""
+    return option if isinstance(option, Dial) else float(option)
 
 
 def move(bucket: Bucket, scale_of: Callable[[str, str], Scale], updates: list[Tensor]) -> None:

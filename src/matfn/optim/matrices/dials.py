@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Dial", "Dialled", "Dials", "number"]
+__all__ = ["Dial", "Dialled", "Dials"]
 
 
 class Dials:
@@ -104,11 +104,6 @@ class Dial:
 
 def _present(value: float | Dial) -> float:
     return value.number() if isinstance(value, Dial) else value
-
-
-def number(option: Any) -> Any:
-    """An option as a float, or as the dial that it is."""
-    return option if isinstance(option, Dial) else float(option)
 
 
 class Dialled(Mapping[str, Any]):

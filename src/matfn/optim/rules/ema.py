@@ -6,8 +6,8 @@ from typing import Any
 from torch import Tensor
 
 from ..matrices import foreach
-from ..matrices.buckets import Kind, Run
-from ..matrices.dials import Dial, number
+from ..matrices.buckets import Kind, Run, number
+from ..matrices.dials import Dial
 from .rule import Elementwise
 
 __all__ = ["MOMENTUM", "Ema", "VariantEma", "average", "folded"]

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..matrices.buckets import Kind, Run
-from ..matrices.dials import Dial, number
+from ..matrices.buckets import Kind, Run, number
+from ..matrices.dials import Dial
 from .rule import Rule
 
 __all__ = ["ElementNorm", "RowNorm", "Sign"]

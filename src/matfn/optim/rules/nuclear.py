@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from ..matrices import foreach
-from ..matrices.buckets import Kind, Run
-from ..matrices.dials import number
+from ..matrices.buckets import Kind, Run, number
 from ..options import check_number
 from .ema import MOMENTUM, folded
 from .polar import Polar
