@@ -16,6 +16,7 @@ itself: its times mean nothing.
 import argparse
 import contextlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -57,6 +58,7 @@ TURNS: tuple[tuple[float, tuple[Part, ...]], ...] = (
     (15, (Part("roots", f"{_IN}roots:cases", "Inverse roots of Shampoo's shapes: time and error."),)),
     (45, (Part("training", f"{_IN}training:cases", "A short training run by all optimizers in turns."),)),
 )
+_FAULTS = ("killed", "not begun")  # how a part ends that lacks rows
 PARTS = {part.name: part for _, parts in TURNS for part in parts}
 
 
@@ -129,6 +131,21 @@ def _save(result: Row, out: Path, parts: list[Running]) -> None:
     write(result, out)
 
 
+def _mistake(arguments: argparse.Namespace) -> str | None:
+    """What is wrong with the arguments, and what is wanted; None if they can be used."""
+    if not 0 < arguments.seconds < math.inf:
+        return f"--seconds must be a positive number, got {arguments.seconds:g}"
+    try:
+        kind = torch.device(arguments.device).type
+    except RuntimeError:
+        kind = ""
+    if kind not in ("cpu", "cuda"):
+        return f"--device must be cpu, cuda or one GPU such as cuda:1, got {arguments.device!r}"
+    if arguments.out.is_dir():
+        return f"--out must be a file, got the folder {arguments.out}: name a file in it"
+    return None
+
+
 def main() -> None:
     """Measure, or show what was measured."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=(__doc__ or "").splitlines()[0])
@@ -144,12 +161,17 @@ def main() -> None:
 
         show(arguments.show)
         return
+    if mistake := _mistake(arguments):
+        parser.error(mistake)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped from outside; the file has the rows so far"))
     begin = time.monotonic()
     place = Place(arguments.device, arguments.quick)
-    parts = measure(place, arguments.seconds, arguments.only or list(PARTS), arguments.out)["parts"]
+    try:
+        parts = measure(place, arguments.seconds, arguments.only or list(PARTS), arguments.out)["parts"]
+    except KeyboardInterrupt:
+        raise SystemExit("stopped by Ctrl-C; the file has the rows so far") from None
     failed = [row for part in parts.values() for row in part["rows"] if row.get("passed") is False]
-    broken = [name for name, part in parts.items() if part.get("failures") or part["ended"].startswith("killed")]
+    broken = [name for name, part in parts.items() if part.get("failures") or part["ended"].startswith(_FAULTS)]
     print(
         f"{time.monotonic() - begin:.0f} s in all; checks failed: {len(failed)}; parts with faults: {broken or 'none'}"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +26,12 @@ class Column:
 
 
 def show(path: Path) -> None:
-    """Print the tables of a file, and write FILE.md and the plots."""
-    import json
+    """Print the tables of a file, and write FILE.md and the plots.
 
-    result = json.loads(path.read_text())
+    Raises:
+        SystemExit: If the file cannot be read, or is no result of the script.
+    """
+    result = _read(path)
     for title, rows in tables(result):
         print(f"\n{title}")
         print(aligned(rows))
@@ -36,6 +39,36 @@ def show(path: Path) -> None:
     page_path = path.with_suffix(".md")
     page_path.write_text(page(result, names))
     print(f"\n{page_path} and {', '.join(names) or 'no plots: there are no times of a GPU'}")
+
+
+def _read(path: Path) -> Result:
+    try:
+        result = json.loads(path.read_text())
+    except OSError as error:
+        raise SystemExit(f"--show: {path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise SystemExit(
+            f"--show: {path} is no whole file of JSON ({error}). Show a file that python -m benchmarks.gpu --out wrote."
+        ) from None
+    if not _is_result(result):
+        raise SystemExit(
+            f'--show: {path} is JSON, but no result of this script: it needs "conditions", and "parts" with "ended" '
+            'and "rows". Show a file that python -m benchmarks.gpu --out wrote.'
+        )
+    return result
+
+
+def _is_result(result: object) -> bool:
+    if not isinstance(result, dict) or not isinstance(result.get("conditions"), dict):
+        return False
+    parts = result.get("parts")
+    return isinstance(parts, dict) and all(
+        isinstance(part, dict)
+        and isinstance(part.get("ended"), str)
+        and isinstance(part.get("rows"), list)
+        and all(isinstance(row, dict) for row in part["rows"])
+        for part in parts.values()
+    )
 
 
 def _value(key: str, scale: float = 1.0, form: str = ".3g") -> Callable[[Row], str]:

@@ -144,13 +144,56 @@ def test_no_device_is_said(tmp_path):
 
 def test_without_time_nothing_is_begun(tmp_path):
     out = tmp_path / "gpu.json"
-    assert script("--seconds", "0", "--out", out).returncode == 0
+    assert script("--seconds", "1e-9", "--out", out).returncode == 1  # what was asked for did not run
     parts = json.loads(out.read_text())["parts"]
     assert {part["ended"] for part in parts.values()} == {"not begun: no time was left"}
 
 
-def test_a_run_that_is_stopped_keeps_its_rows(tmp_path):
-    """SIGTERM, as `timeout` sends it: the children are gone, and the file has what was measured."""
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--device", "gpu"), "--device must be cpu, cuda or one GPU such as cuda:1, got 'gpu'"),
+        (("--seconds", "0"), "--seconds must be a positive number, got 0"),
+        (("--seconds", "nan"), "--seconds must be a positive number, got nan"),
+        (("--out", str(ROOT)), f"--out must be a file, got the folder {ROOT}"),
+        (("--only", "stack"), "invalid choice: 'stack'"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_anything_runs(words, said, monkeypatch, capsys):
+    from benchmarks import gpu
+
+    monkeypatch.setattr("sys.argv", ["gpu", "--device", "cpu", "--quick", *words])
+    monkeypatch.setattr(gpu, "measure", lambda *_: pytest.fail("something ran"))
+    with pytest.raises(SystemExit) as stop:
+        gpu.main()
+    assert stop.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "cannot be read: No such file"),
+        ("", "is no whole file of JSON"),
+        ('{"conditions": {"to', "is no whole file of JSON"),
+        ("[1]", "no result of this script"),
+        ('{"conditions": {}, "parts": {"stacks": {"rows": []}}}', "no result of this script"),
+        ('{"conditions": {}, "parts": {"stacks": {"ended": "complete", "rows": [1]}}}', "no result of this script"),
+    ],
+)
+def test_show_names_what_is_wrong_with_a_file(text, said, tmp_path):
+    from benchmarks.gpu_parts.show import show
+
+    path = tmp_path / "gpu.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(SystemExit, match=said):
+        show(path)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT], ids=["timeout", "Ctrl-C"])
+def test_a_run_that_is_stopped_keeps_its_rows(tmp_path, sent):
+    """The children are gone, the file has what was measured, and one line says so."""
     out = tmp_path / "gpu.json"
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [*RUN, "--only", "safety", "--out", str(out)]
@@ -162,14 +205,16 @@ def test_a_run_that_is_stopped_keeps_its_rows(tmp_path):
             lines += "passed" in line
             if lines == 5:
                 break
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
+        process.send_signal(sent)
+        said = process.communicate(timeout=60)[1]
     finally:
         process.kill()
         process.wait()
     part = json.loads(out.read_text())["parts"]["safety"]
     assert len(part["rows"]) >= 5
     assert part["ended"] in ("cut while it ran", "complete")
+    assert "the file has the rows so far" in said
+    assert "Traceback" not in said
 
 
 def test_measuring_needs_few_packages():
