@@ -1,5 +1,6 @@
 """What Muon takes as params, and the errors for what it does not."""
 
+import inspect
 import re
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import nn
 
 from matfn import Exact, PolarExpress
-from matfn.optim import Muon, plan
+from matfn.optim import SOAP, AdaMuon, Muon, NorMuon, PolarGrad, Shampoo, plan
 from matfn.optim.matrices.layout import linear, stack
 from matfn.optim.options import FOREIGN
 
@@ -256,3 +257,14 @@ def test_method_objects_stay_out_of_the_groups():
     for value in optimizer.param_groups[0].values():
         assert isinstance(value, int | float | str | bool | list)
     assert optimizer.param_groups[0]["scale"] == "custom"
+
+
+@pytest.mark.parametrize("kind", [Muon, NorMuon, AdaMuon, PolarGrad, Shampoo, SOAP])
+def test_arguments_of_the_optimizer_are_refused_in_a_group(kind):
+    """In a group they would have no effect."""
+    options = kind([matrix()], lr=0.1).param_groups[0]
+    arguments = set(inspect.signature(kind).parameters) - set(options)
+    assert len(arguments) >= 3
+    for word in arguments:
+        with pytest.raises(ValueError, match=f"group 0 .*'{word}'"):
+            kind([{"params": [matrix()], word: None}], lr=0.1)

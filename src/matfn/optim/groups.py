@@ -4,6 +4,7 @@ The groups are those of torch, dicts with "params" and options, plus "rule" ("ma
 Layouts stay outside the group: a group is saved in the state dict, which may hold only plain values.
 """
 
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +67,9 @@ def prepared(optimizer: "MatrixOptimizer", given: Any) -> tuple[dict[str, Any], 
         raise ValueError(f"{where} has rule {rule!r}; the rules are {known}. Give others in rules={{...}}.")
     own = optimizer.own_options(rule)
     other = {*REST_OPTIONS, *optimizer.defaults}.union(*(lender.defaults for lender in optimizer.others.values()))
-    check_options(group, own, other - set(own), f"{where} (rule {rule!r})")
+    lender = optimizer if rule == "adamw" else optimizer.lender(rule)
+    arguments = {name for each in (optimizer, lender) for name in inspect.signature(type(each)).parameters}
+    check_options(group, own, other - set(own), f"{where} (rule {rule!r})", arguments)
     try:
         names, params = named(group["params"], len(optimizer.param_groups))
         taken = [pair for g in optimizer.param_groups for pair in zip(g["param_names"], g["params"], strict=True)]

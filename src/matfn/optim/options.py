@@ -33,8 +33,12 @@ _FLAGS = ("nesterov", "cautious", "amsgrad", "maximize", "capturable", "differen
 _MAYBE_FLAGS = ("foreach", "fused")
 
 
-def check_options(group: Mapping[str, Any], own: Iterable[str], other: Iterable[str], where: str) -> None:
-    """Raise ValueError for misspelt options, and for options of `other` rules. Other keys are kept, as in torch.
+def check_options(
+    group: Mapping[str, Any], own: Iterable[str], other: Iterable[str], where: str, arguments: Iterable[str] = ()
+) -> None:
+    """Raise ValueError for misspelt options, options of `other` rules, and `arguments` of the optimizer.
+
+    Other keys are kept, as in torch.
 
     A key counts as misspelt if it resembles an option, without regard to case, hyphens and underscores: it has 80 % of
     the letters in common (difflib's ratio), the same letters in another order, the initials ("wd"), or is another usual
@@ -49,6 +53,8 @@ def check_options(group: Mapping[str, Any], own: Iterable[str], other: Iterable[
         close = meant(key, own) or meant(key, set(other))
         if close:
             raise ValueError(f"{where} has an unknown option {key!r}; did you mean {close!r}?")
+        if key in set(arguments):
+            raise ValueError(f"{where} has {key!r}, which is an argument of the optimizer, the same for all groups.")
 
 
 def meant(key: object, options: set[str]) -> str | None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...iteration.protocols import Evaluation, Iteration, Scheduled
+from ...methods import RitzMinimax
 from ..matrices import foreach
 from ..matrices.buckets import Kind, Run
 from ..options import check_number
@@ -256,6 +257,8 @@ def check_roots(root: Any, method: Any, tolerance: Any) -> None:
     if not all(isinstance(number, int) and not isinstance(number, bool) and number >= 1 for number in numbers):
         raise ValueError(f"Shampoo: root must be p of the inverse p-th root, >= 1, or map orders to p; got {root!r}.")
     known = method is None or isinstance(method, Scheduled | Iteration | Evaluation) or callable(method)
+    if isinstance(method, RitzMinimax):
+        method.refuse_every("Shampoo")
     if not known or (isinstance(method, type)):
         raise TypeError(f"Shampoo: method must be a value such as Prism() or a function of (p, lower), got {method!r}.")
     if not check_number(tolerance, "Shampoo: tolerance") > 0:
