@@ -216,6 +216,8 @@ def test_no_derivative_is_lost():
 def test_what_cannot_be_launched_is_refused():
     with pytest.raises(ValueError, match="as many columns as rows, or twice as many, got 64 x 32"):
         DescriptorTile(64, 32, 32, 4, 3)
+    with pytest.raises(TypeError, match="tile is a PointerTile, a DescriptorTile or None, got 128"):
+        TritonSymmetric(tile=128)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match='"ieee" or "tf32x3", got \'tf32\''):
         TritonSymmetric(float32="tf32")  # pyright: ignore[reportArgumentType]
 

@@ -64,6 +64,7 @@ def test_nothing_is_computed(monkeypatch):
         (((8, 8), "cholesky"), ValueError, "verb must be one of orthogonalize, .*got 'cholesky'"),
         (((8, 8), "inv_rootm"), ValueError, "inv_rootm needs its exponent"),
         (((8, 9), "sqrtm"), ValueError, "sqrtm takes square matrices"),
+        (((8, 9), "shampoo"), ValueError, "shampoo takes the shape of a factor, .* got 8 x 9: .* 8 x 8 and 9 x 9"),
         (("768x3072",), ValueError, "takes a tensor or a shape such as"),
         (((8,),), ValueError, "takes a tensor or a shape such as"),
     ],

@@ -60,6 +60,8 @@ class TritonSymmetric:
     float32: Float32 = "ieee"
 
     def __post_init__(self) -> None:
+        if not (self.tile is None or isinstance(self.tile, PointerTile | DescriptorTile)):
+            raise TypeError(f"TritonSymmetric: tile is a PointerTile, a DescriptorTile or None, got {self.tile!r}")
         if self.float32 not in ("ieee", "tf32x3"):
             raise ValueError(f'TritonSymmetric: float32 is "ieee" or "tf32x3", got {self.float32!r}')
 

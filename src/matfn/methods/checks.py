@@ -22,7 +22,7 @@ def check_degree(degree: object) -> None:
     """Refuse anything but an odd integer from 3 to 21."""
     if isinstance(degree, bool) or not isinstance(degree, int) or not 3 <= degree <= MOST_DEGREE or degree % 2 == 0:
         raise ValueError(
-            f"degree must be an odd integer of at least 3, got {shown(degree)}, and at most {MOST_DEGREE}: it is the "
+            f"degree must be an odd integer of at least 3 and at most {MOST_DEGREE}, got {shown(degree)}: it is the "
             "degree of the odd polynomial in x (3 cubic, 5 quintic), so q has degree (degree - 1)/2 in m"
         )
 
@@ -55,7 +55,7 @@ def check_exponent(p: object) -> None:
 def check_count(name: str, value: object, least: int, most: int) -> None:
     """Refuse anything but an integer from `least` to `most`."""
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise ValueError(f"{name} must be an integer of at least {least}, got {shown(value)}, and at most {most}")
+        raise ValueError(f"{name} must be an integer of at least {least} and at most {most}, got {shown(value)}")
 
 
 def check_number(name: str, value: object, low: float, high: float, why: str) -> None:

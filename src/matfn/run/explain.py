@@ -74,6 +74,7 @@ def explain(
     matrix = x if isinstance(x, Tensor) else _meta(x)
     if dtype is not None and dtype not in DTYPES:
         raise TypeError(f"explain: dtype must be one of {', '.join(map(str, DTYPES))}, got {shown(dtype)}")
+    _check_factor(matrix, verb)
     check_matrix(matrix, target)
     if isinstance(ridge, bool) or not isinstance(ridge, Real) or not 0 <= ridge < float("inf"):
         raise ValueError(f"explain: ridge must be a finite number of at least 0, got {shown(ridge)}")
@@ -90,6 +91,15 @@ def _exponent(target: Target, verb: str, p: int | None) -> Target:
     if p is None and verb != "shampoo":
         raise ValueError(f"explain: {verb} needs its exponent, for example p=4")
     return target.with_exponent(4 if p is None else p)
+
+
+def _check_factor(matrix: Tensor, verb: str) -> None:
+    rows, columns = matrix.shape[-2:]
+    if verb == "shampoo" and rows != columns:
+        raise ValueError(
+            f"explain: shampoo takes the shape of a factor, which is square, got {rows} x {columns}: a matrix of this "
+            f"shape has the factors {rows} x {rows} and {columns} x {columns}"
+        )
 
 
 def _device(device: object) -> torch.device:

@@ -18,9 +18,9 @@ from ..engines.restarts import fewest_restarts
 from ..iteration.protocols import Evaluation, Fitted, Iteration, Method, Scheduled
 from ..iteration.recorder import Recorder
 from ..iteration.schedule import PLAIN, Preparation, Schedule
-from ..iteration.target import Domain, Target
+from ..iteration.target import POLAR, Domain, Target
 from ..kernels import EAGER, Products
-from ..methods import QDWH, Exact, PolarExpress
+from ..methods import QDWH, Exact, PolarExpress, RitzMinimax
 from ..methods.resolvents import Resolvents, resolvents
 from .arguments import check_method, check_options, check_rounding
 from .machine import Machine, machine
@@ -173,6 +173,9 @@ def _resolve(profile: Machine, asked: _Asked) -> RunPlan:
     check_options(asked.engine, asked.precision, asked.products, asked.target.verb)
     chosen, why = (asked.method, "as given") if asked.method is not None else _default(profile, asked)
     chosen = check_method(chosen, asked.target.verb)
+    direction = asked.target == POLAR and asked.purpose in (Purpose.STEP, Purpose.ORACLE)
+    if isinstance(chosen, RitzMinimax) and not direction:
+        chosen.refuse_every(asked.target.verb)
     if isinstance(chosen, Evaluation):
         return _evaluating(profile, asked, chosen, why)
     return _iterating(profile, asked, chosen, why)

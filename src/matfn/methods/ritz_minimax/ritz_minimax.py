@@ -81,12 +81,16 @@ class RitzMinimax:
 
     def step(self, k: int, residual: Residual) -> Polynomial | Magnified:
         """Return the polynomial of step k, with coefficients (b, 1, 1): each matrix has its own."""
+        self.refuse_every("a single call")
+        return self.looked(k, residual)[0]
+
+    def refuse_every(self, caller: str) -> None:
+        """Raise ValueError if there is an `every`, which a caller that keeps no steps cannot follow."""
         if self.every > 1:
             raise ValueError(
-                f"{self!r} keeps its steps from one step of an optimizer to the next, which Muon, NorMuon, AdaMuon and "
-                "PolarGrad do, and a single call keeps nothing: leave every out"
+                f"{caller}: {self!r} keeps its steps from one step of an optimizer to the next, as Muon, NorMuon, "
+                f"AdaMuon and PolarGrad allow. {caller} keeps nothing: leave every out"
             )
-        return self.looked(k, residual)[0]
 
     def looked(self, k: int, residual: Residual) -> tuple[Polynomial | Magnified, Tensor]:
         """Look at M, and return step k and its coefficients (b, k + 1), in step 0 those for the upper end 1."""
