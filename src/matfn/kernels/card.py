@@ -19,8 +19,8 @@ from .trial import Kind, Seconds
 
 __all__ = ["CUDA", "Card", "Cuda", "installed"]
 
-_CYCLES = 4e9  # a second, twice the clock rate of a GPU: it sleeps at least twice as long as the calls take
-_RUNS = 10  # calls between two events, whose own resolution is about a microsecond
+_CYCLES = 4e9  # of sleep for each second of calls. A GPU has at most half as many, so the calls end before the sleep
+_RUNS = 10  # calls between two events. The resolution of an event is about a microsecond
 _TILE = 256  # columns of quack's tile on sm_90 and newer: nothing is mirrored in a matrix of one tile
 
 
@@ -32,7 +32,7 @@ class Card(Protocol):
         ...
 
     def name(self, device: torch.device) -> str | None:
-        """Return all that decides about times, as one line: hardware, driver, versions. None if there is no device."""
+        """Return what the times depend on, as one line: hardware, driver, versions. None if there is no device."""
         ...
 
     def candidates(self, kind: Kind, device: torch.device) -> tuple[Products, ...]:
@@ -90,7 +90,7 @@ class Cuda:
         torch.cuda.current_stream().synchronize()
 
     def seconds(self, work: Callable[[], object]) -> Seconds:
-        """See `Card.seconds`. Capturing a graph could fail, so the replay is runs that wait in the device's queue."""
+        """See `Card.seconds`. A capture could fail, so calls that wait in the device's queue stand for a replay."""
         called, host = _between_events(work, 0)
         replayed, _ = _between_events(work, int(host * _CYCLES))
         return Seconds(called, replayed)
@@ -126,7 +126,7 @@ def _between_events(work: Callable[[], object], cycles: int) -> tuple[float, flo
 def _name(index: int) -> str:
     facts = torch.cuda.get_device_properties(index)
     driver = getattr(torch._C, "_cuda_getDriverVersion", lambda: "unknown")()
-    # The kernels of this folder decide, too. A change of any file has their times measured again.
+    # Times depend on the kernels of this folder too. After a change of any file they are measured again.
     sources = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))
     versions = [f"torch {torch.__version__}"]
     versions += [f"{package} {installed(package) or 'absent'}" for package in ("triton", "quack-kernels")]

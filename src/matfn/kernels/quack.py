@@ -15,7 +15,7 @@ from .products import EAGER, Products, Weight, differentiated
 __all__ = ["QUACK_DTYPES", "QuackSymmetric"]
 
 QUACK_DTYPES = (torch.float16, torch.bfloat16)
-_WHOLE = 8  # entries of half precision in 16 bytes: quack reads and writes memory in pieces of 16 bytes
+_WHOLE = 8  # entries of half precision in 16 bytes. quack reads and writes memory in pieces of 16 bytes
 
 
 @dataclass(frozen=True)

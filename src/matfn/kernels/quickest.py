@@ -34,11 +34,12 @@ class Quickest:
     """`Products` that take, for each kind of symmetric product, the kernel that was the quickest in a trial here.
 
     Candidates are torch's full products (`EAGER`), Triton's and quack's, as far as they are installed and run on the
-    card. The first product of a kind has them timed on random matrices of its shape: fractions of a second, and before
-    it some seconds for each kernel that must be compiled. A candidate that fails, or whose result differs from float64
-    products by more than rounding, is left out; a tie within 2 % goes to `EAGER`. A captured CUDA graph takes the
-    kernel with the least time on the device alone, other calls the one with the least time from Python. Results without
-    symmetry, tensors that are not on an NVIDIA GPU, float64, `torch.compile` and derivatives always take `EAGER`.
+    card. They are timed at the first product of each kind, on random matrices of its shape. This takes fractions of a
+    second, and before it some seconds for each kernel that must be compiled. A candidate that fails, or whose result
+    differs from float64 products by more than rounding, is left out; a tie within 2 % goes to `EAGER`. A captured CUDA
+    graph takes the kernel with the least time on the device alone, other calls the one with the least time from Python.
+    Results without symmetry, tensors that are not on an NVIDIA GPU, float64, `torch.compile` and derivatives always
+    take `EAGER`.
 
     While a CUDA graph is captured nothing can be timed or compiled: a product that did not run before takes `EAGER` in
     this graph, with a warning. Run the same work once before the capture.
@@ -56,11 +57,12 @@ class Quickest:
 
     cache: Cache | None = field(default=None, repr=False)
     card: Card = field(default=CUDA, repr=False)
-    # By the exact layout of the arguments and the device: the only look-up of a product that was chosen before.
+    # The keys are the exact layout of the arguments and the device. A product that was chosen before needs no other
+    # look-up.
     _kernels: dict[tuple[object, ...], tuple[Products, Products]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
-    # By the name of the card and the text of the kind.
+    # The keys are the name of the card and the text of the kind.
     _outcomes: dict[tuple[str, str], Outcome] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __reduce__(self) -> tuple[type["Quickest"], tuple[Cache | None, Card]]:
@@ -100,7 +102,7 @@ class Quickest:
         if torch.are_deterministic_algorithms_enabled():
             return EAGER
         first = tensors[0]
-        # All that a kernel is compiled for.
+        # All that decides which compiled kernel runs.
         layout = [(x.shape, x.stride(), x.data_ptr() % 16) for x in tensors]
         numbers = [(w.dtype, w.shape) if isinstance(w, Tensor) else w == 1.0 for w in weights]
         same = (product, first.device, first.dtype, *layout, *numbers)

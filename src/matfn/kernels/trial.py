@@ -54,7 +54,7 @@ class Kind(NamedTuple):
 
     @staticmethod
     def read(text: str) -> "Kind | None":
-        """Return the kind that is written so, None if none is."""
+        """Return the kind that a text stands for, or None if it stands for no kind."""
         parts = text.split(" ", 7)
         if len(parts) < 7 or not all(size.isdecimal() for size in parts[2:5]):
             return None
@@ -77,7 +77,7 @@ class Call:
     weights: tuple[Weight, ...] = ()
 
     def by(self, products: Products) -> Tensor:
-        """Return the result of some products."""
+        """Return the result that these products compute."""
         if self.product == "syrk":
             return products.syrk(*self.tensors)
         if self.product == "sym_mm":
@@ -165,7 +165,7 @@ class Reference:
 
 
 class Seconds(NamedTuple):
-    """The time of one run, as calls from Python follow one another, and replayed in a CUDA graph, without Python."""
+    """The time of one run in two ways: called from Python again and again, and replayed in a CUDA graph."""
 
     called: float
     replayed: float
@@ -173,7 +173,7 @@ class Seconds(NamedTuple):
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a trial: by the text of each candidate (`repr`), its median times or why it was left out."""
+    """The result of a trial. For each candidate, named by its `repr`: its median times, or why it was left out."""
 
     seconds: dict[str, Seconds]
     left_out: dict[str, str]
@@ -247,5 +247,5 @@ def _whole(x: Tensor) -> bool:
 
 
 def weight_kind(weight: Weight) -> str:
-    """Return "one", "number" or "tensor": kernels compile another program for each."""
+    """Return "one", "number" or "tensor": each is another program of a kernel."""
     return "tensor" if isinstance(weight, Tensor) else "one" if weight == 1.0 else "number"

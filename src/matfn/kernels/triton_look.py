@@ -1,18 +1,20 @@
 """Triton look: Lanczos steps, quadrature, rehearsal and the choice of the coefficients of one step, in few launches.
 
 A look of plain torch is some hundreds of launches on vectors of a few numbers: 2.3 ms in a CUDA graph, 14 eager (H200,
-2026-11-26, 12 x 768 x 3072, where five fixed steps take 1.3). Here it is one launch up to `ALONE` rows, and one a
-Lanczos step and one more above. Counted for matrices in half precision, 6 Lanczos steps on 2 vectors:
+2026-11-26, 12 x 768 x 3072, where five fixed steps take 1.3). Here it is one launch up to `ALONE` rows. Above, it is
+one launch for each Lanczos step, and one more. Counted for matrices in half precision, 6 Lanczos steps on 2 vectors:
 
 - One program a matrix reads M six times, at the bandwidth of one processor (about 100 GB/s from L2): 10 us at 256 rows,
-  31 at 512, 70 at 768, 500 at 2048. So above `ALONE` rows the rows of M are cut among programs, and one launch does one
-  Lanczos step: 12 x 768 rows are 14 MB, 4 us from L2, and a launch inside a graph takes about 3: 7 (4 + 3) = 49 us.
+  31 at 512, 70 at 768, 500 at 2048. So above `ALONE` rows the rows of M are shared among programs, and one launch does
+  one Lanczos step. 12 x 768 rows are 14 MB, which take 4 us from L2. A launch inside a graph takes about 3 us, so a
+  look takes 7 (4 + 3) = 49 us.
 - Before its product a step orthogonalizes the image of the step before against all earlier vectors, twice. Every
   program repeats this work, because a launch of its own would cost more. It reads 56 n bytes of vectors in the mean of
   the steps, and 64 n (up to 1024 rows) or 128 n bytes of M.
-- Quadrature: 26 eigenvalues of 7 x 7 matrices by Sturm counts, 11 rounds of 32 points, 33^11 = 5e16 sections. Counts
-  use the polynomial recurrence, three float64 operations a row instead of a division. Rehearsal: 5 steps of about 70
-  candidates on 24 nodes, 40 000 float64 multiply-adds. Both take some microseconds of one program.
+- Quadrature: 26 eigenvalues of 7 x 7 matrices by Sturm counts, in 11 rounds of 32 points, which cut the interval into
+  33^11 = 5e16 sections. Counts use the polynomial recurrence: three float64 operations a row, and no division.
+  Rehearsal: 5 steps of about 70 candidates on 24 nodes, 40 000 float64 multiply-adds. Both take some microseconds of
+  one program.
 
 The tridiagonal matrix is in float64, because its last entry (Gauss-Radau) may be 1e7 times the others; the vectors are
 float32. Not yet measured on a GPU.
@@ -33,7 +35,8 @@ __all__ = ["ALONE", "DTYPES", "MOST_COLUMNS", "MOST_ROWS", "MOST_STEPS", "Look",
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 ALONE = 512  # rows up to which one program looks at a whole matrix, in one launch
-MOST_ROWS, MOST_COLUMNS, MOST_STEPS = 8192, 4, 15  # of M, of the sketch, of Lanczos; registers hold no more
+# Registers hold no more rows of M, columns of the sketch and Lanczos steps.
+MOST_ROWS, MOST_COLUMNS, MOST_STEPS = 8192, 4, 15
 
 _POINTS, _ROUNDS = 32, 11
 _CHUNK = 32  # candidates rehearsed at a time

@@ -1,9 +1,10 @@
 """Triton quadrature: eigenvalues and weights of small tridiagonal matrices, and the rehearsal of steps on them.
 
-Functions for other kernels, in float64, of one program with one lane for each eigenvalue of each rule of each column.
-`linalg.tridiagonal` is the reference. Counted for 6 Lanczos steps on 2 vectors, on a card with 64 float64 operations
-a cycle and processor: 11 rounds x 32 lanes x 32 points x 7 rows x 3 operations take 4 000 cycles, or 2 us; a recurrence
-of pivots with its divisions four times as long; 256 points and 6 rounds, as in torch, four times as long again.
+Other kernels call these functions. They work in float64, in one program with a lane for each eigenvalue of each rule of
+each column. `linalg.tridiagonal` is the reference. Counted for 6 Lanczos steps on 2 vectors, on a card with 64 float64
+operations a cycle and processor: 11 rounds x 32 lanes x 32 points x 7 rows x 3 operations take 4 000 cycles, or 2 us. A
+recurrence of pivots has divisions and would take four times as long. 256 points and 6 rounds, as in torch, would take
+four times as long again.
 """
 
 import triton  # pyright: ignore[reportMissingImports]
@@ -17,7 +18,7 @@ def tridiagonal(
     alphas: tl.tensor, betas: tl.tensor, held: tl.tensor, column: tl.tensor, radau: tl.tensor,
     STEPS: tl.constexpr, COLUMNS: tl.constexpr, E: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
-    """Store diagonal and squared off-diagonal of the matrix of each lane, divided by its largest entry; return that.
+    """Store diagonal and squared off-diagonal of the matrix of each lane, divided by its largest entry. Return it.
 
     A lane is one eigenvalue of one rule of one column. Blocks that are decoupled from the first one move to 4. A matrix
     with NaN or infinity becomes zero.

@@ -21,9 +21,9 @@ from torch import Tensor
 __all__ = ["DTYPES", "Scaled", "scaled"]
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-ENTRIES = 4096  # of a tile that is written; twice as many of a tile that is only read
+ENTRIES = 4096  # of a tile that is written. A tile that is only read has twice as many
 MOST_PARTS = 512  # partial results of a matrix, each of one tile or more
-PROGRAMS = 4096  # of the second pass, where the stack has as many tiles: each program combines the partial results
+PROGRAMS = 4096  # about as many in the second pass, if the stack has as many tiles. Each combines partial results
 
 
 class Scaled(NamedTuple):

@@ -1,7 +1,8 @@
 """Triton kernels for what is k x k in deflation: whitening, inverse root, and the product with a thin matrix.
 
-Each inverts symmetric positive definite matrices of k <= 128 rows by block Gauss-Jordan elimination: one program a
-matrix, which it holds in registers, 16 rows a step. There is no decomposition, no host read and no atomic operation.
+Whitening and inverse root invert symmetric positive definite matrices of k <= 128 rows by block Gauss-Jordan
+elimination. One program holds one matrix in registers, and eliminates 16 rows a step. There is no decomposition, no
+host read and no atomic operation.
 
 Launches of one deflation of a stack, whatever the number of matrices:
 
@@ -108,8 +109,8 @@ def small_factor(S: tl.tensor, count: tl.tensor, floor: tl.tensor, BLOCK: tl.con
     """Return E = L^-1 for the Cholesky factor L of S = L L^T (BLOCK x BLOCK), by Gauss's elimination in place.
 
     Rows and columns from `count` on are the identity's. Columns from p on hold what is left of S, columns before p the
-    part of E that is known. A pivot below `floor`, or even negative, comes from rounding, because exact pivots are not
-    below the least eigenvalue: its row and column are dropped, and E is zero there. So E is finite, whatever S is.
+    part of E that is known. Exact pivots are not below the least eigenvalue, so a pivot below `floor` comes from
+    rounding, also a negative one. Its row and column are dropped, and E is zero there. So E is finite, whatever S is.
     """
     one = tl.arange(0, BLOCK)
     i, j = one[:, None], one[None, :]

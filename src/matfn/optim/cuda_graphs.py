@@ -104,7 +104,7 @@ class CudaGraphs(Recorder):
     def _restore(self, generator: torch.Generator, before: torch.Generator) -> None:
         """Do what `capture_end` leaves undone when it raises."""
         generator.graphsafe_set_state(before)
-        with suppress(AttributeError, RuntimeError):  # a private function, and perhaps the allocator knows already
+        with suppress(AttributeError, RuntimeError):  # the function is private, and the allocator may know it already
             torch._C._cuda_endAllocateToPool(self._device.index, self._pool)
         self._pool = torch.cuda.graph_pool_handle()
 

@@ -7,8 +7,8 @@ memory alone: weights, state, gradients, and the numbers of the groups that are 
     captured       if the last step ran with the same options and memory; then replayed
     replayed       if it was captured before
 
-So options that are no dials may change: each change costs two steps that run. If a capture fails, the optimizer goes on
-without graphs, and one warning names the cause.
+Options that are no dials may change too. After a change one step runs as usual, and the next one is captured. If a
+capture fails, the optimizer goes on without graphs, and one warning names the cause.
 """
 
 import warnings
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Replay", "check_capturable"]
 
-_KEPT = 4  # captured steps of one optimizer: of alternating sets of gradients, for example
+_KEPT = 4  # captured steps of one optimizer, for example of sets of gradients that alternate
 _TRIES = 2  # steps that may wait for the device, as the first one does that compiles kernels
 _ALWAYS = frozenset({"lr", "weight_decay"})  # dials of every matrix group, because `move` takes them
 

@@ -21,8 +21,8 @@ __all__ = ["ready"]
 def ready(optimizer: "MatrixOptimizer") -> "Stacked":
     """All of a step that is not traced. Returns the stacks for `MatrixOptimizer.move_all`.
 
-    They are returned, because torch.compile takes the gradients that it reaches through an optimizer as memory that
-    never changes, and would compile anew at each step.
+    The stacks are returned, so that the traced part does not reach gradients through the optimizer. torch.compile
+    assumes that such gradients always lie in the same memory, and would compile anew at each step.
 
     Plans, state and cached properties are made here, so that the traced part finds them.
 

@@ -28,9 +28,9 @@ __all__ = ["PerMatrix", "Power", "can_look", "fused_step", "kept_step", "power_o
 class PerMatrix(Polynomial):
     """A polynomial with coefficients of each matrix, on a GPU, as I + (q - I).
 
-    The vendor's library takes one weight for all matrices, so c_0 X with another c_0 for each matrix would take another
-    pass over X. The weight 1 takes none. Rounding (q - I) is no worse than rounding q - c_0 I: the step multiplies X by
-    (I + E) with E about a unit roundoff, and near the limit q - I is small.
+    The vendor's library takes one weight for all matrices. c_0 X with another c_0 for each matrix would so take one
+    more pass over X. The weight 1 takes none. Rounding (q - I) is no worse than rounding q - c_0 I: the step multiplies
+    X by (I + E) with E about a unit roundoff, and near the limit q - I is small.
 
     Attributes:
         numbers: (b, k + 1), the coefficients in float32, with entries next to each other.

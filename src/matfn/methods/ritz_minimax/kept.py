@@ -2,8 +2,8 @@
 
 The momentum of an optimizer moves slowly, and the steps depend on it through ratios of its spectrum alone. The upper
 end is measured on each matrix, from norms of the M and M^2 that the first step computes in any case. So kept steps are
-safe for every matrix: the first one maps [0, upper end] into [0, 1], and each later one [0, 1] into [0, 1]. What is old
-is the lower end, and a wrong lower end costs speed only.
+safe for every matrix: the first one maps [0, upper end] into [0, 1], and each later one [0, 1] into [0, 1]. Only the
+lower end is old, and a wrong lower end costs speed only.
 """
 
 from typing import TYPE_CHECKING
@@ -27,7 +27,7 @@ _USUAL = 1e-3  # the lower end of matrices without a look, as in `PolarExpress`
 
 
 def due(step: int, every: int) -> bool:
-    """Whether step number 1, 2, ... looks: each of `every` steps, and 2, 4, 8, ... below, while momentum builds up."""
+    """Whether a step, counted from 1, looks: 1, 1 + every, ... do, and 2, 4, 8, ... below `every`."""
     return (step - 1) % every == 0 or (step < every and step & (step - 1) == 0)
 
 

@@ -1,4 +1,4 @@
-"""Scaled: a row of the table, which is made for the upper end 1, on matrices with other upper ends."""
+"""Scaled: a row of the table for matrices with any upper end. The table is made for the upper end 1."""
 
 import torch
 from torch import Tensor

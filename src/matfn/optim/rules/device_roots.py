@@ -43,7 +43,7 @@ def device_roots(
 ) -> tuple[Tensor, Tensor]:
     """(A + ridge ||A||_F I)^(-1/p) of each matrix, or its last root, without a decomposition and without a host read.
 
-    The ridge bounds the spectrum from below, so nobody has to compute an eigenvalue to know that the sum is definite.
+    The ridge bounds the spectrum from below, so the sum is definite, and no eigenvalue is computed to know it.
     Rounding of A may leave eigenvalues of about -1e-7 ||A||_F. The iteration treats them as positive ones of that size,
     or diverges, which the residual shows. A root is accepted if A is finite, the "balanced" residual (`certify`),
     estimated by 16 random columns in float64, is at most the tolerance, and the diagonal is positive, as for every
@@ -59,7 +59,7 @@ def device_roots(
 
     Returns:
         The roots, and the figures ``(3, b)`` for `Verdict`: the residual, infinite for a root that is not positive;
-        whether A is finite; whether A is zero. Truth is 1.
+        whether A is finite; whether A is zero. 1 stands for true.
     """
     p = plan.target.p
     X, scale = ridged(A, ridge)
@@ -80,8 +80,8 @@ def device_roots(
 def probes(n: int, device: torch.device) -> Tensor:
     """16 columns ``(n, 16)`` in float64 with entries of mean square 1, for `balanced_residual`.
 
-    They are sqrt(2) cos(place^2 turn): the same on every device, and five launches, where a hash takes forty. A CUDA
-    graph may hold them, as it may not hold a new random generator.
+    They are sqrt(2) cos(place^2 turn). They are the same on every device, and take five launches, where a hash takes
+    forty. A CUDA graph can hold them. It cannot hold a new random generator.
     """
     place = torch.arange(n * _PROBES, dtype=torch.float64, device=device).view(n, _PROBES)
     return place.square_().mul_(_TURN).cos_().mul_(2**0.5)
@@ -91,7 +91,7 @@ def sent(figures: Tensor) -> tuple[Tensor, torch.cuda.Event | None] | None:
     """Begin to copy the figures to pinned host memory: the copy, and the event after it.
 
     On other devices than CUDA's these are the figures and None. While a CUDA graph is captured the result is None,
-    because nobody could read the copy of a replay.
+    because a replay runs no code on the host, and so nothing would read the copy.
     """
     if figures.device.type != "cuda":
         return figures, None
