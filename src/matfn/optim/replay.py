@@ -208,12 +208,16 @@ def check_capturable(optimizer: "MatrixOptimizer") -> None:
         if group["rule"] == "adamw":
             continue
         shapes = {shape for param in group["params"] for shape in optimizer.layouts[param].shapes}
-        for link in optimizer.lender(group["rule"]).chain:
-            if any("counter" in link.state(shape, group).values() for shape in shapes):
-                raise ValueError(
-                    f"{name} cannot capture {type(link).__name__}, which counts steps on the host. Leave graph out."
-                )
+        lender = optimizer.lender(group["rule"])
+        for link in lender.chain:
             method = getattr(getattr(link, "polar", link), "method", None)
+            if any("counter" in link.state(shape, group).values() for shape in shapes):
+                looks = getattr(method, "every", 1) > 1
+                what = repr(method) if looks else f"the rule {group['rule']!r} ({type(lender).__name__})"
+                raise ValueError(
+                    f"{name} cannot capture {what}, which counts steps on the host. Leave "
+                    f"{'every or ' if looks else ''}graph out."
+                )
             if link.refuses_nan or getattr(method, "tol", None) is not None:
                 raise ValueError(
                     f"{name} cannot capture {method!r}, which reads values from the device. Use a method with a fixed "
