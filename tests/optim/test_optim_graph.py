@@ -271,10 +271,7 @@ def test_hooks_are_refused(hooks):
         ({"rounding": "stochastic"}, 'would repeat the noise of one step under rounding="stochastic"'),
         ({"method": matfn.Exact()}, r"cannot capture Exact\(.*which reads values"),
         ({"method": matfn.RitzMinimax(tol=1e-3)}, r"cannot capture RitzMinimax\(.*which reads values"),
-        (
-            {"method": matfn.RitzMinimax(every=9)},
-            r"cannot capture RitzMinimax\(.*every=9\), .* Leave every or graph",
-        ),
+        ({"method": matfn.RitzMinimax(every=9)}, r"cannot capture RitzMinimax\(.*every=9\), .* Leave every or graph"),
     ],
 )
 def test_what_cannot_be_captured_is_refused(options, message):
