@@ -19,11 +19,11 @@ __all__ = ["CONSTANT", "LEAST", "POLES", "deflated", "deflated_gram", "prepared"
 Scaling = Callable[[Tensor], tuple[Tensor, Scale]]
 
 _HALF = (torch.bfloat16, torch.float16)
-# A float16 iterate starts with the norm 2^7. M = X X^T has the trace 2^14 then: no entry overflows (65504), and those
-# of a flat 4096 x 11008 matrix are .04 beside the diagonal, where 2e-6 would have one digit (float16 is normal from
-# 6e-5 on).
+# A float16 iterate starts with the norm 2^7. Then M = X X^T has the trace 2^14, and no entry overflows (65504). For a flat
+# 4096 x 11008 matrix the entries beside the diagonal are .04. With the norm 1 they would be 2e-6 and have one digit,
+# because the normal numbers of float16 end at 6e-5.
 _LIFT = 2.0**7
-_MOST_COLUMNS = 128  # of a k x k kernel
+_MOST_COLUMNS = 128  # the largest k of the k x k kernels
 LEAST = 2.0**-8  # least c of `deflated`: 8 roundings of float16, of which four could make D indefinite
 # y^(-1/2) is about CONSTANT + sum of weight / (y + shift): between .9865 y^(-1/2) and y^(-1/2) for y up to 1.05 (1 +
 # LEAST^-2). Zolotarev's function with four poles (`matfn.minimax.zolotarev`).
@@ -131,8 +131,8 @@ def deflated(
     shorter: P^T P <= I, so D stays positive definite, and deflates less there.
 
     In half precision thin products round their factors once and add up in float32. c is at least 2^-8, so that F in the
-    largest direction exceeds the rounding of the four thin factors, 4 * 2^-11. On a GPU two Triton kernels do what is k
-    x k, and another one divides, casts and sketches in one pass.
+    largest direction exceeds the rounding of the four thin factors, 4 * 2^-11. On a GPU Triton kernels do all that is
+    k x k, and another one divides, casts and sketches in one pass.
 
     There is no derivative.
 
@@ -247,7 +247,7 @@ def _sums(X: Tensor, k: int) -> Tensor:
 
 
 def _trace(M: Tensor) -> Tensor:
-    """Return the trace of each M, (b, 1, 1); 1 instead of 0."""
+    """Return the trace of each M, (b, 1, 1), and 1 where the trace is 0."""
     t = M.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
     return torch.where(t == 0, 1.0, t)
 
