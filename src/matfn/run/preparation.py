@@ -19,9 +19,9 @@ __all__ = ["CONSTANT", "LEAST", "POLES", "deflated", "deflated_gram", "prepared"
 Scaling = Callable[[Tensor], tuple[Tensor, Scale]]
 
 _HALF = (torch.bfloat16, torch.float16)
-# A float16 iterate starts with the norm 2^7. Then M = X X^T has the trace 2^14, and no entry overflows (65504). For a flat
-# 4096 x 11008 matrix the entries beside the diagonal are .04. With the norm 1 they would be 2e-6 and have one digit,
-# because the normal numbers of float16 end at 6e-5.
+# A float16 iterate starts with the norm 2^7. Then M = X X^T has the trace 2^14, and no entry overflows (65504). For a
+# flat 4096 x 11008 matrix the entries beside the diagonal are .04. With the norm 1 they would be 2e-6 and have one
+# digit, because the normal numbers of float16 end at 6e-5.
 _LIFT = 2.0**7
 _MOST_COLUMNS = 128  # the largest k of the k x k kernels
 LEAST = 2.0**-8  # least c of `deflated`: 8 roundings of float16, of which four could make D indefinite

@@ -3,8 +3,8 @@
 A captured step repeats its operations with the numbers that it was captured with. A learning rate from a group would be
 frozen. A `Dial` stands for such a number, and holds the function that computes it from the groups. Where an operation
 needs the number, the dial becomes a tensor without axes: one place of a tensor that `Dials` holds. Before each replay
-`Dials.turn` computes all numbers anew on the host, and copies them to the device if one has changed. So the arithmetic on
-the host is the same as without a capture.
+`Dials.turn` computes all numbers anew on the host, and copies them to the device if one has changed. So the arithmetic
+on the host is the same as without a capture.
 """
 
 from collections.abc import Callable, Iterator, Mapping
