@@ -1,5 +1,6 @@
 """Steps as captured graphs (graph=True), with a recorder of torch's operations in place of CUDA."""
 
+import contextlib
 import copy
 import sys
 import warnings
@@ -196,6 +197,48 @@ def test_a_step_that_waits_is_not_captured(monkeypatch):
         optimizer.step()
     optimizer.step()
     assert recorder(optimizer).log == []
+
+
+def test_waits_of_new_steps_do_not_count(monkeypatch):
+    # A loaded state has AdamW's counters on the host, and another set of gradients may compile kernels.
+    made, params = groups()
+    optimizer = Muon(made, graph=True)
+    waits = ["the host waits"] * 3 + [""]
+    monkeypatch.setattr(Recording, "warm_up", lambda self, work: work() or waits.pop(0))
+    give_gradients(params, 0, False)
+    for _ in range(3):
+        optimizer.load_state_dict(optimizer.state_dict())
+        optimizer.step()
+    for _ in range(2):
+        optimizer.step()
+    assert recorder(optimizer).log == ["capture", "replay"]
+
+
+def test_steps_that_are_new_and_wait_without_end_are_not_captured(monkeypatch):
+    made, params = groups()
+    optimizer = Muon(made, graph=True)
+    monkeypatch.setattr(Recording, "warm_up", lambda self, work: work() or "the host waits")
+    for step in range(8):
+        give_gradients(params, 0, False)
+        params[step % 2].grad = None
+        with pytest.warns(RuntimeWarning, match="the host waits") if step == 7 else contextlib.nullcontext():
+            optimizer.step()
+    assert recorder(optimizer).log == []
+
+
+def test_another_list_of_options_is_read():
+    made, params = groups()
+    optimizer = Muon(made, graph=True)
+    give_gradients(params, 0, False)
+    for _ in range(2):
+        optimizer.step()
+    optimizer.param_groups[0] = dict(optimizer.param_groups[0])
+    before = params[0].detach().clone()
+    for lr in (1e-2, 1e-3, 1e-4):
+        optimizer.param_groups[0]["lr"] = lr
+        optimizer.step()
+        moved, before = (params[0] - before).norm().item(), params[0].detach().clone()
+        assert lr <= moved <= 10 * lr, "the captured step read the numbers of the old group"
 
 
 def test_copies_keep_the_option_and_capture_graphs_of_their_own():

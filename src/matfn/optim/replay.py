@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Replay", "check_capturable"]
 
 _KEPT = 4  # captured steps of one optimizer: of alternating sets of gradients, for example
-_TRIES = 2  # steps that may wait for the device, as the first one does that compiles kernels
+_MOST_WAITS = 8  # steps in a row that wait, each with other gradients, options or memory than the step before
 _ALWAYS = frozenset({"lr", "weight_decay"})  # dials of every matrix group, because `move` takes them
 
 
@@ -59,7 +59,8 @@ class Replay:
     def __init__(self) -> None:
         self.current: Dials | None = None  # the numbers of the step that runs or is captured now
         self._recorder: Recorder | None = None
-        self._settled: Any = None  # the key after the last step that ran
+        self._settled: Any = None  # the key after the last step that ran, if it did not wait for the device
+        self._waited: Any = None  # the key after the last step that ran, if it waited
         self._captured: list[Captured] = []
         self._waits = 0  # steps in a row that waited for the device
         self.off = False
@@ -93,9 +94,11 @@ class Replay:
             work()
             return
         waited = self._recorder.warm_up(work)
+        again = waited and key == self._waited  # nothing was new, so the next step would wait, too
         self._waits = self._waits + 1 if waited else 0
-        self._settled = None if waited else _key(optimizer)
-        if self._waits >= _TRIES:
+        after = _key(optimizer)
+        self._settled, self._waited = (None, after) if waited else (after, None)
+        if again or self._waits >= _MOST_WAITS:
             self._stop(optimizer, waited)
 
     def _capture(
@@ -115,7 +118,7 @@ class Replay:
         return found
 
     def _stop(self, optimizer: "MatrixOptimizer", cause: str) -> None:
-        self.off, self._captured, self._settled = True, [], None
+        self.off, self._captured, self._settled, self._waited = True, [], None, None
         optimizer.sort_again()  # the next step has the groups themselves as options
         warnings.warn(
             f"{type(optimizer).__name__}: graph=True has no effect any more, because the step cannot be captured: "
@@ -153,6 +156,7 @@ def _key(optimizer: "MatrixOptimizer") -> Any:
     """What a captured step depends on beside the values in memory: options that are frozen, and addresses."""
     options = []
     for group in optimizer.param_groups:
+        options.append(id(group))  # the numbers of a captured step are read from the group, also after its list changed
         adamw = group["rule"] == "adamw"
         dials = frozenset({"lr"}) if adamw else _dials(optimizer, group["rule"])
         for option in (*optimizer.own_options(group["rule"]), "rule"):
