@@ -4,7 +4,7 @@ A step has a part on the host (checks, buckets) and a part on the device. The pa
 memory alone: weights, state, gradients, and the numbers of the groups that are dials (``matrices/dials.py``). It is
 
     run            if anything is new since the last step: other gradients, options, or memory
-    captured       if the last step ran with the same options and memory; then replayed
+    captured       if the last step ran with the same options and memory, or gradients have moved; then replayed
     replayed       if it was captured before
 
 So options that are no dials may change: each change costs two steps that run. If a capture fails, the optimizer goes on
@@ -36,19 +36,27 @@ _ALWAYS = frozenset({"lr", "weight_decay"})  # dials of every matrix group, beca
 
 @dataclass(frozen=True, eq=False)
 class Captured:
-    """One captured step: what replays it, the memory of its gradients, and its numbers."""
+    """One captured step: what replays it, the memory of its gradients, and its numbers.
+
+    A gradient is not held, because then the next one could not take its memory, and because torch.compile with
+    mode="reduce-overhead" refuses access to gradients of earlier steps.
+    """
 
     key: Any
     replay: Callable[[], None]
-    gradients: tuple[tuple[Tensor, Tensor], ...]  # (parameter, gradient whose memory the graph reads)
+    gradients: tuple[tuple[Tensor, int | None], ...]  # (parameter, address of its gradient)
+    copies: list[Tensor] | None  # what the graph reads in place of gradients that do not stay where they were
     dials: Dials
+
+    @property
+    def fits(self) -> bool:
+        """Whether the graph can read the present gradients."""
+        return self.copies is not None or all(_address(p.grad) == held for p, held in self.gradients)
 
     def run(self) -> None:
         """Replay with the present gradients and numbers."""
-        moved = [(held, p.grad) for p, held in self.gradients if p.grad is not None]
-        moved = [(held, fresh) for held, fresh in moved if fresh.data_ptr() != held.data_ptr()]
-        if moved:
-            foreach.copy_([held for held, _ in moved], [fresh for _, fresh in moved])
+        if self.copies is not None:
+            foreach.copy_(self.copies, [p.grad for p, _ in self.gradients if p.grad is not None])
         self.dials.turn()
         self.replay()
 
@@ -84,8 +92,11 @@ class Replay:
             self._recorder = RECORDERS[device.type](device)
         key = None if self.off else _key(optimizer)
         found = next((each for each in self._captured if each.key == key), None)
-        if found is None and not self.off and key == self._settled:
-            found = self._capture(self._recorder, optimizer, work, key)
+        if found is not None and not found.fits:
+            self._captured = [each for each in self._captured if each is not found]
+            found = self._capture(self._recorder, optimizer, work, key, found.dials, copied=True)
+        elif found is None and not self.off and key == self._settled:
+            found = self._capture(self._recorder, optimizer, work, key, self.current)
         if found is not None:
             found.run()
             return
@@ -102,18 +113,32 @@ class Replay:
             self._stop(optimizer, waited)
 
     def _capture(
-        self, recorder: Recorder, optimizer: "MatrixOptimizer", work: Callable[[], None], key: Any
+        self,
+        recorder: Recorder,
+        optimizer: "MatrixOptimizer",
+        work: Callable[[], None],
+        key: Any,
+        like: Dials | None,
+        *,
+        copied: bool = False,
     ) -> Captured | None:
-        """Capture the step; None, after a warning, if this fails."""
+        """Capture the step, on copies of the gradients if these move; None, after a warning, if this fails."""
         device = optimizer.moving[0].device
-        dials = self.current = Dials(device, like=self.current)
-        gradients = tuple((p, p.grad) for p in optimizer.moving if p.grad is not None)
+        dials = self.current = Dials(device, like=like)
+        pairs = [(p, p.grad) for p in optimizer.moving if p.grad is not None]
         try:
+            copies = [torch.empty_like(gradient) for _, gradient in pairs] if copied else None
+            for (param, _), copy in zip(pairs, copies or (), strict=False):
+                param.grad = copy
             replay = recorder.capture(work)
         except Exception as error:
             self._stop(optimizer, f"{type(error).__name__}: {error}")
             return None
-        found = Captured(key, replay, gradients, dials)
+        finally:
+            for param, gradient in pairs:
+                param.grad = gradient
+        gradients = tuple((param, _address(gradient)) for param, gradient in pairs)
+        found = Captured(key, replay, gradients, copies, dials)
         self._captured = [*self._captured[1 - _KEPT :], found]
         return found
 
@@ -143,6 +168,10 @@ class Replay:
         if params and not (isinstance(lr, Tensor) and lr.device == params[0].device):
             lr = Dial(self, lambda: float(group["lr"])).tensor(torch.float32)
         return {**group, "lr": lr, "capturable": True}
+
+
+def _address(gradient: Tensor | None) -> int | None:
+    return None if gradient is None else gradient.data_ptr()
 
 
 def _dials(optimizer: "MatrixOptimizer", rule: str) -> frozenset[str]:
