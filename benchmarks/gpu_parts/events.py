@@ -123,8 +123,8 @@ def _sample(work: Work, calls: int, place: Place) -> float:
 def captured(work: Work) -> Work:
     """One call as a graph, captured on a stream of its own.
 
-    torch's stream for captures is one for all graphs, and from 2.12 on a graph that is dropped frees cuBLAS's workspace
-    of its stream, which the other graphs still use (pytorch issue 193402).
+    torch's stream for captures is one for all graphs, and in newer versions a graph that is dropped frees cuBLAS's
+    workspace of its stream, which the other graphs still use (pytorch issue 193402).
     """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())

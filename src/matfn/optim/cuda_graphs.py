@@ -5,8 +5,8 @@ capture then ends in order, and its graph is dropped. Second, a call that CUDA f
 a value: CUDA then invalidates the capture, and torch's `capture_end` raises before it has told the caching allocator
 and the default generator of the device that the capture is over. Every later `torch.randn` on the device would raise
 "Offset increment outside graph capture". So the second kind is made one of the first: torch's check for synchronizing
-calls raises an error of Python before the call is made. If `capture_end` raises nevertheless, allocator and generator
-are put back by hand.
+calls raises an error of Python before the call is made. If torch raises nevertheless, at the begin or at the end
+of a capture, allocator and generator are put back by hand.
 """
 
 import warnings
@@ -51,9 +51,9 @@ class CudaGraphs(Recorder):
     def __init__(self, device: torch.device) -> None:
         self._device = torch.device("cuda", torch.cuda.current_device()) if device.index is None else device
         # Only captures run on this stream. torch keeps cuBLAS's workspace for each stream, allocates it at the first
-        # product there, and frees it when any graph of the stream is dropped (from torch 2.12 on, pytorch issue 193402)
-        # or when torch.compile makes CUDA graphs. A graph still writes to it. So the first product on the stream has to
-        # be a captured one: then the workspace lies in the pool of the graphs, and no other tensor gets its memory.
+        # product there, and frees it when any graph of the stream is dropped (newer versions, pytorch issue 193402) or
+        # when torch.compile makes CUDA graphs. A graph still writes to it. So the first product on the stream has to be
+        # a captured one: then the workspace lies in the pool of the graphs, and no other tensor gets its memory.
         self._stream = torch.cuda.Stream(self._device)
         self._pool = torch.cuda.graph_pool_handle()
 
