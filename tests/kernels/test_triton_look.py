@@ -1,8 +1,6 @@
 """A look by Triton's kernels against torch: on a GPU where there is one, in triton's interpreter where not."""
 # ruff: noqa: E402 -- triton may be missing, and is asked for first
 
-import functools
-
 import pytest
 import torch
 
@@ -251,7 +249,6 @@ def beside(name, capability, **constants):
     return Request("matfn.kernels.triton_bound", name, capability, 8, 3, types, constants, given)
 
 
-@functools.cache
 def reports():
     """One kernel for the whole look of 512 rows; for more rows the first step, a step, and the rest."""
     asked = [request(capability, 512, START=True, CHOOSE=True) for capability in (80, 90, 100)]
