@@ -121,7 +121,11 @@ def _sample(work: Work, calls: int, place: Place) -> float:
 
 
 def captured(work: Work) -> Work:
-    """One call as a graph; warmed up on the stream it is captured on, as torch asks."""
+    """One call as a graph, captured on a stream of its own.
+
+    torch's stream for captures is one for all graphs, and in newer versions a graph that is dropped frees cuBLAS's
+    workspace of its stream, which the other graphs still use (pytorch issue 193402).
+    """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -129,7 +133,7 @@ def captured(work: Work) -> Work:
             work()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=torch.cuda.Stream()):
         work()
     graph.replay()
     torch.cuda.synchronize()

@@ -11,11 +11,11 @@ from matfn.optim.cuda_graphs import CudaGraphs
 
 
 class Card:
-    """torch.cuda as far as `CudaGraphs` uses it. `broken` makes the end of a capture raise, as CUDA does."""
+    """torch.cuda as far as `CudaGraphs` uses it. `broken` names what raises: "begin" or "end" of a capture."""
 
     def __init__(self):
-        self.mode, self.broken, self.capturing, self.log = 0, False, False, []
-        self.waiting = SimpleNamespace(wait_stream=lambda _: self.log.append("wait"))
+        self.mode, self.broken, self.capturing, self.log = 0, "", False, []
+        self.stream = "main"
         state = SimpleNamespace(clone_state=lambda: "clone", graphsafe_set_state=lambda x: self.log.append(x))
         self.default_generators = [state]
 
@@ -31,13 +31,21 @@ class Card:
             warnings.warn("called a synchronizing CUDA operation", stacklevel=2)
 
     @contextlib.contextmanager
+    def on(self, stream):
+        self.stream, before = stream, self.stream
+        yield
+        self.stream = before
+
+    @contextlib.contextmanager
     def graph(self, graph, **_):
+        if self.broken == "begin":
+            raise RuntimeError("the stream is capturing already")
         self.capturing = True
         try:
             yield
         finally:
             self.capturing = False
-            if self.broken:
+            if self.broken == "end":
                 raise RuntimeError("operation failed due to a previous error during capture")
 
 
@@ -45,9 +53,8 @@ class Card:
 def card(monkeypatch):
     found = Card()
     names = {
-        "Stream": lambda _: found.waiting,
-        "current_stream": lambda _: found.waiting,
-        "stream": lambda _: contextlib.nullcontext(),
+        "Stream": lambda _: "side",
+        "stream": found.on,
         "device": lambda _: contextlib.nullcontext(),
         "graph_pool_handle": lambda: (0, len(found.log)),
         "CUDAGraph": lambda: SimpleNamespace(replay=lambda: found.log.append("replay")),
@@ -82,16 +89,20 @@ def test_an_error_of_the_step_ends_the_capture_in_order(card, graphs):
     assert (card.mode, card.capturing, card.log) == (0, False, [])
 
 
-def test_an_error_of_the_end_puts_generator_and_allocator_back(card, graphs):
-    card.broken = True
-    with pytest.raises(RuntimeError, match="previous error during capture"):
+@pytest.mark.parametrize(("broken", "said"), [("begin", "capturing already"), ("end", "previous error during capture")])
+def test_an_error_of_torch_puts_generator_and_allocator_back(card, graphs, monkeypatch, broken, said):
+    card.broken = broken
+    kept = []
+    monkeypatch.setattr("matfn.optim.cuda_graphs._FAILED", kept)
+    with pytest.raises(RuntimeError, match=said):
         graphs.capture(lambda: None)
     assert card.mode == 0
     assert card.log == ["clone", ("ended", 0, (0, 0))]
+    assert len(kept) == 1, "torch still has the address of the graph"
 
 
 def test_the_first_cause_is_told(card, graphs):
-    card.broken = True
+    card.broken = "end"
     with pytest.raises(ValueError, match="wrong shape"):
         graphs.capture(lambda: (_ for _ in ()).throw(ValueError("wrong shape")))
     assert card.log == ["clone", ("ended", 0, (0, 0))]
@@ -110,7 +121,14 @@ def test_a_warm_up_tells_where_the_host_waits_and_passes_other_warnings_on(card,
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert graphs.warm_up(lambda: None) == ""
-    assert (card.mode, card.log) == (0, ["wait"] * 4)
+    assert (card.mode, card.log) == (0, [])
+
+
+def test_only_captures_run_on_their_stream(card, graphs):
+    seen = []
+    graphs.warm_up(lambda: seen.append(card.stream))
+    graphs.capture(lambda: seen.append(card.stream))
+    assert seen == ["main", "side"], "cuBLAS's workspace would be allocated outside the pool of the graphs"
 
 
 def test_a_mode_of_the_caller_is_restored(card, graphs):
@@ -121,6 +139,9 @@ def test_a_mode_of_the_caller_is_restored(card, graphs):
 
 
 def test_steps_inside_another_capture_are_refused(card, graphs):
+    replay = graphs.capture(lambda: None)
     card.capturing = True
-    with pytest.raises(RuntimeError, match="make it with graph=False"):
-        graphs.warm_up(lambda: None)
+    for step in (replay, lambda: graphs.warm_up(lambda: None)):
+        with pytest.raises(RuntimeError, match="make it with graph=False"):
+            step()
+    assert card.log == []

@@ -3,6 +3,7 @@
 import copy
 import math
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -414,3 +415,14 @@ def test_the_composition_with_the_fewest_products(p, ridge):
         assert products(method.degree) == {2: 22, 4: 26}[p]
     with pytest.raises(ValueError, match="lower must be in"):
         few_products(p, 0.0)
+
+
+def test_no_verdict_is_read_in_a_capture(monkeypatch):
+    optimizer = Shampoo([parameter(linear((4, 4)))], lr=0.1)
+    roots = optimizer.chain[1]
+    waiting = (SimpleNamespace(arrived=object()),)
+    roots._open = waiting
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with pytest.raises(RuntimeError, match="before the capture"):
+        roots.settle()
+    assert roots._open is waiting

@@ -31,6 +31,14 @@ def test_launches_do_not_grow_with_the_number_of_matrices(kind, most):
         assert few.total == many.total <= most + 8 * bool(options.get("cautious")) + bool(options)
 
 
+def test_no_matrix_is_decomposed():
+    # k x k kernels take 128 rows, and a thirty-second of 5120 is 160. CUDA graphs may not hold a decomposition.
+    for shape in [(5120, 5120), (768, 3072)]:
+        found, _ = made(Muon, [shape])
+        assert found.counts["triton invert"] >= 3
+        assert not [name for name in found.counts if "cholesky" in name or "triangular" in name]
+
+
 def test_a_read_value_would_be_found():
     found = Launches()
     with FakeTensorMode(), hopper(found), found, pytest.raises(DataDependentOutputException):

@@ -1,8 +1,10 @@
 """Steps as captured graphs (graph=True), with a recorder of torch's operations in place of CUDA."""
 
+import contextlib
 import copy
 import sys
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -88,7 +90,8 @@ def test_replayed_steps_are_those_that_run(kind, fresh):
         plain.step()
         for a, b in zip(made[0][1], made[1][1], strict=True):
             assert torch.equal(a, b), step
-    assert recorder(ours).log == ["run", "capture", *["replay"] * 19]
+    moved = ["replay", "capture"] if fresh else []  # the second capture is of copies
+    assert recorder(ours).log == ["run", "capture", *moved, *["replay"] * (18 if fresh else 19)]
     assert recorder(live).log == ["run"] * 20
     for a, b in zip(made[0][1], made[2][1], strict=True):
         # 20 steps, whose last operations round each in another order; the directions themselves are the same.
@@ -196,6 +199,76 @@ def test_a_step_that_waits_is_not_captured(monkeypatch):
         optimizer.step()
     optimizer.step()
     assert recorder(optimizer).log == []
+
+
+def test_waits_of_new_steps_do_not_count(monkeypatch):
+    # A loaded state has AdamW's counters on the host, and another set of gradients may compile kernels.
+    made, params = groups()
+    optimizer = Muon(made, graph=True)
+    waits = ["the host waits"] * 3 + [""]
+    monkeypatch.setattr(Recording, "warm_up", lambda self, work: work() or waits.pop(0))
+    give_gradients(params, 0, False)
+    for _ in range(3):
+        optimizer.load_state_dict(optimizer.state_dict())
+        optimizer.step()
+    for _ in range(2):
+        optimizer.step()
+    assert recorder(optimizer).log == ["capture", "replay"]
+
+
+def test_steps_that_are_new_and_wait_without_end_are_not_captured(monkeypatch):
+    made, params = groups()
+    optimizer = Muon(made, graph=True)
+    monkeypatch.setattr(Recording, "warm_up", lambda self, work: work() or "the host waits")
+    for step in range(8):
+        give_gradients(params, 0, False)
+        params[step % 2].grad = None
+        with pytest.warns(RuntimeWarning, match="the host waits") if step == 7 else contextlib.nullcontext():
+            optimizer.step()
+    assert recorder(optimizer).log == []
+
+
+def test_another_list_of_options_is_read():
+    made, params = groups()
+    optimizer = Muon(made, graph=True)
+    give_gradients(params, 0, False)
+    for _ in range(2):
+        optimizer.step()
+    optimizer.param_groups[0] = dict(optimizer.param_groups[0])
+    before = params[0].detach().clone()
+    for lr in (1e-2, 1e-3, 1e-4):
+        optimizer.param_groups[0]["lr"] = lr
+        optimizer.step()
+        moved, before = (params[0] - before).norm().item(), params[0].detach().clone()
+        assert lr <= moved <= 10 * lr, "the captured step read the numbers of the old group"
+
+
+def test_gradients_that_move_in_alternating_sets():
+    (made, params), (plain, others) = groups(), groups()
+    one, two = Muon(made, graph=True), Muon(plain)
+    for step in range(16):
+        for optimizer, ps in ((one, params), (two, others)):
+            give_gradients(ps, step, fresh=True)
+            if step // 2 % 2:
+                ps[0].grad = ps[-1].grad = None  # fewer numbers than in the other set
+            schedule(optimizer, step)
+            optimizer.step()
+    assert recorder(one).log.count("capture") == 4  # of each set in place, then on copies
+    assert all((a - b).abs().max() <= 100 * 2**-23 * b.abs().max() for a, b in zip(params, others, strict=True))
+
+
+def test_gradients_are_not_held(monkeypatch):
+    made, params = groups()
+    optimizer = Muon(made, graph=True)
+    monkeypatch.setattr(Recording, "capture", lambda self, work: work() or (lambda: None))
+    give_gradients(params, 0, False)
+    for _ in range(3):
+        optimizer.step()
+    assert optimizer._replay.captures == 1
+    gradients = [weakref.ref(p.grad) for p in params]
+    assert all(each() is not None for each in gradients)
+    optimizer.zero_grad(set_to_none=True)
+    assert all(each() is None for each in gradients), "the next gradients cannot take this memory"
 
 
 def test_copies_keep_the_option_and_capture_graphs_of_their_own():

@@ -10,7 +10,17 @@ from matfn.iteration.target import ORTHOGONALIZE
 from matfn.kernels import EAGER
 from matfn.linalg.norms import prescale
 from matfn.run.plan import DEFLATED
-from matfn.run.preparation import CONSTANT, LEAST, POLES, deflated, deflated_gram, prepared, shrinking, whitening
+from matfn.run.preparation import (
+    CONSTANT,
+    LEAST,
+    POLES,
+    deflated,
+    deflated_gram,
+    inverse_factor_in_blocks,
+    prepared,
+    shrinking,
+    whitening,
+)
 from matrices import generator, orthogonal
 
 F16, F32, F64 = torch.float16, torch.float32, torch.float64
@@ -196,3 +206,22 @@ def test_the_lift_is_there_and_does_not_change_the_result():
     plain, first, _ = prepared(ORTHOGONALIZE, X, PolarExpress().schedule(2).preparation, F16, EAGER, EAGER, F16)
     assert first is None
     assert torch.equal(plain, prescale(X)[0].half())  # the interval of its steps is relative to the Frobenius norm
+
+
+@pytest.mark.parametrize("k", [128, 200, 301])
+def test_a_large_factor_is_made_of_small_ones(k):
+    sizes = []
+
+    def small(S):
+        sizes.append(S.shape[-1])
+        eye = torch.eye(S.shape[-1], dtype=torch.float64).expand(S.shape)
+        return torch.linalg.solve_triangular(torch.linalg.cholesky(S.double()), eye, upper=False).mT.to(S.dtype)
+
+    S = torch.randn(2, k, k // 2, generator=torch.Generator().manual_seed(k))
+    S = S @ S.mT
+    S = S / S.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None] + 2.0**-16 * torch.eye(k)  # half of it is the ridge
+    A = inverse_factor_in_blocks(S, small).double()
+    assert max(sizes) <= 128
+    assert A.tril(-1).abs().max() == 0
+    # The complement is rounded to float32, 2^-24 of S: 2^-8 of its least eigenvalue.
+    assert torch.linalg.matrix_norm(A.mT @ S.double() @ A - torch.eye(k), ord=2).max() <= 2.0**-8

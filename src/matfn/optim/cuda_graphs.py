@@ -5,8 +5,8 @@ capture then ends in order, and its graph is dropped. Second, a call that CUDA f
 a value: CUDA then invalidates the capture, and torch's `capture_end` raises before it has told the caching allocator
 and the default generator of the device that the capture is over. Every later `torch.randn` on the device would raise
 "Offset increment outside graph capture". So the second kind is made one of the first: torch's check for synchronizing
-calls raises an error of Python before the call is made. If `capture_end` raises nevertheless, allocator and generator
-are put back by hand.
+calls raises an error of Python before the call is made. If torch raises nevertheless, at the begin or at the end
+of a capture, allocator and generator are put back by hand.
 """
 
 import warnings
@@ -20,6 +20,9 @@ __all__ = ["RECORDERS", "CudaGraphs", "Recorder"]
 
 _SYNCHRONIZES = "called a synchronizing CUDA operation"
 _PROTOTYPE = "Synchronization debug mode"
+# torch's allocator of pinned memory keeps the address of a graph whose capture failed, and reads there during later
+# captures. Nothing in Python removes the address, so these graphs are never freed.
+_FAILED: list[torch.cuda.CUDAGraph] = []
 
 
 class Recorder(Protocol):
@@ -47,26 +50,24 @@ class CudaGraphs(Recorder):
 
     def __init__(self, device: torch.device) -> None:
         self._device = torch.device("cuda", torch.cuda.current_device()) if device.index is None else device
+        # Only captures run on this stream. torch keeps cuBLAS's workspace for each stream, allocates it at the first
+        # product there, and frees it when any graph of the stream is dropped (newer versions, pytorch issue 193402) or
+        # when torch.compile makes CUDA graphs. A graph still writes to it. So the first product on the stream has to be
+        # a captured one: then the workspace lies in the pool of the graphs, and no other tensor gets its memory.
         self._stream = torch.cuda.Stream(self._device)
         self._pool = torch.cuda.graph_pool_handle()
 
     def warm_up(self, function: Callable[[], None]) -> str:
-        """Run on the stream of the captures, because cuBLAS keeps memory for each stream; see `Recorder`."""
-        if torch.cuda.is_current_stream_capturing():
-            raise RuntimeError(
-                "an optimizer with graph=True captures its own steps, so its step cannot be part of another CUDA "
-                "graph: make it with graph=False"
-            )
-        main, mode = torch.cuda.current_stream(self._device), torch.cuda.get_sync_debug_mode()
-        self._stream.wait_stream(main)
-        with warnings.catch_warnings(record=True) as caught, torch.cuda.stream(self._stream):
+        """Run on the current stream, whose memory other work can use again; see `Recorder`."""
+        _refuse_capture()
+        mode = torch.cuda.get_sync_debug_mode()
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             _set_mode("warn")
             try:
                 function()
             finally:
                 _set_mode(mode)
-        main.wait_stream(self._stream)
         waits = [str(each.filename) + f":{each.lineno}" for each in caught if _SYNCHRONIZES in str(each.message)]
         for each in caught:
             if _SYNCHRONIZES not in str(each.message):
@@ -74,11 +75,11 @@ class CudaGraphs(Recorder):
         return f"the host waits for the device at {', '.join(dict.fromkeys(waits))}" if waits else ""
 
     def capture(self, function: Callable[[], None]) -> Callable[[], None]:
-        """See `Recorder`."""
+        """See `Recorder`. A replay inside another capture is refused, like a warm-up."""
         graph, mode = torch.cuda.CUDAGraph(), torch.cuda.get_sync_debug_mode()
         generator = torch.cuda.default_generators[self._device.index]
         before = generator.clone_state()
-        begun, failure = False, None
+        failure = None
         try:
             # The stream is entered here too: torch does not leave it if the capture cannot begin.
             with (
@@ -86,7 +87,6 @@ class CudaGraphs(Recorder):
                 torch.cuda.stream(self._stream),
                 torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"),
             ):
-                begun = True
                 try:
                     _set_mode("error")
                     function()
@@ -96,17 +96,31 @@ class CudaGraphs(Recorder):
                 finally:
                     _set_mode(mode)
         except Exception as error:
-            if begun and error is not failure:  # `capture_end` raised
+            if error is not failure:  # torch raised at the begin or at the end
+                _FAILED.append(graph)
                 self._restore(generator, before)
             raise failure or error from None
-        return graph.replay
+
+        def replay() -> None:
+            _refuse_capture()
+            graph.replay()
+
+        return replay
 
     def _restore(self, generator: torch.Generator, before: torch.Generator) -> None:
-        """Do what `capture_end` leaves undone when it raises."""
+        """Do what torch leaves undone when the begin or the end of a capture raises."""
         generator.graphsafe_set_state(before)
         with suppress(AttributeError, RuntimeError):  # the function is private, and the allocator may know it already
             torch._C._cuda_endAllocateToPool(self._device.index, self._pool)
         self._pool = torch.cuda.graph_pool_handle()
+
+
+def _refuse_capture() -> None:
+    if torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            "an optimizer with graph=True captures its own steps, so its step cannot be part of another CUDA graph: "
+            "make it with graph=False"
+        )
 
 
 def _set_mode(mode: int | str) -> None:

@@ -4,7 +4,7 @@ A step has a part on the host (checks, buckets) and a part on the device. The pa
 memory alone: weights, state, gradients, and the numbers of the groups that are dials (``matrices/dials.py``). It is
 
     run            if anything is new since the last step: other gradients, options, or memory
-    captured       if the last step ran with the same options and memory; then replayed
+    captured       if the last step ran with the same options and memory, or gradients have moved; then replayed
     replayed       if it was captured before
 
 Options that are no dials may change too. After a change one step runs as usual, and the next one is captured. If a
@@ -30,25 +30,33 @@ if TYPE_CHECKING:
 __all__ = ["Replay", "check_capturable"]
 
 _KEPT = 4  # captured steps of one optimizer, for example of sets of gradients that alternate
-_TRIES = 2  # steps that may wait for the device, as the first one does that compiles kernels
+_MOST_WAITS = 8  # steps in a row that wait, each with other gradients, options or memory than the step before
 _ALWAYS = frozenset({"lr", "weight_decay"})  # dials of every matrix group, because `move` takes them
 
 
 @dataclass(frozen=True, eq=False)
 class Captured:
-    """One captured step: what replays it, the memory of its gradients, and its numbers."""
+    """One captured step: what replays it, the memory of its gradients, and its numbers.
+
+    A gradient is not held, because then the next one could not take its memory, and because torch.compile with
+    mode="reduce-overhead" refuses access to gradients of earlier steps.
+    """
 
     key: Any
     replay: Callable[[], None]
-    gradients: tuple[tuple[Tensor, Tensor], ...]  # (parameter, gradient whose memory the graph reads)
+    gradients: tuple[tuple[Tensor, int | None], ...]  # (parameter, address of its gradient)
+    copies: list[Tensor] | None  # what the graph reads in place of gradients that do not stay where they were
     dials: Dials
+
+    @property
+    def fits(self) -> bool:
+        """Whether the graph can read the present gradients."""
+        return self.copies is not None or all(_address(p.grad) == held for p, held in self.gradients)
 
     def run(self) -> None:
         """Replay with the present gradients and numbers."""
-        moved = [(held, p.grad) for p, held in self.gradients if p.grad is not None]
-        moved = [(held, fresh) for held, fresh in moved if fresh.data_ptr() != held.data_ptr()]
-        if moved:
-            foreach.copy_([held for held, _ in moved], [fresh for _, fresh in moved])
+        if self.copies is not None:
+            foreach.copy_(self.copies, [p.grad for p, _ in self.gradients if p.grad is not None])
         self.dials.turn()
         self.replay()
 
@@ -59,7 +67,8 @@ class Replay:
     def __init__(self) -> None:
         self.current: Dials | None = None  # the numbers of the step that runs or is captured now
         self._recorder: Recorder | None = None
-        self._settled: Any = None  # the key after the last step that ran
+        self._settled: Any = None  # the key after the last step that ran, if it did not wait for the device
+        self._waited: Any = None  # the key after the last step that ran, if it waited
         self._captured: list[Captured] = []
         self._waits = 0  # steps in a row that waited for the device
         self.off = False
@@ -83,8 +92,11 @@ class Replay:
             self._recorder = RECORDERS[device.type](device)
         key = None if self.off else _key(optimizer)
         found = next((each for each in self._captured if each.key == key), None)
-        if found is None and not self.off and key == self._settled:
-            found = self._capture(self._recorder, optimizer, work, key)
+        if found is not None and not found.fits:
+            self._captured = [each for each in self._captured if each is not found]
+            found = self._capture(self._recorder, optimizer, work, key, found.dials, copied=True)
+        elif found is None and not self.off and key == self._settled:
+            found = self._capture(self._recorder, optimizer, work, key, self.current)
         if found is not None:
             found.run()
             return
@@ -93,29 +105,45 @@ class Replay:
             work()
             return
         waited = self._recorder.warm_up(work)
+        again = waited and key == self._waited  # nothing was new, so the next step would wait, too
         self._waits = self._waits + 1 if waited else 0
-        self._settled = None if waited else _key(optimizer)
-        if self._waits >= _TRIES:
+        after = _key(optimizer)
+        self._settled, self._waited = (None, after) if waited else (after, None)
+        if again or self._waits >= _MOST_WAITS:
             self._stop(optimizer, waited)
 
     def _capture(
-        self, recorder: Recorder, optimizer: "MatrixOptimizer", work: Callable[[], None], key: Any
+        self,
+        recorder: Recorder,
+        optimizer: "MatrixOptimizer",
+        work: Callable[[], None],
+        key: Any,
+        like: Dials | None,
+        *,
+        copied: bool = False,
     ) -> Captured | None:
-        """Capture the step; None, after a warning, if this fails."""
+        """Capture the step, on copies of the gradients if these move; None, after a warning, if this fails."""
         device = optimizer.moving[0].device
-        dials = self.current = Dials(device, like=self.current)
-        gradients = tuple((p, p.grad) for p in optimizer.moving if p.grad is not None)
+        dials = self.current = Dials(device, like=like)
+        pairs = [(p, p.grad) for p in optimizer.moving if p.grad is not None]
         try:
+            copies = [torch.empty_like(gradient) for _, gradient in pairs] if copied else None
+            for (param, _), copy in zip(pairs, copies or (), strict=False):
+                param.grad = copy
             replay = recorder.capture(work)
         except Exception as error:
             self._stop(optimizer, f"{type(error).__name__}: {error}")
             return None
-        found = Captured(key, replay, gradients, dials)
+        finally:
+            for param, gradient in pairs:
+                param.grad = gradient
+        gradients = tuple((param, _address(gradient)) for param, gradient in pairs)
+        found = Captured(key, replay, gradients, copies, dials)
         self._captured = [*self._captured[1 - _KEPT :], found]
         return found
 
     def _stop(self, optimizer: "MatrixOptimizer", cause: str) -> None:
-        self.off, self._captured, self._settled = True, [], None
+        self.off, self._captured, self._settled, self._waited = True, [], None, None
         optimizer.sort_again()  # the next step has the groups themselves as options
         warnings.warn(
             f"{type(optimizer).__name__}: graph=True has no effect any more, because the step cannot be captured: "
@@ -142,6 +170,10 @@ class Replay:
         return {**group, "lr": lr, "capturable": True}
 
 
+def _address(gradient: Tensor | None) -> int | None:
+    return None if gradient is None else gradient.data_ptr()
+
+
 def _dials(optimizer: "MatrixOptimizer", rule: str) -> frozenset[str]:
     """The options of a rule's groups that every rule of its chain takes as dials."""
     chain = optimizer.lender(rule).chain
@@ -153,6 +185,7 @@ def _key(optimizer: "MatrixOptimizer") -> Any:
     """What a captured step depends on beside the values in memory: options that are frozen, and addresses."""
     options = []
     for group in optimizer.param_groups:
+        options.append(id(group))  # the numbers of a captured step are read from the group, also after its list changed
         adamw = group["rule"] == "adamw"
         dials = frozenset({"lr"}) if adamw else _dials(optimizer, group["rule"])
         for option in (*optimizer.own_options(group["rule"]), "rule"):

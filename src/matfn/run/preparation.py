@@ -218,8 +218,30 @@ def shrinking(K: Tensor, h: float, dtype: torch.dtype) -> Tensor:
 def _inverse_factor(K: Tensor, shift: float) -> Tensor:
     """Return A (b, k, k), upper triangular, with A A^T = (K + shift I)^-1."""
     eye = torch.eye(K.shape[-1], dtype=K.dtype, device=K.device)
-    L, _ = torch.linalg.cholesky_ex(K + shift * eye)
+    S = K + shift * eye
+    on_card = K.is_cuda and K.dtype == torch.float32 and not torch.compiler.is_compiling()
+    if on_card and (modules := _triton_modules()):  # nobody promises that a CUDA graph can hold a decomposition
+        return inverse_factor_in_blocks(S, modules[1].whitening)
+    L, _ = torch.linalg.cholesky_ex(S)
     return torch.linalg.solve_triangular(L, eye.expand_as(L), upper=False).mT
+
+
+def inverse_factor_in_blocks(S: Tensor, small: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return A (b, k, k), upper triangular, with A A^T = S^-1, by `small`, which does it for k up to 128.
+
+    `small` may add a ridge of its own, as `triton_small.whitening` does: 2^-19 of the trace of a block.
+
+    With S = [[P, B], [B^T, C]], W for P, V = W^T B and U for the Schur complement C - V^T V, A = [[W, -W V U], [0, U]].
+    Products are in float64: in TF32 the complement could become indefinite.
+    """
+    k, h = S.shape[-1], S.shape[-1] // 2
+    if k <= _MOST_COLUMNS:
+        return small(S)
+    W = inverse_factor_in_blocks(S[:, :h, :h].contiguous(), small)
+    V = W.mT.double() @ S[:, :h, h:].double()
+    U = inverse_factor_in_blocks((S[:, h:, h:] - V.mT @ V).to(S.dtype), small)
+    beside = (W.double() @ (V @ U.double())).neg_().to(S.dtype)
+    return torch.cat([torch.cat([W, beside], -1), torch.cat([U.new_zeros(len(S), k - h, h), U], -1)], -2)
 
 
 def _refuse_gradient(A: Tensor) -> None:

@@ -112,7 +112,16 @@ class InverseRoots(Kronecker):
         return float(self.graft != "none")
 
     def settle(self) -> None:
-        """See `Link`. Read the verdicts of the last step, and compute again the roots that were refused."""
+        """See `Link`. Read the verdicts of the last step, and compute again the roots that were refused.
+
+        Raises:
+            RuntimeError: While a CUDA graph is captured, because waiting for a verdict would break the capture.
+        """
+        if any(verdict.arrived is not None for verdict in self._open) and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError(
+                "Shampoo: the roots of the last step are not checked, and cannot be while a CUDA graph is captured: "
+                "call optimizer.state_dict() before the capture, which checks them"
+            )
         verdicts, self._open = self._open, ()
         for verdict in verdicts:
             repeated, failed, zero = verdict.settle()
