@@ -111,7 +111,7 @@ def chosen(by, b=2, n=24, k=40, dtype=torch.float32):
 def test_the_quickest_kernel_wins():
     by = products(SLOW, QUICK)
     by.syrk(torch.ones(2, 24, 40))
-    assert RAN.count("quick") == 2 + 5 + 1  # the check, a warm run, five rounds, and the product itself
+    assert RAN.count("quick") == 2 + 5 + 2  # check and warm run, five rounds, a run of the layout, the product itself
     assert chosen(by) == "quick"
     RAN.clear()
     X, M = gaussian(2, 24, 40, seed=1).float(), torch.eye(24).expand(2, 24, 24)
@@ -303,6 +303,28 @@ def test_without_memory_torch_is_taken():
     assert not by.outcomes(torch.device("cpu"))
     RAN.clear()
     assert chosen(by) == "torch"  # and not tried again
+
+
+@dataclass(frozen=True)
+class Fussy(Kernel):
+    """A kernel that does not compile for matrices of 28 columns."""
+
+    def mm(self, A, B):
+        if A.shape[-1] == 28:
+            raise ValueError("does not compile")
+        return super().mm(A, B)
+
+
+@pytest.mark.parametrize("seconds", [1.0, (1.0, 3.0), (3.0, 1.0)], ids=["both", "called", "replayed"])
+def test_a_winner_that_fails_for_another_call_of_the_kind(seconds):
+    """24 and 28 columns share a trial; torch takes the call for which the winner fails, and no other one."""
+    by = products(Fussy("quick"), quick=seconds)
+    wins = chosen(by, k=24)
+    X = torch.ones(2, 24, 28)
+    with pytest.warns(RuntimeWarning, match="does not compile.*takes torch's full product"):
+        assert torch.equal(by.syrk(X), X @ X.mT)
+    assert chosen(by, k=28) == "torch"
+    assert chosen(by, k=24) == wins
 
 
 def test_a_trial_that_torch_itself_fails_is_an_error():

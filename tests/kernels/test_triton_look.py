@@ -17,7 +17,7 @@ from matfn.iteration.residual import Residual
 from matfn.iteration.target import POLAR
 from matfn.kernels import EAGER
 from matfn.kernels.triton_bound import combined
-from matfn.kernels.triton_look import look, sketched
+from matfn.kernels.triton_look import _signed, look, sketched
 from matfn.kernels.triton_quadrature import sectioned, shares, tridiagonal
 from matfn.linalg.bounds import greatest_eigenvalue
 from matfn.methods.ritz_minimax import fused
@@ -131,13 +131,16 @@ def sketch_kernel(
     tl.store(out + tl.arange(0, COLS)[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :], v)
 
 
-@pytest.mark.parametrize("key", [0, 7, 2**40 + 5, torch.tensor(2**35 + 1)], ids=str)
+@pytest.mark.parametrize("key", [0, 7, 2**31 + 7, 2**40 - 5, 2**40 + 5, torch.tensor(2**35 + 1)], ids=str)
 def test_the_sketch_is_the_residuals(key):
+    """All keys are numbers of one type for triton: another type is another program."""
     n, columns = 21, 3
     S = Residual(torch.eye(n)[None], 2, key).sketch(columns, 5)
     out = torch.empty(4, 32, device=DEVICE)
     keyed = isinstance(key, torch.Tensor)
-    sketch_kernel[(1,)](out, key.to(DEVICE) if keyed else key & 0xFFFFFFFF, 5, n, keyed, columns, 4, 32)
+    number = key.to(DEVICE) if keyed else _signed(key)
+    assert keyed or -(2**31) <= number < 2**31
+    sketch_kernel[(1,)](out, number, 5, n, keyed, columns, 4, 32)
     assert (out[:columns, :n].cpu().T - S / S.norm(dim=0)).abs().max() <= 1e-6
     assert not out[columns:].any()
     assert not out[:, n:].any()

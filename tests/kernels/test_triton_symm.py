@@ -222,6 +222,17 @@ def test_what_cannot_be_launched_is_refused():
         TritonSymmetric(float32="tf32")  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.parametrize("capability", [(8, 0), (9, 0), (10, 0), (12, 0)], ids=str)
+@pytest.mark.parametrize("float32", ["ieee", "tf32x3"])
+def test_every_size_and_layout_has_a_tile(capability, float32):
+    """Also a matrix of few rows that no descriptor takes, on a card whose least tile needs descriptors."""
+    for n in (*range(1, 300), 1000, 4096):
+        for dtype in DTYPES:
+            found = triton_symm._busiest(capability, 132, dtype, float32, 2, n, False)
+            assert isinstance(found, PointerTile)
+            assert triton_symm._busiest(capability, 132, dtype, float32, 2, n, True) is not None
+
+
 def tiles(capability, dtype, n, **options):
     return [made.tile for made in candidates(capability, dtype, n, **options)]
 

@@ -137,10 +137,12 @@ class Quickest:
             if place not in self._outcomes:
                 self._outcomes[place] = self._outcome(call, candidates, card)
             called, replayed = (by for name in self._outcomes[place].winners for by in candidates if repr(by) == name)
-            if replayed is not called:
-                call.by(replayed)  # compiles it for this call, so that a graph can be captured
+            failure = _failure(call, called, replayed)
         except torch.OutOfMemoryError:
             _warn(f"no memory is left to time kernels for {kind}, so it takes torch's full product")
+            return EAGER, EAGER
+        if failure:
+            _warn(f"{failure} for a product like {kind}, so this one takes torch's full product")
             return EAGER, EAGER
         return called, replayed
 
@@ -154,6 +156,23 @@ class Quickest:
         if self.cache is None:
             return measure()
         return self.cache.measured(card, str(call.kind()), lambda outcome: outcome.covers(candidates), measure)
+
+
+def _failure(call: Call, *winners: Products) -> str:
+    """Say which of the winners fails for this call; empty if none does.
+
+    The trial ran another call of the same kind, perhaps in another process, and layouts compile other programs. This
+    run also compiles them, so that a CUDA graph can be captured.
+    """
+    for by in dict.fromkeys(winners):
+        try:
+            if by is not EAGER:
+                call.by(by)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # compilers raise their own types
+            return f"{by!r} fails ({' '.join(f'{type(error).__name__}: {error}'.split())[:200]})"
+    return ""
 
 
 def _warn(message: str) -> None:

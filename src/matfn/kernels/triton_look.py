@@ -289,6 +289,7 @@ def look(
     totals, parts = (out, 1) if sums is None else (sums.values, sums.parts)
     pointers = (M, vectors[:2], vectors[2:], *entries, held, totals, rehearsal.table, out)
     rows, keyed = tile(n)[0], isinstance(key, Tensor)
+    number = key if isinstance(key, Tensor) else _signed(key)
     options |= {"KEYED": keyed, "MEASURED": measured, "SQUARED": sums is not None and sums.squared}
     options["PARTS"] = power_of_2(parts)
     # One launch of one program a matrix, or one launch of many programs for each step and one for the rest.
@@ -298,11 +299,16 @@ def look(
             whole = last == depth
             kernel: Any = look_kernel[(b, 1 if whole else triton.cdiv(n, rows))]
             kernel(
-                *pointers, key if keyed else key & 0xFFFFFFFF, draw, max(first, 1), last + 1, b, n,
+                *pointers, number, draw, max(first, 1), last + 1, b, n,
                 n if whole else rows, parts, rehearsal.table.shape[1], rehearsal.steps,
                 START=first == 0, CHOOSE=whole, **options,
             )  # fmt: skip
     return Look(out[:, 0], out[:, 1 : k + 2], out[:, k + 2 :])
+
+
+def _signed(key: int) -> int:
+    """Return the lowest 32 bits of a key as a signed number: triton compiles another program for a wider one."""
+    return ((key + 2**31) & 0xFFFFFFFF) - 2**31
 
 
 def _constants(M: Tensor, rehearsal: Rehearsal, columns: int, depth: int) -> dict[str, Any]:

@@ -133,7 +133,8 @@ def candidates(
         float32: How float32 numbers are multiplied; `TritonSymmetric` explains it.
     """
     tiles = [*_by_descriptors(capability, dtype, float32), *_by_pointers(dtype, float32)]
-    kept = [t for t in tiles if _sides(t)[1] < 2 * n] or [min(tiles, key=_sides)]
+    # A pointer tile serves every layout.
+    kept = [t for t in tiles if _sides(t)[1] < 2 * n] or [min(_by_pointers(dtype, float32), key=_sides)]
     return tuple(TritonSymmetric(tile, float32) for tile in kept)
 
 
