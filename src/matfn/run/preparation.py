@@ -191,12 +191,15 @@ def deflated_gram(M: Tensor, share: float, products: Products) -> tuple[Tensor, 
 def whitening(G: Tensor, dtype: torch.dtype) -> Tensor:
     """Return A, (b, k, k), with A A^T = (G + r t I)^-1, for G = Y^T Y with trace t: the columns of Y A are orthonormal.
 
-    The ridge r is 16 eps of the dtype of G, in which the entries were added up, so the factorization never breaks down.
-    It makes directions of Y shorter that are below about a thousandth of the largest, in float32. For G = 0 the result
-    is finite. A NaN stays in its matrix. All else is computed in `dtype`.
+    The ridge r is 16 eps of the dtype of G. It makes directions of Y shorter that are below about a thousandth of the
+    largest, in float32. Sums of thousands of equal numbers can err by more: 47 eps for 4096, and then G + r t I has
+    negative eigenvalues. Where the factorization fails, r is eps^(1/2). For G = 0 the result is finite. A NaN stays in
+    its matrix. All else is computed in `dtype`.
     """
-    t = _trace(G.to(dtype))
-    return _inverse_factor(G / t, 16 * torch.finfo(G.dtype).eps) * t.rsqrt()
+    t, eps = _trace(G.to(dtype)), torch.finfo(G.dtype).eps
+    L, broken = _factor(G / t, 16 * eps)
+    L = torch.where(broken, _factor(G / t, eps**0.5)[0], L)
+    return _inverse(L) * t.rsqrt()
 
 
 def shrinking(K: Tensor, h: float, dtype: torch.dtype) -> Tensor:
@@ -208,17 +211,26 @@ def shrinking(K: Tensor, h: float, dtype: torch.dtype) -> Tensor:
     K = K.to(dtype)
     rest = h - K.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
     K = K / (rest / K.shape[-1]).clamp_min(h * LEAST**2)
-    terms = [weight**0.5 * _inverse_factor(K, 1.0 + shift) for shift, weight in POLES]
+    terms = [weight**0.5 * _inverse(_factor(K, 1.0 + shift)[0]) for shift, weight in POLES]
     E = torch.cat(terms, -1)
     F = E @ E.mT
     F.diagonal(dim1=-2, dim2=-1).add_(CONSTANT - 1.0)
     return F
 
 
-def _inverse_factor(K: Tensor, shift: float) -> Tensor:
-    """Return A (b, k, k), upper triangular, with A A^T = (K + shift I)^-1."""
-    eye = torch.eye(K.shape[-1], dtype=K.dtype, device=K.device)
-    L, _ = torch.linalg.cholesky_ex(K + shift * eye)
+def _factor(K: Tensor, shift: float) -> tuple[Tensor, Tensor]:
+    """Return the Cholesky factor of K + shift I, (b, k, k), and whether it is lost to rounding, (b, 1, 1).
+
+    If K is positive semidefinite, all pivots are at least the shift. Rounding can leave a positive pivot close to 0.
+    """
+    L, info = torch.linalg.cholesky_ex(K + shift * torch.eye(K.shape[-1], dtype=K.dtype, device=K.device))
+    small = L.diagonal(dim1=-2, dim2=-1).amin(-1) < (shift / 4) ** 0.5
+    return L, ((info != 0) | small)[..., None, None]
+
+
+def _inverse(L: Tensor) -> Tensor:
+    """Return A (b, k, k), upper triangular, with A A^T = (L L^T)^-1."""
+    eye = torch.eye(L.shape[-1], dtype=L.dtype, device=L.device)
     return torch.linalg.solve_triangular(L, eye.expand_as(L), upper=False).mT
 
 
@@ -232,7 +244,8 @@ def _sketch(X: Tensor, k: int) -> Tensor:
 
     For a tall X, S^T X^T: sums of columns.
 
-    The weights are fixed, so the result is reproducible; no structure of X cancels with them.
+    The weights are fixed, so the result is reproducible. Leading left singular vectors orthogonal to S are not deflated
+    then, and D is nearer to I.
     """
     return _sums(X.mT if X.shape[-2] > X.shape[-1] else X, k)
 
