@@ -181,6 +181,14 @@ def test_zero_and_nan_stay_in_their_matrices():
     assert (found[2] == 0).all()
 
 
+@pytest.mark.parametrize("shape", [(64, 96), (96, 64)], ids=str)
+def test_prepared_deflates_with_the_norm_of_the_lifted_matrix(shape):
+    """A plan takes the same D as `deflated`, which divides K by the squared norm."""
+    X = of(laws(64)["i^-0.75"], shape).float()
+    H = prepared(ORTHOGONALIZE, X, STEPS.preparation, F16, EAGER, EAGER, F16)[0]
+    assert torch.equal(H, deflated(prescale(X)[0], STEPS.preparation.deflation, F16, EAGER, F16, 2.0**7))
+
+
 def test_large_matrices_keep_their_gram_matrix_in_float16():
     """The entries of M beside the diagonal are about 2e-6 for 4096 x 11008, of which float16 keeps one digit.
 
