@@ -13,6 +13,7 @@ from matfn.kernels import EAGER
 from matfn.methods.ritz_minimax import fused, kept
 from matfn.methods.ritz_minimax.kept import due
 from matfn.optim import AdaMuon, Muon, NorMuon, PolarGrad, Shampoo
+from matfn.optim.matrices.layout import stack
 from matfn.optim.optimizer import MatrixOptimizer
 
 SHAPES = [(32, 64), (32, 64), (64, 48), (40, 40)]
@@ -154,6 +155,20 @@ def test_a_matrix_without_a_look_takes_usual_steps(monkeypatch):
     step(there, 5)
     assert not seen
     assert all(0.5 < s.median() < 1.3 and s.max() < 1.3 for s in updates)
+
+
+def test_each_matrix_of_a_parameter_keeps_its_own_steps():
+    """One parameter of two matrices, of even spectrum and of nearly rank 1, beside an optimizer for each."""
+    gradient = gaussian(2, 24, 40)
+    gradient[1] = gradient[1, :, :1] + 1e-3 * gradient[1]
+    whole, parts = nn.Parameter(torch.zeros(2, 24, 40)), [nn.Parameter(torch.zeros(24, 40)) for _ in range(2)]
+    runs = [(whole, {"layout": stack}, gradient), *((part, {}, g) for part, g in zip(parts, gradient, strict=True))]
+    for param, layout, given in runs:
+        optimizer = Muon([{"params": [param], **layout}], lr=1.0, method=RitzMinimax(every=8), precision=torch.float32)
+        for _ in range(3):  # the third keeps the steps of the second
+            param.grad = given.clone()
+            optimizer.step()
+    torch.testing.assert_close(whole, torch.stack(list(parts)), rtol=0, atol=1e-4)
 
 
 def test_parameters_of_different_ages_share_a_stack(monkeypatch):

@@ -105,6 +105,21 @@ def test_whitening_makes_columns_orthonormal_or_shorter(decades):
             assert torch.linalg.svdvals(Q)[-1] >= shortest - 1e-3
 
 
+@pytest.mark.parametrize("dtype", [F32, F64], ids=str)
+@pytest.mark.parametrize("below", [20, 100])
+def test_whitening_bears_sums_that_err_by_more_than_its_ridge(dtype, below):
+    """In float32 4096 equal numbers add up with an error of 47 eps, so that G has eigenvalues below -16 eps tr G."""
+    eps, V = torch.finfo(dtype).eps, orthogonal(8, seed=4)
+    values = torch.tensor([1.0, 1e-3, 0, 0, 0, 0, 0, -below * eps], dtype=F64)
+    sound = (V * values.clamp_min(0)) @ V.mT
+    G = torch.stack([(V * values) @ V.mT, sound, torch.full_like(V, math.nan)]).to(dtype)
+    A = whitening(G, dtype)
+    assert torch.equal(A[1:2], whitening(G[1:2], dtype))
+    assert torch.isnan(A[2]).any()
+    assert torch.linalg.matrix_norm(A[0].double(), 2) <= (eps**0.5 - 2 * below * eps) ** -0.5
+    assert torch.linalg.matrix_norm(A[0].double().mT @ sound @ A[0].double(), 2) <= 1 + 4 * below * eps**0.5
+
+
 def test_the_root_is_within_its_band():
     """.9865 to 1 times y^(-1/2), up to the largest y that LEAST allows."""
     y = torch.logspace(0, math.log10(1 + LEAST**-2), 20001, dtype=F64)
@@ -176,6 +191,14 @@ def test_zero_and_nan_stay_in_their_matrices():
     assert (found[2] == 0).all()
 
 
+@pytest.mark.parametrize("shape", [(64, 96), (96, 64)], ids=str)
+def test_prepared_deflates_with_the_norm_of_the_lifted_matrix(shape):
+    """A plan takes the same D as `deflated`, which divides K by the squared norm."""
+    X = of(laws(64)["i^-0.75"], shape).float()
+    H = prepared(ORTHOGONALIZE, X, STEPS.preparation, F16, EAGER, EAGER, F16)[0]
+    assert torch.equal(H, deflated(prescale(X)[0], STEPS.preparation.deflation, F16, EAGER, F16, 2.0**7))
+
+
 def test_large_matrices_keep_their_gram_matrix_in_float16():
     """The entries of M beside the diagonal are about 2e-6 for 4096 x 11008, of which float16 keeps one digit.
 
@@ -199,6 +222,7 @@ def test_the_lift_is_there_and_does_not_change_the_result():
     for preparation in (STEPS.preparation, PolarExpress(norm="schatten4").schedule(2).preparation):
         H, first, _ = prepared(ORTHOGONALIZE, X, preparation, F16, EAGER, EAGER, F16)
         assert 2.0**7 * 0.1 <= H.double().norm() <= 2.0**7 * (1 + U16)
+        assert first is not None
         M, factor = first
         assert M.double().norm() == pytest.approx(1, rel=8 * U16)
         scaled = H.double() * factor.double()

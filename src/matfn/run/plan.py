@@ -48,7 +48,7 @@ LIFTED = PolarExpress((5, 5, 5, 5, 3), lower=2e-3, cushion=0.07, norm="schatten4
 # Deflation allows gentle slopes, for which Gram needs no restart. The slopes of LIFTED would lift the negative
 # eigenvalues of M, which are rounding errors, after two steps.
 _ENGINES: dict[Method, Engine] = {DEFLATED: Gram(()), THINLY: Gram(()), LIFTED: Gram((2, 4))}
-# In float16, the fewest restarts with which no singular value above 1.25 was found:
+# In float16, the fewest restarts with which this search finds no singular value above 1.25, docs/numerics.md:
 # `python -m studies.gram_safety --preset float16`.
 _FLOAT16_ENGINES: dict[Method, Engine] = {DEFLATED: Gram(()), THINLY: Gram(()), LIFTED: Gram((2,))}
 

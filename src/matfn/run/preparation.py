@@ -191,12 +191,13 @@ def deflated_gram(M: Tensor, share: float, products: Products) -> tuple[Tensor, 
 def whitening(G: Tensor, dtype: torch.dtype) -> Tensor:
     """Return A, (b, k, k), with A A^T = (G + r t I)^-1, for G = Y^T Y with trace t: the columns of Y A are orthonormal.
 
-    The ridge r is 16 eps of the dtype of G, in which the entries were added up, so the factorization never breaks down.
-    It makes directions of Y shorter that are below about a thousandth of the largest, in float32. For G = 0 the result
-    is finite. A NaN stays in its matrix. All else is computed in `dtype`.
+    The ridge r is 16 eps of the dtype of G. It makes directions of Y shorter that are below about a thousandth of the
+    largest, in float32. Sums of thousands of equal numbers can err by more: 47 eps for 4096, and then G + r t I has
+    negative eigenvalues. Where the factorization fails, r is eps^(1/2). For G = 0 the result is finite. A NaN stays in
+    its matrix. All else is computed in `dtype`.
     """
-    t = _trace(G.to(dtype))
-    return _inverse_factor(G / t, 16 * torch.finfo(G.dtype).eps) * t.rsqrt()
+    t, eps = _trace(G.to(dtype)), torch.finfo(G.dtype).eps
+    return _inverse_factor(G / t, 16 * eps, eps**0.5) * t.rsqrt()
 
 
 def shrinking(K: Tensor, h: float, dtype: torch.dtype) -> Tensor:
@@ -215,15 +216,30 @@ def shrinking(K: Tensor, h: float, dtype: torch.dtype) -> Tensor:
     return F
 
 
-def _inverse_factor(K: Tensor, shift: float) -> Tensor:
-    """Return A (b, k, k), upper triangular, with A A^T = (K + shift I)^-1."""
-    eye = torch.eye(K.shape[-1], dtype=K.dtype, device=K.device)
-    S = K + shift * eye
+def _inverse_factor(K: Tensor, shift: float, wider: float | None = None) -> Tensor:
+    """Return A (b, k, k), upper triangular, with A A^T = (K + shift I)^-1; with the shift `wider` where that fails.
+
+    On a GPU the kernel leaves out the directions in which the factorization fails.
+    """
     on_card = K.is_cuda and K.dtype == torch.float32 and not torch.compiler.is_compiling()
+    eye = torch.eye(K.shape[-1], dtype=K.dtype, device=K.device)
     if on_card and (modules := _triton_modules()):  # nobody promises that a CUDA graph can hold a decomposition
-        return inverse_factor_in_blocks(S, modules[1].whitening)
-    L, _ = torch.linalg.cholesky_ex(S)
+        return inverse_factor_in_blocks(K + shift * eye, modules[1].whitening)
+    L, broken = _factor(K + shift * eye, shift)
+    if wider is not None:
+        L = torch.where(broken, _factor(K + wider * eye, wider)[0], L)
     return torch.linalg.solve_triangular(L, eye.expand_as(L), upper=False).mT
+
+
+def _factor(S: Tensor, least: float) -> tuple[Tensor, Tensor]:
+    """Return the Cholesky factor of S, (b, k, k), and whether it is lost to rounding, (b, 1, 1).
+
+    All pivots are at least the least eigenvalue, which is `least` in exact arithmetic. Rounding can leave a positive
+    pivot close to 0.
+    """
+    L, info = torch.linalg.cholesky_ex(S)
+    small = L.diagonal(dim1=-2, dim2=-1).amin(-1) < (least / 4) ** 0.5
+    return L, ((info != 0) | small)[..., None, None]
 
 
 def inverse_factor_in_blocks(S: Tensor, small: Callable[[Tensor], Tensor]) -> Tensor:
@@ -254,7 +270,8 @@ def _sketch(X: Tensor, k: int) -> Tensor:
 
     For a tall X, S^T X^T: sums of columns.
 
-    The weights are fixed, so the result is reproducible; no structure of X cancels with them.
+    The weights are fixed, so the result is reproducible. Leading left singular vectors orthogonal to S are not deflated
+    then, and D is nearer to I.
     """
     return _sums(X.mT if X.shape[-2] > X.shape[-1] else X, k)
 
