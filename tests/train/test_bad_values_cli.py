@@ -110,7 +110,7 @@ arms.0.root=2 | belongs to
 METHODS = """
  | unknown method ''
 none | unknown method
-polar-express:steps=0 | at least 1, got 0
+polar-express:steps=0 | at least 1 and at most 1000, got 0
 polar-express:steps=1e9 | got 1000000000.0
 polar-express:lower=2 | got 2
 polar-express:degree=(3,5 | key=value
