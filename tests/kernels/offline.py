@@ -95,7 +95,7 @@ class Report:
 
 
 def compiled(*requests: Request) -> list[Report]:
-    """Compile what was not compiled before in this session, in child processes; skip the test without triton."""
+    """Compile what was not compiled before in this process, in child processes; skip the test without triton."""
     if sys.platform != "linux" or find_spec("triton") is None:
         pytest.skip("triton compiles for CUDA on Linux, and is not installed here")
     if tuple(map(int, version("triton").split(".")[:2])) < (3, 6):

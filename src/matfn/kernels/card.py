@@ -17,7 +17,7 @@ from .products import EAGER, Products
 from .quack import QUACK_DTYPES, QuackSymmetric
 from .trial import Kind, Seconds
 
-__all__ = ["CUDA", "Card", "Cuda", "installed"]
+__all__ = ["CUDA", "Card", "Cuda", "has_triton", "installed"]
 
 _CYCLES = 4e9  # of sleep for each second of calls. A GPU has at most half as many, so the calls end before the sleep
 _RUNS = 10  # calls between two events. The resolution of an event is about a microsecond
@@ -104,7 +104,13 @@ def installed(package: str) -> str:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
-        return "of unknown version" if package == "triton" and find_spec("triton") else ""
+        return "of unknown version" if package == "triton" and has_triton() else ""
+
+
+@lru_cache(maxsize=1)
+def has_triton() -> bool:
+    """Tell whether triton can be imported, without importing it."""
+    return find_spec("triton") is not None
 
 
 def _between_events(work: Callable[[], object], cycles: int) -> tuple[float, float]:

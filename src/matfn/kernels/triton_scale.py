@@ -18,6 +18,8 @@ import triton  # pyright: ignore[reportMissingImports]
 import triton.language as tl  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
+from .products import differentiated
+
 __all__ = ["DTYPES", "Scaled", "scaled"]
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -200,7 +202,7 @@ def _check(A: Tensor, precision: torch.dtype, sketch: int) -> None:
         raise ValueError(f"scaled can make at most {min(A.shape[-2:])} sums of rows of {tuple(A.shape)}, got {sketch}")
     if A.device.type == "cpu" and isinstance(write_scaled, triton.JITFunction):
         raise RuntimeError("scaled runs on a GPU, got a tensor on cpu: take prescale")
-    if torch.is_grad_enabled() and A.requires_grad:
+    if differentiated(A):
         raise RuntimeError("scaled has no derivative: take prescale, or work under torch.no_grad()")
 
 

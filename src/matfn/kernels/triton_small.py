@@ -33,6 +33,8 @@ import triton  # pyright: ignore[reportMissingImports]
 import triton.language as tl  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
+from .products import differentiated
+
 __all__ = ["LEAST_PHI", "MOST_ROWS", "RIDGE", "root_terms", "thin_product", "whitening"]
 
 RIDGE = 2.0**-19  # 16 float32 epsilons: the rounding errors of a Gram matrix relative to its trace stay below it
@@ -235,5 +237,5 @@ def _check(G: Tensor, name: str) -> None:
         raise ValueError(f"{name} takes at most {MOST_ROWS} rows, got {G.shape[-1]}: take torch's decompositions")
     if G.device.type == "cpu" and isinstance(invert, triton.JITFunction):
         raise RuntimeError(f"{name} runs on a GPU, got a tensor on cpu: take torch's decompositions")
-    if torch.is_grad_enabled() and G.requires_grad:
+    if differentiated(G):
         raise RuntimeError(f"{name} has no derivative: work under torch.no_grad()")

@@ -11,7 +11,7 @@ import torch
 import triton  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
-from .products import EAGER, Weight
+from .products import EAGER, Weight, differentiated
 from .triton_symm_descriptor import DescriptorTile, by_descriptors, describable, processors
 from .triton_symm_pointer import PointerTile, by_pointers, symmetric_product
 
@@ -111,7 +111,7 @@ def _check(A: Tensor, *others: Tensor | float | None) -> None:
         raise TypeError(f"TritonSymmetric takes {', '.join(map(str, DTYPES))}, got {A.dtype}: take EAGER")
     if A.device.type == "cpu" and isinstance(symmetric_product, triton.JITFunction):
         raise RuntimeError("TritonSymmetric runs on a GPU, got a tensor on cpu: take Blocked()")
-    if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in (A, *others)):
+    if differentiated(A, *others):
         raise RuntimeError("TritonSymmetric has no derivative: take EAGER, or work under torch.no_grad()")
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import lru_cache, partial
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -12,6 +11,8 @@ from ..iteration.residual import Form
 from ..iteration.schedule import Preparation
 from ..iteration.target import Domain, Target
 from ..kernels import EAGER, Products
+from ..kernels.card import has_triton
+from ..kernels.products import differentiated
 from ..linalg.norms import Scale, frobenius, prescale
 
 __all__ = ["CONSTANT", "LEAST", "POLES", "deflated", "deflated_gram", "prepared", "shrinking", "tightened", "whitening"]
@@ -74,7 +75,7 @@ def _kernels(A: Tensor, dtype: torch.dtype, k: int) -> tuple[Any, Any] | None:
 
     torch.compile and autograd follow torch's own functions only.
     """
-    if not A.is_cuda or torch.compiler.is_compiling() or (torch.is_grad_enabled() and A.requires_grad):
+    if not A.is_cuda or torch.compiler.is_compiling() or differentiated(A):
         return None
     if torch.float64 in (A.dtype, dtype) or (k and dtype is not torch.float16) or k > _MOST_COLUMNS:
         return None
@@ -83,7 +84,7 @@ def _kernels(A: Tensor, dtype: torch.dtype, k: int) -> tuple[Any, Any] | None:
 
 @lru_cache(maxsize=1)
 def _triton_modules() -> tuple[Any, Any] | None:
-    if find_spec("triton") is None:
+    if not has_triton():
         return None
     from ..kernels import triton_scale, triton_small
 
@@ -261,7 +262,7 @@ def inverse_factor_in_blocks(S: Tensor, small: Callable[[Tensor], Tensor]) -> Te
 
 
 def _refuse_gradient(A: Tensor) -> None:
-    if torch.is_grad_enabled() and A.requires_grad:
+    if differentiated(A):
         raise ValueError("deflation has no derivative: leave it out of the method, or differentiate without it")
 
 
@@ -307,7 +308,7 @@ def _cast(X: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
     """Return X times a power of two in `dtype`, in one pass where possible."""
     if scale == 1.0:
         return X.to(dtype)
-    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and X.requires_grad):
+    if torch.compiler.is_compiling() or differentiated(X):
         return (X * scale).to(dtype)
     return torch.mul(X, scale, out=torch.empty_like(X, dtype=dtype))
 

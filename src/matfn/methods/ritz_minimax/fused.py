@@ -4,8 +4,6 @@ The results are those of `density`, `best_first_step` and `Polynomial`, up to ro
 """
 
 from dataclasses import dataclass, field
-from functools import lru_cache
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,7 +12,8 @@ from torch import Tensor
 from ...iteration.residual import Residual
 from ...iteration.step import Magnified, Polynomial
 from ...kernels import Products
-from ...kernels.products import shifted
+from ...kernels.card import has_triton
+from ...kernels.products import differentiated, shifted
 from ...linalg.constant import constant
 from .table import chain, rounding_loss
 
@@ -76,19 +75,14 @@ def power_of(residual: Residual, degree: int) -> Power:
 
 def can_look(M: Tensor, columns: int, depth: int) -> bool:
     """Whether the kernels look at M (b, n, n): on an NVIDIA GPU, without derivatives, outside torch.compile."""
-    if M.device.type != "cuda" or torch.compiler.is_compiling() or (torch.is_grad_enabled() and M.requires_grad):
+    if M.device.type != "cuda" or torch.compiler.is_compiling() or differentiated(M):
         return False
-    if torch.version.hip is not None or not _has_triton() or not M.numel():
+    if torch.version.hip is not None or not has_triton() or not M.numel():
         return False
     from ...kernels import triton_look as kernel  # late, because triton comes with torch for CUDA alone
 
     small = M.shape[-1] <= kernel.MOST_ROWS and columns <= kernel.MOST_COLUMNS and depth <= kernel.MOST_STEPS
     return small and M.dtype in kernel.DTYPES
-
-
-@lru_cache(maxsize=1)
-def _has_triton() -> bool:
-    return find_spec("triton") is not None
 
 
 def fused_step(
