@@ -134,7 +134,7 @@ def wider(arm: Arm, folder: Path) -> float | None:
 
 
 def train(stage: Stage, arm: Arm, lr: float, seed: int, corpus: Corpus) -> dict[str, Any]:
-    """Train one run; return its losses and times."""
+    """Train one run; return its losses and its times (processor time: other processes share the machine)."""
     table = stage.train
     model = make_model(stage.model, corpus.vocabulary, context=stage.context, seed=seed)
     optimizers = make(arm, model, lr, table)
@@ -142,15 +142,15 @@ def train(stage: Stage, arm: Arm, lr: float, seed: int, corpus: Corpus) -> dict[
     inputs, targets = validation_windows(corpus, stage.context, table.eval_windows)
     val, losses, seconds, spent = [], [], [], []
     for step in range(1, table.steps + 1):
-        begun = time.perf_counter()
+        begun = time.process_time()
         value = loss(model, *batches.draw())
         value.backward()
-        moved = time.perf_counter()
+        moved = time.process_time()
         losses.append(float(value.detach()))
         optimizers.step()
         optimizers.finish()
-        spent.append(time.perf_counter() - moved)
-        seconds.append(time.perf_counter() - begun)
+        spent.append(time.process_time() - moved)
+        seconds.append(time.process_time() - begun)
         if not losses[-1] < 1e3:
             val.append((step, None))
             break
