@@ -1,7 +1,7 @@
 """The arms of the tournament: how each moves the matrices of a GPT. AdamW moves the rest in all of them, alike."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -19,12 +19,14 @@ from matfn.train.recipe import TrainTable
 REST: dict[str, Any] = {"lr": 4e-3, "weight_decay": 0.1}
 DECAY = 0.01
 FOUR_STEPS = PolarExpress((5, 5, 5, 3), lower=1e-2, cushion=0.06, norm="schatten4", deflation=1 / 16)
+THREE_WARM = Prism(steps=3, warm=3)  # as published for a GPT: nothing is fitted
 HALFWAY: dict[str, Any] = {
     "power": 0.5,
     "momentum": 0.95,
     "scale": "jordan",
 }  # between Muon (power 0) and PolarGrad (power 1)
 HALFWAY_RATES = (0.02, 0.04, 0.08, 0.16, 0.32)
+ADAMW_RATES = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)
 MUON_RATES = (0.0075, 0.015, 0.03, 0.06, 0.12)
 
 
@@ -88,11 +90,13 @@ class Arm:
         name: A short name.
         make: (model, learning rate) -> the optimizers.
         rates: The grid of learning rates.
+        warmup: Whether the rates rise from zero over the first steps.
     """
 
     name: str
     make: Callable[[nn.Module, float], list[torch.optim.Optimizer]]
     rates: tuple[float, ...] = MUON_RATES
+    warmup: bool = True
 
 
 def adamw(model: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
@@ -164,11 +168,16 @@ def after_exact(*rules: Rule) -> tuple[Any, ...]:
 ARMS = {
     arm.name: arm
     for arm in (
-        Arm("adamw", adamw, (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)),
+        Arm("adamw", adamw, ADAMW_RATES),
+        Arm("adamw-cold", adamw, ADAMW_RATES, warmup=False),
         Arm("torch", torch_muon),
+        Arm("torch-cold", torch_muon, warmup=False),
         Arm("jordan", partial(muon, method=Tuned("jordan"))),
+        Arm("you", partial(muon, method=Tuned("you"))),
         Arm("exact", partial(muon, method=Exact())),
         Arm("polar-express", partial(muon, method=PolarExpress())),
+        Arm("polar-express-3", partial(muon, method=PolarExpress(steps=3))),
+        Arm("prism-3", partial(muon, method=THREE_WARM)),
         Arm("default", muon),
         Arm("four-steps", partial(muon, method=FOUR_STEPS)),
         Arm("ritz", partial(muon, method=RitzMinimax(steps=4))),
@@ -191,4 +200,4 @@ ARMS = {
 
 def make(arm: Arm, model: nn.Module, lr: float, train: TrainTable) -> Optimizers:
     """The optimizers of an arm under the schedule of a run."""
-    return Optimizers(arm.make(model, lr), train)
+    return Optimizers(arm.make(model, lr), train if arm.warmup else replace(train, warmup=0))
