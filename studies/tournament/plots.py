@@ -97,7 +97,8 @@ def _limits(rows: Sequence[Row]) -> tuple[float, float]:
     ends += [(r.corrected.low, r.corrected.high) for r in rows if not math.isnan(r.corrected.low)]
     low, high = min(low for low, _ in ends), max(high for _, high in ends)
     low, high = max(-reach, min(low, 0.0)), min(reach, max(high, 0.0))
-    return low - 0.06 * (high - low), high + 0.06 * (high - low)
+    margin = max(0.06 * (high - low), 1e-3)
+    return low - margin, high + margin
 
 
 def _difference(axes: Axes, place: int, row: Row, limits: tuple[float, float]) -> None:
