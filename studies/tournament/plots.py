@@ -22,21 +22,26 @@ BLUE, ORANGE, GREY = COLOURS[2], COLOURS[1], COLOURS[0]
 
 
 def rates(runs: Sequence[Run], unit: str) -> Figure:
-    """A panel for each arm: last loss against rate, the best rate ringed, torch's own curve grey behind it."""
+    """A panel for each arm: last loss against rate, the best rate ringed, torch's own curve grey behind it.
+
+    The panels have one scale of loss, except those of arms whose best loss lies far above the least.
+    """
     arms = sorted({run.arm for run in runs if grid(runs, run.arm)}, key=lambda arm: _least(runs, arm))
     columns = min(6, len(arms))
     count = -(-len(arms) // columns)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(max(5.0, 2.05 * columns), 0.8 + 1.95 * count), layout="constrained")
-        panels = figure.subplots(count, columns, squeeze=False, sharey=True).flat
+        figure = Figure(figsize=(max(5.0, 2.05 * columns), 1.0 + 1.95 * count), layout="constrained")
+        panels = list(figure.subplots(count, columns, squeeze=False).flat)
         low = min(_least(runs, arm) for arm in arms)
-        for panel, arm in zip(panels, arms, strict=False):
+        for place, (panel, arm) in enumerate(zip(panels, arms, strict=False)):
             _grid_panel(panel, runs, arm)
-            panel.set_ylim(low - 0.03, low + 0.35)
-        for panel in list(panels)[len(arms) :]:
+            if _least(runs, arm) < low + 0.3:
+                panel.set_ylim(low - 0.03, low + 0.35)
+                panel.tick_params(axis="y", labelleft=place % columns == 0)
+        for panel in panels[len(arms) :]:
             panel.remove()
-        figure.supxlabel("learning rate")
-        figure.supylabel(f"validation loss at the last step (nats a {unit})")
+        figure.supxlabel("learning rate", fontsize=10)
+        figure.supylabel(f"validation loss (nats a {unit})", fontsize=10)
         return figure
 
 
@@ -50,7 +55,7 @@ def _grid_panel(panel: Axes, runs: Sequence[Run], arm: str) -> None:
         (OLDER, {"color": "#bbbbbb"}),
         (arm, {"color": BLUE, "marker": "o", "markersize": 4}),
     )
-    for name, look in looks:
+    for name, look in looks[0 if grid(runs, OLDER).keys() & grid(runs, arm).keys() else 1 :]:
         points = [(lr, loss) for lr, loss in grid(runs, name).items() if math.isfinite(loss)]
         if points:
             panel.plot(*zip(*points, strict=True), **look)
@@ -95,8 +100,9 @@ def _limits(rows: Sequence[Row]) -> tuple[float, float]:
         return -1.0, 1.0
     reach = max(4 * statistics.median(max(-low, high) for low, high in ends), 0.01)
     ends += [(r.corrected.low, r.corrected.high) for r in rows if not math.isnan(r.corrected.low)]
-    low, high = min(low for low, _ in ends), max(high for _, high in ends)
-    low, high = max(-reach, min(low, 0.0)), min(reach, max(high, 0.0))
+    inside = [(low, high) for low, high in ends if -reach < (low + high) / 2 < reach]
+    low = max(-reach, min(0.0, *(low for low, _ in inside)))
+    high = min(reach, max(0.0, *(high for _, high in inside)))
     margin = max(0.06 * (high - low), 1e-3)
     return low - margin, high + margin
 

@@ -113,7 +113,7 @@ def rows(family: Family, runs: Sequence[Run]) -> list[Row]:
         found.append(Row(arm, other, plain, corrected, corrected if family.corrected else plain))
     if family.cold:
         plain, corrected = cold(runs), cold(runs, comparisons=family.comparisons)
-        found.append(Row("adamw-cold - adamw", "torch-cold - torch", plain, corrected, corrected))
+        found.append(Row("(adamw-cold - adamw)", "(torch-cold - torch)", plain, corrected, corrected))
     return sorted((row for row in found if row.plain.pairs), key=lambda row: row.plain.mean)
 
 

@@ -38,7 +38,7 @@ def answers(stage: str, tables: Sequence[Sequence[Row]]) -> list[tuple[str, str,
     found = [_oracles(of), *([_updates(of)] if stage == "small" else [])]
     if stage == "small":
         found += [_claim(of, arm, other) for arm, other in CLAIMS if (arm, other) in of]
-        found += [_cold(row.judged) for table in tables for row in table if row.arm.startswith("adamw-cold -")]
+        found += [_cold(row.judged) for table in tables for row in table if row.arm.startswith("(adamw-cold -")]
     return found
 
 
