@@ -43,7 +43,12 @@ ORACLES: dict[str, Any] = {
 
 
 class Kept(Polar):
-    """The default `Polar`, which keeps its input at some steps."""
+    """The default `Polar`, which keeps its input at some steps.
+
+    Matrices come without padding: its zeros would count as singular values.
+    """
+
+    padded_below = 0  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def __init__(self, at: Sequence[int]) -> None:
         super().__init__()

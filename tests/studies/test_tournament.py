@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import random
 from dataclasses import replace
 from itertools import pairwise
@@ -13,7 +14,7 @@ from studies.tournament import report, statistics
 from studies.tournament.arms import ARMS
 from studies.tournament.choice import Size, choose
 from studies.tournament.equal_time import equal_time
-from studies.tournament.progress import progress
+from studies.tournament.progress import left, progress
 from studies.tournament.rules import cold, families, rows
 from studies.tournament.run import STAGES
 from studies.tournament.runs import GRID_SEED, Run, collect, read, restore
@@ -324,3 +325,25 @@ def test_a_page_of_complete_stages_decides_the_default(tmp_path, monkeypatch):
     assert "`torch` fulfils the rule on all sizes and its loss is told apart from `default`" in text
     for end, (_, drawn) in page.figures.items():
         assert drawn().axes, end
+
+
+def test_the_command_keeps_runs_and_writes_the_page(tmp_path, monkeypatch, capsys):
+    written(tmp_path / "new" / "demo", [*seeds("torch", [1.0, 1.1, 1.3]), *seeds("exact", [1.1, 1.2, 1.5])])
+    asked = ["report", "--collect", str(tmp_path / "new"), "--runs", str(tmp_path / "kept"), "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", asked)
+    report.main()
+    assert (tmp_path / "kept" / "demo.json").exists()
+    assert "exact - torch | 1.2667 | +0.1333 |" in (tmp_path / "tournament.md").read_text()
+    assert (tmp_path / "tournament-demo-0.png").exists()
+    monkeypatch.setattr("sys.argv", ["report", "--progress", str(tmp_path / "new")])
+    report.main()
+    assert "demo: 6 of 96 runs" in capsys.readouterr().out
+
+
+def test_the_time_left_is_the_pace_of_the_files(tmp_path):
+    for number in range(5):
+        path = tmp_path / f"torch@0.03-seed{number}.json"
+        path.write_text("{}")
+        os.utime(path, (1000 + 60 * number, 1000 + 60 * number))
+    assert left(tmp_path, 30) == pytest.approx(0.5)
+    assert math.isnan(left(tmp_path / "none", 30))

@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from matfn.train.data import load_corpus
 from matfn.train.recipe import DataTable, ModelTable, TrainTable
-from studies.tournament import mixture, run
+from studies.tournament import mixture, run, sizes, timing
 from studies.tournament.arms import ARMS, Arm, torch_muon
 from studies.tournament.mixture import END, LEAST, MOST, cut, plain_html, sword, tokenized, write_shard
 
@@ -195,6 +195,34 @@ def test_every_stage_names_known_arms_and_grids_of_five():
             rates = ARMS[name].rates
             assert len(rates) == 5
             assert all(b / a == pytest.approx(2) for a, b in pairwise(rates))
+
+
+# Measurements beside the runs.
+
+
+def test_the_paired_timing_times_every_arm(monkeypatch):
+    monkeypatch.setitem(mixture.VOCABULARIES, "tiny", 32)
+    arms = ("torch", "exact", "adamw")
+    seconds = timing.timed(replace(TINY, arms=arms), rounds=2)
+    assert tuple(seconds) == arms
+    assert all(0 < value < 60 for value in seconds.values())
+
+
+def test_sizes_are_mean_singular_values(corpus):
+    stacks = sizes.momenta(replace(TINY, arms=("default",)), corpus, 0.03, [2, 4])
+    assert {stack.shape[-2:].numel() for stack in stacks} >= {16 * 16, 16 * 64}
+    assert all(stack.any() for stack in stacks)
+    draw = torch.Generator().manual_seed(0)
+    U, V = (torch.linalg.qr(torch.randn(2, 16, 16, generator=draw, dtype=torch.float64))[0] for _ in range(2))
+    zeros, full = torch.cat([torch.ones(14), torch.zeros(2)]).double(), torch.linspace(0.2, 1, 16).double()
+    stacks = [((U * values) @ V).float() for values in (zeros, full)]
+    # Exact factors leave zeros; five steps of Polar Express lift values in [.2, 1] to 1 within rounding to bfloat16.
+    found = sizes.measured(stacks[:1])
+    assert found["exact"]["least"] == pytest.approx(14 / 16, abs=1e-5)
+    assert found["exact-times-.87"]["mean"] == pytest.approx(0.87 * 14 / 16, abs=1e-5)
+    found = sizes.measured(stacks[1:])
+    assert found["polar-express"]["mean"] == pytest.approx(1, abs=0.02)
+    assert abs(found["prism-3"]["mean"] - 1) > 0.03  # three steps without a fit overshoot
 
 
 # The text.
