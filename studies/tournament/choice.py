@@ -1,5 +1,6 @@
 """The rule for the default of Muon: the lowest loss at equal steps, or within .003 of it and faster, on all sizes."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -77,10 +78,16 @@ def choose(sizes: Sequence[Size], present: str, candidates: Sequence[str] = METH
 
 def _running(size: Size, present: str, tried: Sequence[str]) -> tuple[str, tuple[str, ...]]:
     """The arm of the lowest loss, by differences from the present default, and all arms that fulfil the rule."""
-    above = {arm: 0.0 if arm == present else difference(size.runs, arm, present).mean for arm in tried}
+    above = {arm: _above(size, arm, present) for arm in tried}
     lowest = min(tried, key=lambda arm: above[arm])
-    near = [arm for arm in tried if arm != lowest and difference(size.runs, arm, lowest).mean <= MARGIN]
+    near = [arm for arm in tried if arm != lowest and _above(size, arm, lowest) <= MARGIN]
     return lowest, (lowest, *(arm for arm in near if size.seconds[arm] < size.seconds[lowest]))
+
+
+def _above(size: Size, arm: str, other: str) -> float:
+    """The mean loss of `arm` minus the mean loss of `other`; infinite where runs of both sides diverged."""
+    mean = 0.0 if arm == other else difference(size.runs, arm, other).mean
+    return math.inf if math.isnan(mean) else mean
 
 
 def _against(arm: str, present: str, sizes: Sequence[Size], comparisons: int) -> tuple[str, str]:

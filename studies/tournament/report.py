@@ -6,6 +6,7 @@ first keeps the runs of that folder; `--progress runs/tournament` only says how 
 
 import argparse
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,8 +31,8 @@ __all__ = ["made", "main"]
 NOTES = (
     "The rules stand in [tournament.md](../tournament.md); they were fixed before the first run. The primary number is "
     "the validation loss at the last step, in nats. Each arm runs at the best rate of its own grid, searched with a "
-    "seed that takes no part in the comparison. A difference is paired by seed: arms of one seed begin with the same "
-    "weights and see the same batches. Intervals are Student's at 95 %; corrected intervals are wider by Bonferroni, "
+    "seed that takes no part in the comparison (in the stage demo: all arms at .03). A "
+    "difference is paired by seed: arms of one seed begin with the same weights and see the same batches. Intervals are Student's at 95 %; corrected intervals are wider by Bonferroni, "
     "for the number of comparisons of the table. `resolves` is the true difference that as many seeds with this spread "
     "would tell from 0 four times in five. An arm with fewer seeds is compared on the common seeds.",
     "A run that diverged counts as infinite. \"Not told apart\" means that the interval contains 0; it does not mean "
@@ -174,6 +175,8 @@ def _differences(of: Found, family: Family, table: Sequence[Row]) -> Shown:
         lines.append((f"{row.arm} - {row.other}", [level, *ends, "" if math.isnan(power) else f"{power:.4f}", says]))
     judged = f"corrected for {family.comparisons} comparisons" if family.corrected else "95 %, not corrected"
     remark = f"Nats a {of.unit}. The verdict uses the intervals that are {judged}."
+    powers = [power for row in table if not math.isnan(power := detectable(row.judged))]
+    remark += f" The median of `resolves` is {statistics.median(powers):.4f}." if powers else ""
     remark += "" if family.planned else " The rules do not name this table: its pairs show what one change does."
     corrected = f"corrected for {family.comparisons}"
     heads = ("loss", "difference", "95 %", corrected, "seeds", "resolves", "verdict")

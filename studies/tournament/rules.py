@@ -1,5 +1,6 @@
 """The comparisons that the rules in docs/tournament.md ask for, by table, and their paired differences."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -114,7 +115,9 @@ def rows(family: Family, runs: Sequence[Run]) -> list[Row]:
     if family.cold:
         plain, corrected = cold(runs), cold(runs, comparisons=family.comparisons)
         found.append(Row("(adamw-cold - adamw)", "(torch-cold - torch)", plain, corrected, corrected))
-    return sorted((row for row in found if row.plain.pairs), key=lambda row: row.plain.mean)
+    return sorted(
+        (row for row in found if row.plain.pairs), key=lambda row: (math.isnan(row.plain.mean), row.plain.mean)
+    )
 
 
 def cold(runs: Sequence[Run], *, comparisons: int = 1) -> Interval:
