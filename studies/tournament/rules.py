@@ -115,9 +115,8 @@ def rows(family: Family, runs: Sequence[Run]) -> list[Row]:
     if family.cold:
         plain, corrected = cold(runs), cold(runs, comparisons=family.comparisons)
         found.append(Row("(adamw-cold - adamw)", "(torch-cold - torch)", plain, corrected, corrected))
-    return sorted(
-        (row for row in found if row.plain.pairs), key=lambda row: (math.isnan(row.plain.mean), row.plain.mean)
-    )
+    found = [row for row in found if row.plain.pairs]
+    return sorted(found, key=lambda row: (math.isnan(row.plain.mean), row.plain.mean))
 
 
 def cold(runs: Sequence[Run], *, comparisons: int = 1) -> Interval:

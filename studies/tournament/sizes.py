@@ -48,11 +48,14 @@ class Kept(Polar):
     Matrices come without padding: its zeros would count as singular values.
     """
 
-    padded_below = 0  # pyright: ignore[reportIncompatibleMethodOverride]
-
     def __init__(self, at: Sequence[int]) -> None:
         super().__init__()
         self.at, self.step, self.found = at, 0, list[Tensor]()
+
+    @property
+    def padded_below(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """See `Rule`."""
+        return 0
 
     def update(self, stack: Tensor, runs: Sequence[Stacked]) -> Tensor:
         """See `Rule`."""
