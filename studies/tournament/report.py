@@ -34,7 +34,8 @@ NOTES = (
     "seed that takes no part in the comparison (in the stage demo: all arms at .03). A "
     "difference is paired by seed: arms of one seed begin with the same weights and see the same batches. Intervals "
     "are Student's at 95 %; corrected intervals are wider by Bonferroni, for the number of comparisons of the "
-    "table. `resolves` is the true difference that as many seeds with this spread would tell from 0 four times in five. An arm with fewer seeds is compared on the common seeds.",
+    "table. `resolves` is the true difference that as many seeds with this spread would tell from 0 four "
+    "times in five. An arm with fewer seeds is compared on the common seeds.",
     "A run that diverged counts as infinite. \"Not told apart\" means that the interval contains 0; it does not mean "
     "that the arms are equal. A stage whose runs have not all ended gets no verdict.",
     "**Time.** Other work shared the machine of the runs. The time of a step is the median time of forward and "
