@@ -31,9 +31,9 @@ class Automatic(lightning.LightningModule):
         scheduler = LinearLR(optimizer, 1.0, 0.1, total_iters=self.steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def training_step(self, tokens: Tensor, index: int) -> Tensor:
-        """The loss of a batch."""
-        loss = loss_of(self.model, tokens)
+    def training_step(self, _: int, index: int) -> Tensor:
+        """The loss of the batch of this step: a run that goes on in an epoch must not begin with its first batch."""
+        loss = loss_of(self.model, batch(self.global_step))
         self.losses.append(loss.item())
         return loss
 
@@ -45,10 +45,10 @@ class Manual(Automatic):
         super().__init__(steps)
         self.automatic_optimization = False
 
-    def training_step(self, tokens: Tensor, index: int) -> None:
+    def training_step(self, _: int, index: int) -> None:
         """A whole step."""
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
-        loss = loss_of(self.model, tokens)
+        loss = loss_of(self.model, batch(self.global_step))
         self.manual_backward(loss)
         self.clip_gradients(optimizer, gradient_clip_val=1.0, gradient_clip_algorithm="norm")
         optimizer.step()
@@ -69,8 +69,8 @@ def main(
     quiet = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
     trainer = lightning.Trainer(accelerator="cpu", devices=1, max_steps=until or steps, **clip, **quiet)
     module = kind(steps)
-    data: Any = [batch(step) for step in range(steps)]
-    trainer.fit(module, DataLoader(data, batch_size=None), ckpt_path=resume)
+    numbers: Any = range(steps)
+    trainer.fit(module, DataLoader(numbers, batch_size=None), ckpt_path=resume)
     return module.losses, trainer
 
 

@@ -61,8 +61,7 @@ def main(path: str, steps: int = 100) -> list[float]:
     losses = []
     for step in range(steps):
         for _ in range(ACCUMULATE):
-            starts = torch.randint(len(data) - LENGTH, (BATCH,))
-            rows = torch.stack([data[i : i + LENGTH + 1] for i in starts])
+            rows = torch.stack([data[i : i + LENGTH + 1] for i in torch.randint(len(data) - LENGTH, (BATCH,))])
             with torch.autocast("cpu", torch.bfloat16):
                 loss = cross_entropy(model(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten())
             (loss / ACCUMULATE).backward()
