@@ -37,10 +37,10 @@ from benchmarks.gpu_train_parts.runs import Task
 _IN = "benchmarks.gpu_train_parts.runs:"
 # Name -> share of the seconds, and what is measured. Seconds that a part leaves go to the later ones.
 PARTS = {
-    "speed": (0.12, "A few steps of every arm: what compiles, what fails, milliseconds of a step."),
-    "grid": (0.38, "Learning rates of every arm by successive halving, at a seed of their own."),
+    "speed": (0.15, "A few steps of every arm: what compiles, what fails, milliseconds of a step."),
+    "grid": (0.40, "Learning rates of every arm by successive halving, at a seed of their own."),
     "seeds": (0.25, "Paired seeds of the arms that are left, at their best rates: the primary number."),
-    "large": (0.25, "One run an arm of 12 layers x 768, at the rates of the small model."),
+    "large": (0.20, "One run an arm of 12 layers x 768, at the rates of the small model."),
 }
 PATIENCE = 180.0  # seconds for one run or one compilation
 
@@ -98,7 +98,7 @@ def _mistake(arguments: argparse.Namespace) -> str | None:
     if arguments.out.is_file():
         return f"--out must be a folder, got the file {arguments.out}"
     if arguments.text is None and not arguments.quick:
-        return f"--text is missing: a packed file, a folder of the mixture, or {text.BYTES} for the bytes of Python's library"
+        return f"--text is missing: a packed file, a folder of the mixture, or {text.BYTES} for Python's own library"
     return None
 
 

@@ -1,4 +1,4 @@
-"""The rows of all runs on disk, one line of JSON each, down to the disk at once; half a line of a lost machine is cut."""
+"""The rows of all runs, one line of JSON each, on the disk at once; half a line of a lost machine is cut."""
 
 from __future__ import annotations
 

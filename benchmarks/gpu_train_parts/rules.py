@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from benchmarks.gpu_parts.case import Row
-from benchmarks.gpu_train_parts.contenders import ARMS, COMPARED, GRAPH, KEPT
+from benchmarks.gpu_train_parts.contenders import ARMS, COMPARED, KEPT, OURS, THEIRS, TIMED
 from matfn.train.recipe import ModelTable, TrainTable
 
 __all__ = ["FULL", "PRIMARY", "QUICK", "Run", "Scale", "Settings", "chosen", "queue", "survivors", "to_do"]
@@ -35,7 +35,7 @@ GRID_SEED = 1000
 RUNGS = {"rung 1": 0.25, "rung 2": 0.5}  # shares of the steps
 GROWN = 3
 FAR = 0.1  # nats a token
-MOST = 3
+MOST = 2
 AFFORDED = 3.0  # a step of an arm may take so many times as long as AdamW's
 TRIAL = 24  # steps that show the time of a step
 
@@ -148,7 +148,7 @@ def queue(part: str, settings: Settings, rows: Sequence[Row]) -> Iterator[Run]:
 
 
 def _speed(settings: Settings, rows: Sequence[Row]) -> Iterator[Run]:
-    for name in (*settings.arms, *((GRAPH,) if "default" in settings.arms else ())):
+    for name in (*settings.arms, *(TIMED if OURS in settings.arms else ())):
         yield Run("speed", name, ARMS[name].rates[2], 0, min(TRIAL, settings.small.steps))
 
 
@@ -215,7 +215,7 @@ def _whole(stage: str, arm: str, rows: Sequence[Row]) -> bool:
 
 
 def wider(stage: str, arm: str, rows: Sequence[Row]) -> float | None:
-    """The next rate beyond an edge at which the loss is least; None if the best lies inside or the grid may not grow."""
+    """The next rate beyond an edge where the loss is least; None if the best lies inside or the grid may not grow."""
     found = losses(stage, arm, rows)
     planned = len(ARMS[arm].rates) if stage == "rung 1" else 3
     if not _whole(stage, arm, rows) or len(found) >= planned + GROWN or min(found.values()) == math.inf:
@@ -262,10 +262,11 @@ def _large(settings: Settings, rows: Sequence[Row]) -> Iterator[Run]:
     arms = survivors(settings, rows)
     others = sorted((n for n in arms if n not in KEPT), key=lambda n: min(losses("rung 2", n, rows).values()))
     steps = settings.large.steps
-    for name in (*(n for n in arms if n in KEPT), *others[:1]):
+    for name in (*(n for n in (THEIRS, OURS, "adamw") if n in arms), *others[:1]):
         rate = chosen(name, rows) or 0.0
         yield Run("large", name, rate, 0, steps)
         if name == "adamw":
             yield Run("large", name, rate / 2, 0, steps)
-    if "default" in arms:
-        yield Run("large speed", GRAPH, chosen("default", rows) or 0.0, 0, min(TRIAL, steps))
+    if OURS in arms:
+        for name in TIMED:
+            yield Run("large speed", name, chosen(OURS, rows) or 0.0, 0, min(TRIAL, steps))

@@ -194,7 +194,7 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> float:
-        """Nats a token on the same windows for everybody. Eager: a second compiled graph would cost more than it saves."""
+        """Nats a token on the same windows for everybody, eager: a second graph would take longer to compile."""
         pieces = zip(*(x.split(self.scale.batch) for x in self._windows), strict=True)
         with self.task.autocast:
             found = [loss(self.model, x, y) * len(x) for x, y in pieces]
