@@ -72,6 +72,11 @@ STAGES = {
         TrainTable(steps=300, batch=16, warmup=30, cooldown=0.4, eval_every=30, eval_windows=256),
         "", 128, DEMO, tuple(range(12)), fixed=0.03,
     ),
+    "demo-rates": Stage(
+        ModelTable(layers=4, width=128, heads=4, **GPT),
+        TrainTable(steps=300, batch=16, warmup=30, cooldown=0.4, eval_every=30, eval_windows=256),
+        "", 128, ("adamw", "torch", "default"), (),
+    ),
     "small": Stage(
         ModelTable(layers=4, width=128, heads=4, **GPT),
         TrainTable(steps=400, batch=16, warmup=30, cooldown=0.4, eval_every=40, eval_windows=256),
