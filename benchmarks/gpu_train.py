@@ -58,7 +58,7 @@ def measure(task: Task, seconds: float, names: list[str], longer: float) -> list
         if time.monotonic() < until:
             print(f"{name}: {until - time.monotonic():.0f} s", flush=True)
             part = Part(name, f"{_IN}{name}", PARTS[name][1], PATIENCE * max(1.0, longer))
-            running = Running(part, task, until, folder)
+            running = Running(part, task, until, folder, threads=0 if task.cuda else 1)
             together([running], _show, lambda _: None)
             row: Row = {"call": task.call, "part": name, "ended": running.ended, "lost": running.lost}
             row |= {"failures": running.failures, "clocks": clocks(task)}

@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.gpu_parts.case import Row, plain
 from benchmarks.gpu_train_parts.rules import Settings
 
-__all__ = ["append", "begin", "calls", "read"]
+__all__ = ["append", "begin", "calls", "read", "sizes"]
 
 RUNS, CALLS, PARTS, PLAN = "runs.jsonl", "calls.jsonl", "parts.jsonl", "plan.json"
 
@@ -60,6 +60,16 @@ def read(folder: Path, name: str = RUNS) -> list[Row]:
 def calls(folder: Path) -> list[Row]:
     """The conditions of each call of the script that added to the folder."""
     return read(folder, CALLS)
+
+
+def sizes(folder: Path) -> tuple[str, str]:
+    """The names of the small and the large model."""
+    path = folder / PLAN
+    if not path.exists():
+        return "small", "large"
+    models = (json.loads(path.read_text())["settings"][name]["model"] for name in ("small", "large"))
+    small, large = (f"{model['layers']} layers x {model['width']}" for model in models)
+    return small, large
 
 
 def _mend(path: Path) -> None:

@@ -114,7 +114,7 @@ class Trainer:
     Attributes:
         task: Device, text and settings.
         scale: Sizes.
-        kind: "compiled", "eager", or why compiling failed.
+        kind: "compiled", "traced" without a GPU, "eager", or why compiling failed.
         pace: Seconds of a step of the last run, evaluations and first weights included; zero before.
     """
 
@@ -150,7 +150,7 @@ class Trainer:
         begun = time.perf_counter()
         try:
             self._value = bench.attempt("torch.compile", partial(self._try, eager))
-            self.kind = "compiled"
+            self.kind = "compiled" if self.task.cuda else "traced"
             yield {"note": f"torch.compile took {time.perf_counter() - begun:.1f} s"}
         except Skipped as why:
             self.kind = f"eager: torch.compile failed: {why}"
