@@ -106,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(prog="python -m benchmarks.gpu_train", description=(__doc__ or "").splitlines()[0])
     found.add_argument("--device", default="cuda")
     found.add_argument("--quick", action="store_true", help="tiny models and few steps, to test the script")
+    found.add_argument("--eager", action="store_true", help="without torch.compile of the model")
     found.add_argument("--seconds", type=float, default=600.0, help="for everything")
     found.add_argument("--longer", type=float, default=1.0, metavar="FACTOR", help="on the steps of all runs")
     found.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), help="these parts")
@@ -170,7 +171,16 @@ def _run(arguments: argparse.Namespace) -> None:
         with FileLock(arguments.out / "lock", timeout=0):
             call = len(record.calls(arguments.out))
             record.append(arguments.out, {"call": call, **facts}, record.CALLS)
-            place = (arguments.device, arguments.quick, settings, corpus, arguments.out, call, os.getpid())
+            place = (
+                arguments.device,
+                arguments.quick,
+                settings,
+                corpus,
+                arguments.out,
+                call,
+                os.getpid(),
+                not arguments.eager,
+            )
             remaining = arguments.seconds - (time.monotonic() - begin)
             left = measure(Task(*place), remaining, arguments.only, arguments.longer)
     except Timeout:

@@ -92,7 +92,7 @@ class Settings:
 _GPT: dict[str, Any] = {"name": "gpt", "positions": "rotary"}
 FULL = Settings(
     Scale(ModelTable(layers=6, width=512, heads=8, **_GPT), context=512, batch=64, steps=200, windows=256),
-    Scale(ModelTable(layers=12, width=768, heads=12, **_GPT), context=1024, batch=32, steps=300, windows=128),
+    Scale(ModelTable(layers=12, width=768, heads=12, **_GPT), context=1024, batch=32, steps=250, windows=128),
 )
 QUICK = Settings(
     Scale(ModelTable(layers=1, width=16, heads=2, **_GPT), context=16, batch=4, steps=8, windows=8),
