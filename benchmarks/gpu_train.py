@@ -37,10 +37,10 @@ from benchmarks.gpu_train_parts.runs import Task
 _IN = "benchmarks.gpu_train_parts.runs:"
 # Name -> share of the seconds, and what is measured. Seconds that a part leaves go to the later ones.
 PARTS = {
-    "speed": (0.15, "A few steps of every arm: what compiles, what fails, milliseconds of a step."),
-    "grid": (0.40, "Learning rates of every arm by successive halving, at a seed of their own."),
-    "seeds": (0.25, "Paired seeds of the arms that are left, at their best rates: the primary number."),
-    "large": (0.20, "One run an arm of 12 layers x 768, at the rates of the small model."),
+    "speed": (0.20, "A few steps of every arm: what compiles, what fails, milliseconds of a step."),
+    "grid": (0.38, "Learning rates of every arm by successive halving, at a seed of their own."),
+    "seeds": (0.24, "Paired seeds of the arms that are left, at their best rates: the primary number."),
+    "large": (0.18, "One run an arm of 12 layers x 768, at the rates of the small model."),
 }
 PATIENCE = 180.0  # seconds for one run or one compilation
 
@@ -53,9 +53,8 @@ def measure(task: Task, seconds: float, names: list[str], longer: float) -> list
     folder.mkdir(exist_ok=True)
     for name, share in shares.items():
         until += seconds * share / sum(shares.values())
-        if rules.to_do(name, task.settings, record.read(task.folder)) is None:
-            continue
-        if time.monotonic() < until:
+        waiting = rules.to_do(name, task.settings, record.read(task.folder)) is not None
+        if waiting and time.monotonic() < until:
             print(f"{name}: {until - time.monotonic():.0f} s", flush=True)
             part = Part(name, f"{_IN}{name}", PARTS[name][1], PATIENCE * max(1.0, longer))
             running = Running(part, task, until, folder, threads=0 if task.cuda else 1)
@@ -67,6 +66,8 @@ def measure(task: Task, seconds: float, names: list[str], longer: float) -> list
                 print(f"  {name} FAILED {failure.get('failed')}", flush=True)
         if (run := rules.to_do(name, task.settings, record.read(task.folder))) is not None:
             left.append(f"{name} (next: {run.key})")
+        elif not any(rules.queue(name, task.settings, record.read(task.folder))):
+            left.append(f"{name} (no arm has a best rate inside its grid so far)")
     return left
 
 

@@ -126,7 +126,9 @@ class Trainer:
     _windows: tuple[Tensor, Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
-        corpus, scale = self.task.corpus, self.scale
+        corpus, scale, index = self.task.corpus, self.scale, torch.device(self.task.device).index
+        if self.task.cuda and index is not None:
+            torch.cuda.set_device(index)  # events and memory are those of the present device
         self.model = self.fresh(0).to(self.task.device)
         found = validation_windows(corpus, scale.context, scale.windows)
         self._windows = (found[0].to(self.task.device), found[1].to(self.task.device))
@@ -180,10 +182,10 @@ class Trainer:
         return inputs, targets
 
     def clear(self) -> None:
-        """Free what a failed run left."""
+        """Free the memory that the last run left."""
         self.model.zero_grad(set_to_none=True)
-        gc.collect()
         if self.task.cuda:
+            gc.collect()
             torch.cuda.empty_cache()
 
     def value(self, inputs: Tensor, targets: Tensor) -> Tensor:

@@ -95,7 +95,7 @@ def _unpacked(path: Path) -> Corpus:
             head = json.loads(file.readline(1 << 20))
             if head["kind"] != _KIND:
                 raise ValueError(f"its kind is {head['kind']!r}")
-            tokens = np.frombuffer(file.read(), dtype="<u2").astype(np.uint16, copy=False)
+            tokens = np.frombuffer(file.read(), dtype="<u2").astype(np.uint16)  # a copy, which can be written
         train, val = tokens[: head["train"]], tokens[head["train"] :]
         if val.size != head["val"] or _digest(train, val) != head["facts"]["sha256_kept"]:
             raise ValueError("its tokens are not those that were packed")

@@ -123,6 +123,14 @@ def test_without_time_the_next_run_is_named(tmp_path, monkeypatch, capsys):
     assert "left to do: speed (next: speed: adamw @ 0.002, seed 0)" in capsys.readouterr().out
 
 
+def test_seeds_without_a_grid_say_what_they_wait_for(tmp_path, monkeypatch, capsys):
+    words = ("--device", "cpu", "--quick", "--only", "seeds", "--out", str(tmp_path / "out"))
+    with pytest.raises(SystemExit) as stop:
+        called(monkeypatch, *words)
+    assert stop.value.code == 1
+    assert "left to do: seeds (no arm has a best rate inside its grid so far)" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -162,6 +162,7 @@ def test_findings_are_paired_by_seed():
     )
     assert findings.error_bar(rows) == pytest.approx(stats.t.isf(0.025, 4) * difference.std(ddof=1))
     arms = {arm.name: arm for arm in findings.compared(rows)}
+    assert arms["default"].difference is not None
     assert arms["default"].difference.comparisons == 2
     assert arms["normuon"].mean == math.inf
     # torch's step takes twice as long, so it has made 50 of 100 steps when the fastest ends.
