@@ -1,4 +1,4 @@
-"""The command line: `matfn train | compare | coeffs | methods | explain | plan`."""
+"""The command line: `matfn train | compare | report | coeffs | methods | explain | plan`."""
 
 from __future__ import annotations
 
@@ -128,6 +128,23 @@ def compare(
     elif processes.first():
         typer.echo(json.dumps({**result.table(), "report": str(path)}))
     processes.leave()
+
+
+@app.command("report")
+@user_errors
+def report_(
+    run: Annotated[Path, typer.Argument(help="The folder of a run of train or compare.", parser=path_of)],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The file; training.html in the folder by default.", parser=path_of)
+    ] = None,
+) -> None:
+    """Write an HTML page of a run, also while it runs: losses, rates, what the updates did, what the plan decided."""
+    from matfn.train import run_page
+
+    if not run.is_dir():
+        raise TrainError(f"there is no folder {str(run)!r}: give the folder of a run of matfn train or matfn compare")
+    path = run_page.write(run, out)
+    screen().print(f"report  {safe(str(path))}", highlight=False, soft_wrap=True)
 
 
 @app.command()

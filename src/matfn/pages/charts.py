@@ -11,7 +11,7 @@ from .page import number
 __all__ = ["MOST", "WIDTH", "Axis", "Line", "chart", "label", "legend", "paths", "spread", "svg"]
 
 WIDTH = 360  # of every drawing: a phone shows it in its own size
-COLOURS = 7
+COLOURS, DASHES = 7, ("", "7 3", "2 3", "9 3 2 3")  # no two of 28 lines look alike
 _LEFT, _TOP, _BOTTOM, _HEIGHT = 44, 8, 30, 210
 MOST = 400  # points of a line; a longer one is drawn as the means of equal parts
 
@@ -23,7 +23,7 @@ class Line:
     Attributes:
         name: For the legend; "" leaves it out.
         points: (x, y), in order of x. Points that are not finite interrupt the line.
-        colour: The number of the colour. Lines beyond the seventh colour are dashed.
+        colour: The number of the colour and of the dashes.
         faint: Whether to draw it thin and half transparent, behind the others.
     """
 
@@ -35,7 +35,7 @@ class Line:
     @property
     def style(self) -> str:
         """The attributes of its stroke."""
-        dash = ("", "5 3", "1.5 3")[self.colour // COLOURS % 3]
+        dash = DASHES[self.colour % len(DASHES)]
         look = f'class="line" style="stroke: var(--c{self.colour % COLOURS})"'
         look += f' stroke-dasharray="{dash}"' if dash else ""
         return look + (' stroke-opacity=".4" stroke-width="1"' if self.faint else "")
