@@ -56,7 +56,8 @@ figure b { display: block; line-height: 1.3 } figure .unit { display: block; col
 @media (max-width: 48rem) {
   .columns { grid-template-columns: minmax(0, 1fr) } figure svg:not(.chart) { min-width: 42rem }
   body { margin: 1.2rem auto; padding: 0 1rem } h1 { font-size: 1.4rem }
-  th, td { padding: .4rem; font-size: .82rem } th { white-space: normal } table.facts td:first-child { width: 8.5rem }
+  th, td { padding: .35rem .25rem; font-size: .78rem } th { font-size: .72rem } th { white-space: normal }
+  table.facts td:first-child { width: 8.5rem }
 }
 @media (max-width: 40rem) {
   table.words thead { display: none } table.words tr { display: block; padding: .5rem 0;
