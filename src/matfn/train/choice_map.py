@@ -90,11 +90,11 @@ def draw(found: ChoiceMap, shape: tuple[int, int] | None = None) -> Figure:
         sides = np.array(found.sides, dtype=float)
         edges = np.concatenate([sides, [sides[-1] * 2**0.5]]) / 2**0.25
         colours = ListedColormap(COLOURS[: len(found.names)])
-        limits = {"vmin": -0.5, "vmax": len(found.names) - 0.5}
+        limits: Any = {"vmin": -0.5, "vmax": len(found.names) - 0.5}
         axes.pcolormesh(edges, edges, found.chosen, cmap=colours, edgecolors="white", linewidth=0.4, **limits)
-        for m, n in zip(*np.indices(found.chosen.shape).reshape(2, -1), strict=True):
-            letter = chr(ord("A") + found.chosen[m, n])
-            axes.text(sides[n], sides[m], letter, ha="center", va="center", fontsize=6.5, color="#222222")
+        for (m, n), index in np.ndenumerate(found.chosen):
+            letter = chr(ord("A") + index)
+            axes.text(found.sides[n], found.sides[m], letter, ha="center", va="center", fontsize=6.5, color="#222222")
         if shape is not None and all(edges[0] <= side <= edges[-1] for side in shape):
             axes.plot(shape[1], shape[0], "x", color="black", markersize=11, markeredgewidth=2.2)
         ticks = [side for side in found.sides if side & (side - 1) == 0]

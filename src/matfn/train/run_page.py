@@ -95,7 +95,8 @@ def page(folder: Path) -> str:
 def _runs(recipe: Recipe, folder: Path) -> Iterator[Seen]:
     """The run in the folder, or the runs of a comparison that have begun."""
     if not recipe.arms:
-        yield _seen(folder, recipe.optimizer.label, recipe.train.seed, recipe.optimizer.lr, 0)
+        arm = recipe.arm(None)
+        yield _seen(folder, arm.label, recipe.train.seed, arm.lr, 0)
         return
     labels = [arm.label for arm in recipe.arms]
     for job in (job for together in compare.rounds(recipe, recipe.arms, folder) for job in together):

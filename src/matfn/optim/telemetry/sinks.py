@@ -96,18 +96,18 @@ class Scalars:
                 f"Scalars takes a logger with add_scalar(tag, value, step) or log(values, step=step), got {logger!r}. "
                 "To write your own sink, pass Telemetry a function that takes a Record."
             )
-        self._logger = logger
+        self._writer = logger
 
     def __call__(self, record: Record) -> None:
         """Pass on the values of a record that are finite."""
         values = scalars(record)
-        if callable(getattr(self._logger, "add_scalar", None)):
+        if callable(getattr(self._writer, "add_scalar", None)):
             for tag, value in values.items():
-                self._logger.add_scalar(tag, value, record.step)
+                self._writer.add_scalar(tag, value, record.step)
         else:
-            self._logger.log(values, step=record.step)
-        if callable(getattr(self._logger, "flush", None)):
-            self._logger.flush()
+            self._writer.log(values, step=record.step)
+        if callable(getattr(self._writer, "flush", None)):
+            self._writer.flush()
 
 
 class TensorBoard(Scalars):
@@ -129,4 +129,4 @@ class TensorBoard(Scalars):
 
     def close(self) -> None:
         """Close the event file."""
-        self._logger.close()
+        self._writer.close()
