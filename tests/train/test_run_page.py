@@ -78,11 +78,11 @@ def test_what_is_missing_or_damaged_is_named(table, tmp_path, watcher):
     telemetry.write_bytes(whole[:-20])  # a crash, or a reader beside the run
     assert "What the updates did" in run_page.page(tmp_path / "run")
     telemetry.write_bytes(b"[]\n" + whole)
-    with pytest.raises(TrainError, match="telemetry.jsonl"):
+    with pytest.raises(TrainError, match=r"telemetry\.jsonl"):
         run_page.page(tmp_path / "run")
     telemetry.unlink()
     (tmp_path / "run" / about.ABOUT).write_text(json.dumps({"conditions": []}))
-    with pytest.raises(TrainError, match="about.json"):
+    with pytest.raises(TrainError, match=r"about\.json"):
         run_page.page(tmp_path / "run")
 
 

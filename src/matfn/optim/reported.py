@@ -35,7 +35,7 @@ class Reported:
         """A self-contained HTML page: loss, rates, figures by layer over time, what the plan decided, the machine.
 
         The figures are those of a `Telemetry` of this optimizer, which keeps its measurements, also after `detach`.
-        Without one, the page says how to record them. docs/telemetry.md shows a page.
+        Without one, the page says how to record them. docs/telemetry.md explains the figures.
 
         Args:
             path: A file to write the page to, whole or not at all; its folder must exist. None writes nothing.
