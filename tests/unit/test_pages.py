@@ -100,6 +100,8 @@ def test_names_of_layers_are_short_and_different():
     assert max(map(len, short)) <= 22
     assert len(set(short)) == 4
     assert layers.short_names(["w"]) == ["w"]
+    assert layers.short_names(["a.weight", "a"]) == ["a.weight", "a"]
+    assert layers.short_names(["layers.12.self_attention_query_projection.weight"]) == ["layers.12.…_projection"]
 
 
 def test_text_is_escaped():

@@ -12,7 +12,7 @@ __all__ = ["MOST", "WIDTH", "Axis", "Line", "chart", "label", "legend", "paths",
 
 WIDTH = 360  # of every drawing: a phone shows it in its own size
 COLOURS, DASHES = 7, ("", "7 3", "2 3", "9 3 2 3")  # no two of 28 lines look alike
-_LEFT, _TOP, _BOTTOM, _HEIGHT = 44, 8, 30, 210
+_LEFT, _TOP, _BOTTOM, _HEIGHT = 52, 8, 30, 210
 MOST = 400  # points of a line; a longer one is drawn as the means of equal parts
 
 
@@ -90,7 +90,7 @@ def spread(values: Iterable[float], scale: str = "linear") -> tuple[float, float
     if scale == "log":
         wider = max((high / low) ** 0.05, 1.05) if high / low < 1e300 else 10.0
         return low / wider, high * wider
-    margin = 0.05 * (high - low) or 0.05 * abs(high) or 0.05
+    margin = 0.05 * (high - low) or 0.5 * abs(high) or 0.5  # of equal values, such as a constant learning rate
     return low - margin, high + margin
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import math
+import re
 import statistics
 import struct
 import zlib
@@ -143,8 +144,16 @@ def _png(rows: Sequence[Sequence[bytes]]) -> str:
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """Return names of at most 22 letters: without an ending that all share, and without the middle of long ones."""
-    ends = {name.rpartition(".")[2] for name in names}
-    shared = f".{next(iter(ends))}" if len(ends) == 1 and len(names) > 1 else ""
-    cut = [name.removesuffix(shared) for name in names]
-    return [name if len(name) <= _LETTERS else f"{name[:7]}…{name[8 - _LETTERS :]}" for name in cut]
+    """Return names of at most 22 letters: without ".weight", and without the middle of a long name."""
+    cut = [name.removesuffix(".weight") for name in names]
+    return [_short(name) for name in (cut if len(set(cut)) == len(names) else names)]
+
+
+def _short(name: str) -> str:
+    if len(name) <= _LETTERS:
+        return name
+    block = re.match(r".*?\.\d+\.", name)
+    head = block[0] if block else name[:7]
+    if len(head) > _LETTERS // 2:
+        head = ".".join(part[:3] for part in head.split("."))[: _LETTERS // 2]
+    return f"{head}…{name[len(head) + 1 - _LETTERS :]}"

@@ -33,7 +33,7 @@ table.facts td { text-align: left; font-weight: 400; white-space: normal; overfl
 table.facts td:first-child { color: var(--soft); width: 12rem }
 table.words { font-size: .85rem }
 table.words th, table.words td { text-align: left; padding: .35rem .5rem; vertical-align: top; white-space: normal }
-table.words td { overflow-wrap: anywhere }
+table.words td { overflow-wrap: break-word } table.words td:first-child { overflow-wrap: anywhere; min-width: 6.5rem }
 figure { margin: 1rem 0 } figure svg { width: 100%; height: auto; display: block }
 figure svg:not(.chart) { background: #fff; border-radius: 6px }
 figcaption, p.note { color: var(--soft); font-size: .9rem }
@@ -62,7 +62,8 @@ figure b { display: block; line-height: 1.3 } figure .unit { display: block; col
 @media (max-width: 40rem) {
   table.words thead { display: none } table.words tr { display: block; padding: .5rem 0;
     border-bottom: 1px solid var(--line) }
-  table.words td { display: flex; gap: .6rem; border: 0; padding: .1rem .4rem; overflow-wrap: anywhere }
+  table.words td, table.words td:first-child { display: flex; gap: .6rem; border: 0; padding: .1rem .4rem;
+    overflow-wrap: anywhere }
   table.words td:empty { display: none }
   table.words td::before { content: attr(data-head); color: var(--soft); flex: 0 0 5.2rem; font-weight: 400 }
 }
@@ -122,7 +123,7 @@ def number(value: float) -> str:
         return "-"
     if value in (float("inf"), float("-inf")):
         return "∞" if value > 0 else "\N{MINUS SIGN}∞"
-    if value and not 1e-3 <= abs(value) < 1e5:
+    if value and not 1e-4 <= abs(value) < 1e5:
         digits, _, power = f"{value:.2e}".partition("e")
         text = f"{digits.rstrip('0').rstrip('.')}e{int(power)}"
     else:
