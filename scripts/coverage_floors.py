@@ -10,7 +10,7 @@ FLOORS = {"iteration": 0, "methods": 0, "engines": 0, "run": 0, "optim": 0}
 
 def rooms(report: dict) -> dict[str, tuple[int, int]]:
     """Lines run and lines of each room, from the report of `coverage json`."""
-    counts = {room: (0, 0) for room in FLOORS}
+    counts = dict.fromkeys(FLOORS, (0, 0))
     for path, file in report["files"].items():
         parts = Path(path).parts
         room = parts[parts.index("matfn") + 1] if "matfn" in parts else ""

@@ -2,8 +2,8 @@
 
     python tests/mutations.py [--sample 60] [--only engines/restarts.py]
 
-A change is a comparison, a sign, a constant, a condition or a returned value. Each one runs the file's tests in a fork of
-this process, which has imported torch but not matfn. A survivor is a hint, not a verdict: some changes alter nothing
+A change is a comparison, a sign, a constant, a condition or a returned value. Each one runs the file's tests in a fork
+of this process, which has imported torch but not matfn. A survivor is a hint, not a verdict: some changes alter nothing
 that a caller can see, such as a bound that no input reaches. Run by hand; a hundred changes take minutes.
 """
 
@@ -153,8 +153,8 @@ def outcome(file: str, tests: list[str], text: str) -> str:
 
 def main() -> int:
     """Print the survivors by file; the exit status is 1 if the tests fail on the file as it is."""
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--sample", type=int, default=15, help="changes of each file, drawn by a fixed seed; 0 for all")
+    options = argparse.ArgumentParser(description="List the small changes of core files that no test sees.")
+    options.add_argument("--sample", type=int, default=15, help="changes of a file, drawn by a fixed seed; 0 for all")
     options.add_argument("--only", choices=sorted(PAIRS), help="one file")
     asked = options.parse_args()
     os.chdir(ROOT)
