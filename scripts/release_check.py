@@ -42,9 +42,11 @@ def version() -> str:
     said = re.search(r'__version__ = "(.*)"', (ROOT / "src/matfn/__init__.py").read_text())
     assert said is not None
     number = said[1]
-    heading = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    heading = re.search(r"^## (\S+)(.*)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     if heading is None or heading[1] != number:
         raise NotReadyError(f"CHANGELOG.md begins with {heading and heading[0]}, not with ## {number}")
+    if "unreleased" in heading[2]:
+        print(f"note: CHANGELOG.md says {heading[0]!r}; write the date there before the tag")
     if f"\nversion: {number}\n" not in (ROOT / "CITATION.cff").read_text():
         raise NotReadyError(f"CITATION.cff has another version than {number}")
     tags = run("git", "tag", "--list", "v*", cwd=ROOT).split()
