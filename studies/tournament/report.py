@@ -212,7 +212,7 @@ def _figures(of: Found) -> dict[str, Any]:
         caption = f"Stage {of.name}: validation loss, and the mean difference from {OLDER}, during training"
         drawn[f"-{of.name}-curves"] = caption, lambda: plots.curves(of.runs, of.unit)
     if of.sizes and of.tables and of.tables[0][1]:
-        caption = f"Stage {of.name}: loss against the mean singular value that each oracle leaves of a momentum"
+        caption = f"Stage {of.name}: loss and mean singular value that each oracle leaves of a momentum; bars: 95 %"
         drawn[f"-{of.name}-sizes"] = caption, lambda: plots.sizes(of.tables[0][1], of.sizes, of.unit)
     return drawn
 
