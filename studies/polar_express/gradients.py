@@ -114,9 +114,9 @@ class _Silent:
 
 
 def momenta(steps: int) -> dict[str, Array]:
-    """Singular values of the momenta of the demo's fourth block after so many steps of its recipe, by name."""
+    """Singular values of the momenta of the fourth block after so many steps of the demo's recipe, batches of 8."""
     path = Path(__file__).parents[2] / "recipes" / "demo.toml"
-    recipe = recipes.load(path, ["train.eval_windows=1", "train.threads=1"])
+    recipe = recipes.load(path, ["train.batch=8", "train.eval_windows=1", "train.threads=1"])
     with tempfile.TemporaryDirectory() as folder:
         only = [f"blocks.{BLOCK}.*"]
         found = capture(recipe, "matfn Muon", at=[steps], only=only, directory=Path(folder), watcher=_Silent())

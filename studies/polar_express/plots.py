@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from matfn.train.drawing import COLOURS, MARKERS, STYLE
 from studies.polar_express.gradients import Curves
@@ -18,6 +20,12 @@ from studies.polar_express.training import ARMS, Runs
 __all__ = ["convergence", "first_step", "half_precision", "products", "training"]
 
 FLOOR = 1e-16  # below lies rounding alone
+
+
+def _plain(axis: Axis) -> None:
+    """Powers of ten as 1e-05: letters, as the style reads no formula."""
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def convergence(left: Mapping[str, Sequence[float]], right: Mapping[str, Curves]) -> Figure:
@@ -38,6 +46,7 @@ def convergence(left: Mapping[str, Sequence[float]], right: Mapping[str, Curves]
         )
         for axes, (title, label) in zip(panels, titles, strict=True):
             axes.set(title=title, ylabel=label, xlabel="step", yscale="log", ylim=(1e-6, 3), xticks=range(0, 21, 2))
+            _plain(axes.yaxis)
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3)
         return figure
@@ -56,7 +65,7 @@ def _line(axes: Axes, index: int, name: str, values: np.ndarray, at: Sequence[fl
 def products(degrees: Mapping[str, Sequence[tuple[float, float, float]]], curves: Mapping[str, Curves]) -> Figure:
     """Error against products: worst error on [1e-3, 1] by degree and both counts, and Frobenius error on gradients."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(12, 4.8), layout="constrained")
+        figure = Figure(figsize=(13, 5.4), layout="constrained")
         panels = figure.subplots(1, 3)
         for index, (name, rows) in enumerate(degrees.items()):
             for column, axes in enumerate(panels[:2]):
@@ -69,7 +78,9 @@ def products(degrees: Mapping[str, Sequence[tuple[float, float, float]]], curves
         panels[2].set(title="gradients of the 4th block", ylabel="relative Frobenius error")
         for axes, limit in zip(panels, (30, 16, 46), strict=True):
             axes.set(xlabel="products of n x n matrices", yscale="log", ylim=(1e-6, 3), xlim=(0, limit))
-            axes.legend(loc="lower left", fontsize=8)
+            _plain(axes.yaxis)
+        panels[0].legend(loc="lower left")
+        panels[2].legend(loc="upper left", bbox_to_anchor=(0.0, -0.18), fontsize=8, ncols=2)
         return figure
 
 
@@ -88,6 +99,7 @@ def first_step() -> Figure:
             axes.set(xlabel="x", xlim=(0, 1.08))
         left.set(title="first step for [.005, 1]: p(x)", ylabel="p(x)", ylim=(0, 3))
         right.set(title="gain p(x) / x", ylabel="p(x) / x", yscale="log", ylim=(0.03, 12))
+        _plain(right.yaxis)
         left.legend(loc="upper center")
         return figure
 
@@ -98,7 +110,9 @@ def half_precision(half: Half) -> Figure:
         figure = Figure(figsize=(11, 4.4), layout="constrained")
         left, right = figure.subplots(1, 2)
         for index, (name, cosines) in enumerate(half.cosines.items()):
-            look = {"color": COLOURS[index], "marker": MARKERS[index], "markersize": 4, "label": name}
+            # float64 lies below float32: wide and pale.
+            wide = {"linewidth": 5, "alpha": 0.4} if name == "float64" else {"linewidth": 1.6}
+            look = {"color": COLOURS[index], "marker": MARKERS[index], "markersize": 4, "label": name, **wide}
             left.plot(half.steps, cosines, **look)
             right.plot(half.steps, half.lows[name], **look)
             right.plot(half.steps, half.tops[name], **{**look, "linestyle": "--", "label": None})
@@ -122,6 +136,8 @@ def training(runs: Runs) -> Figure:
             losses = list(runs.seeds(name).values())
             right.plot([index] * len(losses), losses, linestyle="none", **look)
         left.set(xscale="log", xlabel="learning rate", ylabel="validation loss", title="one seed, by rate")
+        left.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        _plain(left.xaxis)
         right.set(title="compared seeds, at the best rate", ylabel="validation loss")
         right.set_xticks(range(len(ARMS)), list(ARMS), rotation=20)
         left.legend()
