@@ -1,4 +1,4 @@
-"""The command line: `matfn train | compare | coeffs | methods | explain | plan`."""
+"""The command line: `matfn train | compare | report | coeffs | methods | explain | plan`."""
 
 from __future__ import annotations
 
@@ -130,6 +130,23 @@ def compare(
     processes.leave()
 
 
+@app.command("report")
+@user_errors
+def report_(
+    run: Annotated[Path, typer.Argument(help="The folder of a run of train or compare.", parser=path_of)],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The file; training.html in the folder by default.", parser=path_of)
+    ] = None,
+) -> None:
+    """Write an HTML page of a run, also while it runs: losses, rates, what the updates did, what the plan decided."""
+    from matfn.train import run_page
+
+    if not run.is_dir():
+        raise TrainError(f"there is no folder {str(run)!r}: give the folder of a run of matfn train or matfn compare")
+    path = run_page.write(run, out)
+    screen().print(f"report  {safe(str(path))}", highlight=False, soft_wrap=True)
+
+
 @app.command()
 @user_errors
 def coeffs(
@@ -141,10 +158,7 @@ def coeffs(
     """Print a method's schedule: interval, coefficients and worst error of every step."""
     from matfn.train.schedules import schedule_table
 
-    if plot and (plot.is_dir() or plot.suffix.lower() != ".png"):
-        raise TrainError(f"--plot writes a PNG: give a file that ends in .png, not {str(plot)!r}")
-    if plot and not plot.parent.is_dir():
-        raise TrainError(f"--plot: there is no folder {str(plot.parent)!r}")
+    _check_png(plot, "--plot")
     table = schedule_table(spec, p)
     if plot:
         from matfn.train import drawing
@@ -190,21 +204,32 @@ def explain(
     dtype: Annotated[str, typer.Option(help="float16, bfloat16, float32 or float64.")] = "float32",
     p: Annotated[int | None, typer.Option("--p", help="Of rootm and inv_rootm.", show_default=False)] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; it need not be there.")] = "cpu",
+    map_: Annotated[
+        Path | None, typer.Option("--map", help="Draw the choices for every shape as a PNG.", parser=path_of)
+    ] = None,
 ) -> None:
     """Show how a function or an optimizer's step would be computed on this machine, and why; nothing is computed."""
     import torch
 
     import matfn
 
+    _check_png(map_, "--map")
     if dtype not in ("float16", "bfloat16", "float32", "float64"):
         raise TrainError(f"--dtype must be float16, bfloat16, float32 or float64, got {brief(dtype)}")
     try:
         options: dict[str, Any] = {} if method is None else {"method": matfn.method(method)}
         sides, kind = shape_of(shape, "the shape"), getattr(torch, dtype)
         plan = matfn.explain(sides, verb, p=p, dtype=kind, device=device, **options)
+        if map_:
+            from matfn.train import choice_map, drawing
+
+            found = choice_map.choice_map(verb, p=p, dtype=kind, device=device, **options)
+            drawing.png(choice_map.draw(found, sides), map_)
     except (ValueError, TypeError, ArithmeticError, ImportError) as error:
         raise TrainError(str(error)) from None
     typer.echo(str(plan))
+    if map_:
+        screen().print(f"map  {safe(str(map_))}", highlight=False, soft_wrap=True)
 
 
 @app.command("plan")
@@ -242,6 +267,14 @@ def plan_(
         typer.echo(json.dumps(outlook.as_data(title, profile, found)))
         return
     typer.echo(f"{title}, decided as on {profile}\n\n{found}")
+
+
+def _check_png(path: Path | None, option: str) -> None:
+    """Refuse a path to which no PNG can be written, before the work."""
+    if path and (path.is_dir() or path.suffix.lower() != ".png"):
+        raise TrainError(f"{option} writes a PNG: give a file that ends in .png, not {str(path)!r}")
+    if path and not path.parent.is_dir():
+        raise TrainError(f"{option}: there is no folder {str(path.parent)!r}")
 
 
 def _print_comparison(console: Console, result: Comparison) -> None:

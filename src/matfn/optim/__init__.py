@@ -14,7 +14,8 @@ from .rules.roots import minimax
 from .scale import SCALES, jordan, moonlight, spectral, unit
 from .shampoo import Shampoo
 from .soap import SOAP
-from .telemetry.sinks import JsonLines, Record, TensorBoard
+from .telemetry.history import History
+from .telemetry.sinks import JsonLines, Record, Scalars, TensorBoard
 from .telemetry.telemetry import Telemetry
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "AdaMuon",
     "Cutting",
     "Entry",
+    "History",
     "JsonLines",
     "Layout",
     "MatrixOptimizer",
@@ -33,6 +35,7 @@ __all__ = [
     "PolarGrad",
     "Record",
     "Resolvents",
+    "Scalars",
     "Shampoo",
     "Telemetry",
     "TensorBoard",

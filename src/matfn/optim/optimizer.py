@@ -30,6 +30,7 @@ from .matrices.shards import is_dtensor
 from .matrices.stacks import Stacks
 from .options import check_defaults, check_scale
 from .replay import Replay, check_capturable
+from .reported import Reported
 from .rest import RestRule
 from .rule_groups import RuleGroups
 from .rules.rule import Elementwise, Rule
@@ -58,7 +59,7 @@ def kind_of(gradient: Tensor | None) -> tuple[Any, ...]:
     return () if gradient is None else (gradient.layout, gradient.dtype, gradient.device)
 
 
-class MatrixOptimizer(RuleGroups):
+class MatrixOptimizer(Reported, RuleGroups):
     """Base of the matrix optimizers.
 
     Args:
@@ -120,6 +121,7 @@ class MatrixOptimizer(RuleGroups):
             self.scales["custom"] = defaults["scale"]
             defaults = {**defaults, "scale": "custom"}
         super().__init__(as_groups(params, name), defaults)
+        self.entries = tuple(getattr(params, "entries", ()))
         self._watch, self._sharded = Watch(params), Sharded(getattr(params, "processes", None))
         check_used(self.param_groups, self.others, rest is not None and not hasattr(params, "groups"), name)
         if graph:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from matfn.train import Stopped, TrainError, checkpoint, optimizers, processes, sizes
+from matfn.train import Stopped, TrainError, about, checkpoint, optimizers, processes, sizes
 from matfn.train import recipe as recipes
 from matfn.train.data import Corpus, load_corpus
 from matfn.train.files import read, replace_text
@@ -83,6 +83,7 @@ def run(recipe: Recipe, directory: Path, watcher: Watcher, *, stop: Callable[[],
     if processes.first():
         directory.mkdir(parents=True, exist_ok=True)
         recipes.record(directory / RECIPE, recipe, corpus.order)
+        _write_about(recipe, corpus, directory)
     try:
         searches, runs = _trained(recipe, trials, corpus, directory, watcher, stop)
     except Stopped:
@@ -124,19 +125,19 @@ def _trained(
         best, found = best_rate(arm, steps, train_in_turns(tried, corpus, watcher, stop))
         arms.append(best)
         searches += [found] if found else []
-    for together in _rounds(recipe, arms, directory):
+    for together in rounds(recipe, arms, directory):
         runs += train_in_turns(together, corpus, watcher, stop)
     return searches, runs
 
 
 def remaining(recipe: Recipe, directory: Path) -> tuple[int, int]:
     """The number of unfinished runs of the comparison in `directory`, and the number of their steps."""
-    planned = [*trials_of(recipe, directory), *_rounds(recipe, recipe.arms, directory)]
+    planned = [*trials_of(recipe, directory), *rounds(recipe, recipe.arms, directory)]
     left = [job for together in planned for job in together if not job.over]
     return len(left), sum(job.recipe.train.steps for job in left)
 
 
-def _rounds(recipe: Recipe, arms: Sequence[OptimizerTable], directory: Path) -> list[list[Job]]:
+def rounds(recipe: Recipe, arms: Sequence[OptimizerTable], directory: Path) -> list[list[Job]]:
     """The runs of all seeds; those of one list take turns."""
     names, found = folder_names([arm.label for arm in arms]), []
     for seed in recipe.compare.seeds:
@@ -165,10 +166,22 @@ def _summarize(recipe: Recipe, corpus: Corpus, runs: list[Outcome], searches: Se
     )
 
 
+def _model(recipe: Recipe, corpus: Corpus, device: torch.device) -> torch.nn.Module:
+    context, seed = recipe.data.context, recipe.compare.seeds[0]
+    return make_model(recipe.model, corpus.vocabulary, context=context, seed=seed).to(device)
+
+
+def _write_about(recipe: Recipe, corpus: Corpus, directory: Path) -> None:
+    """Write what the comparison is made with, for its page."""
+    device = pick_device(recipe.train.device)
+    model = _model(recipe, corpus, device)
+    arms = ((arm.label, optimizers.make_optimizers(arm, model, recipe.train).members) for arm in recipe.arms)
+    about.write(directory, model, arms, device)
+
+
 def _choices(recipe: Recipe, corpus: Corpus, device: torch.device) -> Iterator[Choice]:
     """The precision of each arm for the model's matrices on this machine."""
-    context, seed = recipe.data.context, recipe.compare.seeds[0]
-    model = make_model(recipe.model, corpus.vocabulary, context=context, seed=seed).to(device)
+    model = _model(recipe, corpus, device)
     for arm in recipe.arms:
         choice = choice_of(arm, optimizers.make_optimizers(arm, model, recipe.train).members, device)
         if choice is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import statistics
+import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,9 @@ import numpy as np
 try:
     import matplotlib
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, NullFormatter
 except ImportError as missing:
     raise ImportError(f'figures need {missing.name}: pip install "matfn[train]"') from None
 
@@ -101,6 +104,8 @@ def rate_curves(comparison: Comparison) -> Figure:
             ring = [(r, loss) for r, loss in points if r == found.best]
             axes.plot(*zip(*ring, strict=True), "o", markersize=13, color=looks[found.arm]["color"], fillstyle="none")
         axes.set(xscale="log", xlabel="learning rate", ylabel=f"validation loss (nats per {comparison.unit})")
+        plain = FuncFormatter(lambda value, _: f"{value:g}")
+        axes.xaxis.set(major_formatter=plain, minor_formatter=plain)
         axes.set_title(f"Learning rates, {comparison.searches[0].steps} steps each")
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
         return figure
@@ -162,39 +167,49 @@ def _range(runs: Sequence[Outcome]) -> tuple[float, float]:
 
 
 def schedule_map(table: ScheduleTable) -> Figure:
-    """What each step does to s in [1e-6, 1], and the worst error on [lower, 1] after it."""
+    """What each step does to s in [1e-6, 1], and the error |1 - s| after it; the design interval is shaded."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(10, 4.4), layout="constrained")
-        values, errors = figure.subplots(1, 2, width_ratios=(1.7, 1))
-        top = _map_curves(values, table)
+        figure = Figure(figsize=(11, 5.2), layout="constrained")
+        values, errors = figure.subplots(1, 2)
+        top = _map_curves(values, errors, table)
+        for axes in (values, errors):
+            axes.axvspan(table.lower, 1.0, color="#0072B2", alpha=0.08, linewidth=0, zorder=0)
+            axes.set(xscale="log", xlim=(1e-6, 1), xlabel="s before the first step (greatest singular value = 1)")
+            _plain_powers(axes.xaxis)
         values.axhline(1.0, color="#333333", linewidth=0.8, linestyle=(0, (4, 3)))
-        values.axvline(table.lower, color="#333333", linewidth=0.8, linestyle=(0, (1, 2)))
-        beside: Any = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
-        values.annotate("lower", (table.lower, 1.0), (3, -4), **beside, va="top", color="#333333", fontsize=9)
-        values.set(xscale="log", xlim=(1e-6, 1), xlabel="s before the first step", ylabel="s after each step")
-        values.set_ylim(0, 1.05 * top)
-        values.set_title(f"{table.spec}, p = {table.p}")
-        values.legend(title="steps", ncols=1 + (len(table.steps) > 8), loc="upper left")
-        numbers = [step.number for step in table.steps]
-        errors.plot(numbers, [max(step.error, 1e-16) for step in table.steps], color="#0072B2", marker="o", linewidth=2)
-        errors.set(yscale="log", xlabel="steps done", ylabel="worst |1 − s| on [lower, 1]", title="Error")
-        errors.set_xticks(numbers[:: 1 + len(numbers) // 12])
+        values.set(ylabel="s after each step", title="The map of s", ylim=(0, 1.05 * top))
+        errors.set(yscale="log", ylabel="|1 − s| after each step", title="Its error")
+        _plain_powers(errors.yaxis)
+        errors.set_ylim(max(1e-16, 0.01 * min(step.error for step in table.steps)), 3)
+        # A long name goes over two lines, at a comma.
+        figure.suptitle("\n".join(textwrap.wrap(f"{table.spec}, p = {table.p}".replace(",", ", "), 110)), fontsize=11)
+        columns = min(len(table.steps), 6)
+        title = f"steps done: worst |1 − s| on the design interval [{table.lower:.3g}, 1] (shaded)"
+        figure.legend(*errors.get_legend_handles_labels(), loc="outside lower center", ncols=columns, title=title)
         return figure
 
 
-def _map_curves(axes: Axes, table: ScheduleTable, *, bins: int = 900, inside: int = 50) -> float:
-    """Draw s after each step, and the band of its extremes within a pixel. Returns the greatest value."""
+def _plain_powers(axis: Axis) -> None:
+    """Label the powers of ten of a logarithmic axis as "0.01". matplotlib writes formulas, which `STYLE` forbids."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _map_curves(values: Axes, errors: Axes, table: ScheduleTable, *, bins: int = 900, inside: int = 50) -> float:
+    """Draw s and |1 - s| after each step, and the bands of their extremes in a pixel. Returns the greatest value."""
     s = np.logspace(-6, 0, bins * inside)
     middle, top = s.reshape(bins, inside).mean(axis=1), 1.2
     shades = matplotlib.colormaps["viridis_r"](np.linspace(0.15, 0.95, len(table.steps)))
     for step, shade in zip(table.steps, shades, strict=True):
         after = table.after(s, step.number).reshape(bins, inside)
-        low, high = after.min(axis=1), after.max(axis=1)
         last = step is table.steps[-1]
-        axes.fill_between(middle, low, high, color=shade, alpha=0.55 if last else 0.15, linewidth=0)
-        # A line along the curve as far as it is smooth; only the band beyond.
-        smooth = np.minimum.accumulate(high - low < 0.15)
-        width = 2.2 if last else 1.4
-        axes.plot(middle[smooth], after.mean(axis=1)[smooth], color=shade, linewidth=width, label=f"{step.number}")
-        top = max(top, float(high.max()))
+        width, alpha = (2.2, 0.55) if last else (1.4, 0.15)
+        for axes, curve in ((values, after), (errors, np.maximum(np.abs(1 - after), 1e-17))):
+            low, high = curve.min(axis=1), curve.max(axis=1)
+            axes.fill_between(middle, low, high, color=shade, alpha=alpha, linewidth=0)
+            # A line along the curve as far as it is smooth; only the band beyond.
+            smooth = np.minimum.accumulate(after.max(axis=1) - after.min(axis=1) < 0.15)
+            name = f"{step.number}: {step.error:.2g}"
+            axes.plot(middle[smooth], curve.mean(axis=1)[smooth], color=shade, linewidth=width, label=name)
+        top = max(top, float(after.max()))
     return top

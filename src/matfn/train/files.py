@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
+from matfn.pages import files
 from matfn.train import TrainError
 
 LOCK = ".lock"
@@ -98,20 +99,11 @@ def whole(path: Path) -> Iterator[BinaryIO]:
     Raises:
         TrainError: The file cannot be written, as on a full disk.
     """
-    partial = path.with_name(f"{path.name[:50]}.{os.getpid()}.partial")
     try:
-        partial.unlink(missing_ok=True)
-        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
+        with files.whole(path) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-        _sync_folder(path.parent)
     except OSError as error:
         raise unwritten(path, error) from None
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def unwritten(path: Path, error: OSError, kept: str = "the older one is unchanged; ") -> TrainError:
@@ -120,16 +112,6 @@ def unwritten(path: Path, error: OSError, kept: str = "the older one is unchange
     return TrainError(
         f"cannot write {path}: {error.strerror or error}; {kept}make room on the disk, or choose another place"
     )
-
-
-def _sync_folder(path: Path) -> None:
-    """Put the new name of a renamed file on disk, where the system can."""
-    with contextlib.suppress(OSError):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def replace_text(path: Path, text: str) -> None:

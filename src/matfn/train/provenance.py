@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import os
-import platform
-import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path
 
-import numpy as np
 import torch
 
-import matfn
-from matfn.optim import MatrixOptimizer, Shampoo
-from matfn.optim.matrices.buckets import working_dtype
-from matfn.optim.rules.nuclear import Nuclear
-from matfn.optim.rules.polar import Polar
+from matfn.optim import MatrixOptimizer
+from matfn.optim.telemetry.choices import run_plans
+from matfn.run.conditions import conditions as known
+from matfn.run.conditions import profile_of
 from matfn.run.machine import machine
-from matfn.run.plan import RunPlan
 from matfn.train import TrainError, processes
 from matfn.train.recipe import OptimizerTable
 
@@ -28,20 +21,11 @@ __all__ = ["Choice", "choice_of", "conditions", "found"]
 
 def conditions(device: torch.device) -> dict[str, str]:
     """Facts to record beside every number. Nothing is read from the network or the environment's variables."""
-    facts = {
-        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "matfn": matfn.__version__ + _revision(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "system": f"{platform.system()} {platform.machine()}",
-        "processor": f"{_processor()}, {os.cpu_count()} cores seen",
-        "processes": str(processes.count()),
-        "threads": str(torch.get_num_threads()),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
-        "profile of the machine": found(device),
-        "float32 products": torch.get_float32_matmul_precision(),
-    }
+    found(device)  # a wrong MATFN_MACHINE is a user's mistake
+    facts: dict[str, str] = {}
+    for name, value in known(device).items():
+        facts |= {"processes": str(processes.count())} if name == "threads" else {}
+        facts[name] = value
     if hasattr(os, "getloadavg"):
         facts["load at the end"] = f"{os.getloadavg()[0]:.1f} runnable tasks (1 min)"
     return facts
@@ -54,36 +38,9 @@ def found(device: torch.device) -> str:
         TrainError: MATFN_MACHINE names no profile.
     """
     try:
-        profile = machine(device)
+        return profile_of(device)
     except ValueError as error:
         raise TrainError(str(error)) from None
-    return f"{profile.name} ({profile.kind})"
-
-
-def _revision() -> str:
-    """`, revision abc1234` and, for a modified checkout, `, changed`; empty outside a git checkout."""
-    root = Path(matfn.__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return ""
-
-    def git(*arguments: str) -> str:
-        command = ("git", "-C", str(root), *arguments)
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
-
-    try:
-        changed = ", changed" if git("status", "--porcelain", "-uno") else ""
-        return f", revision {git('rev-parse', '--short=10', 'HEAD')}{changed}"
-    except (OSError, subprocess.SubprocessError):  # no git, no answer of it, or none within 30 s
-        return ", revision unknown"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or "unknown"
 
 
 @dataclass(frozen=True)
@@ -120,21 +77,9 @@ def choice_of(table: OptimizerTable, members: Sequence[torch.optim.Optimizer], d
         measured = f": {profile.half.where}" if profile.half else ""
         reason = f"torch.optim.Muon's bfloat16 is slow on {profile.name}{measured}"
         return Choice(table.label, _short(profile.narrow), reason, replaced=True)
-    plans = [plan for one in members if isinstance(one, MatrixOptimizer) for plan in _plans(one)]
+    plans = [plan for one in members if isinstance(one, MatrixOptimizer) for plan in run_plans(one)]
     reasons = {_short(plan.precision): dict(plan.reasons)["precision"] for plan in plans if plan.engine is not None}
     return Choice(table.label, ", ".join(reasons), "; ".join(dict.fromkeys(reasons.values()))) if reasons else None
-
-
-def _plans(optimizer: MatrixOptimizer) -> Iterator[RunPlan]:
-    """The run plans of the polar factors and roots that an optimizer computes."""
-    if isinstance(optimizer, Shampoo):
-        yield from optimizer.root_choices().values()
-    for rule in optimizer.chain:
-        polar = rule.polar if isinstance(rule, Nuclear) else rule
-        if isinstance(polar, Polar):
-            for parameter, layout in optimizer.layouts.items():
-                for _, m, n in layout.matrices:
-                    yield polar.plan((m, n), working_dtype(parameter), parameter.device)
 
 
 def _short(dtype: torch.dtype) -> str:

@@ -3,50 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
+from matfn.pages.page import CSS, HEAD, document, facts, table
 from matfn.train import drawing, files
 from matfn.train import recipe as recipes
 from matfn.train.compare import Comparison, edge_warnings
 from matfn.train.outcome import Difference, Interval, Row, TimeView, leaders
 
-CSS = """
-:root { --ink: #1d1f23; --soft: #5b616b; --line: #e3e5e9; --wash: #f6f7f9; --best: #eaf3fa; }
-* { box-sizing: border-box }
-body { font: 16px/1.55 system-ui, -apple-system, "Segoe UI", "Liberation Sans", Arial, sans-serif; color: var(--ink);
-       max-width: 60rem; margin: 3rem auto; padding: 0 1.5rem; background: #fff }
-h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 .3rem }
-h2 { font-size: 1.1rem; margin: 2.4rem 0 .6rem }
-p.lead { color: var(--soft); margin: 0 0 2rem }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
-th, td { padding: .5rem .8rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap }
-th { font-weight: 600; color: var(--soft); font-size: .85rem; border-bottom-width: 2px; vertical-align: bottom }
-th:first-child, td:first-child { text-align: left; padding-left: .4rem }
-td:first-child { font-weight: 600 }
-tr.best td { background: var(--best) }
-table.facts td { text-align: left; font-weight: 400; white-space: normal; overflow-wrap: anywhere; font-size: .9rem;
-                 padding: .3rem .4rem; vertical-align: top }
-table.facts td:first-child { color: var(--soft); width: 12rem }
-figure { margin: 1rem 0 } figure svg { width: 100%; height: auto; display: block }
-figcaption, p.note { color: var(--soft); font-size: .9rem }
-pre { background: var(--wash); padding: 1rem; border-radius: 6px; overflow-x: auto; font-size: .82rem;
-      line-height: 1.45 }
-details summary { cursor: pointer; font-weight: 600; margin: 2rem 0 .6rem; font-size: 1.1rem }
-.wide, figure { overflow-x: auto }
-.columns { display: grid; grid-template-columns: 1fr 1fr; gap: 0 2.5rem }
-@media (max-width: 48rem) { .columns { grid-template-columns: 1fr } figure svg { min-width: 42rem } }
-details th, details td { font-size: .72rem; padding: .3rem; white-space: normal }
-@media print { body { margin: 0; max-width: none } details > * { display: block } }
-"""
-
-
-HEAD = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{title}</title><style>{css}</style></head>
-<body>
-"""
+__all__ = ["CSS", "HEAD", "cells", "difference_lines", "facts", "headings", "lead", "page", "summary", "write"]
 
 
 def write(comparison: Comparison, directory: Path) -> Path:
@@ -84,7 +51,7 @@ def page(comparison: Comparison, figure: str) -> str:
         f"<details open><summary>Recipe</summary><pre>{escape(recipes.text(recipe))}</pre></details>",
         f"<details><summary>Every run, as JSON</summary><pre>{escape(_runs(comparison))}</pre></details>",
     ]
-    return HEAD.format(title=escape(recipe.title), css=CSS) + "\n".join(body) + "\n</body></html>\n"
+    return document(recipe.title, body)
 
 
 def lead(comparison: Comparison) -> str:
@@ -114,14 +81,7 @@ def headings(unit: str) -> tuple[str, ...]:
 def _results(comparison: Comparison) -> str:
     best = leaders(comparison.rows, comparison.differences)
     marked = {index for index, row in enumerate(comparison.rows) if row.arm in best}
-    return _table(headings(comparison.unit), [cells(row, comparison) for row in comparison.rows], marked=marked)
-
-
-def facts(known: Mapping[str, object]) -> str:
-    """A table of names and values."""
-    shown = {key.replace("_", " "): f"{v:,}" if isinstance(v, int) else str(v) for key, v in known.items()}
-    lines = (f"<tr><td>{escape(key)}</td><td>{escape(value)}</td></tr>" for key, value in shown.items())
-    return f'<table class="facts"><tbody>{"".join(lines)}</tbody></table>'
+    return table(headings(comparison.unit), [cells(row, comparison) for row in comparison.rows], marked=marked)
 
 
 def _runs(comparison: Comparison) -> str:
@@ -130,14 +90,6 @@ def _runs(comparison: Comparison) -> str:
 
 
 FEW = 4  # with more arms only the best is compared with each, and a table has all pairs
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, marked: Collection[int] = ()) -> str:
-    """An HTML table of plain text; the rows of the numbers `marked` stand out."""
-    head, best = "".join(f"<th>{escape(text)}</th>" for text in heads), ' class="best"'
-    body = ("".join(f"<td>{escape(text)}</td>" for text in row) for row in rows)
-    lines = "".join(f"<tr{best if index in marked else ''}>{row}</tr>" for index, row in enumerate(body))
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
 
 
 def _precisions(comparison: Comparison) -> Iterable[str]:
@@ -161,7 +113,7 @@ def _equal_times(comparison: Comparison) -> Iterable[str]:
         yield f"<h2>Equal time: after {view.seconds:.1f} s of training</h2>"
         yield f'<p class="note">{escape(_conditions(comparison, view))}</p>'
         rows = ((r.arm, f"{r.step:.0f}", str(r.val) if r.val else "no evaluation yet") for r in view.rows)
-        yield _table(("optimizer", "step by then", f"validation loss (nats/{comparison.unit})"), rows)
+        yield table(("optimizer", "step by then", f"validation loss (nats/{comparison.unit})"), rows)
         means = {row.arm: row.val.mean for row in view.rows if row.val}
         yield _listed(view.differences, means, comparison.unit)
 
@@ -192,7 +144,7 @@ def _searches(comparison: Comparison) -> Iterable[str]:
         pairs = zip(found.rates, found.losses, strict=True)
         losses = ", ".join(f"{rate:g}: {'diverged' if loss is None else f'{loss:.3f}'}" for rate, loss in pairs)
         rows.append((found.arm, losses, f"{found.best:g}"))
-    yield _table(("optimizer", "loss by rate", "taken"), rows)
+    yield table(("optimizer", "loss by rate", "taken"), rows)
     yield f'<p class="note">{escape(edge_warnings(comparison.searches))}</p>'
 
 
@@ -247,7 +199,7 @@ def _matrix(pairs: Sequence[Difference], arms: list[str], unit: str) -> str:
         f"All {count} pairs, row minus column, in nats/{unit}; a star where the 95 % interval leaves out 0. Of {count} "
         f"such intervals about {0.05 * count:.0f} would do so by chance alone."
     )
-    return f'<details><summary>Every pair</summary>{_table(("", *arms), rows)}<p class="note">{note}</p></details>'
+    return f'<details><summary>Every pair</summary>{table(("", *arms), rows)}<p class="note">{note}</p></details>'
 
 
 def _cell(gap: Interval | None) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from matfn.train import Stopped, TrainError, optimizers, processes, sizes
+from matfn.train import Stopped, TrainError, about, optimizers, processes, sizes
 from matfn.train import recipe as recipes
 from matfn.train.data import load_corpus
 from matfn.train.loop import CHECKPOINT, METRICS, Trainer, pick_device
@@ -66,6 +66,7 @@ def run(recipe: Recipe, folder: Path, console: Console, *, arm: str | None = Non
     trainer = Trainer(chosen, table, corpus, seed=chosen.train.seed, directory=folder)
     if processes.first():
         recipes.record(folder / RECIPE, chosen, corpus.order)
+        about.write(folder, trainer.model, [(table.label, trainer.optimizers.members)], device)
     with Progressing(console, chosen.train.steps) as watcher, interrupt() as signalled:
         trainer.advance(chosen.train.steps, watcher, stop=everywhere(signalled))
         trainer.save()

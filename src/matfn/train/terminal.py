@@ -50,6 +50,7 @@ def user_errors(command: F) -> F:
     return wrapped  # type: ignore[return-value]
 
 
+_EXTRA = ("matplotlib", "rich", "tokenizers", "transformers", "typer")  # packages of the extra "train"
 _CONTROL = (typer.Exit, typer.Abort, typer.BadParameter)
 
 
@@ -63,7 +64,8 @@ def _told(error: Exception) -> tuple[str, int]:
         where = "the output" if error.filename is None else error.filename
         return one_line(f"{where}: {error.strerror or error}"), 2
     if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("matfn"):
-        return one_line(f"this needs {error.name}, which is not installed: pip install {error.name}"), 2
+        name = '"matfn[train]"' if str(error.name).split(".")[0] in _EXTRA else error.name
+        return one_line(f"this needs {error.name}, which is not installed: pip install {name}"), 2
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error)):
         return one_line(f"there is too little memory for this: {error or 'choose smaller sizes'}"), 2
     told = f"{type(error).__name__}: {error}"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..matrices.exchange import group_of_mesh
 from ..matrices.layout import Layout, linear, stack
+from . import html
 from .candidate import Candidate, Decision
 from .example import check_example, read_example
 from .hints import Override, Pattern, check_arguments, first, refuse_idle_patterns
@@ -136,6 +137,13 @@ class Plan:
 
     def __str__(self) -> str:
         return render(self.entries) + (f"\n\n{self.outlook()}" if self.mesh is not None else "")
+
+    def _repr_html_(self) -> str:
+        return html.fragment(self)  # notebooks call it
+
+    def to_html(self) -> str:
+        """A self-contained page: the numbers that each rule moves, every decision with its reason, the outlook."""
+        return html.page(self)
 
     def outlook(
         self,

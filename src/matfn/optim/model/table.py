@@ -3,28 +3,33 @@
 import math
 import re
 import textwrap
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .plan import Entry
 
-__all__ = ["by_sizes", "columns", "render"]
+__all__ = ["HEADER", "by_sizes", "columns", "render", "rows", "totals"]
 
 WIDTH = 120
-_HEADER = ("parameter", "shape", "role", "rule", "matrices", "by", "why")
+HEADER = ("parameter", "shape", "role", "rule", "matrices", "by", "why")
 _NAME, _SHAPE, _MATRICES = 42, 16, 18
 Row = tuple[str, str, str, str, str, str, str]
 
 
 def render(entries: Sequence["Entry"]) -> str:
     """The table of a plan, the number of parameters that each rule moves, and the decisions that want a look."""
-    rows = [_row(name, entry) for name, entry in _folded(entries)]
+    found = rows(entries)
     caps = (_NAME, _SHAPE, 12, 16, _MATRICES, 7, WIDTH)
-    widths = [min(cap, max(len(row[i]) for row in [_HEADER, *rows])) for i, cap in enumerate(caps)]
+    widths = [min(cap, max(len(row[i]) for row in [HEADER, *rows])) for i, cap in enumerate(caps)]
     widths[-1] = WIDTH - sum(widths[:-1]) - 2 * (len(widths) - 1)
-    lines = [line for row in [_HEADER, tuple("─" * width for width in widths), *rows] for line in _wrapped(row, widths)]
+    lines = [line for row in [HEADER, tuple("─" * width for width in widths), *found] for line in _wrapped(row, widths)]
     return "\n".join([*lines, "", _summary(entries), *_looks(entries)])
+
+
+def rows(entries: Sequence["Entry"]) -> list[Row]:
+    """The rows of the table as text, under `HEADER`."""
+    return [_row(name, entry) for name, entry in _folded(entries)]
 
 
 def _row(name: str, entry: "Entry") -> Row:
@@ -129,19 +134,34 @@ def _looks(entries: Sequence["Entry"]) -> list[str]:
     return textwrap.wrap(f"{len(looks)} {verb} a look (marked ?): {names}", WIDTH)
 
 
-def _summary(entries: Sequence["Entry"]) -> str:
-    """One line per rule: number and share of the parameters, number of tensors, number of matrices."""
+def totals(entries: Iterable["Entry"]) -> list[tuple[str, str, str, str, str]]:
+    """For each rule that moves a parameter: its name, numbers, share of all numbers, tensors, matrices."""
+    found = []
+    for label, some, total in _by_rule(list(entries)):
+        numel = sum(entry.parameter.numel() for entry in some)
+        count = sum(b for entry in some if entry.is_matrix and entry.layout for b, _, _ in entry.layout.matrices)
+        if some:
+            found.append((label, f"{numel:,}", f"{numel / total:.1%}", str(len(some)), str(count) if count else ""))
+    return found
+
+
+def _by_rule(entries: Sequence["Entry"]) -> list[tuple[str, list["Entry"], int]]:
+    """(name, entries, numbers of the whole model) of every rule; the rules for matrices come first."""
     total = sum(entry.parameter.numel() for entry in entries) or 1
     names = dict.fromkeys(("matrix", *(e.rule for e in entries if e.is_matrix)))
-    by_rule = {rule: [e for e in entries if e.rule == rule] for rule in names}
-    kinds = [
-        *((rule, some, _counted(some)) for rule, some in by_rule.items()),
-        ("adamw", [e for e in entries if e.rule == "adamw" and e.decays], ""),
-        ("adamw, no wd", [e for e in entries if e.rule == "adamw" and not e.decays], ""),
-        ("frozen", [e for e in entries if e.rule == "frozen"], ""),
+    return [
+        *((rule, [e for e in entries if e.rule == rule], total) for rule in names),
+        ("adamw", [e for e in entries if e.rule == "adamw" and e.decays], total),
+        ("adamw, no wd", [e for e in entries if e.rule == "adamw" and not e.decays], total),
+        ("frozen", [e for e in entries if e.rule == "frozen"], total),
     ]
+
+
+def _summary(entries: Sequence["Entry"]) -> str:
+    """One line per rule: number and share of the parameters, number of tensors, number of matrices."""
     lines = []
-    for label, found, extra in kinds:
+    for label, found, total in _by_rule(entries):
+        extra = _counted(found) if label == "matrix" or any(entry.is_matrix for entry in found) else ""
         numel = sum(entry.parameter.numel() for entry in found)
         if found or label == "matrix":
             tensors = f"{len(found)} tensor{'s' * (len(found) != 1)}"

@@ -16,6 +16,7 @@ from ..matrices.buckets import Bucket, Slot, working_dtype
 from ..matrices.shards import is_dtensor, local, placements_of
 from ..optimizer import MatrixOptimizer
 from .figures import measured
+from .history import History
 from .sinks import Record
 
 __all__ = ["Telemetry"]
@@ -68,6 +69,9 @@ class Telemetry:
         only: Glob patterns of names. A parameter that matches none is not measured.
         names: {parameter: name}, for an optimizer without names.
 
+    Attributes:
+        history: The measurements so far, for ``optimizer.report()``; see `History`.
+
     Raises:
         ValueError: If an argument is out of range, a pattern of `only` matches no parameter, or a matrix to measure is
             sharded.
@@ -89,6 +93,7 @@ class Telemetry:
         self.only, self.names = tuple(only), names
         self.step, self.seconds, self.skipped, self._spent = 0, 0.0, 0, 0.0
         self._chosen()
+        self.history = History()
         self._open: dict[str, list[Figures]] | None = None
         self._before_step: dict[Tensor, Tensor] = {}
         self._versions: dict[Tensor, int] = {}
@@ -96,6 +101,7 @@ class Telemetry:
         self._hooks = [optimizer.register_step_pre_hook(self._begin), optimizer.register_step_post_hook(self._end)]
         if isinstance(optimizer, MatrixOptimizer):
             optimizer.before_move.append(self._observe)
+            optimizer.history = self.history
 
     @property
     def share(self) -> float:
@@ -163,8 +169,8 @@ class Telemetry:
         figures = {name: _together(blocks) for name, blocks in self._open.items()}
         self._open = None
         self._spend(begun)
-        record = Record(self.step, figures, self._spent, self.share, self.skipped)
-        for sink in self.sinks:
+        record = Record(self.step, figures, self._spent, self.share, self.skipped, _rates(optimizer))
+        for sink in (self.history, *self.sinks):
             sink(record)
 
     def _difference(self, param: Tensor, before: Tensor) -> Figures:
@@ -231,3 +237,10 @@ def _together(blocks: list[Figures]) -> dict[str, float]:
     whole = {name: torch.cat([block[name] for block in blocks]) for name in blocks[0]}
     values = torch.stack([_TOGETHER[name](figure) for name, figure in whole.items()]).tolist()
     return dict(zip(whole, values, strict=True))
+
+
+def _rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """{group: learning rate}; the rule names the group, with a number if several groups have the same rule."""
+    rules = [str(group.get("rule", "group")) for group in optimizer.param_groups]
+    names = [rule if rules.count(rule) == 1 else f"{rule} {rules[:k].count(rule) + 1}" for k, rule in enumerate(rules)]
+    return {name: float(group["lr"]) for name, group in zip(names, optimizer.param_groups, strict=True)}

@@ -1,0 +1,1 @@
+"""Pages: self-contained HTML with tables and figures, drawn without any other package."""

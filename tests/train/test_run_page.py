@@ -1,0 +1,124 @@
+"""`matfn report`: the page of a run and of a comparison, and what it says if something is missing or damaged."""
+
+import json
+import re
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import matfn
+from matfn.cli import app
+from matfn.optim.telemetry.report import SHOWN
+from matfn.train import TrainError, about, choice_map, compare, run_page, single
+from matfn.train import recipe as recipes
+from matfn.train.settings import override
+from matfn.train.terminal import screen
+
+
+def with_telemetry(table, *more):
+    for assignment in ("telemetry.every=4", "telemetry.budget=1.0", *more):
+        table = override(table, assignment)
+    return recipes.from_table(table)
+
+
+def check_alone(page):
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", page)
+    assert not re.search(r"\b(?:src|href)\s*=\s*[\"'](?!data:)", page)
+    assert "<script" not in page
+
+
+def test_the_page_of_a_run(table, tmp_path):
+    single.run(with_telemetry(table), tmp_path / "run", screen(stderr=True), arm="matfn Muon")
+    done = CliRunner().invoke(app, ["report", str(tmp_path / "run")])
+    assert done.exit_code == 0, done.output
+    page = (tmp_path / "run" / "training.html").read_text()
+    check_alone(page)
+    for wanted in (
+        "tiny",
+        "matfn Muon",
+        "12 steps.",
+        "nats per byte",
+        "blocks.0.q",
+        "What the plan decided",
+        "rows are looked",
+    ):
+        assert wanted in page, wanted
+    assert all(look.title in page for look in SHOWN.values())
+    known = about.recorded(tmp_path / "run")
+    assert known.conditions["torch"] == torch.__version__
+    assert known.layers[0] == "embed.weight"
+    [choices] = known.choices.values()
+    assert any("PolarExpress" in choice for _, decisions in choices for _, choice, _ in decisions)
+    assert torch.__version__ in page
+
+
+def test_the_page_of_a_comparison_also_without_telemetry(table, recipe, tmp_path, watcher):
+    compare.run(recipe, tmp_path / "plain", watcher)
+    page = run_page.page(tmp_path / "plain")
+    assert "--set telemetry.every=50" in page
+    compare.run(with_telemetry(table), tmp_path / "seen", watcher)
+    page = run_page.page(tmp_path / "seen")
+    check_alone(page)
+    assert "By layer: torch Muon" in page
+    assert page.count("the median of the layers") >= len(SHOWN)
+    assert {"AdamW", "torch Muon", "matfn Muon"} == set(about.recorded(tmp_path / "seen").choices)
+    (tmp_path / "seen" / about.ABOUT).unlink()  # as in a run of an earlier version
+    assert "Not recorded" in run_page.page(tmp_path / "seen")
+
+
+def test_what_is_missing_or_damaged_is_named(table, tmp_path, watcher):
+    with pytest.raises(TrainError, match=r"holds no recipe.toml: give the folder"):
+        run_page.page(tmp_path)
+    done = CliRunner().invoke(app, ["report", str(tmp_path / "nothing")])
+    assert done.exit_code == 2
+    single.run(with_telemetry(table), tmp_path / "run", screen(stderr=True), arm="AdamW")
+    telemetry = tmp_path / "run" / "telemetry.jsonl"
+    whole = telemetry.read_bytes()
+    telemetry.write_bytes(whole[:-20])  # a crash, or a reader beside the run
+    assert "What the updates did" in run_page.page(tmp_path / "run")
+    telemetry.write_bytes(b"[]\n" + whole)
+    with pytest.raises(TrainError, match=r"telemetry\.jsonl"):
+        run_page.page(tmp_path / "run")
+    telemetry.unlink()
+    (tmp_path / "run" / about.ABOUT).write_text(json.dumps({"conditions": []}))
+    with pytest.raises(TrainError, match=r"about\.json"):
+        run_page.page(tmp_path / "run")
+
+
+def test_the_map_of_choices_is_what_explain_says(tmp_path):
+    found = choice_map.choice_map("muon")
+    for m, n in ((0, 0), (3, 15), (20, 8), (12, 12)):
+        plan = matfn.explain((found.sides[m], found.sides[n]), "muon")
+        name = found.names[found.chosen[m, n]]
+        assert str(plan.precision).removeprefix("torch.") in name
+        assert type(plan.engine).__name__ in name
+    path = tmp_path / "map.png"
+    done = CliRunner().invoke(app, ["explain", "768x3072", "--map", str(path)])
+    assert done.exit_code == 0, done.output
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert CliRunner().invoke(app, ["explain", "64x64", "--verb", "sqrtm", "--map", str(path)]).exit_code == 2
+    assert CliRunner().invoke(app, ["explain", "--map", str(tmp_path / "map.svg")]).exit_code == 2
+
+
+def test_log_axes_show_numbers(tmp_path):
+    """The style of the figures forbids formulas, in which matplotlib writes powers of ten."""
+    from matfn.train import drawing
+    from matfn.train.schedules import schedule_table
+
+    figure = drawing.schedule_map(schedule_table("polar-express"))
+    drawing.png(figure, tmp_path / "map.png")
+    labels = [
+        text.get_text() for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) for text in axis.get_ticklabels()
+    ]
+    assert labels
+    assert not any("$" in label for label in labels)
+    assert {"1e-06", "0.01", "1"} <= set(labels)
+
+
+def test_a_missing_extra_is_named(monkeypatch):
+    from matfn.train import terminal
+
+    told, status = terminal._told(ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib"))
+    assert 'pip install "matfn[train]"' in told
+    assert status == 2
