@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 WHEEL_LIMIT = 600_000  # bytes
 IMPORT_LIMIT = 0.3  # seconds of processor time of `import matfn` beyond `import torch`
-INSIDE = re.compile(r"matfn/.*\.(py|toml)|matfn-[^/]*\.dist-info/.*")
+INSIDE = re.compile(r"matfn/.*\.(py|toml|typed)|matfn_main\.py|matfn-[^/]*\.dist-info/.*")
 IMPORT_TIME = "import torch, time; t = time.process_time(); import matfn; print(time.process_time() - t)"
 
 
