@@ -240,7 +240,7 @@ def test_the_claims_anew_keep_the_curves(tmp_path, monkeypatch):
     assert report.plain["curves of"] == kept["conditions"]
     assert "Curves and sweeps were made on 2026-01-02" in report.notes[-1]
     (tmp_path / "polargrad.json").unlink()
-    with pytest.raises(TrainError, match="there is no polargrad.json"):
+    with pytest.raises(TrainError, match=r"there is no polargrad\.json"):
         reproduce_polargrad.claims(lambda line: None)
 
 
