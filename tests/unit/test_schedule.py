@@ -58,7 +58,11 @@ def test_the_map_of_floats_arrays_and_tensors(schedule):
     assert schedule(0.0) == 0
     if schedule.p % 2 == 0:
         assert np.allclose(schedule(-s), -array, rtol=1e-12)
-    assert len(list(schedule.trace(0.5))) == schedule.steps
+    steps, by_hand = list(schedule.trace(0.5)), 0.5
+    assert len(steps) == schedule.steps
+    for row, value in zip(schedule.rows, steps, strict=True):
+        by_hand *= sum(c * by_hand ** (j * schedule.p) for j, c in enumerate(row.coefficients))
+        assert value == pytest.approx(by_hand, rel=1e-9)
 
 
 @every_schedule
