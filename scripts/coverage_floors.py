@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-# Percent of lines, about one below what 45 of the files of tests that `make coverage` takes reach on a CPU (2026-11-27):
+# Percent of lines, about one below what 45 files of the tests that `make coverage` takes reach on a CPU (2026-11-27):
 # 99.3, 94.7, 94.1, 84.8 and 78.5. What only a GPU or several processes run is not reached there.
 FLOORS = {"iteration": 98, "methods": 93, "engines": 93, "run": 83, "optim": 77}
 
