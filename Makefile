@@ -3,9 +3,9 @@ PYTHON ?= python3
 # Where torch comes from, e.g. TORCH_INDEX=https://download.pytorch.org/whl/cpu for the small build without CUDA.
 TORCH_INDEX ?=
 VENV ?= .venv
-BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-PIP := $(INSTALL) -c constraints.txt
+BIN = $(VENV)/bin
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP = $(INSTALL) -c constraints.txt
 # `make versions`: which interpreters, those that are there; which versions of torch, the lowest and the newest.
 PYTHONS ?= python3.11 python3.13
 TORCHES ?= 2.8.0 2.13.0
@@ -16,7 +16,7 @@ STAMPS := $(VENV)/.stamps
 .PHONY: versions one-version coverage mutations typos lock release-check history
 
 help: ## this list
-	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 10
+	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 15
 
 demo: $(STAMPS)/train ## install what is needed, compare three optimizers on real text (3 minutes at most on 2 cores)
 	$(BIN)/matfn compare recipes/demo.toml
@@ -48,7 +48,7 @@ figures: $(STAMPS)/train ## draw the figures of docs/ anew
 look: docs ## by hand: look at the built site in headless Chromium
 	$(BIN)/python docs/look.py site
 
-versions: ## by hand: the tests marked `versions` with the lowest and newest torch and Python (torch is large: 1 to 6 GB each)
+versions: ## by hand: the tests marked `versions`, lowest and newest torch and Python (GBs of torch)
 	@for python in $(PYTHONS); do \
 		command -v $$python > /dev/null || { echo "$$python is not installed: left out"; continue; }; \
 		for torch in $(TORCHES); do \
@@ -65,13 +65,13 @@ one-version:
 	$(INSTALL) --no-deps --no-build-isolation -e .
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m versions
 
-coverage: $(STAMPS)/house ## by hand: lines of the core rooms that their tests run, with a floor for each room (10 minutes)
+coverage: $(STAMPS)/house ## by hand: lines of the core that tests run, with a floor for each room (10 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -q -n 2 tests/unit tests/contract tests/optim
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage json --quiet -o .coverage.json
 	$(BIN)/python scripts/coverage_floors.py .coverage.json
 
-mutations: $(STAMPS)/dev ## by hand: change the core in small ways, one at a time, and list the changes that no test sees (minutes)
+mutations: $(STAMPS)/dev ## by hand: small changes of the core that no test sees (minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/mutations.py
 
 typos: $(STAMPS)/house ## by hand: misspelled words

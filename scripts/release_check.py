@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 WHEEL_LIMIT = 600_000  # bytes
 IMPORT_LIMIT = 0.3  # seconds of processor time of `import matfn` beyond `import torch`
-INSIDE = re.compile(r"matfn/.*\.py|matfn/py\.typed|matfn_main\.py|matfn-[^/]*\.dist-info/.*")
+INSIDE = re.compile(r"matfn/.*\.(py|toml|typed)|matfn_main\.py|matfn-[^/]*\.dist-info/.*")
 IMPORT_TIME = "import torch, time; t = time.process_time(); import matfn; print(time.process_time() - t)"
 
 
@@ -60,14 +60,14 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", text))
 
 
-def build(folder: Path) -> dict[str, str]:
-    """Build the last commit in a folder of its own; the SHA-256 of each file in its dist/."""
+def build(folder: Path, revision: str) -> dict[str, str]:
+    """Build a commit in a folder of its own; the SHA-256 of each file in its dist/."""
     tree = folder / "tree"
     tree.mkdir(parents=True)
     archive = folder / "tree.tar"
-    run("git", "archive", "--output", archive, "HEAD", cwd=ROOT)
+    run("git", "archive", "--output", archive, revision, cwd=ROOT)
     run("tar", "-xf", archive, "-C", tree)
-    moment = run("git", "log", "-1", "--format=%ct", cwd=ROOT).strip()
+    moment = run("git", "log", "-1", "--format=%ct", revision, cwd=ROOT).strip()
     run(sys.executable, "-m", "hatchling", "build", cwd=tree, env={**os.environ, "SOURCE_DATE_EPOCH": moment})
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted((tree / "dist").iterdir())}
 
@@ -131,7 +131,8 @@ def main() -> int:
         print(f"version {version()}")
         with tempfile.TemporaryDirectory(prefix="matfn-release-") as name:
             folder = Path(name)
-            first, second = build(folder / "one"), build(folder / "two")
+            revision = run("git", "rev-parse", "HEAD", cwd=ROOT).strip()
+            first, second = build(folder / "one", revision), build(folder / "two", revision)
             if first != second:
                 raise NotReadyError(f"two builds differ: {first} and {second}")
             shutil.rmtree(ROOT / "dist", ignore_errors=True)
