@@ -21,7 +21,7 @@ def render(entries: Sequence["Entry"]) -> str:
     """The table of a plan, the number of parameters that each rule moves, and the decisions that want a look."""
     found = rows(entries)
     caps = (_NAME, _SHAPE, 12, 16, _MATRICES, 7, WIDTH)
-    widths = [min(cap, max(len(row[i]) for row in [HEADER, *rows])) for i, cap in enumerate(caps)]
+    widths = [min(cap, max(len(row[i]) for row in [HEADER, *found])) for i, cap in enumerate(caps)]
     widths[-1] = WIDTH - sum(widths[:-1]) - 2 * (len(widths) - 1)
     lines = [line for row in [HEADER, tuple("─" * width for width in widths), *found] for line in _wrapped(row, widths)]
     return "\n".join([*lines, "", _summary(entries), *_looks(entries)])
