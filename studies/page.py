@@ -64,8 +64,8 @@ class Report:
         parts += [note + "\n" for note in self.notes]
         for table in self.tables:
             parts.append(f"## {table.title}\n")
-            parts.append("| | " + " | ".join(table.heads) + " |\n|---|" + "---|" * len(table.heads))
-            parts += [f"| {name} | " + " | ".join(cells) + " |" for name, cells in table.rows]
+            parts.append(_line(("", *table.heads)) + "\n|---|" + "---|" * len(table.heads))
+            parts += [_line((name, *cells)) for name, cells in table.rows]
             parts.append(f"\n{table.remark}\n")
         parts += [f"![{caption}]({self.paper}{end}.png)\n" for end, (caption, _) in self.figures.items()]
         parts.append("Made with " + ", ".join(f"{k} {v}" for k, v in conditions.items()) + ".\n")
@@ -88,6 +88,12 @@ class Report:
             body.append(f"<figure>{drawn[end]}<figcaption>{escape(caption)}</figcaption></figure>")
         body.append(f"<h2>Conditions</h2>{facts(conditions)}")
         return HEAD.format(title=escape(self.title), css=CSS) + "\n".join(body) + "\n</body></html>\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    """A row of a table in Markdown; a bar in a cell, as in a norm, would end the cell."""
+    text = "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return text.replace("|  |", "| |", 1) if not cells[0] else text
 
 
 def number(value: float | None) -> str:

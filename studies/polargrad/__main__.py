@@ -1,10 +1,10 @@
 """`python -m studies.polargrad`: reproduces the tables of the paper on PolarGrad."""
 
 from matfn.train.terminal import launch
-from studies.polargrad.report import full, quick
+from studies.polargrad.report import claims, full, quick
 from studies.reproduce import reproduction
 
-app = reproduction({"full": full, "quick": quick})
+app = reproduction({"full": full, "quick": quick, "claims": claims})
 
 if __name__ == "__main__":
     launch(app)

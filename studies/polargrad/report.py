@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from typing import Any
 
+from matfn.train import TrainError
 from studies.page import Report, Shown, number
+from studies.polargrad import factors, language
 from studies.polargrad import plots as figures
+from studies.polargrad.language import Gradient
 from studies.polargrad.problems import Completion, Logistic, Quadratic
 from studies.polargrad.published import PUBLISHED, Section
 from studies.polargrad.runs import Trace, follow
 from studies.polargrad.sweep import SWEEPS, Sweep, sweep
-from studies.polargrad.verdicts import NOT_RUN, Verdict, from_runs, from_theory
+from studies.polargrad.verdicts import from_runs, from_theory
+from studies.trained import RESULTS
+from studies.verdict import Verdict
+from studies.verdict import shown as claims_table
 
-__all__ = ["full", "quick", "run"]
+__all__ = ["claims", "full", "quick", "run"]
 
 PROBLEMS: dict[str, Callable[..., Quadratic | Logistic | Completion]] = {
     "quadratic": Quadratic,
@@ -40,10 +48,51 @@ NOTES = (
     "decides the number.",
 )
 
+TRAINED = "The claims about training language models stand with all others in [the evidence](../evidence.md)."
+
 
 def full(notice: Callable[[str], None]) -> Report:
     """Everything, at the paper's lengths: about ten minutes on one core."""
     return run(notice, {}, spare=1)
+
+
+def claims(notice: Callable[[str], None]) -> Report:
+    """The claims anew; curves and sweeps as the last full run wrote them into docs/results: a few minutes.
+
+    Raises:
+        TrainError: There is no full run.
+    """
+    path = RESULTS / "polargrad.json"
+    if not path.exists():
+        raise TrainError(f"there is no {path.name} in docs/results: run `python -m studies.polargrad` once")
+    kept = json.loads(path.read_text())
+    traces = {name: [_trace(row) for row in rows] for name, rows in kept["runs"].items()}
+    sweeps = [_sweep(row) for row in kept["sweeps"]]
+    found = language.gradients(notice)
+    verdicts = [*from_theory(notice), *factors.verdicts()]
+    return made(verdicts, traces, sweeps, found, quick=False, curves_of=kept.get("curves of", kept["conditions"]))
+
+
+def _short(row: dict[str, Any]) -> dict[str, Any]:
+    """Curves in six digits."""
+    curves = ("objective", "condition", "nuclear")
+    return {key: [float(f"{x:.6g}") for x in v] if key in curves else v for key, v in row.items()}
+
+
+def _trace(row: dict[str, Any]) -> Trace:
+    return Trace(**{key: _numbers(value) for key, value in row.items()})
+
+
+def _sweep(row: dict[str, Any]) -> Sweep:
+    values = tuple(tuple(_numbers(line)) for line in row["values"])
+    return Sweep(row["problem"], row["label"], tuple(row["rates"]), tuple(row["steps"]), values)
+
+
+def _numbers(value: Any) -> Any:
+    """What `studies.reproduce.finite` has put aside, as numbers again."""
+    if isinstance(value, list):
+        return [math.inf if item == "diverged" else math.nan if item is None else item for item in value]
+    return value
 
 
 def quick(notice: Callable[[str], None]) -> Report:
@@ -59,33 +108,55 @@ def run(notice: Callable[[str], None], lengths: dict[str, int], *, spare: int) -
         lengths: The greatest number of steps of each problem; all of the arms' own where it says nothing.
         spare: 1 for all sweeps; else every `spare`-th rate of the first alone.
     """
-    verdicts = list(from_theory(notice))
+    verdicts = [*from_theory(notice), *factors.verdicts()]
+    found = language.gradients(notice, language.Length(2, (0, 2)) if spare > 1 else language.Length())
     traces = {name: curves(name, lengths.get(name, 10**9), notice) for name in PUBLISHED}
     wanted = SWEEPS if spare == 1 else [replace(SWEEPS[0], rates=SWEEPS[0].rates[::spare])]
-    return made(verdicts, traces, [sweep(one, notice) for one in wanted], quick=spare > 1)
+    return made(verdicts, traces, [sweep(one, notice) for one in wanted], found, quick=spare > 1)
 
 
 def made(
-    verdicts: Sequence[Verdict], traces: dict[str, list[Trace]], sweeps: Sequence[Sweep], *, quick: bool
+    verdicts: Sequence[Verdict],
+    traces: dict[str, list[Trace]],
+    sweeps: Sequence[Sweep],
+    found: Sequence[Gradient],
+    *,
+    quick: bool,
+    curves_of: dict[str, str] | None = None,
 ) -> Report:
-    """The report of these results; `verdicts` are those that come from no curve."""
-    found = [{trace.label: trace for trace in traces[name]} for name in ("quadratic", "logistic", "completion")]
-    verdicts = [*verdicts, *from_runs(*found)]
+    """The report of these results; `verdicts` are those that come from no curve.
+
+    Args:
+        verdicts: Identities and oracles.
+        traces: By problem.
+        sweeps: The edges of stability.
+        found: Gradients of the language model.
+        quick: Whether the preset is a shorter one.
+        curves_of: The conditions of traces and sweeps, if another run made them.
+    """
+    runs = [{trace.label: trace for trace in traces[name]} for name in ("quadratic", "logistic", "completion")]
+    verdicts = sorted([*verdicts, *from_runs(*runs)], key=lambda v: int(v.claim[1:]))
+    verdicts += language.verdicts(found)
+    older = f"Curves and sweeps were made on {curves_of['date'][:10]} ({curves_of['matfn']})." if curves_of else ""
+    notes = NOTES if quick else (*NOTES, lesson(sweeps), f"{TRAINED} {older}".strip())
     return Report(
         paper="polargrad",
         title="PolarGrad: the matrix problems",
-        notes=NOTES if quick else (*NOTES, lesson(sweeps)),
+        notes=notes,
         tables=[
-            claims(verdicts),
+            claims_table("Claims", verdicts),
+            language.table(found),
             *(results(PUBLISHED[name], traces[name]) for name in PUBLISHED),
             *(edge_table(one) for one in sweeps),
         ],
         figures=drawings(traces, sweeps),
         plain={
             "verdicts": [asdict(verdict) for verdict in verdicts],
-            "runs": {name: [asdict(trace) for trace in made] for name, made in traces.items()},
+            "gradients": language.plain(found),
+            "runs": {name: [_short(asdict(trace)) for trace in made] for name, made in traces.items()},
             "sweeps": [asdict(one) | {"edge": one.edge, "wide": one.wide} for one in sweeps],
-        },
+        }
+        | ({"curves of": curves_of} if curves_of else {}),
         command="python -m studies.polargrad" + (" --preset quick" if quick else ""),
     )
 
@@ -99,15 +170,6 @@ def curves(name: str, length: int, notice: Callable[[str], None]) -> list[Trace]
         problem = PROBLEMS[name](arm.dtype)
         made.append(follow(problem, arm, lambda k: k in section.at or k % SPACING[name] == 0))
     return made
-
-
-def claims(verdicts: Sequence[Verdict]) -> Shown:
-    """The verdicts as a table."""
-    order = sorted(verdicts, key=lambda v: int(v.claim[1:]))
-    rows = [(v.claim, (v.says, v.wanted, v.measured, v.verdict)) for v in order]
-    missing = sum(v.verdict == NOT_RUN for v in order)
-    remark = f"{missing} not run: this preset is too short for them." if missing else ""
-    return Shown("Claims", ("claim", "wanted", "measured", "verdict"), rows, remark, wide=True)
 
 
 def results(section: Section, traces: Sequence[Trace]) -> Shown:

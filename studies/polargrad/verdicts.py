@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 
 import torch
 
@@ -15,26 +14,11 @@ from studies.page import number
 from studies.polargrad import theory
 from studies.polargrad.runs import Trace
 from studies.polargrad.telemetry_check import untouched
+from studies.verdict import CONFIRMED, NOT_SEEN, Verdict, judged
 
-__all__ = ["Verdict", "from_runs", "from_theory"]
+__all__ = ["NOT_RUN", "from_runs", "from_theory"]
 
-CONFIRMED, REFUTED, NOT_RUN = "confirmed", "not confirmed", "not run"
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """A claim, the number it asks for, the number measured, and the verdict."""
-
-    claim: str
-    says: str
-    wanted: str
-    measured: str
-    verdict: str
-
-
-def judged(claim: str, says: str, wanted: str, measured: str, held: bool, confirmed: str = CONFIRMED) -> Verdict:
-    """A verdict by one condition."""
-    return Verdict(claim, says, wanted, measured, confirmed if held else REFUTED)
+NOT_RUN = "not run"
 
 
 def from_theory(notice: Callable[[str], None]) -> Iterator[Verdict]:
@@ -134,12 +118,10 @@ def _values(runs: Runs, *wanted: tuple[str, int]) -> list[float]:
     return [runs[label].at(k) if label in runs else math.nan for label, k in wanted]
 
 
-def _compared(
-    claim: str, says: str, wanted: str, values: list[float], held: bool, confirmed: str = CONFIRMED
-) -> Verdict:
+def _compared(claim: str, says: str, wanted: str, values: list[float], held: bool, why: str = "") -> Verdict:
     known = all(value == value for value in values)
     shown = ", ".join(number(value) if value == value else "-" for value in values)
-    return Verdict(claim, says, wanted, shown, (confirmed if held else REFUTED) if known else NOT_RUN)
+    return Verdict(claim, says, wanted, shown, (CONFIRMED if held else NOT_SEEN) if known else NOT_RUN, why)
 
 
 def _quadratic(runs: Runs) -> Iterator[Verdict]:
@@ -155,7 +137,7 @@ def _quadratic(runs: Runs) -> Iterator[Verdict]:
         "C13", "reference configuration at constant rates: PolarGrad far below Muon and Adam",
         "PolarGrad < 2e-2, Muon 7.0e4 to 8.5e4, Adam > 1e4 after 4000 (Adam oscillates)",
         v, v[0] < 2e-2 and 7e4 <= v[1] <= 8.5e4 and v[2] > 1e4,
-        "confirmed, at an inexact oracle and rates tuned to it",
+        "at an inexact oracle and rates tuned to it",
     )  # fmt: skip
     v = _values(runs, ("Muon, QDWH@2, lr 0.05, decay", 4000))
     yield _compared("C14", "decay rescues Muon, sublinearly", "400 to 1600 after 4000", v, 400 <= v[0] <= 1600)
@@ -180,5 +162,5 @@ def _logistic(runs: Runs) -> Verdict:
     return _compared(
         "C17", "logistic: PolarGrad has the highest floor at a constant rate, and the lowest with decay",
         "constant PolarGrad 4.0e5 to 4.2e5 > Muon > Adam; decayed PolarGrad < 2.8e5 (then Adam, Muon)", v, held,
-        f"only with decay, and then {v[4] / v[3] - 1:+.1%} for Adam is no difference" if v[3] == v[3] else CONFIRMED,
+        f"lowest only with decay, and then {v[4] / v[3] - 1:+.1%} for Adam is no difference" if v[3] == v[3] else "",
     )  # fmt: skip

@@ -1,18 +1,18 @@
-"""The page of `studies.prism`: three tables, the expected deviations, and the figure."""
+"""The page of `studies.prism`: a verdict for each claim, tables of steps, the paper's figures, the deviations."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from itertools import cycle
-from typing import Any
 
-import matplotlib
 from matplotlib.figure import Figure
 
-from matfn.train.drawing import COLOURS, MARKERS, STYLE
 from studies.page import Report, Shown
 from studies.prism.counts import Table, tables
+from studies.prism.plots import convergence, step_counts
+from studies.prism.sizes import DENSE, Curve, dense, first, paper_sizes
+from studies.prism.verdicts import from_curves, from_identities, from_tables, spread
+from studies.verdict import Verdict, shown
 
 __all__ = ["made", "report"]
 
@@ -28,30 +28,90 @@ whose least value is x times the published one takes ln x / ln 2.95 steps fewer 
 by that and one step; 6.3 lists no least values, and a factor of 3.5 is allowed there. The floors of 6.3 are up to twice
 the published ones: the polynomial is summed in powers of M, which stays close to I, and not of R, which vanishes."""
 
+SIZES = """**The paper's sizes.** The singular values of its matrices are drawn from bidiagonal models (exact for
+Gaussian matrices), and the iterations act on them in float64: a polar iteration moves each singular value alone, and a
+Gaussian sketch weights them by chi^2. Heavy-tailed spectra (HTMP) have least values far below the rounding of float32.
+A matrix assembled in float32 carries an error E with ||E||_F near 3.5e-8 ||A||_F, which lifts the least singular value
+to the least one of E. `with a float32 floor` adds that in quadrature; the dense matrices are assembled and iterated in
+float32.
 
-def report(notice: Callable[[str], None]) -> Report:
-    """All tables, reproduced."""
-    return made(list(tables(notice)))
+The claims about training (Shampoo, GPT) stand with all others in [the evidence](../evidence.md)."""
+
+Notice = Callable[[str], None]
 
 
-def made(results: list[Table]) -> Report:
-    """The report of these tables."""
-    first = results[0]
-    drawn = [i for i, head in enumerate(first.heads) if head != "least" and " s8" not in head]
-    counts = [{row: [v[i] for i in drawn] for row, v in rows.items()} for rows in (first.ours, first.published)]
+def report(notice: Notice) -> Report:
+    """Everything, reproduced."""
+    identities = list(from_identities(notice))
+    counted = list(tables(notice))
+    curves = [*paper_sizes(notice), *dense(notice)]
+    return made(counted, curves, [*identities, *from_tables(*counted)])
+
+
+def made(results: Sequence[Table], curves: Sequence[Curve], found: Sequence[Verdict]) -> Report:
+    """The report of these tables, curves and verdicts, with the verdicts of the curves."""
+    every = [*found, *from_curves(curves)]
     return Report(
         paper="prism",
-        title="PRISM: steps to convergence",
-        notes=(NOTES, DEVIATIONS),
-        tables=[_shown(table) for table in results],
-        figures={
-            "": (
-                "steps by spectrum and method",
-                lambda: step_counts(first.title, [first.heads[i] for i in drawn], *counts),
-            )
+        title="PRISM: claims and steps to convergence",
+        notes=(NOTES, DEVIATIONS, SIZES),
+        tables=[shown("Claims", ordered(every)), *(_shown(table) for table in results), *sizes_table(curves)],
+        figures=drawings(results, curves),
+        plain={
+            "verdicts": [asdict(verdict) for verdict in ordered(every)],
+            "tables": [asdict(t) | {"unexplained": t.unexplained()} for t in results],
+            "curves": [asdict(curve) for curve in curves],
         },
-        plain={"tables": [asdict(t) | {"unexplained": t.unexplained()} for t in results]},
     )
+
+
+def ordered(found: Sequence[Verdict]) -> list[Verdict]:
+    """C1 to C19 by number, the others as they came."""
+    return sorted(found, key=lambda v: int(v.claim[1:]) if v.claim[1:].isdigit() else 99)
+
+
+def drawings(results: Sequence[Table], curves: Sequence[Curve]) -> dict[str, tuple[str, Callable[[], Figure]]]:
+    """Caption and figure for each ending."""
+    table = results[0]
+    drawn = [i for i, head in enumerate(table.heads) if head != "least" and " s8" not in head]
+    counts = [{row: [v[i] for i in drawn] for row, v in rows.items()} for rows in (table.ours, table.published)]
+    found = {
+        "": ("steps by spectrum and method", lambda: step_counts(table.title, [table.heads[i] for i in drawn], *counts))
+    }
+    size = f"{DENSE[0]}x{DENSE[1]}"
+    kinds = {
+        "-gaussian": ("Gaussian", False, "Gaussian matrices of the paper's sizes: error against the iteration"),
+        "-htmp": ("HTMP", False, "HTMP spectra of the paper's size, with and without the floor of float32"),
+        "-dense": ("", True, f"dense float32 matrices, {size}, beside exact arithmetic on their singular values"),
+    }
+    for end, (law, small, caption) in kinds.items():
+        own = [c for c in curves if c.condition.startswith(law) and c.condition.endswith(size) == small]
+        if own:
+            found[end] = caption, _convergence(own)
+    return found
+
+
+def _convergence(curves: list[Curve]) -> Callable[[], Figure]:
+    return lambda: convergence(curves)
+
+
+def sizes_table(curves: Sequence[Curve]) -> list[Shown]:
+    """Iterations to ||I - X^T X||_F <= 1e-2 and 1e-4 by condition, kind and method; the range over the draws."""
+    methods = tuple(dict.fromkeys(curve.method for curve in curves))
+    rows = []
+    for condition, kind in dict.fromkeys((curve.condition, curve.kind) for curve in curves):
+        own = [curve for curve in curves if (curve.condition, curve.kind) == (condition, kind)]
+        least = sorted({curve.least for curve in own})
+        ends = f"{least[0]:.1e}" + (f" to {least[-1]:.1e}" if len(least) > 1 else "")
+        rows.append((f"{condition}, {kind}", [ends, *(_cell([c for c in own if c.method == m]) for m in methods)]))
+    remark = "The first iteration with ||I - X'X||_F <= 1e-2, then 1e-4; a range is over the draws."
+    return [Shown("6.6: the paper's sizes", ("least", *methods), rows, remark)] if curves else []
+
+
+def _cell(curves: Sequence[Curve]) -> str:
+    if not curves:
+        return "-"
+    return "; ".join(spread([first(curve.errors, tolerance) for curve in curves]) for tolerance in (1e-2, 1e-4))
 
 
 def _shown(table: Table) -> Shown:
@@ -70,24 +130,3 @@ def _number(value: float | None) -> str:
     if value < 1:
         return f"{value:.1e}"
     return f"{value:.0f}" if value == int(value) else f"{value:.1f}"
-
-
-def step_counts(title: str, heads: Sequence[str], ours: dict[str, Any], published: dict[str, Any]) -> Figure:
-    """A row of marks for each problem: steps by method, ours filled, the published ones as rings."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(10, 6), layout="constrained")
-        axes = figure.subplots()
-        for column, (head, colour, marker) in enumerate(zip(heads, cycle(COLOURS), cycle(MARKERS), strict=False)):
-            for y, row in enumerate(ours):
-                height = y + 0.7 * (column / max(1, len(heads) - 1) - 0.5)
-                for values, face in ((published, "none"), (ours, colour)):
-                    if values[row][column] is not None:
-                        axes.plot(values[row][column], height, marker, markerfacecolor=face, markeredgecolor=colour)
-            axes.plot([], [], marker, color=colour, label=head)
-        axes.set_yticks(range(len(ours)), list(ours))
-        axes.invert_yaxis()
-        axes.set(xlabel="steps (filled: measured here; rings: published)", title=title)
-        axes.set_xscale("log")
-        axes.set_xticks([5, 10, 20, 50, 100], ["5", "10", "20", "50", "100"])
-        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-        return figure

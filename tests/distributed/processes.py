@@ -1,7 +1,8 @@
 """Processes for tests of several ranks: they start once, run the functions sent to them, and end with the tests.
 
-Starting a process and importing torch takes seconds, so all tests of a pytest worker share the same processes. Each
-call makes a new process group and destroys it. After a death or a hang, the next call starts new processes.
+Importing torch takes seconds. So a server imports it once, and every process is a fork of the server (on Linux). All
+tests of a pytest worker share the same processes. Each call makes a new process group and destroys it. After a death or
+a hang, the next call starts new processes.
 """
 
 import contextlib
@@ -26,6 +27,13 @@ from typing import Any
 
 START = 180.0  # seconds for a process to start, also on a busy machine
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"  # gloo else looks up the host's name, which may not resolve
+
+
+# What the server imports before it forks. None of these starts a thread, which a fork would lose.
+IMPORTED = [
+    *("torch", "torch._dynamo", "torch.distributed", "torch.distributed.checkpoint.state_dict"),
+    *("torch.distributed.fsdp", "torch.distributed.tensor.parallel", "matfn.optim", "pytest"),
+]
 
 
 class RankError(Exception):
@@ -112,7 +120,7 @@ class Processes:
     def _start(self, ranks: int) -> None:
         if any(not one.process.is_alive() for one in self._started):
             self.stop()
-        context, new = multiprocessing.get_context("spawn"), []
+        context, new = _context(), []
         for number in range(len(self._started), ranks):
             ours, theirs = context.Pipe()
             stacks = Path(self._folder.name) / f"stacks-{number}"
@@ -145,6 +153,15 @@ class Processes:
                 if isinstance(answers[rank], BaseException):
                     end = min(end, time.monotonic() + timeout + 5)
         return [answers[rank] for rank in range(len(crew))]
+
+
+def _context() -> Any:
+    """How processes start: on Linux as forks of a server with torch imported, elsewhere each imports torch itself."""
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTED)
+    return context
 
 
 def _answer(rank: int, one: _Process) -> Any:

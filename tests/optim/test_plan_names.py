@@ -227,6 +227,33 @@ def test_lora_of_transformers_through_peft():
         assert plan(model, example)["base_model.model.score.modules_to_save.default.weight"].role == "head"
 
 
+@pytest.mark.parametrize("ratio", [2, 3])
+def test_lora_of_a_layer_whose_neighbours_tell_that_it_is_one_matrix(ratio):
+    """The MLP is `ratio` times as wide as the model, as fused matrices would be. `down_proj` reads all of it."""
+    peft = pytest.importorskip("peft")
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16 * ratio}
+    llama = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, vocab_size=31, pad_token_id=0))
+    bare = plan(llama)
+    model = peft.get_peft_model(llama, peft.LoraConfig(r=2, target_modules=["q_proj", "up_proj", "down_proj"]))
+    assert not bare.looks
+    assert not plan(model).looks
+    assert not plan(model, frozen="keep").looks
+
+
+def test_lora_of_a_layer_that_is_perhaps_two_matrices_is_marked_as_the_layer_is():
+    layer, down = nn.Linear(16, 32, bias=False), nn.Linear(16, 16, bias=False)
+    block = nn.ModuleDict({"wide": layer, "down": down})
+    assert "0.wide.weight" in [e.name for e in plan(nn.ModuleDict({"0": block})).looks]
+    adapted = nn.Module()
+    adapted.base_layer = layer.requires_grad_(False)
+    adapted.lora_A = nn.ModuleDict({"default": nn.Linear(16, 2, bias=False)})
+    adapted.lora_B = nn.ModuleDict({"default": nn.Linear(2, 32, bias=False)})
+    marked = plan(nn.ModuleDict({"0": nn.ModuleDict({"wide": adapted, "down": down})})).looks
+    assert "0.wide.lora_B.default.weight" in [e.name for e in marked]
+    assert "0.wide.lora_A.default.weight" not in [e.name for e in marked]
+
+
 def test_a_container_with_a_named_output_has_no_other():
     """The fusing convolution of a segmentation head comes after the classifier in the order of modules alone."""
     decode = nn.Module()

@@ -33,7 +33,7 @@ def test_a_deviation_is_named(table):
 
 
 def test_what_is_written(table, tmp_path):
-    path = reproduce.write(prism_report.made([table]), tmp_path / "new")
+    path = reproduce.write(prism_report.made([table], [], []), tmp_path / "new")
     assert "| i^-2 | 3.7e-06 (3.7e-06) | 35 (35) |" in path.read_text()
     assert json.loads((tmp_path / "new" / "prism.json").read_text())["tables"][0]["unexplained"] == []
     assert (tmp_path / "new" / "prism.png").read_bytes().startswith(b"\x89PNG")
@@ -41,7 +41,9 @@ def test_what_is_written(table, tmp_path):
 
 def made(table):
     """The command with a report of that table in place of the whole."""
-    return reproduce.reproduction({"full": lambda notice: prism_report.made([table]), "quick": lambda notice: None})
+    return reproduce.reproduction(
+        {"full": lambda notice: prism_report.made([table], [], []), "quick": lambda notice: None}
+    )
 
 
 def test_the_command_prints_the_tables_and_writes_the_page(table, tmp_path):

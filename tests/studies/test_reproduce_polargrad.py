@@ -2,14 +2,17 @@
 
 import json
 import math
+from dataclasses import asdict
 
 import pytest
 import torch
 
 from matfn import orthogonalize
+from matfn.train import TrainError
 from studies import reproduce
 from studies.polargrad import report as reproduce_polargrad
 from studies.polargrad import theory
+from studies.polargrad.language import KINDS, Length, gradients, measured, verdicts, words
 from studies.polargrad.oracles import TruncatedQDWH
 from studies.polargrad.problems import Completion, Logistic, Quadratic, spectra
 from studies.polargrad.published import COMPLETION, PUBLISHED, QUADRATIC
@@ -169,17 +172,25 @@ def trace(label, **values):
 def test_verdicts_follow_the_numbers():
     """C14 confirmed, refuted and not run."""
     label = "Muon, QDWH@2, lr 0.05, decay"
-    for value, verdict in ((800.0, "confirmed"), (3000.0, "not confirmed"), (math.nan, NOT_RUN)):
+    for value, verdict in ((800.0, "confirmed"), (3000.0, "not seen"), (math.nan, NOT_RUN)):
         runs = {label: trace(label, k4000=value)}
         [found] = [v for v in from_runs(runs, {}, {}) if v.claim == "C14"]
         assert found.verdict == verdict
     assert all(v.verdict == NOT_RUN for v in from_runs({}, {}, {}))
 
 
+GRADIENTS = [
+    measured(kind, f"{kind}.weight", 0, torch.randn(48, 32, generator=torch.Generator().manual_seed(k)))
+    for k, kind in enumerate(KINDS)
+]
+
+
 def test_the_page(tmp_path, monkeypatch):
     """Everything for a step or two: the files, and a deviation that is named."""
     monkeypatch.setattr(reproduce_polargrad, "from_theory", lambda notice: iter(()))
     monkeypatch.setattr(reproduce_polargrad, "SWEEPS", SWEEPS[:1])
+    monkeypatch.setattr(reproduce_polargrad.factors, "SHAPES", ((32, 32),))
+    monkeypatch.setattr(reproduce_polargrad.language, "gradients", lambda notice, length=None: GRADIENTS)
     lengths = dict.fromkeys(PUBLISHED, 2)
     monkeypatch.setattr(reproduce_polargrad, "PROBLEMS", dict.fromkeys(PUBLISHED, Completion))
     monkeypatch.setitem(PUBLISHED, "logistic", COMPLETION)
@@ -193,7 +204,7 @@ def test_the_page(tmp_path, monkeypatch):
     assert "| C17 |" in text
     assert "![objective against the learning rate: the edge of stability](polargrad.png)" in text
     plain = json.loads((tmp_path / "polargrad.json").read_text())
-    assert len(plain["verdicts"]) == 6
+    assert {v["claim"] for v in plain["verdicts"]} >= {"C4", "C8", "C12", "C17", "C19", "LM 6"}
     assert set(plain["runs"]) == set(PUBLISHED)
     for end in ("", "-quadratic", "-logistic", "-completion"):
         assert (tmp_path / f"polargrad{end}.png").read_bytes().startswith(b"\x89PNG")
@@ -209,3 +220,49 @@ def test_a_deviation_is_one():
     assert not differs(1e-9, 5e-8, QUADRATIC)
     assert differs(math.inf, 1.0, QUADRATIC)
     assert not differs(math.nan, 1.0, QUADRATIC)
+
+
+def test_the_claims_anew_keep_the_curves(tmp_path, monkeypatch):
+    """What the file of a full run holds goes through JSON and back; a run that diverged stays one."""
+    kept = {
+        "conditions": {"date": "2026-01-02T00:00", "matfn": "x"},
+        "runs": {name: [asdict(t) for t in traces] for name, traces in one_step().items()},
+        "sweeps": [asdict(Sweep("quadratic", "a", (1.0, 2.0), (1,), ((0.5,), (math.inf,))))],
+    }
+    (tmp_path / "polargrad.json").write_text(json.dumps(reproduce.finite(kept)))
+    monkeypatch.setattr(reproduce_polargrad, "RESULTS", tmp_path)
+    monkeypatch.setattr(reproduce_polargrad, "from_theory", lambda notice: iter(()))
+    monkeypatch.setattr(reproduce_polargrad.factors, "SHAPES", ((32, 32),))
+    monkeypatch.setattr(reproduce_polargrad.language, "gradients", lambda notice, length=None: GRADIENTS)
+    report = reproduce_polargrad.claims(lambda line: None)
+    assert report.plain["sweeps"][0]["edge"] == (1.0, 2.0)
+    assert report.plain["runs"]["completion"][0]["objective"] == kept["runs"]["completion"][0]["objective"]
+    assert report.plain["curves of"] == kept["conditions"]
+    assert "Curves and sweeps were made on 2026-01-02" in report.notes[-1]
+    (tmp_path / "polargrad.json").unlink()
+    with pytest.raises(TrainError, match=r"there is no polargrad\.json"):
+        reproduce_polargrad.claims(lambda line: None)
+
+
+def one_step():
+    """A trace of two points for each arm that the page shows."""
+    return {
+        name: [Trace(row.arm.label, [0, 1], [1.0, 0.5], [2.0, 2.0], [3.0, 3.0]) for row in section.rows]
+        for name, section in PUBLISHED.items()
+    }
+
+
+def test_gradients_of_a_language_model():
+    """One step of training on words: embedding, head and the hidden matrices, and what each oracle leaves."""
+    assert words(b"a b a\n(a)", 3).tolist() == [1, 2, 0, 2, 1, 0, 0, 1, 0]
+    found = gradients(lambda line: None, Length(1, (1,)))
+    assert {g.kind for g in found} == set(KINDS)
+    assert sum(g.kind == "hidden" for g in found) == 4 * 6
+    for g in found:
+        assert g.orthogonality["QDWH"] < 1e-5
+        assert g.nuclear["QDWH"] == pytest.approx(1, abs=1e-4)
+        assert g.orthogonality["NS@5"] > 0.05
+    known = measured("head", "head", 0, torch.diag(torch.tensor([1.0, 0.5, 1e-3])))
+    assert known.condition == pytest.approx(1e3, rel=1e-4)
+    assert known.numeric == pytest.approx(2 / 3)
+    assert [v.claim for v in verdicts(found)] == ["LM 6", "LM 7"]

@@ -8,8 +8,15 @@ from functools import cache
 from typing import Literal
 
 import torch
-import triton  # pyright: ignore[reportMissingImports]
 from torch import Tensor
+
+try:
+    import triton  # pyright: ignore[reportMissingImports]
+except ImportError as missing:
+    raise ImportError(
+        "matfn.kernels.triton_symm needs the package triton, which comes with torch for CUDA: pip install triton, or "
+        "take matfn.kernels.EAGER"
+    ) from missing
 
 from .products import EAGER, Weight, differentiated
 from .triton_symm_descriptor import DescriptorTile, by_descriptors, describable, processors

@@ -9,8 +9,11 @@ import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+try:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn
+except ImportError as missing:
+    raise ImportError(f'matfn.train.progress needs {missing.name}: pip install "matfn[train]"') from None
 
 from matfn.train import processes
 from matfn.train.loop import Trainer

@@ -13,6 +13,7 @@ __all__ = ["Candidate", "Decision", "Model", "Owner", "is_a", "place_of", "weigh
 
 # Parts of a path that adapters and wrappers add between a layer and its weights. They say nothing about its place.
 _INSERTED = re.compile(r"\.(modules_to_save|original_module|base_layer|lora_\w+|adapter_\w+)(\.[^.]+)?(?=\.|$)")
+_FACTOR = re.compile(r"(^|\.)(lora|adapter)_\w+(\.|$)")  # the path of a layer that belongs to an adapter
 
 
 @dataclass(frozen=True)
@@ -77,10 +78,15 @@ class Model:
 
     @cached_property
     def inside(self) -> dict[str, dict[str, int]]:
-        """{path of a module: {path: inputs} of the layers directly in it}. Kept, as models have thousands of layers."""
+        """{place of a module: {place: inputs} of the layers directly in it}, without factors of adapters.
+
+        Kept, as models have thousands of layers.
+        """
         found: dict[str, dict[str, int]] = {}
         for path, (_, n) in self.shapes.items():
-            found.setdefault(path.rpartition(".")[0], {})[path] = n
+            if not _FACTOR.search(path):
+                place = place_of(path)
+                found.setdefault(place.rpartition(".")[0], {})[place] = n
         return found
 
     @cached_property

@@ -340,7 +340,7 @@ def _perhaps(c: Candidate, found: Decision) -> Decision:
     if found.layout is None or not (layer or found.role == "expert"):
         return found
     m = c.model.shapes[c.first.path][0] if layer else found.layout.matrices[0][1]
-    above = c.first.path.rpartition(".")[0].rpartition(".")[0]
+    above = c.first.place.rpartition(".")[0].rpartition(".")[0]
     beside = _neighbours(c)
     if not beside and found.role == "linear":
         beside = set(c.model.inside.get(above, {}).values())
@@ -356,8 +356,8 @@ def _neighbours(c: Candidate) -> set[int]:
     if c.param.ndim == 3:
         held = [p for p in c.first.module._parameters.values() if p is not None and p.ndim == 3 and p is not c.param]
         return {size for p in held for size in p.shape[1:]} - ({c.param.shape[2]} if len(held) != 1 else set())
-    above = c.first.path.rpartition(".")[0]
-    return {n for path, n in c.model.inside.get(above, {}).items() if path != c.first.path}
+    above = c.first.place.rpartition(".")[0]
+    return {n for place, n in c.model.inside.get(above, {}).items() if place != c.first.place}
 
 
 Rule = Callable[[Candidate], Decision | None]

@@ -1,0 +1,1 @@
+"""The claims of the paper on Polar Express, one by one."""

@@ -1,0 +1,101 @@
+"""Verdicts from the tournament: a made-up folder of runs, complete and not, and the comparison of Shampoo's roots."""
+
+import json
+
+import pytest
+
+from studies.polargrad import training as polargrad
+from studies.prism import training as prism
+from studies.tournament.arms import ARMS
+from studies.tournament.run import STAGES
+from studies.trained import RESULTS, trained
+from studies.verdict import CONFIRMED, NOT_SEEN, NOT_TRAINED
+
+BASE = {"prism-3": 4.0, "polar-express-3": 4.1, "prism": 3.9, "polar-express": 3.9, "adamw": 4.3, "adamw-cold": 4.5}
+JITTER = (0.0, 0.004, -0.003, 0.002, -0.002, 0.003, -0.004, 0.001)
+
+
+def row(arm, lr, seed, loss):
+    times = {"step_seconds": 0.1, "optimizer_seconds": 0.01}
+    return {"arm": arm, "lr": lr, "seed": seed, "val": [[400, loss]], "train": [loss], **times}
+
+
+def write(folder, *, losses=BASE, leave_out=()):
+    """All runs that the rules plan for `small`; arms that end far behind have three seeds."""
+    place, stage = folder / "tournament" / "small", STAGES["small"]
+    place.mkdir(parents=True)
+    least = min(losses.values())
+    for number, name in enumerate(stage.arms):
+        rates, base = ARMS[name].rates, losses.get(name, 3.95)
+        seeds = stage.seeds if base <= least + 0.05 else stage.seeds[:3]
+        rows = [row(name, rate, 1000, base + 0.1 * abs(k - 2)) for k, rate in enumerate(rates)]
+        rows += [row(name, rates[2], seed, base + JITTER[(seed + 3 * number) % 8]) for seed in seeds]
+        for one in rows:
+            if (name, one["seed"]) not in leave_out:
+                (place / f"{name}@{one['lr']:g}-seed{one['seed']}.json").write_text(json.dumps(one))
+    return folder
+
+
+def by_claim(verdicts):
+    return {verdict.claim: verdict for verdict in verdicts}
+
+
+def test_without_runs_nothing_is_said(tmp_path):
+    for verdict in [*prism.verdicts(tmp_path), *polargrad.verdicts(tmp_path)]:
+        assert verdict.verdict in (NOT_TRAINED, "not tested")
+    assert by_claim(prism.verdicts(tmp_path))["GPT 1"].measured.startswith("0 of ")
+
+
+def test_a_complete_stage_gives_verdicts(tmp_path):
+    write(tmp_path)
+    stage = trained(tmp_path)
+    assert stage.progress.complete
+    found = by_claim([*prism.verdicts(tmp_path), *polargrad.verdicts(tmp_path)])
+    assert found["GPT 1"].verdict == CONFIRMED
+    assert float(found["GPT 1"].measured.split()[0]) == pytest.approx(-0.1, abs=0.005)
+    assert found["GPT 2"].verdict == NOT_SEEN  # the same loss but for the jitter
+    assert found["GPT 3"].verdict == found["GPT 4"].verdict == found["LM 3"].verdict == CONFIRMED
+    assert found["LM 4"].verdict == CONFIRMED
+    assert float(found["LM 4"].measured.split("AdamW ")[1].split(",")[0]) == pytest.approx(0.2, abs=0.01)
+    assert found["LM 1"].verdict == NOT_SEEN
+
+
+def test_the_wrong_sign_is_not_confirmed(tmp_path):
+    write(tmp_path, losses=BASE | {"prism-3": 4.2, "adamw-cold": 4.1, "torch-cold": 4.2})
+    found = by_claim([*prism.verdicts(tmp_path), *polargrad.verdicts(tmp_path)])
+    assert found["GPT 1"].verdict == found["LM 4"].verdict == NOT_SEEN
+    assert float(found["GPT 1"].measured.split()[0]) == pytest.approx(0.1, abs=0.005)
+
+
+def test_a_missing_run_delays_every_verdict(tmp_path):
+    write(tmp_path, leave_out=[("normuon", 2)])
+    stage = trained(tmp_path)
+    assert stage.progress.done == stage.progress.planned - 1
+    assert {v.verdict for v in prism.verdicts(tmp_path) if v.claim.startswith("GPT")} == {NOT_TRAINED}
+
+
+def test_the_correction_is_for_the_table_of_the_rules():
+    """Seven pairs and the comparison without warm-up, as docs/tournament.md names them."""
+    assert trained(RESULTS).comparisons == 8
+
+
+def comparison(gap, half, prism_share):
+    rows = [
+        {"arm": "Shampoo, PRISM", "step_seconds": 0.5, "optimizer_share": prism_share},
+        {"arm": "Shampoo, exact", "step_seconds": 0.5, "optimizer_share": 0.5},
+    ]
+    nats = {"mean": gap, "half_width": half, "count": 3}
+    pairs = [{"first": "Shampoo, exact", "second": "Shampoo, PRISM", "nats": nats}]
+    recipe = {"model": {"layers": 4, "width": 128}, "train": {"steps": 200}}
+    return {"rows": rows, "differences": pairs, "recipe": recipe}
+
+
+@pytest.mark.parametrize(
+    ("made", "same", "faster"),
+    [(comparison(0.001, 0.005, 0.7), CONFIRMED, NOT_SEEN), (comparison(-0.02, 0.005, 0.3), NOT_SEEN, CONFIRMED)],
+)
+def test_shampoo(tmp_path, made, same, faster):
+    (tmp_path / "training.json").write_text(json.dumps(made))
+    found = by_claim(prism.shampoo(tmp_path / "training.json"))
+    assert found["Shampoo 2"].verdict == same
+    assert found["Shampoo 3"].verdict == faster
