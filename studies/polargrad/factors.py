@@ -99,7 +99,8 @@ def _rational() -> Iterator[Verdict]:
         "C6", "ZOLO-PD takes two iterations at any scale and condition",
         "2; orthogonality < 1e-14, kappa 1 to 1e15, norms 1e-30 to 1e30",
         f"{zolo.steps}; {number(zolo.orthogonality)}", zolo.steps == 2 and zolo.orthogonality < 1e-14,
-        condition="the authors' code fails here (orthogonality .13, a domain error): this is the claim for a correct one",
+        condition="the authors' code fails here (orthogonality .13, a domain error): "
+        "this is the claim for a correct one",
     )  # fmt: skip
 
 
