@@ -38,10 +38,18 @@ class Verdict:
 
 
 def judged(
-    claim: str, says: str, wanted: str, measured: str, held: bool, *, otherwise: str = NOT_SEEN, why: str = ""
+    claim: str,
+    says: str,
+    wanted: str,
+    measured: str,
+    held: bool,
+    *,
+    otherwise: str = NOT_SEEN,
+    why: str = "",
+    condition: str = "",
 ) -> Verdict:
-    """Return "confirmed" if the claim held, else the word `otherwise`."""
-    return Verdict(claim, says, wanted, measured, CONFIRMED if held else otherwise, why)
+    """Return "confirmed" with its condition if the claim held, else the word `otherwise` with the reason `why`."""
+    return Verdict(claim, says, wanted, measured, CONFIRMED if held else otherwise, condition if held else why)
 
 
 def shown(title: str, verdicts: Sequence[Verdict]) -> Shown:

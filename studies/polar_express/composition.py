@@ -16,7 +16,7 @@ from matfn.minimax.composition import compose, cushion
 from matfn.minimax.remez import CONTEXT, best_odd, value_of
 from studies.page import Shown
 from studies.polar_express.published import CANS, CUBIC_ERRORS, CUSHION, ERRORS, SPEEDRUN, TABLE
-from studies.polar_express.verdict import FALSE, Verdict, judged
+from studies.verdict import FALSE, Verdict, judged
 
 __all__ = ["apart", "bounds", "composed", "errors_of", "table", "verdicts"]
 

@@ -10,7 +10,7 @@ from matfn.iteration.step import paterson_stockmeyer
 from matfn.minimax.remez import best_odd
 from studies.page import Shown, number
 from studies.polar_express.composition import errors_of
-from studies.polar_express.verdict import Verdict, judged
+from studies.verdict import Verdict, judged
 
 __all__ = ["counted", "degrees", "mixed", "per_product", "verdicts"]
 

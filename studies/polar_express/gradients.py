@@ -23,7 +23,7 @@ from matfn.train.recipe import DataTable, ModelTable
 from studies.momenta import capture
 from studies.page import Shown
 from studies.polar_express.maps import STEPS, methods, told
-from studies.polar_express.verdict import Verdict, judged
+from studies.verdict import Verdict, judged
 
 __all__ = [
     "SHOWN",

@@ -12,7 +12,7 @@ from matfn import Direct, Gram, PolarExpress, Polynomial, Schedule, Tuned
 from matfn.engines import best_restarts
 from matfn.engines.cost import products_of
 from studies.polar_express.published import TABLE
-from studies.polar_express.verdict import Verdict, judged
+from studies.verdict import Verdict, judged
 
 __all__ = ["conditions", "cost", "divided", "verdicts"]
 

@@ -10,7 +10,7 @@ from matfn import NewtonSchulz, PolarExpress, Polynomial, Schedule, Tuned
 from matfn.minimax import Request
 from matfn.minimax.composition import compose
 from studies.page import number
-from studies.polar_express.verdict import Verdict, judged
+from studies.verdict import Verdict, judged
 
 __all__ = ["STEPS", "SYNTHETIC", "first_steps", "methods", "outlier", "spectral", "told", "verdicts"]
 

@@ -14,7 +14,7 @@ from matfn.iteration.target import POLAR
 from matfn.kernels import EAGER
 from studies.page import number
 from studies.polar_express.maps import spectral, told
-from studies.polar_express.verdict import Verdict, judged
+from studies.verdict import Verdict, judged
 
 __all__ = ["DTYPES", "Half", "Size", "half_precision", "verdicts", "with_values"]
 

@@ -14,7 +14,7 @@ from scipy.optimize import minimize
 
 from matfn import PolarExpress
 from studies.page import Shown
-from studies.polar_express.verdict import Verdict, judged
+from studies.verdict import Verdict, judged
 
 __all__ = ["CASES", "Found", "Search", "changed", "minimised", "shown", "verdicts"]
 

@@ -15,7 +15,7 @@ from matfn.minimax.remez import CONTEXT, best_odd, value_of
 from studies.page import Shown, number
 from studies.polar_express.composition import apart
 from studies.polar_express.published import CUSHION, TABLE
-from studies.polar_express.verdict import FALSE, Verdict, judged
+from studies.verdict import FALSE, Verdict, judged
 
 __all__ = ["Convention", "conventions", "distance", "double_rows", "exchange", "first_gain", "readings", "verdicts"]
 

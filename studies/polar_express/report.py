@@ -24,8 +24,8 @@ from studies.polar_express import (
 from studies.polar_express.gradients import SHOWN, Scale
 from studies.polar_express.matrices import Size
 from studies.polar_express.untested import UNTESTED
-from studies.polar_express.verdict import Verdict
-from studies.polar_express.verdict import shown as claims
+from studies.verdict import Verdict
+from studies.verdict import shown as claims
 
 __all__ = ["FULL", "QUICK", "Preset", "full", "quick", "run"]
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from matfn.train.outcome import Interval, interval
 from studies.page import Shown, number
 from studies.polar_express.published import GPT_LOSSES
-from studies.polar_express.verdict import CONFIRMED, NOT_SEEN, NOT_TRAINED, Verdict
+from studies.verdict import CONFIRMED, NOT_SEEN, NOT_TRAINED, Verdict
 
 __all__ = ["ARMS", "FOLDER", "Run", "Runs", "compared", "rates", "read", "verdicts"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from studies.polar_express.verdict import NOT_TESTED, Verdict
+from studies.verdict import NOT_TESTED, Verdict
 
 __all__ = ["UNTESTED"]
 

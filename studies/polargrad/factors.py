@@ -92,14 +92,15 @@ def _rational() -> Iterator[Verdict]:
         "C5", "QDWH in float32, with the least singular value measured",
         "<= 5 to kappa 1e6, <= 14 beyond; orthogonality < 5e-7",
         f"{single.steps}; {number(single.orthogonality)}", single.steps <= 5 and single.orthogonality < 5e-7,
-        why="with l_0 = eps, as in the authors' code, 7 to 14 are needed beyond 1e8",
+        condition="with l_0 = eps, as in the authors' code, 7 to 14 are needed beyond 1e8",
     )  # fmt: skip
     zolo = quality(ZoloPD(), torch.float64, (1e-30, 1.0, 1e30), SHAPES[:2])
     yield judged(
         "C6", "ZOLO-PD takes two iterations at any scale and condition",
         "2; orthogonality < 1e-14, kappa 1 to 1e15, norms 1e-30 to 1e30",
         f"{zolo.steps}; {number(zolo.orthogonality)}", zolo.steps == 2 and zolo.orthogonality < 1e-14,
-        why="the authors' code fails here (orthogonality .13, a domain error): this is the claim for a correct one",
+        condition="the authors' code fails here (orthogonality .13, a domain error): "
+        "this is the claim for a correct one",
     )  # fmt: skip
 
 
@@ -139,7 +140,7 @@ def _inner_steps() -> Verdict:
         "<G, U> / ||G||_* .90 (float32), .18 (float64); converged 1 +- 1e-6",
         f"{single:.3f}, {double:.3f}; off by {number(whole)}",
         abs(single - 0.90) < 0.01 and abs(double - 0.18) < 0.01 and whole < 1e-6,
-        why="the published learning rates are tuned to these two steps",
+        condition="the published learning rates are tuned to these two steps",
     )  # fmt: skip
 
 
@@ -160,7 +161,7 @@ def _deficient() -> Iterator[Verdict]:
         "G = 0: update 0; rank 8 of 32: ||U||_F^2 = 8; 100 of 4096 rows: the others stay 0",
         f"{zero:g}; {', '.join(f'{name} {value:.6f}' for name, value in ranks.items())}; {leak:g}",
         zero == 0 and all(abs(value - 8) < 1e-6 for value in ranks.values()) and leak == 0,
-        why="with the factor of the range; the authors' QDWH leaks up to .30 into rows of unused tokens",
+        condition="with the factor of the range; the authors' QDWH leaks up to .30 into rows of unused tokens",
     )  # fmt: skip
 
 

@@ -135,12 +135,13 @@ def verdicts(found: Sequence[Gradient]) -> Iterator[Verdict]:
     """The paper's argument for an exact oracle on embedding and head."""
     by_kind = {kind: [g for g in found if g.kind == kind] for kind in KINDS}
     kappa = {kind: _median([g.condition for g in own]) for kind, own in by_kind.items()}
+    over = "medians over the matrices and steps of table 6.4"
     yield judged(
         "LM 6", "gradients of embedding and head are far worse conditioned than those of hidden matrices",
         "median kappa_2 of both at least 10 times the hidden matrices'",
         ", ".join(f"{kind} {number(value)}" for kind, value in kappa.items()),
         min(kappa["embedding"], kappa["head"]) >= 10 * kappa["hidden"],
-        why="medians over the matrices and steps of table 6.4",
+        why=over, condition=over,
     )  # fmt: skip
     left = {kind: {o: _median([g.orthogonality[o] for g in own]) for o in ORACLES} for kind, own in by_kind.items()}
     tables = ("embedding", "head")

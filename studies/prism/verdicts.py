@@ -44,7 +44,7 @@ def _sketches() -> Iterator[Verdict]:
     yield judged(
         "C7", "a sketch of few columns costs no steps", "8 columns: mean within 0.3, range <= 1; 1 column: <= +0.5",
         f"{eight:+.2f}, range {wide}; {one:+.2f}", abs(eight) <= 0.3 and wide <= 1 and one <= 0.5,
-        why="means over 8 Gaussian draws: the exact count of one draw is an integer by rounding",
+        condition="means over 8 Gaussian draws: the exact count of one draw is an integer by rounding",
     )  # fmt: skip
     p, dense, simulated = claims.sketch_law()
     pairs = ", ".join(f"{mean:.3f} +- {deviation:.3f}" for mean, deviation in (dense, simulated))
@@ -211,7 +211,7 @@ def _gaussian(names: Sequence[str], steps: Counts) -> Iterator[Verdict]:
         "Gaussian 1", "PRISM takes the fewest iterations at the paper's three shapes",
         "fewer than Polar Express and Newton-Schulz to ||I - X'X||_F <= 1e-2",
         f"PRISM, Polar Express, NS5: {shown}", held,
-        why="singular values drawn from the bidiagonal model; Polar Express for the published 1e-3",
+        condition="singular values drawn from the bidiagonal model; Polar Express for the published 1e-3",
     )  # fmt: skip
     even = max(row[0] for row in rows) / min(row[0] for row in rows)
     other = max(row[1] for row in rows) / min(row[1] for row in rows)
@@ -246,7 +246,8 @@ def _heavy(found: Sequence[Curve], steps: Counts) -> Iterator[Verdict]:
         ahead = _most(counts) <= min(_most(steps[name, "Polar Express"]), _most(steps[name, "NS5"]))
         yield judged(
             f"HTMP {kappa}", says, f"{low} to {high}, within 1 for a draw; no more than the others",
-            shown, near and ahead, otherwise=FALSE, why=why if kappa != "100" else "",
+            shown, near and ahead, otherwise=FALSE, why=why,
+            condition=why if kappa != "100" else "",
         )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from studies import reproduce
 from studies.polar_express import composition, gradients, gram, maps, matrices, optimality, printed, training
 from studies.polar_express import report as study
-from studies.polar_express.verdict import CONFIRMED, FALSE, NOT_SEEN, NOT_TRAINED, judged
+from studies.verdict import CONFIRMED, FALSE, NOT_SEEN, NOT_TRAINED, judged
 
 ARMS = {"adamw": 4.0, "torch": 3.64, "you": 3.63, "polar-express": 3.58, "polar-express-3": 3.7, "exact": 3.581}
 
