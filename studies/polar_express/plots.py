@@ -15,7 +15,9 @@ from matfn.train.drawing import COLOURS, MARKERS, STYLE
 from studies.polar_express.gradients import Curves
 from studies.polar_express.maps import first_steps
 from studies.polar_express.matrices import Half
-from studies.polar_express.training import ARMS, Runs
+from studies.polar_express.training import ARMS
+from studies.tournament.runs import Run
+from studies.tournament.statistics import grid, losses
 
 __all__ = ["convergence", "first_step", "half_precision", "products", "training"]
 
@@ -124,17 +126,17 @@ def half_precision(half: Half) -> Figure:
         return figure
 
 
-def training(runs: Runs) -> Figure:
+def training(runs: Sequence[Run]) -> Figure:
     """Validation loss by learning rate (one seed), and at the best rate of each arm (the compared seeds)."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11, 4.6), layout="constrained")
         left, right = figure.subplots(1, 2)
-        for index, name in enumerate(ARMS):
+        for index, (name, arm) in enumerate(ARMS.items()):
             look = {"color": COLOURS[index], "marker": MARKERS[index]}
-            if found := runs.grid(name):
+            if found := grid(runs, arm):
                 left.plot(list(found), list(found.values()), **look, label=name)
-            losses = list(runs.seeds(name).values())
-            right.plot([index] * len(losses), losses, linestyle="none", **look)
+            seeds = list(losses(runs, arm).values())
+            right.plot([index] * len(seeds), seeds, linestyle="none", **look)
         left.set(xscale="log", xlabel="learning rate", ylabel="validation loss", title="one seed, by rate")
         left.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         _plain(left.xaxis)

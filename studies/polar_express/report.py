@@ -24,6 +24,7 @@ from studies.polar_express import (
 from studies.polar_express.gradients import SHOWN, Scale
 from studies.polar_express.matrices import Size
 from studies.polar_express.untested import UNTESTED
+from studies.trained import RESULTS, trained
 from studies.verdict import Verdict
 from studies.verdict import shown as claims
 
@@ -81,8 +82,8 @@ def quick(notice: Callable[[str], None]) -> Report:
     return run(notice, QUICK)
 
 
-def run(notice: Callable[[str], None], preset: Preset, folder: Path = training.FOLDER) -> Report:
-    """The report; `folder` has the runs of the tournament."""
+def run(notice: Callable[[str], None], preset: Preset, results: Path = RESULTS) -> Report:
+    """The report; the folder `results` has the runs of the tournament."""
     notice("composition")
     found = [*composition.verdicts(), *printed.verdicts()]
     notice("brute force")
@@ -102,8 +103,9 @@ def run(notice: Callable[[str], None], preset: Preset, folder: Path = training.F
     notice("dense matrices")
     half = matrices.half_precision(min(preset.size.rows, 128), preset.half)
     found += [*matrices.verdicts(preset.size, half), *gram.verdicts()]
-    runs = training.read(folder)
-    found += [*training.verdicts(runs), *UNTESTED]
+    stage = trained(results)
+    runs = training.taken(stage.runs)
+    found += [*training.verdicts(stage), *UNTESTED]
     tables = [
         claims("Claims", sorted(found, key=_order)),
         composition.table(),
@@ -124,7 +126,7 @@ def run(notice: Callable[[str], None], preset: Preset, folder: Path = training.F
         "-first": ("Figure 7: the first step, raw and stabilised", plots.first_step),
         "-half": ("half precision on a matrix of condition 1e6", lambda: plots.half_precision(half)),
     }
-    if runs.runs:
+    if runs:
         tables += [training.rates(runs), training.compared(runs)]
         figures["-training"] = (
             "training of a small GPT: loss by rate, and by seed at the best rate",
@@ -144,7 +146,7 @@ def run(notice: Callable[[str], None], preset: Preset, folder: Path = training.F
             "figure3_right": {name: _medians(curves) for name, curves in right.items()},
             "products": {name: _medians(curves) for name, curves in products.items()},
             "half": asdict(half),
-            "training": [asdict(one) for one in runs.runs],
+            "training": [{"arm": one.arm, "lr": one.lr, "seed": one.seed, "loss": one.loss} for one in runs],
         },
         command="python -m studies.polar_express" + ("" if preset is FULL else " --preset quick"),
         reading="",

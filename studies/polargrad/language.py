@@ -30,7 +30,7 @@ __all__ = ["Gradient", "Length", "gradients", "table", "verdicts", "words"]
 ORACLES: dict[str, Callable[[Tensor], Tensor]] = {
     "NS@5": lambda G: orthogonalize(G, method=Tuned("jordan")),
     "Polar Express@8": lambda G: orthogonalize(G, method=PolarExpress(steps=8)),
-    # The accurate verb: `orthogonalize` may form G^T G, which loses singular values below sqrt(eps).
+    # `orthogonalize` would set singular values up to max(m, n) eps sigma_1 to zero, which are most of a head's.
     "QDWH": lambda G: polar(G, method=QDWH(), factor="complete").U,
 }
 MODEL: dict[str, Any] = {"name": "gpt", "layers": 4, "width": 128, "heads": 4, "positions": "learned"}

@@ -1,7 +1,6 @@
 """`python -m studies.polar_express`: searches against known answers, verdicts that can fall either way, the page."""
 
 import json
-import math
 import re
 from dataclasses import replace
 
@@ -10,12 +9,16 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from finished_stage import write
 from studies import reproduce
 from studies.polar_express import composition, gradients, gram, maps, matrices, optimality, printed, training
 from studies.polar_express import report as study
+from studies.tournament.runs import GRID_SEED
+from studies.tournament.statistics import best, difference, grid
+from studies.trained import told, trained
 from studies.verdict import CONFIRMED, FALSE, NOT_SEEN, NOT_TRAINED, judged
 
-ARMS = {"adamw": 4.0, "torch": 3.64, "you": 3.63, "polar-express": 3.58, "polar-express-3": 3.7, "exact": 3.581}
+ARMS = {"adamw": 4.0, "torch": 3.62, "you": 3.61, "polar-express": 3.58, "polar-express-3": 3.7, "exact": 3.581}
 
 
 def test_the_readings_agree_with_the_library():
@@ -78,58 +81,69 @@ def test_a_verdict_says_why_only_where_it_is_due():
     assert judged("C0", "", "", "", False, otherwise=FALSE).verdict == FALSE
 
 
-def trained(folder, losses, seeds=(0, 1, 2), rates=(0.015, 0.03, 0.06)):
-    """Runs as the tournament writes them: a grid with its best inside, and seeds at the best rate."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "corpus.json").write_text("{}")
-    for arm, loss in losses.items():
-        rows = [(rate, training.GRID_SEED, loss + 0.1 * (rate != rates[1])) for rate in rates]
-        rows += [(rates[1], seed, loss + 0.01 * seed + 0.001 * (seed == 1) * (arm == "you")) for seed in seeds]
-        for lr, seed, value in rows:
-            run = {"arm": arm, "lr": lr, "seed": seed, "val": [[40, 5.0], [400, value]], "train": []}
-            (folder / f"{arm}@{lr:g}-seed{seed}.json").write_text(json.dumps(run))
-    return training.read(folder)
-
-
 def test_training_confirmed_refuted_and_not_yet_trained(tmp_path):
-    runs = trained(tmp_path / "a", ARMS)
-    assert all(v.verdict == CONFIRMED for v in training.verdicts(runs)), list(training.verdicts(runs))
-    difference = runs.difference("You", "PE")
-    assert difference is not None
-    assert difference.mean == pytest.approx(0.05, abs=1e-3)
-    text = "\n".join(
-        " ".join([name, *cells])
-        for table in (training.rates(runs), training.compared(runs))
-        for name, cells in table.rows
-    )
-    assert "Jordan 3.74 3.64 * 3.74" in text
-    assert "Jordan 0.03 3.65 3 +0.0600 ± 0.0000 (n = 3)" in text
-    worse = trained(tmp_path / "b", {**ARMS, "polar-express": 3.65, "exact": 3.5})
+    stage = trained(write(tmp_path / "a", losses=ARMS))
+    assert all(v.verdict == CONFIRMED for v in training.verdicts(stage)), list(training.verdicts(stage))
+    first = next(training.verdicts(stage)).measured
+    assert float(first.split("You ")[1].split()[0]) == pytest.approx(0.03, abs=0.005)
+    assert first.endswith("8 seeds (95 %, corrected for 8 comparisons)")
+    worse = trained(write(tmp_path / "b", losses=ARMS | {"polar-express": 3.65, "exact": 3.5}))
     found = {(v.claim, v.says): v for v in training.verdicts(worse)}
     order = found["C22", "Polar Express ends below Jordan and You, each at its best rate"]
     assert (order.verdict, order.why) == (NOT_SEEN, "a rival is below Polar Express")
     assert found["C22", "Polar Express is best at every rate"].verdict == NOT_SEEN
     assert found["ablation 2", "the exact factor (SVD) is no better than five steps"].verdict == NOT_SEEN
-    near = trained(tmp_path / "c", {**ARMS, "polar-express": 3.62})
+    near = trained(write(tmp_path / "c", losses=ARMS | {"polar-express": 3.6}))
     assert next(training.verdicts(near)).why == "a difference, but of less than 0.02"
-    partial = trained(tmp_path / "d", {"torch": 3.6, "polar-express": 3.5}, seeds=(0,))
-    assert all(v.verdict == NOT_TRAINED for v in training.verdicts(partial))
-    assert all(v.verdict == NOT_TRAINED for v in training.verdicts(training.read(tmp_path / "none")))
+    partial = trained(write(tmp_path / "d", losses=ARMS, leave_out=[("you", 2)]))
+    assert all(v.verdict == NOT_TRAINED and " of " in v.measured for v in training.verdicts(partial))
+    assert all(v.verdict == NOT_TRAINED and not v.measured for v in training.verdicts(trained(tmp_path / "none")))
+
+
+def test_the_tables_of_training(tmp_path):
+    """The same numbers as `studies.tournament.statistics`, in the paper's names."""
+    runs = training.taken(trained(write(tmp_path, losses=ARMS)).runs)
+    assert {run.arm for run in runs} == set(ARMS)
+    by_rate, by_seed = dict(training.rates(runs).rows), dict(training.compared(runs).rows)
+    assert "3.62 *" in by_rate["Jordan"]
+    assert sum(cell.endswith("*") for cell in by_rate["Jordan"]) == 1
+    rate, loss, seeds, less = by_seed["Jordan"]
+    at = best(runs, "torch")
+    assert at is not None
+    assert (float(rate), seeds) == (at.lr, "8")
+    assert float(loss) == pytest.approx(3.62, abs=0.005)
+    assert less == told(difference(runs, "torch", "polar-express"))
+    assert by_seed["PE"][-1] == ""
+
+
+def diverge(folder, name, *, searched):
+    """Make the last loss of an arm's runs null: of the greatest rate in the search, or of every compared seed."""
+    of = (folder / "tournament" / "small").glob(f"{name}@*.json")
+    rows = {path: json.loads(path.read_text()) for path in of}
+    rows = {path: row for path, row in rows.items() if (row["seed"] == GRID_SEED) == searched}
+    greatest = max(row["lr"] for row in rows.values())
+    for path, row in rows.items():
+        if row["lr"] == greatest:
+            path.write_text(json.dumps(row | {"val": [[400, None]]}))
 
 
 def test_a_diverged_run_is_infinite(tmp_path):
-    trained(tmp_path, ARMS)
-    path = tmp_path / "you@0.06-seed1000.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"val": [[40, None]]}))
-    runs = training.read(tmp_path)
-    assert runs.grid("You")[0.06] == math.inf
+    diverge(write(tmp_path / "a", losses=ARMS), "you", searched=True)
+    runs = trained(tmp_path / "a").runs
     assert "diverged" in dict(training.rates(runs).rows)["You"]
-    assert runs.best("You") == 0.03
+    assert min(grid(runs, "you").values()) == pytest.approx(3.61)
+    diverge(write(tmp_path / "b", losses=ARMS), "you", searched=False)
+    order = next(training.verdicts(trained(tmp_path / "b")))
+    assert order.verdict == CONFIRMED
+    assert "You a run diverged" in order.measured
+    diverge(write(tmp_path / "c", losses=ARMS), "polar-express", searched=False)
+    order = next(training.verdicts(trained(tmp_path / "c")))
+    assert (order.verdict, order.why) == (NOT_SEEN, "a run of Polar Express diverged")
 
 
 def test_the_page_of_the_quick_preset(tmp_path):
     """Every claim C1 to C22 has a verdict, every figure is drawn, no cell breaks the table."""
-    trained(tmp_path / "runs", ARMS)
+    write(tmp_path / "runs", losses=ARMS)
     app = reproduce.reproduction({"quick": lambda notice: study.run(notice, study.QUICK, tmp_path / "runs")})
     called = CliRunner().invoke(app, ["--out", str(tmp_path / "out")])
     assert called.exit_code == 0, called.output

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 import matfn
-from matfn import Exact, PolarExpress
+from matfn import QDWH, Exact, PolarExpress
 from matfn.kernels.products import Eager
 from matfn.run import explain as explaining
-from matrices import gaussian
+from matrices import gaussian, of_singular_values
 
 
 @pytest.mark.parametrize("verb", explaining._VERBS)
@@ -82,3 +82,24 @@ def test_bad_options_are_refused():
     with pytest.raises(TypeError, match="dtype must be one of"):
         matfn.explain((8, 8), dtype=torch.int32)
     assert matfn.explain((8, 8), method=PolarExpress(steps=2)).iteration.steps == 2
+
+
+@pytest.mark.parametrize("shape", [(512, 24), (24, 512)])
+def test_the_singular_values_that_become_zero_are_told(shape):
+    """Values on both sides of the printed one, by a factor that rounding (1e-7 of the largest) does not reach."""
+    limit = float(str(matfn.explain(shape, method=QDWH())).split("singular values up to ")[1].split()[0])
+    assert limit == pytest.approx(512 * torch.finfo(torch.float32).eps, rel=0.05)
+    sigma = torch.ones(24, dtype=torch.float64)
+    sigma[-2], sigma[-1] = 1.5 * limit, limit / 1.5
+    A = of_singular_values(sigma, *shape, seed=3)[0].float()
+    left = torch.linalg.svdvals(matfn.orthogonalize(A, method=QDWH()).double())
+    assert (left[:-1] - 1).abs().max() <= 1e-4
+    assert left[-1] <= 1e-4
+    kept = QDWH(lower=1e-6)
+    assert "become zero" not in str(matfn.explain(shape, method=kept))
+    assert (torch.linalg.svdvals(matfn.orthogonalize(A, method=kept).double()) - 1).abs().max() <= 1e-4
+    assert "become zero" not in str(matfn.explain(shape))
+
+
+def test_the_default_of_polargrad_tells_the_singular_values_that_become_zero():
+    assert "up to 0.006 of the largest" in str(matfn.explain((50304, 768), "polargrad"))

@@ -77,7 +77,9 @@ class QDWH(Rational):
     Attributes:
         lower: Lower bound of the singular values divided by the Frobenius norm, in [1e-18, 1); for square roots, of the
             square roots of the eigenvalues divided by the norm. None: the accurate verbs measure the least of the batch
-            by one QR factorization; `orthogonalize` reads nothing back and takes 1e-16.
+            by one QR factorization; `orthogonalize` reads nothing back and takes 1e-16. For a bound up to eps
+            `orthogonalize` and the optimizers set singular values up to max(m, n) eps of the largest to zero, because
+            they may be rounding noise; for a greater bound they set none to zero.
         tolerance: Stop after the first step whose image of [lower, 1] is within this distance of 1. The image is known
             without the matrix, so the test is free. With lower=None the accurate verbs use at least eps/8 of the dtype.
 

@@ -64,7 +64,8 @@ class PolarGrad(MatrixOptimizer):
             during which the momentum grows.
         weight_decay: Decoupled, >= 0, by lr wd, whatever nu and scale are.
         method: How the polar factor is computed, a value of `matfn.METHODS`. None is `QDWH()`, accurate at every
-            condition number and usable at every rank, without synchronisation.
+            condition number and usable at every rank, without synchronisation. It counts singular values up to max(m,
+            n) eps of the largest as zero, in float32 .006 of it for 50,000 rows; `QDWH(lower=1e-5)` keeps them.
         precision: Dtype of the iteration. None is the dtype of the momentum: float32, or float64 for float64 weights.
             In bfloat16, U and nu have errors of 1 %.
 

@@ -141,6 +141,7 @@ def describe(plan: RunPlan) -> str:
         rows.append(("preparation", str(plan.preparation), "part of the method"))
     if plan.engine is not None:
         rows.append(("engine", repr(plan.engine), reasons["engine"]))
+    rows += _range(plan)
     rows.append(("precision", short(plan.precision), reasons["precision"]))
     if "products" in reasons:
         rows.append(("products", repr(plan.products), reasons["products"]))
@@ -157,6 +158,15 @@ def _steps(schedule: Schedule) -> str:
     degrees = schedule.degrees
     same = len(set(degrees)) == 1
     return f"{len(degrees)} of degree " + (str(degrees[0]) if same else ", ".join(map(str, degrees)))
+
+
+def _range(plan: RunPlan) -> list[tuple[str, str, str]]:
+    """Say up to which share of the largest singular value the result is zero, if it is put on the range."""
+    if not plan.on_range:
+        return []
+    eps = torch.finfo(torch.promote_types(plan.dtype, torch.float32)).eps
+    said = f"singular values up to {max(plan.shape) * eps:.2g} of the largest become zero"
+    return [("range", said, f"the steps would lift rounding noise; a method with lower above {eps:.2g} keeps them")]
 
 
 def _kernels(plan: RunPlan) -> list[tuple[str, str, str]]:
