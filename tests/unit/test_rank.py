@@ -69,6 +69,25 @@ def test_complete(method, shape, dtype):
     assert torch.linalg.eigvalsh(H).min() >= -100 * eps * batch.norm()
 
 
+@looped("seed", range(4))
+@pytest.mark.parametrize("method", [Exact(), QDWH(), ZoloPD()], ids=str)
+def test_complete_between_zero_and_the_tolerance(method, seed):
+    """Singular values of rounding's size, some above and some below the tolerance: still orthonormal, still A = U H.
+
+    An iteration is completed only if it is further from orthonormal than sqrt(eps).
+    """
+    allowed = 1e-13 if isinstance(method, Exact) else torch.finfo(torch.float64).eps ** 0.5
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(40, 30, generator=generator, dtype=torch.float64)
+    nearly = of_singular_values(spectrum(5, 10.0), 40, 30, seed=seed)[0]
+    square = [of_singular_values(spectrum(n, c), n, n, seed=seed)[0] for n in (20, 64) for c in (1e14, 1e15)]
+    for A in (nearly + 1e-15 * nearly.norm() * noise / noise.norm(), *square):
+        U, H = matfn.polar(A, factor="complete", method=method)
+        assert (U.mT @ U - torch.eye(A.shape[1], dtype=A.dtype)).norm() <= allowed
+        assert (U @ H - A).norm() <= allowed * A.norm()
+        assert torch.linalg.eigvalsh(H).min() >= -1e-14 * A.norm()
+
+
 @every_method
 def test_the_tolerance_is_max_m_n_eps_sigma(method):
     """A singular value ten times above it stays, one ten times below goes."""

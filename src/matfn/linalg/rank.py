@@ -59,7 +59,8 @@ def completed(U: Tensor, A: Tensor) -> Tensor:
     """Complete U by orthonormal bases of the null spaces of A and A^T; the choice of bases is arbitrary.
 
     The result has singular values 1 where A has zeros, and agrees with U elsewhere. If U is orthonormal to sqrt(eps),
-    the function returns U itself. Completion does not repair a factor that has not converged.
+    the function returns U itself. Singular values within sqrt(eps) of 0 or 1 become 1: the null space is known up to
+    the rounding of A. Others stay, because completion does not repair a factor that has not converged.
     """
     n = min(U.shape[-2:])
     G = U.mT @ U if U.shape[-2] >= U.shape[-1] else U @ U.mT
@@ -67,5 +68,6 @@ def completed(U: Tensor, A: Tensor) -> Tensor:
     if bool((defect <= torch.finfo(U.dtype).eps ** 0.5).all()):
         return U
     W, s, Vh = torch.linalg.svd(on_the_range_if_deficient(U, A), full_matrices=False)
-    null = s <= max(U.shape[-2:]) * torch.finfo(U.dtype).eps
-    return (W * torch.where(null, 1.0, s).unsqueeze(-2)) @ Vh
+    near = torch.finfo(U.dtype).eps ** 0.5
+    done = (s <= near) | ((s - 1).abs() <= near)
+    return (W * torch.where(done, 1.0, s).unsqueeze(-2)) @ Vh

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SpectrumError, shown, which
-from ..iteration.target import Target
+from ..iteration.target import POLAR, Target
 from ..linalg.definite import check_spectrum
 from ..linalg.lu import inv_ex
 
@@ -47,15 +47,20 @@ class Exact:
             ValueError: If a matrix has NaN or infinite entries.
         """
         eps = torch.finfo(A.dtype).eps
-        A = A.to(torch.float64)
-        finite = torch.isfinite(A).all(-1).all(-1)
-        if not bool(finite.all()):
-            raise ValueError(
-                f"{target} by Exact() needs finite matrices, but {which(~finite)} has NaN or infinite entries"
-            )
+        A = _checked(target, A)
         if target.name == "polar":
             return _polar(A, eps)
         return _sign(A, eps) if target.name == "sign" else self._power(target, A, eps, eps)
+
+    def complete_polar(self, A: Tensor) -> Tensor:
+        """Compute U V^T for each A = U S V^T, (b, m, n), in float64: orthonormal also where singular values are zero.
+
+        Raises:
+            ValueError: If a matrix has NaN or infinite entries.
+        """
+        A = _checked(POLAR, A)
+        W, _, Vh = torch.linalg.svd(A / _peak_of(A), full_matrices=False)
+        return W @ Vh
 
     def evaluate_sum(self, target: Target, A: Tensor, eps: float) -> Tensor:
         """Compute a root or an inverse of each A, (b, n, n) in float64, which is a sum with a ridge.
@@ -83,6 +88,15 @@ class Exact:
             case _, "refuse":
                 return _power(A, zero, n * rounding, target)
         return _pseudo_power(A, n * zero, n * rounding, target)
+
+
+def _checked(target: Target, A: Tensor) -> Tensor:
+    """A in float64; refuses entries that are not finite."""
+    A = A.to(torch.float64)
+    finite = torch.isfinite(A).all(-1).all(-1)
+    if not bool(finite.all()):
+        raise ValueError(f"{target} by Exact() needs finite matrices, but {which(~finite)} has NaN or infinite entries")
+    return A
 
 
 def _polar(A: Tensor, eps: float) -> Tensor:

@@ -186,6 +186,8 @@ def _cause(target: Target, A: Tensor) -> str:
 
 def polar_factor(A: Tensor, factor: str, method: Method | None, key: int | Tensor = 0) -> Tensor:
     """Compute the polar factor on the range, or completed: see `matfn.polar`."""
+    if factor == "complete" and A.numel() > 0 and (method is None or isinstance(method, Exact)):
+        return Exact().complete_polar(A.reshape(-1, *A.shape[-2:])).to(A.dtype).reshape(A.shape)
     U = accurate(POLAR, A, method, key)
     if A.numel() == 0:
         return U
