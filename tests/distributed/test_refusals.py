@@ -347,6 +347,7 @@ def planned_on(kind, words):
     model, mesh, _ = spread(Tiny(fused=False), kind)
     assert len(plan(model, mesh=mesh)) == len(plan(model))
     half = init_device_mesh("cpu", (2, 2), mesh_dim_names=("a", "b"))["b"]
+    distributed.barrier()  # a rank that ends at once must not disturb how the others connect
     with pytest.raises(ValueError, match=r"plan: parameter '.*' is sharded over .*, which is no part of mesh="):
         plan(model, mesh=half if words is None else words)
 
