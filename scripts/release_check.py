@@ -49,15 +49,21 @@ def version() -> str:
         print(f"note: CHANGELOG.md says {heading[0]!r}; write the date there before the tag")
     if f"\nversion: {number}\n" not in (ROOT / "CITATION.cff").read_text():
         raise NotReadyError(f"CITATION.cff has another version than {number}")
-    tags = run("git", "tag", "--list", "v*", cwd=ROOT).split()
+    here = set(run("git", "tag", "--points-at", "HEAD", cwd=ROOT).split())  # the tag that is being checked
+    tags = set(run("git", "tag", "--list", "v*", cwd=ROOT).split()) - here
     newest = max((_numbers(tag) for tag in tags), default=())
+    if here and "unreleased" in heading[2]:
+        raise NotReadyError(f"HEAD has the tag {', '.join(sorted(here))}, but CHANGELOG.md says {heading[0]!r}")
     if _numbers(number) <= newest:
-        raise NotReadyError(f"version {number} is not newer than the tag v{'.'.join(map(str, newest))}")
+        raise NotReadyError(f"version {number} is not newer than the tag v{'.'.join(map(str, newest[:3]))}")
     return number
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", text))
+    """The order of a version: "v0.2.0rc1" is (0, 2, 0, -1, 1), before "0.2.0" as (0, 2, 0, 0)."""
+    final, _, candidate = text.partition("rc")
+    numbers = tuple(int(part) for part in re.findall(r"\d+", final))
+    return (*numbers, -1, int(candidate)) if candidate else (*numbers, 0)
 
 
 def build(folder: Path, revision: str) -> dict[str, str]:

@@ -123,6 +123,23 @@ def test_names_groups_schedules_and_adamw_are_taken_over():
 
 
 @needs_torchs
+def test_arguments_replace_what_was_taken_over_in_every_group():
+    net = nn.Sequential(nn.Linear(8, 12), nn.Linear(12, 8))
+    muon = torch.optim.Muon([{"params": [net[0].weight], "lr": 0.5}, {"params": [net[1].weight]}], lr=0.1)
+    adamw = torch.optim.AdamW([net[0].bias, net[1].bias], lr=3e-3, betas=(0.8, 0.9))
+    torch.optim.lr_scheduler.ConstantLR(muon, 0.5)
+    run(muon, [net[0].weight, net[1].weight], range(2))
+    given = {"lr": 0.02, "weight_decay": 0.3, "momentum": 0.5, "scale": "moonlight", "nesterov": False}
+    ours = Muon.from_torch(muon, adamw, **given, rest={"lr": 7e-4, "weight_decay": 0.0}, cautious=True)
+    for group in ours.param_groups[:2]:
+        assert {key: group[key] for key in given} == given
+        assert (group["initial_lr"], group["cautious"]) == (0.02, True)
+    rest = ours.param_groups[2]
+    assert (rest["lr"], rest["weight_decay"], rest["betas"]) == (7e-4, 0.0, (0.8, 0.9))
+    assert torch.equal(ours.state[net[1].weight]["momentum_buffer"], muon.state[net[1].weight]["momentum_buffer"])
+
+
+@needs_torchs
 def test_a_checkpoint_of_torchs_muon_loads_and_what_is_not_in_it_is_said():
     params, file = weights(), io.BytesIO()
     theirs = torch.optim.Muon(params, lr=0.07, weight_decay=0.03, adjust_lr_fn="match_rms_adamw", eps=1e-3)

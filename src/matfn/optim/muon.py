@@ -17,7 +17,7 @@ from .optimizer import MatrixOptimizer
 from .rules.ema import Ema
 from .rules.polar import Polar
 from .scale import Scale
-from .switch import adopted, as_torch
+from .switch import adopted, as_torch, replace_options
 
 __all__ = ["Muon"]
 
@@ -71,7 +71,7 @@ class Muon(MatrixOptimizer):
         rules: {name: function from parameters to an optimizer} for further groups. For example
             ``{"polargrad": functools.partial(PolarGrad, lr=1.0)}`` serves groups with ``"rule": "polargrad"``, and its
             options are their defaults.
-        rest: Options of torch.optim.AdamW for the rest, such as ``dict(lr=3e-4, weight_decay=0.1)``. None takes AdamW's
+        rest: Options of torch.optim.AdamW for the rest, such as ``dict(lr=3e-3, weight_decay=0.1)``. None takes AdamW's
             own defaults (lr 1e-3, weight_decay 1e-2). Under a plan, norms, biases and other vectors do not decay.
         graph: Whether each step is one CUDA graph, captured once and replayed (docs/optimizers.md). It needs all
             parameters on one CUDA device. lr, weight_decay, momentum and beta2 may follow schedules. A change of
@@ -138,7 +138,8 @@ class Muon(MatrixOptimizer):
         Args:
             optimizer: The Muon.
             adamw: torch's AdamW that moves the other parameters, to be taken over too.
-            options: Arguments of this class that replace those taken over, such as ``method=PolarExpress()``.
+            options: Arguments of this class that replace those taken over, in every group, such as
+                ``method=PolarExpress()``, ``lr=0.01`` for the matrices, ``rest=dict(lr=1e-3)`` for the others.
 
         Raises:
             TypeError: If an optimizer is of another kind.
@@ -146,6 +147,8 @@ class Muon(MatrixOptimizer):
         """
         name = f"{cls.__name__}.from_torch"
         groups, taken, state = adopted(optimizer, adamw, name)
+        replace_options(groups, options)
+        replace_options(state["param_groups"], options)
         found = cls(groups, **{**taken, **options})
         found.load_state_dict(state)
         return found

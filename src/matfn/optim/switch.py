@@ -25,7 +25,7 @@ from .rules.polar import Polar
 if TYPE_CHECKING:
     from .optimizer import MatrixOptimizer
 
-__all__ = ["adopted", "as_ours", "as_torch"]
+__all__ = ["adopted", "as_ours", "as_torch", "replace_options"]
 
 _JORDAN = (3.4445, -4.7750, 2.0315)
 _EPS = 1e-7
@@ -186,6 +186,16 @@ def adopted(muon: Any, adamw: Any, name: str) -> tuple[list[dict[str, Any]], dic
             groups.append({**options, **layout, "params": list(zip(names, params, strict=True)) if names else params})
     _say_what_differs(muon.param_groups, name)
     return groups, {"method": methods[0], "precision": torch.bfloat16}, {"state": state, "param_groups": saved}
+
+
+def replace_options(groups: Sequence[dict[str, Any]], options: Mapping[str, Any]) -> None:
+    """Give each group the options that replace its own, in place: `rest` those of AdamW, the others of matrices."""
+    rest = options.get("rest") or {}
+    for group in groups:
+        given = rest if group.get("rule") == "adamw" else options
+        group |= {key: value for key, value in given.items() if key in group and key != "params"}
+        if "lr" in given and "initial_lr" in group:  # torch's schedulers begin there
+            group["initial_lr"] = given["lr"]
 
 
 def _say_what_differs(groups: Sequence[Mapping[str, Any]], name: str) -> None:

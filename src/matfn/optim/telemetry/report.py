@@ -73,7 +73,7 @@ SHOWN = {
     "ratio": Shown(
         "Relative size of the step",
         "‖lr · scale · D‖ / ‖W‖, no unit",
-        "About 1e-3 is usual. A layer with another value trains at another speed.",
+        "A layer with another value trains at another speed. AdamW: about 1e-3; Muon: lr sqrt(3) at first.",
     ),
     "nu": Shown(
         "Spectral norm of the direction",
