@@ -75,6 +75,7 @@ def train(
     checked = processes.from_first(
         lambda: recipes.moved(single.recorded(resume), changes) if resume else recipes.load(recipe, changes)
     )
+    recipes.check_used(checked, changes if arm is not None else (), arm)
     parallel.check(checked)
     console = _console(checked, json_)
     place = resume or out
@@ -101,14 +102,14 @@ def compare(
     processes.join()
     if (recipe is None) == (resume is None) or (resume and out):
         raise TrainError("give a recipe (with --set, --out), or --resume with the folder of an interrupted comparison")
-    changes = set_ or []
     checked = processes.from_first(
         lambda: (
-            recipes.moved(recipes.recorded(resume / comparing.RECIPE)[0], changes)
+            recipes.moved(recipes.recorded(resume / comparing.RECIPE)[0], set_ or [])
             if resume
-            else recipes.load(recipe, changes)
+            else recipes.load(recipe, set_ or [])
         )
     )
+    recipes.check_used(checked, set_ or [])
     parallel.check(checked)
     console = _console(checked, json_)
     place = resume or out

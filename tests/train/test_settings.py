@@ -100,6 +100,17 @@ def test_which_arm(recipe):
         recipe.arm("Lion")
 
 
+def test_an_override_without_effect_is_refused(recipe):
+    """The demo trains its arms; [optimizer] would be read by nobody."""
+    recipes.check_used(recipe, ["train.steps=3", "arms.2.lr=0.5"], "matfn Muon")
+    with pytest.raises(TrainError, match=r"'optimizer.lr=0.5' has no effect: .* write 'arms\.2\.lr=0\.5'"):
+        recipes.check_used(recipe, ["train.steps=3", "optimizer.lr=0.5"], "matfn Muon")
+    with pytest.raises(TrainError, match=r"write 'arms\.N\.rest\.lr=1'"):
+        recipes.check_used(recipe, ["optimizer.rest.lr=1"])
+    alone = recipes.from_table({"optimizer": {"kind": "muon"}})
+    recipes.check_used(alone, ["optimizer.lr=0.5"])
+
+
 def test_missing_and_broken_files(tmp_path):
     with pytest.raises(TrainError, match="cannot read the recipe"):
         recipes.load(tmp_path / "none.toml")

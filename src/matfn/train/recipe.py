@@ -310,6 +310,20 @@ def load(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:
     return from_table(table)
 
 
+def check_used(recipe: Recipe, overrides: Sequence[str], arm: str | None = None) -> None:
+    """Refuse an override of `[optimizer]` if the arms train instead: one of them by name, or all of a comparison.
+
+    Raises:
+        TrainError: The override would have no effect.
+    """
+    lost = next((assignment for assignment in overrides if assignment.strip().startswith("optimizer.")), None)
+    if lost is None or not recipe.arms:
+        return
+    place = "arms.N" if arm is None else recipe.place(recipe.arm(arm))
+    instead = f"{place}.{lost.strip().removeprefix('optimizer.')}"
+    raise TrainError(f"--set {brief(lost)} has no effect: the arms train, not [optimizer]; write {brief(instead)}")
+
+
 def moved(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     """The recipe of a run that goes on with another `[parallel]`.
 
