@@ -17,7 +17,7 @@ from .optimizer import MatrixOptimizer
 from .rules.ema import Ema
 from .rules.polar import Polar
 from .scale import Scale
-from .switch import adopted, as_torch, replace_options
+from .switch import adopted, as_torch
 
 __all__ = ["Muon"]
 
@@ -146,9 +146,7 @@ class Muon(MatrixOptimizer):
             ValueError: If groups have different steps, or Muon refuses a parameter.
         """
         name = f"{cls.__name__}.from_torch"
-        groups, taken, state = adopted(optimizer, adamw, name)
-        replace_options(groups, options)
-        replace_options(state["param_groups"], options)
+        groups, taken, state = adopted(optimizer, adamw, options, name)
         found = cls(groups, **{**taken, **options})
         found.load_state_dict(state)
         return found

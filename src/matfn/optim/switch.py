@@ -25,7 +25,7 @@ from .rules.polar import Polar
 if TYPE_CHECKING:
     from .optimizer import MatrixOptimizer
 
-__all__ = ["adopted", "as_ours", "as_torch", "replace_options"]
+__all__ = ["adopted", "as_ours", "as_torch"]
 
 _JORDAN = (3.4445, -4.7750, 2.0315)
 _EPS = 1e-7
@@ -146,12 +146,15 @@ def _method(group: Mapping[str, Any]) -> Tuned | Schedule:
     return Schedule((Polynomial(row),) * steps, 2, 1e-3, "ns_coefficients of torch.optim.Muon")
 
 
-def adopted(muon: Any, adamw: Any, name: str) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]:
+def adopted(
+    muon: Any, adamw: Any, given: Mapping[str, Any], name: str
+) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]:
     """Groups, arguments of the constructor and state dict with which our Muon continues from other optimizers.
 
     Args:
         muon: torch.optim.Muon, or one of Jordan's.
         adamw: torch.optim.AdamW for the other parameters, or None.
+        given: Arguments of the constructor that replace the options of all groups.
         name: The function that was called, for messages.
 
     Raises:
@@ -175,7 +178,7 @@ def adopted(muon: Any, adamw: Any, name: str) -> tuple[list[dict[str, Any]], dic
     for optimizer in (muon, adamw) if adamw is not None else (muon,):
         for group in optimizer.param_groups:
             rule, names, params = str(_rule(group)), group.get("param_names"), group["params"]
-            options = _options(group, rule)
+            options = _replaced(_options(group, rule), given)
             numbers = range(number, number := number + len(params))
             saved.append({**options, "params": list(numbers)})
             state |= {
@@ -188,14 +191,13 @@ def adopted(muon: Any, adamw: Any, name: str) -> tuple[list[dict[str, Any]], dic
     return groups, {"method": methods[0], "precision": torch.bfloat16}, {"state": state, "param_groups": saved}
 
 
-def replace_options(groups: Sequence[dict[str, Any]], options: Mapping[str, Any]) -> None:
-    """Give each group the options that replace its own, in place: `rest` those of AdamW, the others of matrices."""
-    rest = options.get("rest") or {}
-    for group in groups:
-        given = rest if group.get("rule") == "adamw" else options
-        group |= {key: value for key, value in given.items() if key in group and key != "params"}
-        if "lr" in given and "initial_lr" in group:  # torch's schedulers begin there
-            group["initial_lr"] = given["lr"]
+def _replaced(options: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a group with those that are given in their place: `rest` for AdamW, the others for matrices."""
+    given = (given.get("rest") or {}) if options["rule"] == "adamw" else given
+    found = options | {key: value for key, value in given.items() if key in options}
+    if "lr" in given and "initial_lr" in options:  # torch's schedulers begin there
+        found["initial_lr"] = given["lr"]
+    return found
 
 
 def _say_what_differs(groups: Sequence[Mapping[str, Any]], name: str) -> None:
