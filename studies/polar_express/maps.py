@@ -7,9 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from matfn import NewtonSchulz, PolarExpress, Polynomial, Schedule, Tuned
-from matfn.minimax import Request
-from matfn.minimax.composition import compose
 from studies.page import number
+from studies.polar_express.composition import composed
 from studies.verdict import Verdict, judged
 
 __all__ = ["STEPS", "SYNTHETIC", "first_steps", "methods", "outlier", "spectral", "told", "verdicts"]
@@ -45,9 +44,7 @@ def spectral(schedule: Schedule, s: Array) -> list[float]:
 
 def first_steps() -> dict[str, Polynomial]:
     """The first step for [.005, 1] (Figure 7): raw, cushioned and centred again, and divided by 1.01 too."""
-    raw, cushioned = (
-        Polynomial(compose(Request(2, (5, 5), 0.005, kappa, 1.0))[0].coefficients) for kappa in (0.0, None)
-    )
+    raw, cushioned = (Polynomial(composed(2, lower=0.005, kappa=kappa)[0]) for kappa in (0.0, None))
     divided = PolarExpress(lower=0.005).schedule().rows[0]
     assert isinstance(divided, Polynomial)
     return {"minimax": raw, "with cushion, centred again": cushioned, "and divided by 1.01": divided}
