@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ import torch
 from matfn import NewtonSchulz, PolarExpress, Schedule, Tuned
 from matfn.train import recipe as recipes
 from matfn.train.data import Batches, load_corpus
+from matfn.train.loop import Watcher
 from matfn.train.model import loss, make_model
 from matfn.train.recipe import DataTable, ModelTable
 from studies.momenta import capture
@@ -103,14 +103,8 @@ def gradients(scale: Scale) -> dict[str, list[Array]]:
     return found
 
 
-class _Silent:
+class _Silent(Watcher):
     """A watcher that prints nothing."""
-
-    def stepped(self, trainer: Any, line: Any) -> None:
-        """Do nothing."""
-
-    def evaluated(self, trainer: Any, line: Any) -> None:
-        """Do nothing."""
 
 
 def momenta(steps: int) -> dict[str, Array]:
