@@ -32,7 +32,7 @@ import torch
 
 from benchmarks.gpu_parts.case import Part, Row, plain
 from benchmarks.gpu_parts.conditions import clocks, conditions
-from benchmarks.gpu_parts.events import Place
+from benchmarks.gpu_parts.events import Place, wrong_device
 from benchmarks.gpu_parts.processes import Running, together
 from matfn.minimax.cache import directory
 
@@ -135,12 +135,8 @@ def _mistake(arguments: argparse.Namespace) -> str | None:
     """What is wrong with the arguments, and what is wanted; None if they can be used."""
     if not 0 < arguments.seconds < math.inf:
         return f"--seconds must be a positive number, got {arguments.seconds:g}"
-    try:
-        kind = torch.device(arguments.device).type
-    except RuntimeError:
-        kind = ""
-    if kind not in ("cpu", "cuda"):
-        return f"--device must be cpu, cuda or one GPU such as cuda:1, got {arguments.device!r}"
+    if mistake := wrong_device(arguments.device):
+        return mistake
     if arguments.out.is_dir():
         return f"--out must be a file, got the folder {arguments.out}: name a file in it"
     return None
