@@ -17,8 +17,8 @@ from matfn.iteration.target import POLAR, SIGN
 from matfn.kernels import EAGER
 from matfn.methods.prism.family import family
 from matfn.methods.prism.fit import blocks, least, moments
-from studies.prism.counts import EXACT3, EXACT5, Watched, watch
-from studies.prism.sizes import Size, assembled, first
+from studies.prism.counts import EXACT3, EXACT5, Watched, first, watch
+from studies.prism.sizes import Size, assembled
 from studies.prism.spectral import count, fitted, follow
 from studies.spectra import SPECTRA
 
