@@ -35,6 +35,7 @@ from benchmarks.gpu_parts.conditions import clocks, conditions
 from benchmarks.gpu_parts.events import Place, wrong_device
 from benchmarks.gpu_parts.processes import Running, together
 from matfn.minimax.cache import directory
+from matfn.pages.files import write_text
 
 _IN = "benchmarks.gpu_parts."
 # Turns, the most telling first: seconds, and the parts that run side by side in them.
@@ -64,12 +65,7 @@ PARTS = {part.name: part for _, parts in TURNS for part in parts}
 
 def write(result: Row, path: Path) -> None:
     """Whole or not at all, down to the disk."""
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w") as file:
-        file.write(json.dumps(plain(result), indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    write_text(path, json.dumps(plain(result), indent=1) + "\n")
 
 
 def line(row: Row) -> str:
