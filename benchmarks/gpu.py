@@ -32,9 +32,10 @@ import torch
 
 from benchmarks.gpu_parts.case import Part, Row, plain
 from benchmarks.gpu_parts.conditions import clocks, conditions
-from benchmarks.gpu_parts.events import Place
+from benchmarks.gpu_parts.events import Place, wrong_device
 from benchmarks.gpu_parts.processes import Running, together
 from matfn.minimax.cache import directory
+from matfn.pages.files import write_text
 
 _IN = "benchmarks.gpu_parts."
 # Turns, the most telling first: seconds, and the parts that run side by side in them.
@@ -64,12 +65,7 @@ PARTS = {part.name: part for _, parts in TURNS for part in parts}
 
 def write(result: Row, path: Path) -> None:
     """Whole or not at all, down to the disk."""
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w") as file:
-        file.write(json.dumps(plain(result), indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    write_text(path, json.dumps(plain(result), indent=1) + "\n")
 
 
 def line(row: Row) -> str:
@@ -135,12 +131,8 @@ def _mistake(arguments: argparse.Namespace) -> str | None:
     """What is wrong with the arguments, and what is wanted; None if they can be used."""
     if not 0 < arguments.seconds < math.inf:
         return f"--seconds must be a positive number, got {arguments.seconds:g}"
-    try:
-        kind = torch.device(arguments.device).type
-    except RuntimeError:
-        kind = ""
-    if kind not in ("cpu", "cuda"):
-        return f"--device must be cpu, cuda or one GPU such as cuda:1, got {arguments.device!r}"
+    if mistake := wrong_device(arguments.device):
+        return mistake
     if arguments.out.is_dir():
         return f"--out must be a file, got the folder {arguments.out}: name a file in it"
     return None

@@ -23,12 +23,11 @@ from pathlib import Path
 if __name__ == "__main__" and not __package__:  # run as a file: the package `benchmarks` lies in the folder above
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import torch
 from filelock import FileLock, Timeout
 
 from benchmarks.gpu_parts.case import Part, Row
 from benchmarks.gpu_parts.conditions import clocks, conditions
-from benchmarks.gpu_parts.events import Place
+from benchmarks.gpu_parts.events import Place, wrong_device
 from benchmarks.gpu_parts.processes import Running, together
 from benchmarks.gpu_train_parts import record, rules, text
 from benchmarks.gpu_train_parts.contenders import COMPARED
@@ -90,12 +89,8 @@ def _mistake(arguments: argparse.Namespace) -> str | None:
             return f"--{name} must be a positive number, got {value:g}"
     if arguments.seeds is not None and not 1 <= arguments.seeds <= 1000:
         return f"--seeds must be between 1 and 1000, the grid has seed 1000; got {arguments.seeds}"
-    try:
-        kind = torch.device(arguments.device).type
-    except RuntimeError:
-        kind = ""
-    if kind not in ("cpu", "cuda"):
-        return f"--device must be cpu, cuda or one GPU such as cuda:1, got {arguments.device!r}"
+    if mistake := wrong_device(arguments.device):
+        return mistake
     if arguments.out.is_file():
         return f"--out must be a folder, got the file {arguments.out}"
     if arguments.text is None and not arguments.quick:

@@ -12,15 +12,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from studies.page import line
 from studies.polargrad import training as polargrad
 from studies.prism import training as prism
 from studies.trained import RESULTS
-from studies.verdict import CONFIRMED, FALSE, NOT_SEEN, NOT_TESTED, NOT_TRAINED, Verdict
+from studies.verdict import NOT_TESTED, NOT_TRAINED, WORDS, Verdict
 
 __all__ = ["PAPERS", "Paper", "claims", "page"]
 
 PAGE = RESULTS.parent / "evidence.md"
-WORDS = (CONFIRMED, NOT_SEEN, FALSE, NOT_TESTED, NOT_TRAINED)
 MISSING = "not yet run"
 TOURNAMENT = "python -m studies.tournament.run --stage small --text mixture"
 TEXT = "matfn compare recipes/compare_30min.toml"
@@ -89,7 +89,7 @@ def page(results: Path = RESULTS) -> str:
     parts = [INTRODUCTION, _counts(made)]
     for paper, found in made:
         parts.append(f"## {paper.title}\n\n[The numbers and figures](results/{paper.page}).\n")
-        lines = [_line(paper, verdict) for verdict in found]
+        lines = [_row(paper, verdict) for verdict in found]
         parts.append("| | claim | our number | verdict | command |\n|---|---|---|---|---|\n" + "\n".join(lines) + "\n")
     return "\n".join(parts)
 
@@ -103,12 +103,12 @@ def _counts(made: Sequence[tuple[Paper, list[Verdict]]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _line(paper: Paper, verdict: Verdict) -> str:
+def _row(paper: Paper, verdict: Verdict) -> str:
     asked = "" if verdict.wanted in ("", "-") else f" Wanted: {verdict.wanted}."
     says = verdict.says if verdict.says.endswith(".") or not asked else f"{verdict.says}."
     word = f"**{verdict.verdict}**" + (f": {verdict.why}" if verdict.why else "")
     cells = (verdict.claim, says + asked, verdict.measured or "-", word, command(paper, verdict))
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return line(cells)
 
 
 def command(paper: Paper, verdict: Verdict) -> str:

@@ -12,7 +12,7 @@ from matfn.train.report import CSS, HEAD, facts
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Report", "Shown", "number"]
+__all__ = ["Report", "Shown", "line", "number"]
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ class Report:
         parts += [note + "\n" for note in self.notes]
         for table in self.tables:
             parts.append(f"## {table.title}\n")
-            parts.append(_line(("", *table.heads)) + "\n|---|" + "---|" * len(table.heads))
-            parts += [_line((name, *cells)) for name, cells in table.rows]
+            parts.append(line(("", *table.heads)) + "\n|---|" + "---|" * len(table.heads))
+            parts += [line((name, *cells)) for name, cells in table.rows]
             parts.append(f"\n{table.remark}\n")
         parts += [f"![{caption}]({self.paper}{end}.png)\n" for end, (caption, _) in self.figures.items()]
         parts.append("Made with " + ", ".join(f"{k} {v}" for k, v in conditions.items()) + ".\n")
@@ -90,7 +90,7 @@ class Report:
         return HEAD.format(title=escape(self.title), css=CSS) + "\n".join(body) + "\n</body></html>\n"
 
 
-def _line(cells: Sequence[str]) -> str:
+def line(cells: Sequence[str]) -> str:
     """A row of a table in Markdown; a bar in a cell, as in a norm, would end the cell."""
     text = "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
     return text.replace("|  |", "| |", 1) if not cells[0] else text

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 from studies.page import Shown
 
-__all__ = ["CONFIRMED", "FALSE", "NOT_SEEN", "NOT_TESTED", "NOT_TRAINED", "Verdict", "judged", "shown"]
+__all__ = ["CONFIRMED", "FALSE", "NOT_SEEN", "NOT_TESTED", "NOT_TRAINED", "WORDS", "Verdict", "judged", "shown"]
 
 CONFIRMED = "confirmed"
 NOT_SEEN = "not seen"  # the measurement can show the effect and does not
 FALSE = "false as printed"  # a number or a formula of the text contradicts a computation
 NOT_TESTED = "not tested"
 NOT_TRAINED = "not yet trained"
+WORDS = (CONFIRMED, NOT_SEEN, FALSE, NOT_TESTED, NOT_TRAINED)
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,6 @@ def judged(
 def shown(title: str, verdicts: Sequence[Verdict]) -> Shown:
     """The verdicts as a table, with their counts below."""
     rows = [(v.claim, (v.says, v.wanted, v.measured, v.verdict + (f": {v.why}" if v.why else ""))) for v in verdicts]
-    words = (CONFIRMED, NOT_SEEN, FALSE, NOT_TESTED, NOT_TRAINED)
-    counts = {word: sum(v.verdict == word for v in verdicts) for word in words}
+    counts = {word: sum(v.verdict == word for v in verdicts) for word in WORDS}
     remark = ", ".join(f"{count} {word}" for word, count in counts.items() if count) + "."
     return Shown(title, ("claim", "wanted", "measured", "verdict"), rows, remark, wide=True)

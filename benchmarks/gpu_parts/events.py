@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 
-__all__ = ["Place", "Times", "Work", "captured", "in_turns", "wait"]
+__all__ = ["Place", "Times", "Work", "captured", "in_turns", "wait", "wrong_device"]
 
 T = TypeVar("T")
 Work = Callable[[], Any]
@@ -34,6 +34,15 @@ class Place:
     def cuda(self) -> bool:
         """Whether the device has events and graphs."""
         return self.device.startswith("cuda")
+
+
+def wrong_device(name: str) -> str | None:
+    """What is wrong with the name that --device gives, and what is wanted; None if it can be used."""
+    try:
+        kind = torch.device(name).type
+    except RuntimeError:
+        kind = ""
+    return None if kind in ("cpu", "cuda") else f"--device must be cpu, cuda or one GPU such as cuda:1, got {name!r}"
 
 
 @dataclass(frozen=True)

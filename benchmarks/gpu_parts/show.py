@@ -12,7 +12,7 @@ from benchmarks.gpu_parts.case import Row
 from benchmarks.gpu_parts.plots import plots
 from benchmarks.gpu_parts.targets import NOT_YET, Verdict, card_of, judged
 
-__all__ = ["aligned", "page", "show", "tables"]
+__all__ = ["aligned", "markdown", "page", "show", "tables"]
 
 Result = dict[str, Any]
 
@@ -223,13 +223,14 @@ def page(result: Result, figures: Sequence[str]) -> str:
     order = [found[1], found[0], *found[2:]]
     lines = ["# One run of benchmarks/gpu.py", "", f"Measured: {result['conditions']['measured']}.", ""]
     for title, cells in order:
-        lines += [f"## {title}", "", *_markdown(cells if title != "Conditions" else [["", ""], *cells]), ""]
+        lines += [f"## {title}", "", *markdown(cells if title != "Conditions" else [["", ""], *cells]), ""]
         if title == "Targets":
             lines += [f"- {v.target.name}: {v.target.why}." for v in judged(result)] + [""]
             lines += [f"![{name}]({name})\n" for name in figures]
     return "\n".join(lines)
 
 
-def _markdown(cells: Sequence[Sequence[str]]) -> list[str]:
+def markdown(cells: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table in Markdown, heads first; a bar in a cell would end the cell."""
     rows = ["| " + " | ".join(text.replace("|", r"\|") for text in row) + " |" for row in cells]
     return [rows[0], "|" + "---|" * len(cells[0]), *rows[1:]]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from benchmarks.gpu_parts.case import Row
 from benchmarks.gpu_train_parts.contenders import OURS, THEIRS
 from benchmarks.gpu_train_parts.rules import loss_of
-from studies.tournament.statistics import Interval, at, paired, student
+from studies.tournament.statistics import Interval, at, by_seed, student
 
 __all__ = ["Arm", "at_equal_time", "compared", "error_bar", "large", "median", "primary"]
 
@@ -53,7 +53,7 @@ def compared(rows: Sequence[Row]) -> list[Arm]:
     for name in names:
         difference = None
         if name != THEIRS and THEIRS in losses:
-            difference = _paired(losses[name], losses[THEIRS], comparisons=max(1, len(names) - 1))
+            difference = by_seed(losses[name], losses[THEIRS], comparisons=max(1, len(names) - 1))
         mine = [row for row in own if row["arm"] == name]
         trained = tuple(row for row in mine if row.get("loss") is not None)
         found.append(Arm(name, mine[0]["lr"], losses[name], trained, difference))
@@ -63,12 +63,7 @@ def compared(rows: Sequence[Row]) -> list[Arm]:
 def primary(rows: Sequence[Row]) -> Interval | None:
     """The primary number: one comparison, named before the run, so its interval is not corrected."""
     losses = {arm.name: arm.losses for arm in compared(rows)}
-    return _paired(losses[OURS], losses[THEIRS], comparisons=1) if {OURS, THEIRS} <= losses.keys() else None
-
-
-def _paired(a: dict[int, float], b: dict[int, float], *, comparisons: int) -> Interval:
-    seeds = sorted(a.keys() & b.keys())
-    return paired([a[s] for s in seeds], [b[s] for s in seeds], comparisons=comparisons)
+    return by_seed(losses[OURS], losses[THEIRS], comparisons=1) if {OURS, THEIRS} <= losses.keys() else None
 
 
 def at_equal_time(arm: Arm, arms: Sequence[Arm]) -> float:

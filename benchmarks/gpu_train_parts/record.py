@@ -9,6 +9,7 @@ from typing import Any
 
 from benchmarks.gpu_parts.case import Row, plain
 from benchmarks.gpu_train_parts.rules import Settings
+from matfn.pages.files import write_text
 
 __all__ = ["append", "begin", "calls", "read", "sizes"]
 
@@ -33,9 +34,7 @@ def begin(folder: Path, settings: Settings, text: dict[str, Any]) -> None:
                 "same --arms, --seeds, --longer, --quick and --text"
             )
         return
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(planned, indent=1) + "\n")
-    os.replace(temporary, path)
+    write_text(path, json.dumps(planned, indent=1) + "\n")
 
 
 def append(folder: Path, row: Row, name: str = RUNS) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.gpu_parts.case import Row
-from benchmarks.gpu_parts.show import aligned
+from benchmarks.gpu_parts.show import aligned, markdown
 from benchmarks.gpu_train_parts import findings, record, rules
 from benchmarks.gpu_train_parts.contenders import ARMS, THEIRS
 from benchmarks.gpu_train_parts.plots import plots
@@ -141,8 +141,7 @@ def _interval(found: Interval) -> str:
 def _page(found: Sequence[Table], names: Sequence[str]) -> str:
     lines = ["# One run of benchmarks/gpu_train.py", ""]
     for title, cells in found:
-        marked = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in cells]
-        lines += [f"## {title}", "", marked[0], "|" + "---|" * len(cells[0]), *marked[1:], ""]
+        lines += [f"## {title}", "", *markdown(cells), ""]
         if title == "Primary number":
             lines += [f"![{name}]({name})\n" for name in names]
     return "\n".join(lines)

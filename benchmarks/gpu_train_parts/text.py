@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import lzma
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from matfn.pages import files
 from matfn.train.data import Corpus, load_corpus
 from matfn.train.recipe import DataTable
 
@@ -55,12 +55,10 @@ def pack(folder: str, path: Path, train: int = TRAIN) -> dict[str, Any]:
     """
     kept = _kept(_mixture(Path(folder)), train)
     head = {"kind": _KIND, "vocabulary": kept.vocabulary, "train": kept.train.size, "val": kept.val.size}
-    temporary = path.with_name(path.name + ".tmp")
-    with lzma.open(temporary, "wb", format=lzma.FORMAT_XZ, filters=_FILTERS) as file:
+    with files.whole(path) as raw, lzma.open(raw, "wb", format=lzma.FORMAT_XZ, filters=_FILTERS) as file:
         file.write(json.dumps({**head, "facts": kept.facts, "order": kept.order}).encode() + b"\n")
         for half in (kept.train, kept.val):
             file.write(half.astype("<u2").tobytes())
-    os.replace(temporary, path)
     return {**kept.facts, "bytes_of_the_file": path.stat().st_size}
 
 

@@ -18,7 +18,7 @@ from studies.page import Shown
 from studies.polar_express.published import CANS, CUBIC_ERRORS, CUSHION, ERRORS, SPEEDRUN, TABLE
 from studies.verdict import FALSE, Verdict, judged
 
-__all__ = ["apart", "bounds", "composed", "errors_of", "table", "verdicts"]
+__all__ = ["apart", "bounds", "composed", "divided", "errors_of", "table", "verdicts"]
 
 Coefficients = Sequence[float] | np.ndarray
 
@@ -34,6 +34,11 @@ def composed(
 def apart(row: Coefficients, other: Coefficients) -> float:
     """The largest relative difference of the coefficients."""
     return max(abs(a - b) / abs(b) for a, b in zip(row, other, strict=True))
+
+
+def divided(row: Coefficients, safety: float) -> tuple[float, ...]:
+    """The coefficients of p(x / safety), for those of an odd polynomial p(x)."""
+    return tuple(c / safety ** (1 + 2 * j) for j, c in enumerate(row))
 
 
 def table() -> Shown:
@@ -227,7 +232,7 @@ def _products() -> Verdict:
 
 def _fixed_point() -> Verdict:
     taylor = NewtonSchulz(5, 1).schedule().coefficients[0]
-    row, x = Polynomial(tuple(c / 1.01 ** (1 + 2 * j) for j, c in enumerate(taylor))), 0.5
+    row, x = Polynomial(divided(taylor, 1.01)), 0.5
     for _ in range(60):
         x = x * row(x**2)
     last = PolarExpress(steps=12).schedule()(0.5)

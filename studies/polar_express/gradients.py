@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,11 +17,12 @@ import torch
 from matfn import NewtonSchulz, PolarExpress, Schedule, Tuned
 from matfn.train import recipe as recipes
 from matfn.train.data import Batches, load_corpus
+from matfn.train.loop import Watcher
 from matfn.train.model import loss, make_model
 from matfn.train.recipe import DataTable, ModelTable
 from studies.momenta import capture
 from studies.page import Shown
-from studies.polar_express.maps import STEPS, methods, told
+from studies.polar_express.maps import STEPS, methods, reached, told
 from studies.verdict import Verdict, judged
 
 __all__ = [
@@ -103,14 +103,8 @@ def gradients(scale: Scale) -> dict[str, list[Array]]:
     return found
 
 
-class _Silent:
+class _Silent(Watcher):
     """A watcher that prints nothing."""
-
-    def stepped(self, trainer: Any, line: Any) -> None:
-        """Do nothing."""
-
-    def evaluated(self, trainer: Any, line: Any) -> None:
-        """Do nothing."""
 
 
 def momenta(steps: int) -> dict[str, Array]:
@@ -188,7 +182,7 @@ def verdicts(
     """What the paper reads from its figures of gradients."""
     at = {name: np.median(c.spectral, axis=0) for name, c in found.items()}
     right, jordan, newton = at["PE, l right"], at["Jordan"], at["Newton-Schulz 5"]
-    near = next((t for t, e in enumerate(right, 1) if e < 0.1), STEPS)
+    near = min(reached(right, 0.1), STEPS)
     others = float(jordan[near - 1]), float(newton[near - 1])
     tail = f"median of {len(spectra)} batches, sigma_n = {spectra[0].min():.1e} of the Frobenius norm"
     yield judged(
@@ -199,7 +193,7 @@ def verdicts(
         bool(right[near - 1] < 0.1 and 0.3 <= others[0] < others[1]),
     )
     small = at["PE, l 100x too small"]
-    reach = [next((t for t, e in enumerate(curve, 1) if e < 0.1), STEPS + 1) for curve in (right, small)]
+    reach = [reached(curve, 0.1) for curve in (right, small)]
     yield judged(
         "figure 3",
         "right: far too small an l delays convergence",

@@ -11,15 +11,16 @@ import torch
 from matfn import Direct, Gram, PolarExpress, Polynomial, Schedule, Tuned
 from matfn.engines import best_restarts
 from matfn.engines.cost import products_of
+from studies.polar_express.composition import divided
 from studies.polar_express.published import TABLE
 from studies.verdict import Verdict, judged
 
-__all__ = ["conditions", "cost", "divided", "verdicts"]
+__all__ = ["conditions", "cost", "printed_rows", "verdicts"]
 
 
-def divided(safety: float) -> Schedule:
+def printed_rows(safety: float) -> Schedule:
     """The five printed rows, all divided."""
-    rows = tuple(Polynomial(tuple(c / safety ** (1 + 2 * j) for j, c in enumerate(row))) for row in TABLE[:5])
+    rows = tuple(Polynomial(divided(row, safety)) for row in TABLE[:5])
     return Schedule(rows, 2, 1e-3, f"printed rows / {safety}")
 
 
@@ -54,9 +55,9 @@ def verdicts() -> Iterator[Verdict]:
 
 def _chooser() -> Verdict:
     wanted = {
-        "/1.05": (divided(1.05), 2, 84.6, 1),
+        "/1.05": (printed_rows(1.05), 2, 84.6, 1),
         "You": (Tuned("you").schedule(), 2, 53.2, 1),
-        "/1.01": (divided(1.01), 1, 631, 10),
+        "/1.01": (printed_rows(1.01), 1, 631, 10),
     }
     parts, held = [], True
     for name, (schedule, place, condition, within) in wanted.items():

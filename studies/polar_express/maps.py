@@ -7,12 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from matfn import NewtonSchulz, PolarExpress, Polynomial, Schedule, Tuned
-from matfn.minimax import Request
-from matfn.minimax.composition import compose
 from studies.page import number
+from studies.polar_express.composition import composed
 from studies.verdict import Verdict, judged
 
-__all__ = ["STEPS", "SYNTHETIC", "first_steps", "methods", "outlier", "spectral", "told", "verdicts"]
+__all__ = ["STEPS", "SYNTHETIC", "first_steps", "methods", "outlier", "reached", "spectral", "told", "verdicts"]
 
 Array = np.ndarray
 STEPS = 20
@@ -45,9 +44,7 @@ def spectral(schedule: Schedule, s: Array) -> list[float]:
 
 def first_steps() -> dict[str, Polynomial]:
     """The first step for [.005, 1] (Figure 7): raw, cushioned and centred again, and divided by 1.01 too."""
-    raw, cushioned = (
-        Polynomial(compose(Request(2, (5, 5), 0.005, kappa, 1.0))[0].coefficients) for kappa in (0.0, None)
-    )
+    raw, cushioned = (Polynomial(composed(2, lower=0.005, kappa=kappa)[0]) for kappa in (0.0, None))
     divided = PolarExpress(lower=0.005).schedule().rows[0]
     assert isinstance(divided, Polynomial)
     return {"minimax": raw, "with cushion, centred again": cushioned, "and divided by 1.01": divided}
@@ -76,8 +73,8 @@ def _below(errors: Sequence[float], others: Sequence[float], begin: int = 11) ->
     return next((t for t in range(begin, STEPS + 1) if errors[t - 1] < others[t - 1]), STEPS + 1)
 
 
-def _reached(errors: Sequence[float], level: float) -> int:
-    """The first T with an error of at most `level`."""
+def reached(errors: Sequence[float] | Array, level: float) -> int:
+    """The first T with an error of at most `level`; `STEPS` + 1 if none is."""
     return next((t for t, e in enumerate(errors, 1) if e <= level), STEPS + 1)
 
 
@@ -106,7 +103,7 @@ def _left(curves: Mapping[str, Sequence[float]]) -> Iterator[Verdict]:
         f"{right[10]:.2e}, {right[11]:.0e}",
         right[10] <= 1.2e-4 and right[11] <= 1e-11,
     )
-    need = {level: (_reached(right, level), _reached(newton, level)) for level in (0.1, 1e-3, 1e-6)}
+    need = {level: (reached(right, level), reached(newton, level)) for level in (0.1, 1e-3, 1e-6)}
     ratios = [slow / fast for fast, slow in need.values()]
     yield judged(
         "C8",
@@ -132,7 +129,7 @@ def _left(curves: Mapping[str, Sequence[float]]) -> Iterator[Verdict]:
 
 
 def _wrong_by_ten() -> Verdict:
-    need = {f: _reached(spectral(told(1e-3 * f).schedule(), BAND), 1e-6) for f in (1.0, 0.1, 10.0)}
+    need = {f: reached(spectral(told(1e-3 * f).schedule(), BAND), 1e-6) for f in (1.0, 0.1, 10.0)}
     extra = {f: need[f] - need[1.0] for f in (0.1, 10.0)}
     return judged(
         "text 7",

@@ -13,7 +13,7 @@ import numpy as np
 from matfn import Polynomial
 from matfn.minimax.remez import CONTEXT, best_odd, value_of
 from studies.page import Shown, number
-from studies.polar_express.composition import apart
+from studies.polar_express.composition import apart, divided
 from studies.polar_express.published import CUSHION, TABLE
 from studies.verdict import FALSE, Verdict, judged
 
@@ -62,15 +62,14 @@ def readings() -> dict[str, Convention]:
 @lru_cache
 def distance(convention: Convention) -> float:
     """The worst relative difference to the printed rows 1 to 6; for a division inside, of rows divided as printed."""
-    safety = convention.inside
-    printed = [[c / safety ** (1 + 2 * j) for j, c in enumerate(row)] for row in TABLE[:6]]
+    printed = [divided(row, convention.inside) for row in TABLE[:6]]
     return max(apart(row, p) for row, p in zip(convention.rows(), printed, strict=True))
 
 
 def first_gain(convention: Convention) -> float:
     """The least p_1(x)/x of [.005, 1], stabilised by 1.01, at the local minimum of p_1 (Figure 7 prints .236)."""
     inside = Convention("", convention.kappa, convention.recentred)
-    row = Polynomial(tuple(c / 1.01 ** (1 + 2 * j) for j, c in enumerate(inside.rows(1, 0.005)[0])))
+    row = Polynomial(divided(inside.rows(1, 0.005)[0], 1.01))
     return float(row(row.critical(2, 0.005, 1.01).max() ** 2))
 
 

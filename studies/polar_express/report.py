@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
-from studies.page import Report
+from studies.page import Report, Shown
 from studies.polar_express import (
     composition,
     degrees,
@@ -24,11 +26,12 @@ from studies.polar_express import (
 from studies.polar_express.gradients import SHOWN, Scale
 from studies.polar_express.matrices import Size
 from studies.polar_express.untested import UNTESTED
+from studies.tournament.runs import Run
 from studies.trained import RESULTS, trained
 from studies.verdict import Verdict
 from studies.verdict import shown as claims
 
-__all__ = ["FULL", "QUICK", "Preset", "full", "quick", "run"]
+__all__ = ["FULL", "QUICK", "Measured", "Preset", "full", "measured", "quick", "run"]
 
 
 @dataclass(frozen=True)
@@ -82,8 +85,51 @@ def quick(notice: Callable[[str], None]) -> Report:
     return run(notice, QUICK)
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What is computed here; the runs of the tournament are read.
+
+    Attributes:
+        verdicts: On all claims but those about training.
+        cases: The searches for a better composition.
+        left: Spectral errors of Figure 3 left, by method.
+        spectra: Singular values of the gradients, by matrix.
+        right: The curves of Figure 3 right.
+        products: The curves of degrees 3 and 5.
+        momenta: Singular values of the momenta, by matrix; empty if the preset takes none.
+        half: The ill-conditioned matrix in each precision.
+    """
+
+    verdicts: list[Verdict]
+    cases: list[optimality.Found]
+    left: dict[str, list[float]]
+    spectra: dict[str, list[np.ndarray]]
+    right: dict[str, gradients.Curves]
+    products: dict[str, gradients.Curves]
+    momenta: dict[str, np.ndarray]
+    half: matrices.Half
+
+
 def run(notice: Callable[[str], None], preset: Preset, results: Path = RESULTS) -> Report:
     """The report; the folder `results` has the runs of the tournament."""
+    made = measured(notice, preset)
+    stage = trained(results)
+    runs = training.taken(stage.runs)
+    verdicts = sorted([*made.verdicts, *training.verdicts(stage), *UNTESTED], key=_order)
+    return Report(
+        paper="polar_express",
+        title="Polar Express: the paper's claims",
+        notes=NOTES,
+        tables=[claims("Claims", verdicts), *_tables(made, preset, runs)],
+        figures=_figures(made, runs),
+        plain={"verdicts": [asdict(verdict) for verdict in verdicts], **_plain(made, runs)},
+        command="python -m studies.polar_express" + ("" if preset is FULL else " --preset quick"),
+        reading="",
+    )
+
+
+def measured(notice: Callable[[str], None], preset: Preset) -> Measured:
+    """Everything that is computed, part by part, with its verdicts."""
     notice("composition")
     found = [*composition.verdicts(), *printed.verdicts()]
     notice("brute force")
@@ -103,54 +149,55 @@ def run(notice: Callable[[str], None], preset: Preset, results: Path = RESULTS) 
     notice("dense matrices")
     half = matrices.half_precision(min(preset.size.rows, 128), preset.half)
     found += [*matrices.verdicts(preset.size, half), *gram.verdicts()]
-    stage = trained(results)
-    runs = training.taken(stage.runs)
-    found += [*training.verdicts(stage), *UNTESTED]
+    return Measured(found, cases, left, spectra, right, products, momenta, half)
+
+
+def _tables(made: Measured, preset: Preset, runs: Sequence[Run]) -> list[Shown]:
+    """The tables below the claims."""
+    first = {name: spectra[0] for name, spectra in made.spectra.items()}
     tables = [
-        claims("Claims", sorted(found, key=_order)),
         composition.table(),
         printed.conventions(),
-        optimality.shown(cases),
+        optimality.shown(made.cases),
         degrees.degrees(preset.budgets),
-        gradients.shown("Gradients of the fourth block, random weights", {k: v[0] for k, v in spectra.items()}),
+        gradients.shown("Gradients of the fourth block, random weights", first),
     ]
-    if momenta:
+    if made.momenta:
         title = f"Momenta of the fourth block after {preset.scale.steps} steps of the demo's recipe, batches of 8"
-        tables.append(gradients.shown(title, momenta))
+        tables.append(gradients.shown(title, made.momenta))
+    return [*tables, training.rates(runs), training.compared(runs)] if runs else tables
+
+
+def _figures(made: Measured, runs: Sequence[Run]) -> dict[str, tuple[str, Callable[[], Figure]]]:
+    """Caption and figure for each ending."""
     figures = {
         "": (
             "Figure 3: convergence by step; bands are the 5th to 95th percentile of the batches",
-            lambda: plots.convergence(left, right),
+            lambda: plots.convergence(made.left, made.right),
         ),
-        "-products": ("error against products", lambda: plots.products(degrees.per_product(), products)),
+        "-products": ("error against products", lambda: plots.products(degrees.per_product(), made.products)),
         "-first": ("Figure 7: the first step, raw and stabilised", plots.first_step),
-        "-half": ("half precision on a matrix of condition 1e6", lambda: plots.half_precision(half)),
+        "-half": ("half precision on a matrix of condition 1e6", lambda: plots.half_precision(made.half)),
     }
     if runs:
-        tables += [training.rates(runs), training.compared(runs)]
         figures["-training"] = (
             "training of a small GPT: loss by rate, and by seed at the best rate",
             lambda: plots.training(runs),
         )
-    return Report(
-        paper="polar_express",
-        title="Polar Express: the paper's claims",
-        notes=NOTES,
-        tables=tables,
-        figures=figures,
-        plain={
-            "verdicts": [asdict(verdict) for verdict in sorted(found, key=_order)],
-            "rows": composition.composed(8),
-            "brute_force": [asdict(case) for case in cases],
-            "figure3_left": left,
-            "figure3_right": {name: _medians(curves) for name, curves in right.items()},
-            "products": {name: _medians(curves) for name, curves in products.items()},
-            "half": asdict(half),
-            "training": [{"arm": one.arm, "lr": one.lr, "seed": one.seed, "loss": one.loss} for one in runs],
-        },
-        command="python -m studies.polar_express" + ("" if preset is FULL else " --preset quick"),
-        reading="",
-    )
+    return figures
+
+
+def _plain(made: Measured, runs: Sequence[Run]) -> dict[str, Any]:
+    """For JSON, without the verdicts."""
+    return {
+        "rows": composition.composed(8),
+        "brute_force": [asdict(case) for case in made.cases],
+        "figure3_left": made.left,
+        "figure3_right": {name: _medians(curves) for name, curves in made.right.items()},
+        "products": {name: _medians(curves) for name, curves in made.products.items()},
+        "half": asdict(made.half),
+        "training": [{"arm": one.arm, "lr": one.lr, "seed": one.seed, "loss": one.loss} for one in runs],
+    }
 
 
 def _order(verdict: Verdict) -> tuple[int, int, str]:

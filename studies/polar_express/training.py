@@ -14,7 +14,7 @@ from studies.polar_express.published import GPT_LOSSES
 from studies.tournament.runs import GRID_SEED, Run
 from studies.tournament.statistics import Interval, best, difference, grid, losses
 from studies.trained import Trained, told
-from studies.verdict import CONFIRMED, NOT_SEEN, NOT_TRAINED, Verdict
+from studies.verdict import NOT_TRAINED, Verdict, judged
 
 __all__ = ["ARMS", "compared", "rates", "taken", "verdicts"]
 
@@ -122,14 +122,8 @@ def _against(
     found = {name: difference(stage.runs, ARMS[name], ARMS["PE"], comparisons=count) for name in names}
     held = all(d.mean == math.inf or (d.low > 0 and d.mean > edge) for d in found.values())
     level = f" (95 %, corrected for {count} comparisons)" if count > 1 else " (95 %)"
-    return Verdict(
-        claim,
-        says,
-        wanted,
-        ", ".join(f"{name} {told(d)}, {d.pairs} seeds" for name, d in found.items()) + level,
-        CONFIRMED if held else NOT_SEEN,
-        "" if held else _why(list(found.values()), edge),
-    )
+    shown = ", ".join(f"{name} {told(d)}, {d.pairs} seeds" for name, d in found.items()) + level
+    return judged(claim, says, wanted, shown, held, why=_why(list(found.values()), edge))
 
 
 def _why(found: Sequence[Interval], edge: float) -> str:
@@ -169,7 +163,7 @@ def _every_rate(stage: Trained) -> Verdict:
     parts = [f"{r:g}: {winners[r]} ({gap:+.3f})" for r, gap in zip(common, gaps, strict=True)]
     others = [loss for loss in losses(stage.runs, ARMS["PE"]).values() if math.isfinite(loss)]
     why = "one run a rate" + (f"; seeds of PE differ by {statistics.stdev(others):.3f}" if len(others) > 1 else "")
-    return Verdict(claim, says, wanted, ", ".join(parts), CONFIRMED if held else NOT_SEEN, why)
+    return judged(claim, says, wanted, ", ".join(parts), held, why=why, condition=why)
 
 
 def _exact(stage: Trained) -> Verdict:
@@ -179,11 +173,5 @@ def _exact(stage: Trained) -> Verdict:
         return _missing(claim, says, wanted, stage)
     found = difference(stage.runs, ARMS["PE"], ARMS["exact (SVD)"])
     held = found.low <= 0 or found.mean == -math.inf
-    return Verdict(
-        claim,
-        says,
-        wanted,
-        f"{told(found)}, {found.pairs} seeds (95 %)",
-        CONFIRMED if held else NOT_SEEN,
-        "" if held else "exact factors end lower",
-    )
+    shown = f"{told(found)}, {found.pairs} seeds (95 %)"
+    return judged(claim, says, wanted, shown, held, why="exact factors end lower")

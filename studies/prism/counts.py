@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -167,7 +167,7 @@ def watch(A: Tensor, inner: Iteration, steps: int, seed: int = 0) -> list[float]
     return method.seen
 
 
-def first(errors: list[float], tolerance: float) -> int | None:
+def first(errors: Sequence[float], tolerance: float) -> int | None:
     """The first index whose error is within the tolerance."""
     return next((k for k, error in enumerate(errors) if error <= tolerance), None)
 

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from matplotlib.figure import Figure
 
 from studies.page import Report, Shown
-from studies.prism.counts import Table, tables
+from studies.prism.counts import Table, first, tables
 from studies.prism.plots import convergence, step_counts
-from studies.prism.sizes import DENSE, Curve, dense, first, paper_sizes
+from studies.prism.sizes import DENSE, Curve, dense, paper_sizes
 from studies.prism.verdicts import from_curves, from_identities, from_tables, spread
 from studies.verdict import Verdict, shown
 

@@ -21,7 +21,7 @@ from studies.prism.bidiagonal import ensemble
 from studies.prism.counts import watch
 from studies.prism.spectral import Trace, fitted, follow
 
-__all__ = ["ROUNDING", "SIZES", "Curve", "Size", "assembled", "dense", "first", "floored", "paper_sizes"]
+__all__ = ["ROUNDING", "SIZES", "Curve", "Size", "assembled", "dense", "floored", "paper_sizes"]
 
 STEPS = 60  # of a curve in spectral coordinates
 DENSE = (2000, 1000)
@@ -136,11 +136,6 @@ def errors(trace: Trace) -> tuple[float, ...]:
         if len(found) > 3 and found[-3] < 1e-11:
             break
     return tuple(float(f"{value:.4g}") for value in found)
-
-
-def first(errors: Sequence[float], tolerance: float) -> int | None:
-    """The first iteration whose error is at most the tolerance; None if none is."""
-    return next((k for k, error in enumerate(errors) if error <= tolerance), None)
 
 
 def dense(

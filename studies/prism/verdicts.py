@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from studies.page import number
 from studies.prism import claims, published
-from studies.prism.counts import Table
-from studies.prism.sizes import SIZES, Curve, curves, first, floored
+from studies.prism.counts import Table, first
+from studies.prism.sizes import SIZES, Curve, curves, floored
 from studies.verdict import FALSE, NOT_SEEN, NOT_TESTED, Verdict, judged
 
 __all__ = ["from_curves", "from_identities", "from_tables"]

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -17,6 +17,7 @@ __all__ = [
     "arms",
     "at",
     "best",
+    "by_seed",
     "compared",
     "curve",
     "detectable",
@@ -164,9 +165,13 @@ def paired(a: Sequence[float], b: Sequence[float], *, comparisons: int = 1) -> I
 
 def difference(runs: Sequence[Run], arm: str, other: str, *, comparisons: int = 1) -> Interval:
     """The loss of `arm` minus the loss of `other`, paired on the seeds that both have."""
-    of, against = losses(runs, arm), losses(runs, other)
-    seeds = sorted(of.keys() & against.keys())
-    return paired([of[s] for s in seeds], [against[s] for s in seeds], comparisons=comparisons)
+    return by_seed(losses(runs, arm), losses(runs, other), comparisons=comparisons)
+
+
+def by_seed(a: Mapping[int, float], b: Mapping[int, float], *, comparisons: int = 1) -> Interval:
+    """The mean of a - b, as by `paired`, over the seeds that both have."""
+    seeds = sorted(a.keys() & b.keys())
+    return paired([a[s] for s in seeds], [b[s] for s in seeds], comparisons=comparisons)
 
 
 @cache

@@ -69,7 +69,7 @@ def test_errors_from_singular_values_are_those_of_matrices():
 
 
 def test_the_published_rule_of_restarts():
-    found = gram.conditions(gram.divided(1.05), 1)
+    found = gram.conditions(gram.printed_rows(1.05), 1)
     assert set(found) == {(1,), (2,), (3,), (4,)}
     assert found[2,] == pytest.approx(84.6, abs=1)
     assert found[1,] == pytest.approx(456, abs=5)

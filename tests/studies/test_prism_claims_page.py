@@ -5,9 +5,10 @@ import pytest
 
 from studies.prism import claims, verdicts
 from studies.prism.bidiagonal import ensemble, singular_values
+from studies.prism.counts import first
 from studies.prism.plots import convergence
 from studies.prism.report import made, ordered
-from studies.prism.sizes import Curve, Size, assembled, curves, dense, first, floored, paper_sizes
+from studies.prism.sizes import Curve, Size, assembled, curves, dense, floored, paper_sizes
 from studies.spectra import laguerre
 from studies.verdict import FALSE, NOT_SEEN, Verdict
 

@@ -11,34 +11,7 @@ from matfn import NewtonSchulz, PolarExpress, Polynomial, Schedule, Tuned
 from matfn.minimax import Request
 from matfn.minimax.composition import compose, cushion
 from matfn.minimax.remez import best_odd
-
-# Polar Express, arXiv 2505.16932, Implementation 1, before the division by 1.01, 1.01^3, 1.01^5.
-PAPER = (
-    (8.28721201814563, -23.595886519098837, 17.300387312530933),
-    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
-    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
-    (3.3184196573706015, -2.488488024314874, 0.51004894012372),
-    (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
-    (1.891301407787398, -1.2679958271945868, 0.37680408948524835),
-    (1.8750014808534479, -1.2500016453999487, 0.3750001645474248),
-    (1.875, -1.25, 0.375),
-)
-# CANS (arXiv 2506.10935) quintics as shipped in NVIDIA's Emerging-Optimizers, "cans".
-CANS = (
-    (8.4703, -25.1081, 18.6293),
-    (4.1828, -3.1087, 0.5806),
-    (3.9619, -2.9541, 0.5630),
-    (3.2866, -2.4647, 0.5074),
-    (2.2737, -1.6447, 0.4162),
-)
-# KellerJordan/modded-nanogpt, train_gpt.py (also Dion): "num_iters=5, safety_factor=2e-2, cushion=2".
-SPEEDRUN = (
-    (8.156554524902461, -22.48329292557795, 15.878769915207462),
-    (4.042929935166739, -2.808917465908714, 0.5000178451051316),
-    (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
-    (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
-    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
-)
+from studies.polar_express.published import CANS, CUSHION, SPEEDRUN, TABLE
 
 
 def relative(row, published):
@@ -70,20 +43,20 @@ def log_grid(low, high, count=20001):
 
 def test_c01_published_table_is_rederived():
     rows = [row.coefficients for row in compose(Request(2, (5,) * 10, 1e-3, None, 1.0))]
-    for row, published in zip(rows[:6], PAPER[:6], strict=True):
+    for row, published in zip(rows[:6], TABLE[:6], strict=True):
         assert relative(row, published) <= 2e-15
     # Past the 11th digit the paper's seventh row is rounding noise of its own float64 solver (specification 2.6).
-    assert relative(rows[6], PAPER[6]) <= 5e-11
+    assert relative(rows[6], TABLE[6]) <= 5e-11
     assert relative(rows[6], (1.8750014808442193, -1.2500016453814815, 0.37500016453818627)) <= 1e-15
-    assert rows[7] == rows[8] == rows[9] == PAPER[7]
+    assert rows[7] == rows[8] == rows[9] == TABLE[7]
 
 
 def test_c01_the_method_divides_every_row_but_the_converged_ones():
     rows = PolarExpress(steps=10).schedule().coefficients
-    for row, published in zip(rows[:6], divided(PAPER[:6], 1.01), strict=True):
+    for row, published in zip(rows[:6], divided(TABLE[:6], 1.01), strict=True):
         assert relative(row, published) <= 3e-15
-    assert relative(rows[6], divided(PAPER[6:7], 1.01)[0]) <= 5e-11
-    assert rows[7:] == (PAPER[7],) * 3
+    assert relative(rows[6], divided(TABLE[6:7], 1.01)[0]) <= 5e-11
+    assert rows[7:] == (TABLE[7],) * 3
 
 
 def test_c01_a_shorter_run_is_a_prefix_of_a_longer_one():
@@ -92,7 +65,7 @@ def test_c01_a_shorter_run_is_a_prefix_of_a_longer_one():
 
 
 def test_c02_the_cushion_is_the_ratio_whose_image_has_ratio_ten():
-    assert abs(float(cushion(2, 2)) - 0.02407327424182761) <= 1e-15
+    assert abs(float(cushion(2, 2)) - CUSHION) <= 1e-15
     error = best_odd(2, 2, cushion(2, 2), 1).error
     assert abs(float(error) - 9 / 11) <= 1e-12
     assert abs(float((1 - error) / (1 + error)) - 0.1) <= 1e-15
@@ -183,7 +156,7 @@ def test_c07_table_of_cubic_errors():
 
 
 def test_c10_fixed_point_of_the_safety_factor():
-    row = divided(PAPER[7:], 1.01)[0]
+    row = divided(TABLE[7:], 1.01)[0]
     x = 0.5
     for _ in range(60):
         x = x * (row[0] + row[1] * x**2 + row[2] * x**4)

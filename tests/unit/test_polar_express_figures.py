@@ -3,21 +3,17 @@
 import numpy as np
 import pytest
 
-from matfn import NewtonSchulz, PolarExpress, Polynomial, Schedule, Tuned
+from matfn import NewtonSchulz, PolarExpress, Schedule, Tuned
 from matfn.minimax import Request
 from matfn.minimax.composition import compose
-from matfn.minimax.remez import best_odd
+from studies.polar_express.degrees import mixed
+from studies.polar_express.maps import SYNTHETIC, first_steps, outlier, spectral, told
 
 
 @pytest.fixture(scope="module")
 def figure3():
     """Spectral error after each step for singular values 1e-6 .. 1, log-spaced (Figure 3, left)."""
-    sigma = np.geomspace(1e-6, 1, 4001)
-
-    def curve(method):
-        return [float(np.abs(1 - s).max()) for s in method.schedule().trace(sigma)]
-
-    return curve
+    return lambda method: spectral(method.schedule(), SYNTHETIC)
 
 
 def test_c08_newton_schulz_idles_and_jordan_plateaus(figure3):
@@ -28,7 +24,7 @@ def test_c08_newton_schulz_idles_and_jordan_plateaus(figure3):
 
 
 def test_c08_polar_express_told_the_bound(figure3):
-    errors = figure3(PolarExpress(steps=12, lower=1e-6, cushion=0, safety=1))
+    errors = figure3(told(1e-6, steps=12))
     assert errors[10] <= 1.2e-4
     assert errors[11] <= 1e-11
 
@@ -37,15 +33,13 @@ def test_c08_polar_express_told_the_bound(figure3):
 def test_c08_a_bound_off_by_100_delays_the_lead(figure3, lower, first):
     # Counted from step 11, where Jordan's has reached its plateau.
     jordan = figure3(Tuned("jordan", steps=20))
-    errors = figure3(PolarExpress(steps=20, lower=lower, cushion=0, safety=1))
+    errors = figure3(told(lower, steps=20))
     assert next(t for t in range(11, 21) if errors[t - 1] < jordan[t - 1]) == first
     assert errors[-1] <= 1e-14, "a wrong bound costs steps, never convergence"
 
 
 def test_c09_cushioning_lifts_the_small_gains():
-    raw, cushioned = (
-        Polynomial(compose(Request(2, (5, 5), 0.005, kappa, 1.0))[0].coefficients) for kappa in (0.0, None)
-    )
+    raw, cushioned, _ = first_steps().values()
     a, b, c = raw.coefficients
     assert a + 3 * b + 5 * c == pytest.approx(25.46, abs=0.01)
     x = np.linspace(0.005, 1, 100001)
@@ -89,8 +83,7 @@ def test_c21_a_cubic_in_front_removes_an_outlier():
     z = sigma[0]
     assert z == pytest.approx(0.999503, abs=1e-6)
     w = np.sqrt(1 - z**2)
-    d = z * w * (2 * z**2 - 1)
-    cubic = Polynomial(((z**2 * (z + w) - w) / d, (w - z) / d))
+    cubic = outlier(z)
     first = Schedule((cubic,), 2, 1e-3, "outlier cubic")
     assert first(z) == pytest.approx(1, abs=1e-13)
     assert first(w) == pytest.approx(1, abs=1e-13)
@@ -107,17 +100,6 @@ def test_c21_a_cubic_in_front_removes_an_outlier():
 
 # A symmetric product costs half: 3, 4 and 5 half-products for degree 3, 5 and 9 on a square matrix.
 COST = {3: 3, 5: 4, 9: 5}
-
-
-def best_mix(budget, low=1e-3, high=1.0, degrees=()):
-    """The least worst-case error, and its degrees, over all orders of all affordable degrees (exhaustively)."""
-    found = (1.0, degrees)
-    for degree, cost in COST.items():
-        if cost <= budget:
-            error = float(best_odd(2, (degree - 1) // 2, low, high).error)
-            here = (error, (*degrees, degree))
-            found = min(found, here, best_mix(budget - cost, 1 - error, 1 + error, here[1]))
-    return found
 
 
 @pytest.mark.parametrize(("budget", "expected"), [(16, 0.546), (20, 0.113), (24, 9.2e-4)])
@@ -141,7 +123,7 @@ def test_cost_of_mixed_degrees(degrees, cost, expected):
 )
 def test_best_mix_of_a_budget(budget, expected, degrees):
     # The order matters: a quintic first and four of degree 9 err half as much as the same with the quintic last.
-    error, found = best_mix(budget)
+    error, found = mixed(budget / 2)
     assert found == degrees
     assert error == pytest.approx(expected, rel=6e-3)
 

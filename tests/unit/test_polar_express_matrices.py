@@ -9,6 +9,7 @@ from loops import looped
 from matfn import Direct, Gram, NewtonSchulz, PolarExpress, orthogonalize
 from matfn.iteration.target import POLAR
 from matfn.kernels import EAGER
+from studies.polar_express.matrices import off_identity
 
 
 @pytest.fixture
@@ -27,11 +28,6 @@ def with_singular_values(values, m, n, generator):
 def svd_polar(X):
     left, _, right = torch.linalg.svd(X.double(), full_matrices=False)
     return left @ right
-
-
-def off_identity(U):
-    """||U U^T - I||_F for a wide U."""
-    return float(torch.linalg.matrix_norm(U @ U.mT - torch.eye(len(U), dtype=U.dtype)))
 
 
 def test_c14_float32_converges(generator):

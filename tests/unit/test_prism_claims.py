@@ -3,23 +3,25 @@
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 
 from matfn import NewtonSchulz, Prism
-from matfn.engines import Direct
 from matfn.iteration.residual import Residual
-from matfn.iteration.target import POLAR as POLAR_FACTOR
-from matfn.iteration.target import SIGN
-from matfn.kernels import EAGER
 from matfn.methods.prism.family import family
-from matfn.methods.prism.fit import blocks, least, moments
-from matrices import gaussian
-from studies.prism.counts import Watched, polar_row, singular_values
+from studies.prism.claims import (
+    alpha,
+    counterexample,
+    divergence,
+    residual,
+    sketch_counts,
+    sketch_law,
+    theorem1,
+    tightness,
+)
+from studies.prism.counts import EXACT5, polar_row, singular_values
 from studies.prism.published import POLAR, POLAR_HEADS
 from studies.prism.spectral import count, fitted, follow
 from studies.spectra import SPECTRA
 
-EXACT3, EXACT5 = Prism(degree=3, sketch="exact"), Prism(degree=5, sketch="exact")
 CONVERGENT = [name for name in POLAR if name != "htmp 0.1"]
 
 
@@ -27,20 +29,6 @@ def m_of(name):
     """Squares of the singular values of one draw, after division by the Frobenius norm."""
     sigma = singular_values(name)
     return (sigma / np.linalg.norm(sigma)) ** 2
-
-
-def alpha(m, method, root_weights=None):
-    """The fitted coefficient for eigenvalues m, (b, n), as the library computes it."""
-    of = method.family(2)
-    low, high = method.interval or of.interval
-    weights = torch.ones(*m.shape, 1, dtype=m.dtype) if root_weights is None else root_weights.unsqueeze(-1)
-    return least(moments(blocks(lambda W: m.unsqueeze(-1) * W, weights, of)), low, high)
-
-
-def h(xi, a, d):
-    """The next residual for p = 2, written out."""
-    g = 1 + a * xi if d == 1 else 1 + xi / 2 + a * xi**2
-    return 1 - (1 - xi) * g**2
 
 
 @pytest.fixture(scope="module")
@@ -72,41 +60,17 @@ def test_c06_does_not_beat_polar_express_that_is_told_the_interval(counts):
 
 def test_c07_a_sketch_of_few_columns_costs_nothing():
     """Within 0.3 of a step for 8 columns and 0.5 for 1, over eight draws: one exact count is an integer by rounding."""
-    excess = {8: [], 1: []}
-    for seed in range(8):
-        sigma = SPECTRA["gaussian"](512, 512, seed)
-        m = (sigma / np.linalg.norm(sigma)) ** 2
-        (exact,) = count(fitted(m, 2, EXACT5), 1e-6, 40)
-        for columns, found in excess.items():
-            counts = count(fitted(m, 2, Prism(degree=5, sketch=columns), 40), 1e-6, 40)
-            assert max(counts) - min(counts) <= 1
-            found.append(np.mean(counts) - exact)
-    assert abs(np.mean(excess[8])) <= 0.3
-    assert np.mean(excess[1]) <= 0.5
+    found = sketch_counts()
+    assert max(widest for _, widest in found.values()) <= 1
+    assert abs(found[8][0]) <= 0.3
+    assert found[1][0] <= 0.5
 
 
 def test_c08_a_dense_sketch_is_a_random_weight_of_each_eigenvalue():
     """Two samples of 300 coefficients, at the 6th iterate of a Gaussian matrix, are of one law."""
-    A = gaussian(128, 128, seed=0)
-    seen = []
-
-    class Kept(Watched):
-        def step(self, k, residual):
-            seen.append(residual.M)
-            return super().step(k, residual)
-
-    Direct().run(POLAR_FACTOR, (A / A.norm())[None], Kept(EXACT5, 6, []), EAGER)
-    method, M = Prism(degree=5), seen[5]
-    of = method.family(2)
-    residual = Residual(M, 2)
-    dense = [
-        least(moments(blocks(residual.product, residual.sketch(8, draw), of)), *of.interval).item()
-        for draw in range(300)
-    ]
-    weights = torch.from_numpy(np.sqrt(np.random.default_rng(0).chisquare(8, (300, 128)) / 8))
-    simulated = alpha(torch.linalg.eigvalsh(M).expand(300, -1), method, weights).tolist()
-    assert stats.ks_2samp(dense, simulated).pvalue > 0.01
-    assert np.std(dense) > 0.01
+    pvalue, (_, deviation), _ = sketch_law()
+    assert pvalue > 0.01
+    assert deviation > 0.01
 
 
 @pytest.mark.parametrize(("d", "least_residual", "greatest"), [(1, -0.1852, 1.0887), (2, -0.3281, 1.1525)])
@@ -120,51 +84,28 @@ def test_c09_the_residual_stays_in_its_range(d, least_residual, greatest, choice
         fit = alpha(m, Prism(degree=2 * d + 1, sketch="exact"))
         a = fit if choice == "fitted" else torch.from_numpy(rng.uniform(low, high, 1000))
         assert low <= fit.min() <= fit.max() <= high
-        m = 1 - h(1 - m, a[:, None], d)
+        m = 1 - residual(1 - m, a[:, None], d)
         assert (1 - m).min() >= least_residual - 1e-9
         assert (1 - m).max() <= 1
         assert m.sqrt().max() <= greatest
 
 
 def test_c10_the_upper_end_is_tight():
-    xi = np.linspace(0, 1, 200001)
-
-    def gap(a):
-        bottom = h(xi, a, 2).min()
-        return h(bottom, a, 2) - bottom
-
-    low, high = 1.4, 1.6
-    for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (middle, high) if gap(middle) > 0 else (low, middle)
-    assert abs(low - 1.4722) <= 1e-3
-    for name, steps in (("i^-2", 14), ("log-uniform 1e-6", 17)):
-        m = m_of(name)
-        assert count(fitted(m, 2, EXACT5), 1e-6, 60) == [steps]
-        wide = Prism(degree=5, sketch="exact", interval=(3 / 8, 1.6))
-        assert count(fitted(m, 2, wide), 1e-6, 60) == [None]
+    assert abs(tightness() - 1.4722) <= 1e-3
+    assert divergence() == {"i^-2": (14, None), "log-uniform 1e-6": (17, None)}
 
 
 @pytest.mark.parametrize("sketch", ["exact", 1, 8])
 def test_c11_counterexample_of_theorem_1(sketch):
     """A^2 = -I is symmetric, but not positive: the residual grows, as the documentation of `Prism` says."""
-    A = torch.tensor([[[0.0, -1.0], [1.0, 0.0]]], dtype=torch.float64)
-    watched = Watched(Prism(degree=3, sketch=sketch), 4, [])
-    Direct().run(SIGN, A, watched, EAGER)
-    assert watched.seen == pytest.approx([2, 5, 50, 33125], rel=1e-12)
+    assert counterexample(sketch) == pytest.approx([2, 5, 50, 33125], rel=1e-12)
     assert "positive semidefinite" in (Prism.__doc__ or "")
 
 
 def test_c11_theorem_1_on_positive_spectra():
     """1000 spectra of up to 6 values with multiplicities 1e-6 to 1e6: even the exponent 2^k holds."""
-    rng = np.random.default_rng(3)
-    r = torch.from_numpy(rng.random((1000, 6)) ** rng.uniform(0.05, 3, (1000, 1)))
-    weights = torch.from_numpy(10.0 ** rng.uniform(-3, 3, (1000, 6)))
-    first = r.amax(-1)
-    for k in range(1, 7):
-        a = alpha(1 - r, EXACT3, weights)
-        r = h(r, a[:, None], 1)
-        assert (r.abs().amax(-1) <= first ** (2**k) + 1e-14).all()
+    _, violations = theorem1()
+    assert violations == 0
 
 
 def test_traces_of_the_coefficient():
