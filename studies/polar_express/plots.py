@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator
 
-from matfn.train.drawing import COLOURS, MARKERS, STYLE
+from matfn.train.drawing import COLOURS, MARKERS, STYLE, plain_powers
 from studies.polar_express.gradients import Curves
 from studies.polar_express.maps import first_steps
 from studies.polar_express.matrices import Half
@@ -22,12 +21,6 @@ from studies.tournament.statistics import grid, losses
 __all__ = ["convergence", "first_step", "half_precision", "products", "training"]
 
 FLOOR = 1e-16  # below lies rounding alone
-
-
-def _plain(axis: Axis) -> None:
-    """Powers of ten as 1e-05: letters, as the style reads no formula."""
-    axis.set_major_formatter(lambda value, _: f"{value:g}")
-    axis.set_minor_formatter(NullFormatter())
 
 
 def convergence(left: Mapping[str, Sequence[float]], right: Mapping[str, Curves]) -> Figure:
@@ -48,7 +41,7 @@ def convergence(left: Mapping[str, Sequence[float]], right: Mapping[str, Curves]
         )
         for axes, (title, label) in zip(panels, titles, strict=True):
             axes.set(title=title, ylabel=label, xlabel="step", yscale="log", ylim=(1e-6, 3), xticks=range(0, 21, 2))
-            _plain(axes.yaxis)
+            plain_powers(axes.yaxis)
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3)
         return figure
@@ -80,7 +73,7 @@ def products(degrees: Mapping[str, Sequence[tuple[float, float, float]]], curves
         panels[2].set(title="gradients of the 4th block", ylabel="relative Frobenius error")
         for axes, limit in zip(panels, (30, 16, 46), strict=True):
             axes.set(xlabel="products of n x n matrices", yscale="log", ylim=(1e-6, 3), xlim=(0, limit))
-            _plain(axes.yaxis)
+            plain_powers(axes.yaxis)
         panels[0].legend(loc="lower left")
         panels[2].legend(loc="upper left", bbox_to_anchor=(0.0, -0.18), fontsize=8, ncols=2)
         return figure
@@ -101,7 +94,7 @@ def first_step() -> Figure:
             axes.set(xlabel="x", xlim=(0, 1.08))
         left.set(title="first step for [.005, 1]: p(x)", ylabel="p(x)", ylim=(0, 3))
         right.set(title="gain p(x) / x", ylabel="p(x) / x", yscale="log", ylim=(0.03, 12))
-        _plain(right.yaxis)
+        plain_powers(right.yaxis)
         left.legend(loc="upper center")
         return figure
 
@@ -139,7 +132,7 @@ def training(runs: Sequence[Run]) -> Figure:
             right.plot([index] * len(seeds), seeds, linestyle="none", **look)
         left.set(xscale="log", xlabel="learning rate", ylabel="validation loss", title="one seed, by rate")
         left.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        _plain(left.xaxis)
+        plain_powers(left.xaxis)
         right.set(title="compared seeds, at the best rate", ylabel="validation loss")
         right.set_xticks(range(len(ARMS)), list(ARMS), rotation=20)
         left.legend()

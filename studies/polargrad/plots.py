@@ -8,9 +8,8 @@ from collections.abc import Sequence
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 
-from matfn.train.drawing import COLOURS, MARKERS, STYLE
+from matfn.train.drawing import COLOURS, MARKERS, STYLE, plain_powers
 from studies.polargrad.runs import Trace
 from studies.polargrad.sweep import Sweep
 
@@ -36,7 +35,7 @@ def curves(title: str, objective: str, traces: Sequence[Trace]) -> Figure:
                 axes.plot(trace.steps, getattr(trace, key), **look, label=trace.label, alpha=0.9)
         for axes, (label, _) in zip(panels, named, strict=True):
             axes.set(xlabel="step", ylabel=label, yscale="log")
-            axes.yaxis.set_major_formatter(_plain)
+            plain_powers(axes.yaxis)
         panels[0].set_title(title)
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8)
@@ -59,16 +58,10 @@ def edges(sweeps: Sequence[Sweep]) -> Figure:
                 title=f"{problem}, after {steps} steps",
             )
             axes.set_ylabel("objective (crosses: diverged)")
-            axes.xaxis.set_major_formatter(_plain)
-            axes.xaxis.set_minor_formatter(NullFormatter())
-            axes.yaxis.set_major_formatter(_plain)
+            plain_powers(axes.xaxis)
+            plain_powers(axes.yaxis)
             axes.legend(fontsize=8)
         return figure
-
-
-def _plain(value: float, _: int | None) -> str:
-    """A tick of a logarithmic axis without a formula, which the style of the figures does not set."""
-    return f"{value:g}"
 
 
 def _edge(axes: Axes, one: Sweep, colour: str, marker: str) -> None:

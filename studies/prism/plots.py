@@ -10,7 +10,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from matfn.train.drawing import COLOURS, MARKERS, STYLE
+from matfn.train.drawing import COLOURS, MARKERS, STYLE, plain_powers
 from studies.prism.sizes import Curve
 
 __all__ = ["convergence", "step_counts"]
@@ -33,7 +33,7 @@ def convergence(curves: Sequence[Curve]) -> Figure:
             axes.set(xlabel="iteration", yscale="log", xlim=(0, min(_RIGHT, longest)))
             axes.set_ylim(1e-9, 3e2)
             axes.set_title(condition, fontsize=10)
-            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            plain_powers(axes.yaxis)
         figure.axes[0].set_ylabel("||I - X'X||, Frobenius norm")
         handles = {label: h for ax in figure.axes for h, label in zip(*ax.get_legend_handles_labels(), strict=True)}
         figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=4)

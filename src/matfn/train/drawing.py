@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from matfn.train.outcome import Outcome
     from matfn.train.schedules import ScheduleTable
 
-__all__ = ["COLOURS", "MARKERS", "STYLE", "loss_curves", "png", "rate_curves", "schedule_map", "svg"]
+__all__ = ["COLOURS", "MARKERS", "STYLE", "loss_curves", "plain_powers", "png", "rate_curves", "schedule_map", "svg"]
 
 # Okabe and Ito's colours can be told apart with any colour vision; the markers can in print.
 COLOURS = ("#555555", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
@@ -175,11 +175,11 @@ def schedule_map(table: ScheduleTable) -> Figure:
         for axes in (values, errors):
             axes.axvspan(table.lower, 1.0, color="#0072B2", alpha=0.08, linewidth=0, zorder=0)
             axes.set(xscale="log", xlim=(1e-6, 1), xlabel="s before the first step (greatest singular value = 1)")
-            _plain_powers(axes.xaxis)
+            plain_powers(axes.xaxis)
         values.axhline(1.0, color="#333333", linewidth=0.8, linestyle=(0, (4, 3)))
         values.set(ylabel="s after each step", title="The map of s", ylim=(0, 1.05 * top))
         errors.set(yscale="log", ylabel="|1 − s| after each step", title="Its error")
-        _plain_powers(errors.yaxis)
+        plain_powers(errors.yaxis)
         errors.set_ylim(max(1e-16, 0.01 * min(step.error for step in table.steps)), 3)
         # A long name goes over two lines, at a comma.
         figure.suptitle("\n".join(textwrap.wrap(f"{table.spec}, p = {table.p}".replace(",", ", "), 110)), fontsize=11)
@@ -189,7 +189,7 @@ def schedule_map(table: ScheduleTable) -> Figure:
         return figure
 
 
-def _plain_powers(axis: Axis) -> None:
+def plain_powers(axis: Axis) -> None:
     """Label the powers of ten of a logarithmic axis as "0.01". matplotlib writes formulas, which `STYLE` forbids."""
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
