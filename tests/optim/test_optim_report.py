@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from matfn import Direct, PolarExpress, explain
 from matfn.optim import (
     SOAP,
     AdaMuon,
@@ -23,6 +24,8 @@ from matfn.optim import (
     TensorBoard,
     plan,
 )
+from matfn.optim.model.table import totals
+from matfn.optim.telemetry import choices, report
 from matfn.optim.telemetry.report import SHOWN, curves
 
 
@@ -87,6 +90,52 @@ def test_without_telemetry_the_page_says_how_to_record():
     assert all(look.title not in page for look in SHOWN.values())
 
 
+def test_the_losses_are_drawn():
+    optimizer, losses, _ = trained(Muon)
+    named = optimizer.report(losses={"one": losses, "two": losses})
+    assert "as given to report()" in named
+    assert all(f"</svg>{name}</li>" in named for name in ("one", "two"))
+    assert "as given to report()" not in optimizer.report()
+
+
+def test_great_losses_of_the_first_steps_alone_are_cut_off():
+    """Of 200 steps the first five are great; a hill at step 50 stays in the figure."""
+    points = [(float(k), 100.0 if k <= 5 else 4.0 if k == 50 else 1.0) for k in range(1, 201)]
+    low, high = report._most(curves(points, ""))
+    assert 0.5 < low < 1 < 4 < high < 5
+
+
+def test_the_last_values_are_those_that_were_measured_in_the_order_of_the_model():
+    history = History()
+    history(Record(1, {f"w.{k}": {"gradient_norm": 1.0, "nu": float(k)} for k in (10, 9)}, 0.0, 0.1, 0))
+    history(Record(2, {"z": {"gradient_norm": 1.0, "nu": 3.0}, "w.9": {"nu": 77.0}}, 0.0, 0.1, 0))
+    history(Record(3, {"a": {"gradient_norm": 1.0, "nu": 5.0}}, 0.0, 0.1, 0))
+    assert [math.isnan(value) for value in history.figures["nu"]["z"]] == [True, False, True]
+    found = re.findall(r"<tr><td>(.*?)</td>.*?<td>([^<]*)</td></tr>", report.last_values(history, ["z"]))
+    assert found == [("z", "3"), ("a", "5"), ("w.9", "77"), ("w.10", "10")]
+
+
+def test_the_axis_of_orthogonality_begins_at_zero(monkeypatch):
+    limits = {}
+    monkeypatch.setattr(report, "by_layer", lambda *_, **of: limits.update({of["said"]: of["limits"]}) or "")
+    history = History()
+    history(record(1, orthogonality=0.5, ratio=0.5))
+    assert list(report.figure_cards(history))
+    assert limits[SHOWN["orthogonality"].title][0] == 0
+    assert 0 < limits[SHOWN["ratio"].title][0] < 0.5
+
+
+def test_a_value_that_json_lacks_is_read_as_not_measured():
+    history = History.parse(b'{"step": 1, "parameter": "w", "nu": null}\n', "x")
+    assert math.isnan(history.figures["nu"]["w"][0])
+
+
+def test_many_shapes_of_one_choice_are_counted():
+    plans = [explain((n, 64), "muon", method=PolarExpress(), engine=Direct()) for n in range(64, 72)]
+    [(told, _)] = choices.choice_rows([*plans, *plans])
+    assert told.endswith("69 x 64 and 2 other shapes")
+
+
 def test_a_copy_has_no_history_and_still_a_page():
     optimizer, _, _ = trained(Muon)
     assert len(optimizer.history) == 3
@@ -128,6 +177,14 @@ def test_damaged_lines_are_named(tmp_path):
         History.read(path)
     path.write_text('{"step": 1, "parameter": "w", "nu": null}\n{"step": 2, "para')  # a crash cut the last line
     assert History.read(path).steps == [1]
+
+
+@pytest.mark.parametrize("most", [2, 3, 8])
+def test_a_history_is_never_longer_than_asked(most):
+    history = History(most)
+    for step in range(1, 40):
+        history(record(step, nu=1.0))
+        assert len(history) <= most
 
 
 def record(step, **figures):
@@ -254,6 +311,21 @@ def test_the_plan_as_a_page_and_in_a_notebook():
     assert part.endswith("</div>")
     assert "a&lt;b.weight" in part
     assert "body" not in re.sub("tbody", "", part)  # its style does not reach the notebook
+
+
+def test_a_notebook_marks_the_guesses():
+    """Perhaps the wide layer is two matrices, and perhaps the other one is the output."""
+    made = plan(nn.ModuleDict({"wide": nn.Linear(16, 32, bias=False), "down": nn.Linear(16, 16, bias=False)}))
+    assert made._repr_html_().count('<tr class="look">') == len(made.looks) > 0
+
+
+def test_the_shares_of_the_rules_are_counted():
+    """By hand: 8 x 16 + 16 x 12 numbers of layers, 12 x 8 of the embedding, 16 + 12 of biases."""
+    assert totals(plan(network(), overrides={"2.weight": "matrix"}, allow=("head",))) == [
+        ("matrix", "320", "72.1%", "2", "2"),
+        ("adamw", "96", "21.6%", "1", ""),
+        ("adamw, no wd", "28", "6.3%", "2", ""),
+    ]
 
 
 def test_a_plan_of_a_model_without_memory():

@@ -254,6 +254,23 @@ def test_lora_of_a_layer_that_is_perhaps_two_matrices_is_marked_as_the_layer_is(
     assert "0.wide.lora_A.default.weight" not in [e.name for e in marked]
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_the_width_of_an_adapted_layer_itself_marks_nothing(nested):
+    """The layer is twice as wide as its own input; nothing beside it reads a half of its output."""
+
+    def model(wide):
+        inner = nn.ModuleDict({"wide": wide})
+        block = {"ff": inner, "down": nn.Linear(32, 7)} if nested else {"wide": wide, "other": nn.Linear(7, 7)}
+        return nn.ModuleDict({"0": nn.ModuleDict(block), "head": nn.Linear(7, 7)})
+
+    layer, adapted = nn.Linear(16, 32, bias=False), nn.Module()
+    adapted.base_layer = layer
+    adapted.lora_A = nn.ModuleDict({"default": nn.Linear(16, 2, bias=False)})
+    adapted.lora_B = nn.ModuleDict({"default": nn.Linear(2, 32, bias=False)})
+    for looks in (plan(model(layer)).looks, plan(model(adapted)).looks):
+        assert not [entry.name for entry in looks if "wide" in entry.name]
+
+
 def test_a_container_with_a_named_output_has_no_other():
     """The fusing convolution of a segmentation head comes after the classifier in the order of modules alone."""
     decode = nn.Module()

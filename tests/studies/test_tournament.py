@@ -13,7 +13,7 @@ import pytest
 from studies.tournament import report, statistics
 from studies.tournament.arms import ARMS
 from studies.tournament.choice import Size, choose
-from studies.tournament.equal_time import equal_time
+from studies.tournament.equal_time import cut, equal_time
 from studies.tournament.progress import left, progress
 from studies.tournament.rules import cold, families, rows
 from studies.tournament.run import STAGES
@@ -171,6 +171,17 @@ def test_rows_are_sorted_and_judged_by_the_interval_of_the_rules():
     assert found[1].corrected.high > found[1].plain.high
 
 
+def test_the_demo_is_judged_by_plain_intervals_and_the_claims_by_corrected_ones():
+    arms = ("adamw-cold", "adamw", "torch-cold", "torch", "jordan", "default")
+    runs = [r for k, arm in enumerate(arms) for r in seeds(arm, [1.0, 1.1 + 0.01 * k, 1.3 - 0.02 * k])]
+    for family, plain in ((families("demo", STAGES["demo"].arms)[0], True), (families("small", ARMS)[2], False)):
+        found = rows(family, runs)
+        assert len(found) >= 2
+        assert all(row.judged is (row.plain if plain else row.corrected) for row in found)
+        assert all(row.corrected.comparisons == family.comparisons for row in found)
+    assert "(adamw-cold - adamw)" in [row.arm for row in found]
+
+
 def test_cold_is_a_difference_of_differences():
     runs = [*seeds("adamw-cold", [3.0, 3.2]), *seeds("adamw", [2.0, 2.0])]
     runs += [*seeds("torch-cold", [1.5, 1.5]), *seeds("torch", [1.0, 1.1])]
@@ -187,6 +198,11 @@ def test_equal_time_cuts_the_slow_arms():
     assert exact.loss == pytest.approx(1.0 + 0.75)
     assert exact.against.mean == pytest.approx(1.75 - 1.1)
     assert you.against.word == "diverged"
+
+
+def test_a_cut_leaves_grids_whole_and_no_validation_twice():
+    whole, searched = run("torch", 1.0, 0), run("torch", 1.0, GRID_SEED)
+    assert cut([whole, searched], {"torch": 0.01}, 2.0) == [replace(whole, val=whole.val[:2]), searched]
 
 
 def test_a_step_takes_the_common_forward_and_the_timed_optimizer():
@@ -227,6 +243,24 @@ def near(level, wobble=0.0005):
         ([size("s", {"torch": 0.9}, default=near(1.0), torch=near(1.004))], "default", "is the default"),
         # a run that diverged is infinite
         ([size("s", default=near(1.0), exact=[0.5, 0.5, 0.5, math.inf])], "default", "is the default"),
+        # on each side another run diverged: neither is below the other
+        ([size("s", default=[math.inf, 1, 1, 1], exact=[1, math.inf, 1, 1])], "default", "is the default"),
+        # t is 4: told apart in one comparison (3.2), not in three (4.9)
+        ([size("s", default=near(1.0, 0.0), exact=near(0.98, 0.00866))], "exact", "told apart"),
+        (
+            [size("s", default=near(1.0, 0.0), exact=near(0.98, 0.00866), torch=near(1.5), ritz=near(1.5))],
+            "default",
+            "neither told apart",
+        ),
+        # faster on one size, slower on the other
+        (
+            [
+                size("s", {"torch": 0.9}, default=near(1.0), torch=near(1.002)),
+                size("m", {"torch": 1.1}, default=near(1.0, 0.05), torch=near(0.99, -0.05)),
+            ],
+            "default",
+            "neither told apart",
+        ),
         # tried on one size only
         ([size("s", default=near(1.0), exact=near(0.9)), size("m", default=near(1.0))], "default", "is the default"),
     ],
@@ -285,6 +319,13 @@ def test_runs_are_kept_in_one_file_and_come_back(tmp_path):
     assert read(tmp_path, "middle") == []
     with pytest.raises(FileNotFoundError, match="middle has no runs"):
         collect(tmp_path, "middle", tmp_path)
+
+
+def test_kept_losses_have_six_digits_and_seconds_four(tmp_path):
+    written(tmp_path / "small", [run("torch", 1.23456789, 0, ms=12.3456)])
+    collect(tmp_path, "small", tmp_path / "kept")
+    [kept] = read(tmp_path / "kept", "small")
+    assert (kept.loss, kept.val[0][1], kept.step_seconds) == (1.23457, 2.23457, 0.01235)
 
 
 def sorted_(runs):

@@ -7,6 +7,7 @@ import pytest
 from finished_stage import BASE, write
 from studies.polargrad import training as polargrad
 from studies.prism import training as prism
+from studies.tournament.statistics import difference
 from studies.trained import RESULTS, trained
 from studies.verdict import CONFIRMED, NOT_SEEN, NOT_TRAINED
 
@@ -40,6 +41,27 @@ def test_the_wrong_sign_is_not_confirmed(tmp_path):
     found = by_claim([*prism.verdicts(tmp_path), *polargrad.verdicts(tmp_path)])
     assert found["GPT 1"].verdict == found["LM 4"].verdict == NOT_SEEN
     assert float(found["GPT 1"].measured.split()[0]) == pytest.approx(0.1, abs=0.005)
+
+
+def test_the_interval_of_a_verdict_is_the_corrected_one(tmp_path):
+    """A mean between the half-widths of the plain and of the corrected interval is not seen, one beyond both is."""
+    pair = "prism-3", "polar-express-3"
+    runs = trained(write(tmp_path / "equal", losses=BASE | dict.fromkeys(pair, 4.1))).runs
+    plain, corrected = difference(runs, *pair), difference(runs, *pair, comparisons=8)
+    near = (plain.high - plain.mean + corrected.high - corrected.mean) / 2
+    for shift, word in ((near, NOT_SEEN), (3 * near, CONFIRMED)):
+        losses = BASE | {pair[0]: 4.1 - plain.mean - shift, pair[1]: 4.1}
+        stage = trained(write(tmp_path / word.replace(" ", "-"), losses=losses))
+        assert stage.below("", "", *pair).verdict == word
+
+
+def test_an_arm_is_below_one_that_diverged(tmp_path):
+    write(tmp_path)
+    path = next((tmp_path / "tournament" / "small").glob("polar-express-3@*-seed0.json"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"val": [[17, None]]}))
+    below = trained(tmp_path).below("", "", "prism-3", "polar-express-3")
+    assert (below.verdict, below.measured.split(",")[0]) == (CONFIRMED, "a run diverged")
+    assert trained(tmp_path).below("", "", "polar-express-3", "prism-3").verdict == NOT_SEEN
 
 
 def test_a_missing_run_delays_every_verdict(tmp_path):

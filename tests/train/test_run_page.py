@@ -3,15 +3,18 @@
 import json
 import re
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
 import matfn
 from matfn.cli import app
+from matfn.optim import History, Record
 from matfn.optim.telemetry.report import SHOWN
 from matfn.train import TrainError, about, choice_map, compare, run_page, single
 from matfn.train import recipe as recipes
+from matfn.train.outcome import outcome
 from matfn.train.settings import override
 from matfn.train.terminal import screen
 
@@ -99,6 +102,47 @@ def test_the_map_of_choices_is_what_explain_says(tmp_path):
     assert path.read_bytes().startswith(b"\x89PNG")
     assert CliRunner().invoke(app, ["explain", "64x64", "--verb", "sqrtm", "--map", str(path)]).exit_code == 2
     assert CliRunner().invoke(app, ["explain", "--map", str(tmp_path / "map.svg")]).exit_code == 2
+
+
+def seen(arm, seed, losses, values=None):
+    """A run as its files would show it: validation losses of every step, and a figure of some layers."""
+    numbers = {"loss": 3.0, "lr": 0.1, "seconds": 0.02, "optimizer_seconds": 0.005}
+    lines = [{"step": k, "val_loss": loss, "elapsed": 1.0, **numbers} for k, loss in enumerate(losses, start=1)]
+    history = History()
+    if values:
+        history(Record(1, {f"w.{k}": {"nu": value} for k, value in enumerate(values)}, 0.0, 0.0, 0))
+    return run_page.Seen(arm, seed, 0, lines, outcome(lines, arm=arm, seed=seed, lr=0.1), history)
+
+
+def test_the_numbers_of_the_page_are_those_of_the_runs(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(run_page, "chart", lambda lines, **_: drawn.append({x.name: x.points for x in lines}) or "")
+    runs = [seen("a", 0, [3.0, 2.5], [1.0, 2.0, 30.0]), seen("a", 1, [3.1, 2.6]), seen("b", 0, [3.2, 2.7])]
+    table = run_page._results(runs, "byte")
+    assert re.findall(r"<td>(\d\.\d{4})</td>", table) == ["2.5000", "2.6000", "2.7000"]
+    assert [(run.arm, run.seed) for run in run_page._first(runs)] == [("a", 0), ("b", 0)]
+    assert list(run_page._medians(runs[:1]))
+    assert drawn.pop() == {"a": [(1, 2.0)]}
+    list(run_page._curves(runs[:1], "byte"))
+    assert {name: points[0] for name, points in drawn[-1].items()} == {"step": (1, 20.0), "optimizer": (1, 5.0)}
+
+
+def test_a_comparison_is_as_far_as_its_last_run(recipe):
+    runs = [seen("a", 0, [3.0, 2.5, 2.4]), seen("b", 0, [3.2])]
+    assert run_page._lead(recipe, runs).endswith(f"step 1 of {recipe.train.steps} so far.")
+
+
+def test_a_run_without_matrix_optimizers_has_no_plan(tmp_path):
+    model = torch.nn.Linear(3, 3)
+    about.write(tmp_path, model, [("AdamW", [torch.optim.AdamW(model.parameters())])], torch.device("cpu"))
+    known = about.recorded(tmp_path)
+    assert (known.plan, known.choices, known.layers) == ([], {"AdamW": []}, ["weight", "bias"])
+
+
+def test_the_cross_of_the_map_is_at_rows_and_columns():
+    found = choice_map.ChoiceMap("muon", "m", (16, 32, 64), ("A",), np.zeros((3, 3), int))
+    [cross] = choice_map.draw(found, (16, 64)).axes[0].lines
+    assert (cross.get_xdata()[0], cross.get_ydata()[0]) == (64, 16)
 
 
 def test_log_axes_show_numbers(tmp_path):

@@ -103,3 +103,10 @@ def test_the_singular_values_that_become_zero_are_told(shape):
 
 def test_the_default_of_polargrad_tells_the_singular_values_that_become_zero():
     assert "up to 0.006 of the largest" in str(matfn.explain((50304, 768), "polargrad"))
+
+
+@pytest.mark.parametrize(("dtype", "working"), [(torch.bfloat16, torch.float32), (torch.float64, torch.float64)])
+def test_the_singular_values_that_become_zero_follow_the_precision_of_the_factor(dtype, working):
+    """The factor of a bfloat16 matrix is put on the range in float32."""
+    told = str(matfn.explain((512, 24), method=QDWH(), dtype=dtype)).split("singular values up to ")[1]
+    assert float(told.split()[0]) == pytest.approx(512 * torch.finfo(working).eps, rel=0.05)

@@ -103,3 +103,14 @@ def test_the_history_has_each_row_once():
     old, new = history.lines(report("2026-01-02", 3)), history.lines(report("2026-01-01", 5))
     assert [line["ms"] for line in history.joined(old, [*new, *old])] == [5.0, 3.0]
     assert old[0]["revision"] == "abc"
+    assert history.joined(old, [{**old[0], "ms": 9.0}])[0]["ms"] == 9.0
+
+
+def test_the_history_draws_the_speed_of_the_defaults():
+    history = pytest.importorskip("benchmarks.history")
+    made = report("2026-01-02", 3)
+    made["rows"].append({**made["rows"][0], "name": "other", "ratio": 7.0, "choice": False})
+    found = history.lines(made)
+    assert [line["speed"] for line in found] == [2.0, 7.0]
+    curve, _ = history.figure(found).axes[0].lines
+    assert list(curve.get_ydata()) == [2.0]

@@ -3,6 +3,7 @@
 import base64
 import io
 import math
+import os
 import re
 from xml.etree import ElementTree
 
@@ -69,6 +70,43 @@ def test_a_long_line_is_drawn_as_means():
     assert (short[0][0], short[-1][0]) == (0.0, 9999.0)
     assert all(y == 0.5 for _, y in short)
     assert charts.thin(points[:50], 100) == points[:50]
+
+
+def drawn(html, kind):
+    return [points_of(part) for part in re.findall(rf'<path class="{kind}"[^>]*>', html)]
+
+
+def test_a_chart_draws_faint_lines_first_on_an_axis_around_all_values():
+    lines = [charts.Line("a", [(0, 1.0), (1, 1000.0)]), charts.Line("b", [(0, 10.0), (1, 10.0)], 1, faint=True)]
+    html = charts.chart(lines, x="step", y="loss", scale="log").split("</svg>")[0]
+    (_, between), (_, below) = faint = drawn(html, "line")[0]
+    assert "stroke-opacity" in re.search(r'<path class="line"[^>]*>', html)[0]
+    assert between == below
+    (_, least), (_, most) = drawn(html, "line")[1]
+    assert (between - least) / (most - least) == pytest.approx(1 / 3, abs=0.01)
+    assert len(faint) == 2
+
+
+def test_a_legend_names_each_line_once_and_a_single_line_needs_none():
+    lines = [charts.Line(name, [(0, 1)], k) for k, name in enumerate(("a", "b", "", "a", "b"))]
+    assert re.findall(r"</svg>(.*?)</li>", charts.legend(lines)) == ["a", "b"]
+    assert charts.legend(lines[:1]) == charts.legend([lines[0], lines[2]]) == ""
+
+
+def test_the_curves_of_layers_are_their_median_and_range():
+    values = {"a": [1.0, 1.0], "b": [10.0, 100.0], "c": [1000.0, 1000.0]}
+    html = layers.by_layer([1, 5], values, said="x", scale="log", limits=(1.0, 1000.0))
+    [band], [median] = drawn(html, "band"), drawn(html, "line")
+    top, bottom = band[0][1], band[-1][1]
+    assert top < bottom
+    assert [y for _, y in band] == [top, top, bottom, bottom]
+    assert [(bottom - y) / (bottom - top) for _, y in median] == pytest.approx([1 / 3, 2 / 3], abs=0.01)
+    assert "<title>b: first 10, last 100</title>" in html
+
+
+def test_marked_rows_stand_out():
+    html = page.table(("n",), [("one",), ("two",), ("three",)], marked=[1])
+    assert re.findall(r"<tr class=\"best\"><td>(.*?)</td>", html) == ["two"]
 
 
 def pixels(html, which=0):
@@ -145,3 +183,16 @@ def test_a_file_is_whole_or_absent(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["page.html"]
     with pytest.raises(OSError, match="nothing"):
         files.write_text(tmp_path / "nothing" / "page.html", "new")
+
+
+def test_what_a_crash_left_is_replaced_and_a_link_there_is_not_followed(tmp_path):
+    """The unfinished file of a process of the same number."""
+    left, other = tmp_path / f"page.html.{os.getpid()}.partial", tmp_path / "other"
+    other.write_text("other")
+    left.symlink_to(other)
+    files.write_text(tmp_path / "page.html", "new")
+    left.write_text("half")
+    files.write_text(tmp_path / "page.html", "newer")
+    assert (tmp_path / "page.html").read_text() == "newer"
+    assert other.read_text() == "other"
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["other", "page.html"]

@@ -8,6 +8,7 @@ from loops import looped
 from matfn import METHODS, QDWH, Exact, NewtonSchulz, PolarExpress, SpectrumError, ZoloPD
 from matfn.iteration.protocols import Scheduled
 from matfn.linalg.bounds import least_singular_value
+from matfn.linalg.rank import completed
 from matrices import gaussian, of_eigenvalues, of_singular_values, orthogonal, spectrum
 
 CONVERGED = {
@@ -276,3 +277,21 @@ def test_completion_touches_the_null_space_alone(method):
     completed = torch.linalg.svdvals(matfn.polar(X, factor="complete", method=method).U)
     expected = torch.cat([reached[:6], torch.ones(2, dtype=torch.float64)]).sort(descending=True).values
     assert torch.allclose(completed, expected, atol=1e-13)
+
+
+def test_completion_moves_what_is_within_the_root_of_eps_of_zero_or_one():
+    """A factor whose null space is known up to rounding becomes orthonormal to eps; what has not converged stays."""
+    left, right = orthogonal(9, seed=5)[:, :6], orthogonal(6, seed=6)
+    values = torch.tensor([1.0, 1 - 1e-9, 1 + 1e-9, 0.5, 1e-10, 0.0], dtype=torch.float64)
+    U, A = (left * values) @ right.mT, left @ right.mT / 6**0.5
+    whole = torch.where((values < 1e-8) | (values > 0.9), 1.0, values)
+    found = torch.linalg.svdvals(completed(U[None], A[None])[0])
+    assert (found - whole.sort(descending=True).values).abs().max() <= 1e-14
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_completion_by_decomposition_refuses_what_is_not_finite(value):
+    A = gaussian(6, 4, seed=1)
+    A[2, 1] = value
+    with pytest.raises(ValueError, match=r"by Exact\(\) needs finite matrices"):
+        Exact().complete_polar(A[None])
