@@ -93,6 +93,12 @@ def test_a_legend_names_each_line_once_and_a_single_line_needs_none():
     assert charts.legend(lines[:1]) == charts.legend([lines[0], lines[2]]) == ""
 
 
+def test_a_legend_keeps_the_order_of_lines_that_repeat_incompletely():
+    """As in a comparison whose second round of seeds has begun."""
+    lines = [charts.Line(name, [(0.0, 1.0)]) for name in ("a", "b", "c", "a")]
+    assert re.findall(r"</svg>(.*?)</li>", charts.legend(lines)) == ["a", "b", "c"]
+
+
 def test_the_curves_of_layers_are_their_median_and_range():
     values = {"a": [1.0, 1.0], "b": [10.0, 100.0], "c": [1000.0, 1000.0]}
     html = layers.by_layer([1, 5], values, said="x", scale="log", limits=(1.0, 1000.0))

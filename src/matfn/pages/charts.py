@@ -193,11 +193,14 @@ def svg(parts: Iterable[str], height: float, said: str) -> str:
 
 def legend(lines: Sequence[Line]) -> str:
     """Return the names of the lines with a stroke of each; nothing if at most one has a name."""
-    named = {line.name: line for line in reversed(lines) if line.name}
+    named: dict[str, Line] = {}
+    for line in lines:
+        if line.name:
+            named.setdefault(line.name, line)
     if len(named) < 2:
         return ""
     items = (
         f'<li><svg class="chart" viewBox="0 0 28 9"><path {line.style} d="M2 5H26"/></svg>{escape(name)}</li>'
-        for name, line in reversed(named.items())
+        for name, line in named.items()
     )
     return f'<ul class="legend">{"".join(items)}</ul>'

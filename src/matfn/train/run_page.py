@@ -165,7 +165,10 @@ def _curves(runs: Sequence[Seen], unit: str) -> Iterator[str]:
 
 def _first(runs: Sequence[Seen]) -> list[Seen]:
     """The first run of each arm."""
-    return list({run.arm: run for run in reversed(runs)}.values())[::-1]
+    found: dict[str, Seen] = {}
+    for run in runs:
+        found.setdefault(run.arm, run)
+    return list(found.values())
 
 
 def _updates(recipe: Recipe, runs: Sequence[Seen], known: about.About) -> Iterator[str]:
