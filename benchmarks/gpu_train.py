@@ -34,7 +34,7 @@ from benchmarks.gpu_train_parts.contenders import COMPARED
 from benchmarks.gpu_train_parts.runs import Task
 
 _IN = "benchmarks.gpu_train_parts.runs:"
-# Name -> share of the seconds, and what is measured. Seconds that a part leaves go to the later ones.
+# Name -> share of the seconds, and what is measured. Later parts get the seconds that a part did not use.
 PARTS = {
     "speed": (0.20, "A few steps of every arm: what compiles, what fails, milliseconds of a step."),
     "grid": (0.38, "Learning rates of every arm by successive halving, at a seed of their own."),

@@ -2,7 +2,7 @@
 
     python -m benchmarks.history [docs/results/bench-step.json ...]
 
-appends what is new in the given files (by default the benchmarks in docs/results) to docs/results/history.jsonl and
+appends the new rows of the given files (by default the benchmarks in docs/results) to docs/results/history.jsonl and
 draws docs/results/history.png. A line has date, revision, machine, versions, case, name, milliseconds and the speed
 relative to the first row of the case, which is measured in the same rounds: speeds of several machines can be compared,
 milliseconds cannot.

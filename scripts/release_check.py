@@ -1,4 +1,4 @@
-"""Check all that a release needs, but for the upload: `make release-check`.
+"""Check everything that a release needs, except the upload: `make release-check`.
 
 Version and changelog; sdist and wheel, built twice from two folders and compared byte by byte; what is in the wheel;
 `twine check`; then an environment with torch alone, the wheel installed into it, README's snippets, the time of `import
@@ -130,7 +130,7 @@ def check_installed(python: Path, folder: Path) -> None:
 
 def main() -> int:
     """Run all checks; the exit status is 1 at the first that fails."""
-    options = argparse.ArgumentParser(description="Check all that a release needs, but for the upload.")
+    options = argparse.ArgumentParser(description="Check everything that a release needs, except the upload.")
     options.add_argument("--torch-index", help="where torch comes from, as TORCH_INDEX of make")
     index = options.parse_args().torch_index
     try:

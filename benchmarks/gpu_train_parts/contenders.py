@@ -1,4 +1,4 @@
-"""The arms: those of the tournament that can win time or loss on a card, and three that need one."""
+"""The arms: arms of the tournament that may be quicker or reach a lower loss on a GPU, and three that need a GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the rows say: paired differences with intervals, times of steps, and the error bar of the large model."""
+"""Findings from the rows: paired differences with intervals, times of steps, and the error bar of the large model."""
 
 from __future__ import annotations
 

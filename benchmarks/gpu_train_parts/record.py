@@ -1,4 +1,4 @@
-"""The rows of all runs, one line of JSON each, on the disk at once; half a line of a lost machine is cut."""
+"""The rows of all runs, one line of JSON each, written to disk at once. An incomplete last line is removed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The text of a run: the mixture's tokens, a packed file of them for a machine without a network, or plain bytes."""
+"""The text of a run: tokens of the mixture, the same tokens in a packed file (needs no network), or plain bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""C5: whether any composition of odd polynomials errs less than the greedy one, by searches that know nothing of it.
+"""C5: whether any composition of odd polynomials has a smaller error than the greedy one, by independent searches.
 
 Two searches: random changes of the greedy coefficients, and a numerical minimisation of the worst error from random
 starts (sequential quadratic programming for "least E with |1 - p(x)| <= E at every point of a grid").

@@ -1,4 +1,4 @@
-"""Claims of the paper that need a machine or a training run that this study does not have."""
+"""Claims of the paper that this study cannot test, because they need another machine or a training run."""
 
 from __future__ import annotations
 

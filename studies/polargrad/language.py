@@ -1,4 +1,4 @@
-"""The gradients of a small GPT in training: condition numbers of embedding, head and hidden matrices, and what is left.
+"""The gradients of a small GPT in training: condition numbers by kind of matrix, and the quality of each oracle.
 
 The text is CPython's standard library, cut into words, runs of spaces and signs; the 4095 most frequent are the
 vocabulary, and one token stands for the rest. So the vocabulary is 32 times as long as the width, few of its rows occur

@@ -1,4 +1,4 @@
-"""The claims about PRISM that seconds can settle: identities of the fit, where the iteration stays, its results."""
+"""The claims about PRISM that are checked in seconds: identities of the fit, bounds of the iterates, results."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ class Kept(Watched):
 
 
 def invariance(d: int) -> tuple[float, float, float]:
-    """C9: least and greatest residual and greatest singular value over 15 steps, 1000 spectra, a fitted and at random.
+    """C9: least and greatest residual and greatest singular value over 15 steps, 1000 spectra, fitted and random a.
 
     Starts with singular values in (0, 1], so the first residuals are in [0, 1).
     """

@@ -1,4 +1,4 @@
-"""How far a stage of the tournament is: the runs that the rules plan, and the runs that have ended."""
+"""Progress of a stage of the tournament: the runs that the rules plan, and the runs that have ended."""
 
 import math
 from collections.abc import Sequence

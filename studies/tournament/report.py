@@ -1,4 +1,4 @@
-"""The page of the tournament, from the runs that there are: tables, figures and, for complete stages, answers.
+"""The page of the tournament, from the runs that have ended: tables, figures and, for complete stages, answers.
 
 `python -m studies.tournament.report --out docs/results` makes the page from the kept runs. `--collect runs/tournament`
 first keeps the runs of that folder; `--progress runs/tournament` only says how far its stages are.

@@ -1,4 +1,4 @@
-"""The size of each oracle's update: the mean singular value that it leaves of the momenta of a run.
+"""The size of each oracle's update: the mean singular value of its results for the momenta of a run.
 
     python -m studies.tournament.sizes --stage demo --out docs/results/tournament
 

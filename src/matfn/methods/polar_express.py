@@ -1,4 +1,4 @@
-"""Polar Express: the composition of minimax polynomials with the least worst-case error."""
+"""Polar Express: a composition of minimax polynomials, with two margins against rounding."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +19,9 @@ class PolarExpress:
 
     The paper treats p = 2; here p is any positive integer. A Remez exchange in extended precision computes the
     coefficients, which are cached. A wrong `lower` costs steps, never convergence.
+
+    With `cushion=0` and `safety=1` no other composition of these degrees has a smaller worst-case error on [lower, 1].
+    The default margins make it larger: .154 instead of .113 for p = 2, five quintics and `lower` 1e-3.
 
     Attributes:
         degree: Odd, at least 3, or one degree per step, e.g. (9, 9, 5). The paper uses 5.

@@ -1,4 +1,4 @@
-"""Reported: `report()`, the page of an optimizer: what telemetry measured, what the plan decided, the machine."""
+"""`report()` makes the page of an optimizer: measurements of telemetry, decisions of the plan, the machine."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, even after a crash."""
+"""Write files whole or not at all, even if the process or the machine stops."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""What a run was made with: machine, versions, the plan of the model, how its matrices are computed, and why."""
+"""Facts about a run: machine, versions, the plan of the model, and how its matrices are computed, with reasons."""
 
 from __future__ import annotations
 
